@@ -1,0 +1,173 @@
+"""Files of a run: fingerprints, atomic writes, staged folders, JSONL events, code version."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from uge.errors import OutputExistsError, StorageError, UsageError
+
+JSON = dict[str, Any]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def fingerprint(value: Any) -> str:
+    """Hexadecimal sha256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes, read in blocks."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a whole file or nothing: to a sibling first, then renamed.
+
+    Raises:
+        StorageError: The disk is full or read-only.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(data)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn "disk full", "read-only" and "permission denied" into one sentence.
+
+    Raises:
+        StorageError: With the path and what to do.
+    """
+    reasons = {
+        errno.ENOSPC: "the disk is full; free some space and run again with --resume",
+        errno.EDQUOT: "the disk quota is used up; free some space and run again with --resume",
+        errno.EROFS: "the file system is read-only; choose another output folder",
+        errno.EACCES: "permission is denied; choose another output folder",
+        errno.EPERM: "the operation is not permitted; choose another output folder",
+        errno.ENOTDIR: "a part of the path is a file, not a folder; choose another output folder",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno in reasons:
+            raise StorageError(f"cannot write {path}: {reasons[error.errno]}") from error
+        raise
+
+
+def check_output(out: Path, *, source: Path | None = None, overwrite: bool = False) -> None:
+    """Refuse an output folder that would destroy something.
+
+    Raises:
+        OutputExistsError: ``out`` is not empty and ``overwrite`` is false.
+        UsageError: ``out`` lies inside ``source`` or the other way round.
+    """
+    if source is not None and source.exists():
+        a, b = out.resolve(), source.resolve()
+        if a == b or b in a.parents or (a in b.parents and out.exists()):
+            raise UsageError(f"the output {out} and the source {source} overlap; choose an output outside the source")
+    if out.is_file() and not overwrite:
+        raise OutputExistsError(f"the output {out} is an existing file; choose another name or give --overwrite")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise OutputExistsError(f"the output folder {out} is not empty; choose another name or give --overwrite")
+
+
+@contextlib.contextmanager
+def staged_folder(out: Path, *, overwrite: bool = False, mode: int = 0o755) -> Iterator[Path]:
+    """A new folder beside ``out`` that takes its place only if the block succeeds.
+
+    On any error the staging folder is removed and ``out`` stays as it was.
+
+    Raises:
+        OutputExistsError: ``out`` is not empty and ``overwrite`` is false.
+        StorageError: The disk is full or read-only.
+    """
+    check_output(out, overwrite=overwrite)
+    staging = out.with_name(f".{out.name}.staging-{os.getpid()}")
+    retired = out.with_name(f".{out.name}.retired-{os.getpid()}")
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(mode=mode)
+        try:
+            yield staging
+            if out.exists():
+                out.rename(retired)
+            staging.rename(out)
+            if retired.is_dir():
+                shutil.rmtree(retired)
+            else:
+                retired.unlink(missing_ok=True)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            if retired.exists() and not out.exists():
+                retired.rename(out)
+            raise
+
+
+class EventLog:
+    """Append-only JSON lines; one event a line, each with its time in seconds since the epoch."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        if path is not None:
+            with storage_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one event; without a path, do nothing."""
+        if self._path is not None:
+            with storage_errors(self._path), self._path.open("a") as handle:
+                handle.write(json.dumps({"event": event, "time": round(time.time(), 3), **fields}, default=str) + "\n")
+
+
+def read_events(path: Path) -> list[JSON]:
+    """All complete lines of an event log; a last line cut off by a crash is skipped."""
+    events = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            events.append(json.loads(line))
+    return events
+
+
+@functools.cache
+def code_version() -> str:
+    """This package's version, with the git commit when it runs from a checkout."""
+    version = metadata.version("uge")
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return version
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return version
+    return f"{version}+g{commit.stdout.strip()}" if commit.returncode == 0 else version
