@@ -73,9 +73,7 @@ class ImageSet:
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSet:
         """The images at ``indices``, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return replace(
-            self, labels=self.labels[chosen], ids=[self.ids[i] for i in chosen], rows=self.rows[chosen]
-        )
+        return replace(self, labels=self.labels[chosen], ids=[self.ids[i] for i in chosen], rows=self.rows[chosen])
 
     def take(self, count: int | None) -> ImageSet:
         """The first ``count`` images; all of them when ``count`` is None or larger than the set.
@@ -125,7 +123,8 @@ def _label_range(images: ImageSet) -> str | None:
     bad = images.labels[(images.labels < 0) | (images.labels >= len(images.classes))]
     if not bad.size:
         return None
-    return f"label {bad[0]} is out of range for {len(images.classes)} classes; labels must be 0..{len(images.classes) - 1}"
+    count = len(images.classes)
+    return f"label {bad[0]} is out of range for {count} classes; labels must be 0..{count - 1}"
 
 
 def _class_names(images: ImageSet) -> str | None:
