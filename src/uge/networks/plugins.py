@@ -1,0 +1,130 @@
+"""Networks from elsewhere: a function of the user's own, or a model of timm."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from uge.errors import MissingExtraError, UsageError
+from uge.networks.base import MEAN, STD, ImageClassifier
+
+TIMM = "timm:"
+
+
+def is_plugin(name: str) -> bool:
+    """Whether a network's name has a plug-in form: it contains a colon."""
+    return ":" in name
+
+
+def build_plugin(name: str, classes: int, channels: int, size: int) -> ImageClassifier:
+    """Make a network from ``"package.module:function"`` or ``"timm:name"``.
+
+    Raises:
+        MissingExtraError: timm is asked for and not installed.
+        UsageError: Module or function do not exist, or the result is no classifier of this shape.
+    """
+    if name.startswith(TIMM):
+        module, mean, std = _from_timm(name, classes, channels, size), MEAN, STD
+    else:
+        module, mean, std = _from_function(name, classes, channels, size), 0.0, 1.0
+    return Wrapped(module, name=name, classes=classes, channels=channels, size=size, mean=mean, std=std)
+
+
+class Wrapped(ImageClassifier):
+    """A foreign module as an ``ImageClassifier``.
+
+    Its features are the input of the ``Linear`` or 1×1 convolution that runs last, found by one
+    trial pass; features that still have a height and width are averaged over them.
+
+    Raises:
+        UsageError: The trial pass fails, its result is not (B, classes), or no such layer runs.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, name: str, classes: int, channels: int, size: int, mean: float, std: float
+    ) -> None:
+        super().__init__(name=name, classes=classes, channels=channels, size=size, mean=mean, std=std)
+        self.module = module
+        self.last_layer = self._find_last_layer()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes); see the base class."""
+        out: Tensor = self.module(self.normalise(x))
+        return out
+
+    def features(self, x: Tensor) -> Tensor:
+        """Penultimate features (B, D); see the base class."""
+        seen: list[Tensor] = []
+        layer = self.module.get_submodule(self.last_layer)
+        handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        try:
+            self.forward(x)
+        finally:
+            handle.remove()
+        return seen[-1].mean((2, 3)) if seen[-1].dim() == 4 else seen[-1].flatten(1)
+
+    def _find_last_layer(self) -> str:
+        """Name of the last layer to run, from one pass that changes neither weights nor modes."""
+        ran: list[str] = []
+        modes = {module: module.training for module in self.modules()}
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for name, layer in self.module.named_modules():
+                if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)):
+                    handle = layer.register_forward_pre_hook(lambda _, __, name=name: ran.append(name))
+                    stack.callback(handle.remove)
+            self.eval()
+            try:
+                out = self.forward(torch.zeros(2, self.channels, self.size, self.size))
+            except Exception as error:
+                shape = f"2×{self.channels}×{self.size}×{self.size}"
+                raise UsageError(f"network '{self.name}' failed on a trial batch of {shape}: {error}") from error
+            finally:
+                for module, training in modes.items():
+                    module.training = training
+        if not isinstance(out, Tensor) or tuple(out.shape) != (2, self.classes):
+            came = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+            raise UsageError(f"network '{self.name}' must return logits (B, {self.classes}); for B=2 it gave {came}")
+        if not ran:
+            raise UsageError(f"network '{self.name}' must end in a Linear layer or a 1×1 convolution; it runs neither")
+        return ran[-1]
+
+
+def _from_function(name: str, classes: int, channels: int, size: int) -> nn.Module:
+    place, _, attribute = name.partition(":")
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(place), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"network '{name}' must name an importable 'package.module:function' ({error}); "
+            "is its folder on PYTHONPATH?"
+        ) from error
+    if not callable(function):
+        raise UsageError(f"network '{name}' must name a function(classes, channels, size), got {function!r}")
+    module = function(classes, channels, size)
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"network '{name}' must return a torch.nn.Module, got {type(module).__name__}")
+    return module
+
+
+def _from_timm(name: str, classes: int, channels: int, size: int) -> nn.Module:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise MissingExtraError("timm", "timm", f"network '{name}'") from error
+    shape = {"num_classes": classes, "in_chans": channels}
+    model = name.removeprefix(TIMM)
+    try:
+        try:  # transformers want to know the image size, most convolutional networks refuse the argument
+            module = timm.create_model(model, pretrained=False, img_size=size, **shape)
+        except TypeError:
+            module = timm.create_model(model, pretrained=False, **shape)
+    except Exception as error:
+        raise UsageError(f"timm cannot make the model '{model}' for {size} px: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"network '{name}' must be a torch.nn.Module, got {type(module).__name__}")
+    return module

@@ -1,0 +1,52 @@
+"""Pre-activation ResNets for 32-pixel images (He et al., *Identity mappings in deep residual networks*, 2016)."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from uge.networks.base import GlobalAverage, stages
+
+WIDTHS = (16, 32, 64)
+
+
+def resnetc(channels: int, blocks: int) -> nn.Module:
+    """A ResNet of depth 6·blocks + 2 with widths 16/32/64; (B, 64) features."""
+    layers: list[nn.Module] = [_conv3(channels, WIDTHS[0])]
+    for before, after in stages(WIDTHS[0], WIDTHS):
+        layers += [PreActivationBlock(before, after, stride=1 if before == after else 2)]
+        layers += [PreActivationBlock(after, after) for _ in range(blocks - 1)]
+    body = nn.Sequential(*layers, nn.BatchNorm2d(WIDTHS[-1]), nn.ReLU(), GlobalAverage())
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):  # He initialisation by fan-out
+            fan_out = module.out_channels * math.prod(module.kernel_size)
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    return body
+
+
+class PreActivationBlock(nn.Module):
+    """BN, ReLU, conv, BN, ReLU, conv, plus the block's raw input (by a 1×1 convolution where sizes change)."""
+
+    def __init__(self, before: int, after: int, stride: int = 1) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.BatchNorm2d(before),
+            nn.ReLU(),
+            _conv3(before, after, stride),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+            _conv3(after, after),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if before != after:
+            self.shortcut = nn.Conv2d(before, after, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, before, H, W) to (B, after, H/stride, W/stride)."""
+        out: Tensor = self.residual(x) + self.shortcut(x)
+        return out
+
+
+def _conv3(before: int, after: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)

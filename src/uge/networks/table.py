@@ -1,0 +1,92 @@
+"""The table of networks, and ``build``, which makes one of them from a name and a seed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from uge.errors import UnknownNameError, UsageError
+from uge.networks import plugins
+from uge.networks.base import BodyAndHead, ImageClassifier
+from uge.networks.cnn import cnn
+from uge.networks.lenet import lenet
+from uge.networks.mobilenet import mobilenetv2
+from uge.networks.resnet import resnet18
+from uge.networks.resnetc import resnetc
+from uge.networks.shufflenet import shufflenetv2
+from uge.runtime import seeded
+
+SMALLEST = 16
+HINT = "a network of your own is 'package.module:function', one of timm's is 'timm:name'"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row of the table.
+
+    Attributes:
+        body: Makes the layers from normalised pixels (B, channels, H, W) to features (B, width).
+        width: Features that the last linear layer sees.
+        about: One line for listings.
+    """
+
+    body: Callable[[int], nn.Module]
+    width: int
+    about: str
+
+
+NETWORKS: dict[str, Architecture] = {
+    "lenet": Architecture(lenet, 84, "LeNet-5 with ReLU"),
+    "cnn": Architecture(cnn, 128, "plain CNN of three convolutions, the paper's smallest"),
+    "resnet8": Architecture(functools.partial(resnetc, blocks=1), 64, "pre-activation ResNet of depth 8"),
+    "resnetc20": Architecture(functools.partial(resnetc, blocks=3), 64, "pre-activation ResNet of depth 20"),
+    "resnetc32": Architecture(functools.partial(resnetc, blocks=5), 64, "pre-activation ResNet of depth 32"),
+    "resnet18": Architecture(resnet18, 512, "ResNet-18 with a stem for small images"),
+    "resnet18-w16": Architecture(functools.partial(resnet18, width=16), 128, "ResNet-18 of a quarter of the width"),
+    "mobilenetv2": Architecture(mobilenetv2, 1280, "MobileNetV2 for small images"),
+    "shufflenetv2": Architecture(shufflenetv2, 1024, "ShuffleNetV2 1x for small images"),
+}
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that ``build`` could not know; plug-ins are looked up only when built.
+
+    Raises:
+        UnknownNameError: The name is in no table and has no plug-in form.
+    """
+    if name not in NETWORKS and not plugins.is_plugin(name):
+        raise UnknownNameError("network", name, NETWORKS, HINT)
+
+
+def build(name: str, classes: int, *, seed: int, channels: int = 3, size: int = 32) -> ImageClassifier:
+    """Make a network with fresh weights.
+
+    Args:
+        name: A key of ``NETWORKS``, ``"package.module:function"`` (called as
+            ``function(classes, channels, size)``, returning a module that takes [0, 1] images),
+            or ``"timm:name"``.
+        classes: Number of logits, at least 2.
+        seed: The initial weights depend on this, the name and the shape, and on nothing else.
+        channels: Colour channels: 1 for gray, 3 for RGB.
+        size: Height and width in pixels, from 16. Table networks adapt to others when called.
+
+    Returns:
+        The network on the CPU, fp32, in training mode.
+
+    Raises:
+        UnknownNameError: There is no network of this name.
+        MissingExtraError: timm is asked for and not installed.
+        UsageError: A number is out of range, or a plug-in does not deliver a classifier.
+    """
+    check_name(name)
+    for label, value, least in (("classes", classes, 2), ("channels", channels, 1), ("size", size, SMALLEST)):
+        if not isinstance(value, int) or value < least:
+            raise UsageError(f"network '{name}' needs {label} as a whole number of at least {least}, got {value}")
+    with seeded(seed, "network", name):
+        if plugins.is_plugin(name):
+            return plugins.build_plugin(name, classes, channels, size)
+        row = NETWORKS[name]
+        return BodyAndHead(row.body(channels), row.width, name=name, classes=classes, channels=channels, size=size)
