@@ -1,0 +1,172 @@
+"""One training run of one network, as a JSON file: the unit of every audit. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from uge.errors import DataError, UsageError
+from uge.runs import write_json
+
+Role = Literal["clean", "authorized", "hacker"]
+Start = Literal["theta0", "random"]
+Data = Literal["clean", "protected"]
+
+
+class Epoch(BaseModel):
+    """What was measured after one epoch.
+
+    Attributes:
+        epoch: Counted from 1.
+        loss: Mean training loss; ``None`` when it was not finite.
+        train_accuracy: Percent, on the (augmented) training batches; ``None`` when not measured.
+        test_accuracy: Percent, on the clean test set.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    epoch: int = Field(ge=0)
+    loss: float | None = None
+    train_accuracy: float | None = Field(default=None, ge=0, le=100)
+    test_accuracy: float = Field(ge=0, le=100)
+
+    @field_validator("loss", "train_accuracy", mode="before")
+    @classmethod
+    def _finite_or_none(cls, value: Any) -> Any:
+        # JSON has no NaN: a diverged run is written as null and stays readable everywhere.
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Case(BaseModel):
+    """One training run of one network (docs/design.md, "Case").
+
+    Attributes:
+        version: Version of this layout; the key is ``schema`` in JSON.
+        id: File name without ``.json``; see :func:`case_id`.
+        role: ``clean`` is the control on unprotected data, ``authorized`` starts from the secret θ0.
+        network: Name of the architecture.
+        start: ``theta0`` (the key) or ``random`` initial parameters.
+        scheme: How it was trained: ``direct`` on the labels, ``distill`` from the authorised network,
+            or the name of another attack.
+        data: Which training images it saw.
+        seed: Seed of this repetition.
+        recipe: Everything that was set for the training.
+        history: One entry per epoch, in order.
+        last: Test accuracy after the last epoch, in percent on the clean test set.
+        best: Largest test accuracy of any epoch, in percent.
+        best_epoch: The epoch of ``best``.
+        seconds: Duration of the run.
+        environment: Versions, device and precision.
+        fingerprint: sha256 of what determines the case.
+    """
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
+
+    version: Literal[1] = Field(default=1, alias="schema")
+    id: str = Field(min_length=1)
+    role: Role
+    network: str = Field(min_length=1)
+    start: Start
+    scheme: str = Field(default="direct", min_length=1)
+    data: Data
+    seed: int
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    history: list[Epoch] = Field(default_factory=list)
+    last: float = Field(ge=0, le=100)
+    best: float = Field(ge=0, le=100)
+    best_epoch: int = Field(ge=0)
+    seconds: float = Field(default=0.0, ge=0)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    fingerprint: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The case with the key names of the contract, ready for ``json.dumps``."""
+        return self.model_dump(by_alias=True)
+
+
+def case_id(
+    role: Role,
+    network: str,
+    scheme: str,
+    data: Data,
+    seed: int,
+    *,
+    start: Start | None = None,
+    variant: str = "",
+) -> str:
+    """The name of a case, safe as a file name on every system.
+
+    Args:
+        role: See :class:`Case`.
+        network: See :class:`Case`; characters that no file name should hold are replaced
+            and a short hash keeps different names apart.
+        scheme: See :class:`Case`.
+        data: See :class:`Case`.
+        seed: See :class:`Case`.
+        start: Appended only where it is unusual for the role (θ0 is usual for ``authorized``, random otherwise).
+        variant: Anything more that tells two cases apart, for instance the name of a recipe.
+
+    Returns:
+        For instance ``hacker-resnetc20-distill-protected-s0``.
+    """
+    usual: Start = "theta0" if role == "authorized" else "random"
+    parts = [role, network, scheme, data]
+    parts += [start] if start is not None and start != usual else []
+    parts += [variant] if variant else []
+    return "-".join([_slug(part) for part in parts] + [f"s{seed}"])
+
+
+def _slug(text: str) -> str:
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", text)
+    return slug if slug == text else f"{slug}.{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def write_case(folder: Path, case: Case) -> Path:
+    """Write ``folder/ID.json`` atomically and return its path.
+
+    Raises:
+        StorageError: The disk is full or read-only.
+    """
+    path = folder / f"{case.id}.json"
+    write_json(path, case.as_json())
+    return path
+
+
+def read_case(path: Path) -> Case:
+    """Read one case.
+
+    Raises:
+        DataError: The file is no JSON, or not a case; the message names the file and the field.
+    """
+    try:
+        return Case.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"expected a case in JSON in {path}, got {error}; delete the file to train it again") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the top level"
+        raise DataError(
+            f"{path} is no audit case: at '{place}': {first['msg'].lower()}; delete the file to train it again"
+        ) from error
+
+
+def read_cases(folder: Path) -> list[Case]:
+    """All cases of an audit folder, sorted by file name.
+
+    Args:
+        folder: The audit folder, or its ``cases`` folder.
+
+    Raises:
+        UsageError: The folder does not exist.
+        DataError: A file is no JSON, or not a case; the message names it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"expected an audit folder at {folder}, found none; run the audit first or check the path")
+    inner = folder / "cases"
+    return [read_case(path) for path in sorted((inner if inner.is_dir() else folder).glob("*.json")) if path.is_file()]
