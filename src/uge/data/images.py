@@ -101,18 +101,50 @@ class ImageSet:
         height, width = next(iter(shapes))
         return int(height) if len(shapes) == 1 and height == width else None
 
+    def sample(self, count: int) -> ImageSet:
+        """``count`` images, of each class its share: a fair part of sources sorted by class, too.
+
+        Within a class the first images are chosen, and their order stays, so that little is read.
+
+        Raises:
+            UsageError: ``count`` is below 1.
+        """
+        if count < 1:
+            raise UsageError(f"limit must be at least 1, got {count}")
+        if count >= len(self):
+            return self
+        order = np.argsort(self.labels, kind="stable")
+        counts = np.bincount(self.labels)
+        rank = np.arange(len(self)) - np.repeat(np.cumsum(counts) - counts, counts)
+        # Image r of a class of n stands at (r + 1/2) / n of its class; the lowest shares are taken.
+        share = (rank + 0.5) / counts[self.labels[order]]
+        return self.subset(np.sort(order[np.argsort(share, kind="stable")[:count]]))
+
+    def check(self) -> ImageSet:
+        """Check what every source must hold to, and return the set.
+
+        Raises:
+            DataError: No image, labels out of range, two classes of one name, or ids that repeat.
+        """
+        return self._run(_SOUND)
+
     def check_trainable(self) -> ImageSet:
         """Check that a classifier can be trained on this set, and return it.
 
         Raises:
-            DataError: No image, fewer than two classes in use, a class with fewer than two
-                images, two classes of one name, labels out of range, or ids that repeat.
+            DataError: As ``check``; or fewer than two classes in use, or a class with one image.
         """
-        for check in _CHECKS:
+        return self._run((*_SOUND, _class_counts))
+
+    def _run(self, checks: tuple[Check, ...]) -> ImageSet:
+        for check in checks:
             problem = check(self)
             if problem:
                 raise DataError(f"{self.name} ({self.split}): {problem}")
         return self
+
+
+Check = Callable[[ImageSet], str | None]
 
 
 def _no_image(images: ImageSet) -> str | None:
@@ -151,10 +183,4 @@ def _unique_ids(images: ImageSet) -> str | None:
     return None if len(set(images.ids)) == len(images.ids) else "sample ids repeat; each image needs an id of its own"
 
 
-_CHECKS: tuple[Callable[[ImageSet], str | None], ...] = (
-    _no_image,
-    _label_range,
-    _class_names,
-    _class_counts,
-    _unique_ids,
-)
+_SOUND: tuple[Check, ...] = (_no_image, _label_range, _class_names, _unique_ids)

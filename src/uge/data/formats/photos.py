@@ -1,0 +1,110 @@
+"""The embedded set ``photos``: patches of photographs that come with scikit-image, no network needed.
+
+Each class is one photograph or texture. A photograph is cut into blocks of 64×64 pixels; every fourth
+block belongs to the test split, the others to training, and a patch of 32×32 lies inside one block, so
+that the two splits share no pixel. Blocks are searched on a grid for the patches with the most structure.
+"""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from uge.data.decode import decode
+from uge.data.formats.base import Splits, row_ids
+from uge.data.images import ImageSet, Pixels
+from uge.data.resize import to_channels
+from uge.errors import DataError
+
+SIZE = 32
+BLOCK = 64
+STEP = 8
+COUNTS = {"train": 300, "test": 60}
+
+# Class → file in scikit-image's data folder, and by how much it is shrunk so that a patch shows something.
+PHOTOS = {
+    "brick": ("brick.png", 2),
+    "camera": ("camera.png", 1),
+    "cat": ("chelsea.png", 1),
+    "coffee": ("coffee.png", 1),
+    "coins": ("coins.png", 1),
+    "galaxies": ("hubble_deep_field.jpg", 1),
+    "grass": ("grass.png", 1),
+    "gravel": ("gravel.png", 1),
+    "motorcycle": ("motorcycle_left.png", 1),
+    "tissue": ("ihc.png", 1),
+}
+
+
+def splits() -> Splits:
+    """The training and the test split."""
+    return {split: functools.partial(_open, split) for split in COUNTS}
+
+
+def _open(split: str) -> ImageSet:
+    count = COUNTS[split] * len(PHOTOS)
+    return ImageSet(
+        name="photos",
+        split=split,
+        classes=tuple(PHOTOS),
+        labels=np.arange(count, dtype=np.int64) % len(PHOTOS),
+        ids=row_ids(split, count),
+        reader=PatchReader(split),
+        rows=np.arange(count, dtype=np.int64),
+    )
+
+
+class PatchReader:
+    """Cuts patches out of the photographs, whose pixels stay in memory (some megabytes)."""
+
+    def __init__(self, split: str) -> None:
+        self._split = split
+
+    def read(self, row: int) -> Pixels:
+        """Patch ``row``: 32 × 32 × 3; classes take turns."""
+        place, label = divmod(row, len(PHOTOS))
+        name = list(PHOTOS)[label]
+        top, left = positions(name, self._split)[place]
+        return photograph(name)[top : top + SIZE, left : left + SIZE].copy()
+
+
+@functools.cache
+def photograph(name: str) -> Pixels:
+    """One shrunk photograph: uint8, height × width × 3.
+
+    Raises:
+        DataError: This scikit-image comes without the file.
+    """
+    file, shrink = PHOTOS[name]
+    path = resources.files("skimage") / "data" / file
+    if not path.is_file():
+        raise DataError(f"scikit-image comes without its photograph {file}; reinstall it: pip install scikit-image")
+    pixels = to_channels(decode(path.read_bytes(), file), 3)
+    return np.asarray(Image.fromarray(pixels).reduce(shrink)) if shrink > 1 else pixels
+
+
+@functools.cache
+def positions(name: str, split: str) -> list[tuple[int, int]]:
+    """Top left corners of the patches of one class, in an order of which any first part is spread out."""
+    gray = to_channels(photograph(name), 1)[:, :, 0].astype(np.float64)
+    height, width = gray.shape
+    found = [
+        (top, left)
+        for row in range(height // BLOCK)
+        for column in range(width // BLOCK)
+        if ((row + 2 * column) % 4 == 0) == (split == "test")
+        for top in range(row * BLOCK, (row + 1) * BLOCK - SIZE + 1, STEP)
+        for left in range(column * BLOCK, (column + 1) * BLOCK - SIZE + 1, STEP)
+    ]
+    contrast = np.array([gray[top : top + SIZE, left : left + SIZE].std() for top, left in found])
+    chosen = np.sort(np.argsort(-contrast, kind="stable")[: COUNTS[split]])
+    return [found[i] for i in chosen[_spread(len(chosen))]]
+
+
+def _spread(count: int) -> NDArray[np.int64]:
+    # Multiples of the golden ratio fill an interval evenly from the first few on.
+    return np.argsort(np.arange(count) * 0.6180339887498949 % 1, kind="stable")
