@@ -1,0 +1,53 @@
+"""The space in which images and class names are compared (the encoders E_i and E_t of Eq. 7–9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class FeatureSpace(Protocol):
+    """Image and text features of unit length, so that a dot product is a cosine similarity.
+
+    Attributes:
+        name: The name under which a user asks for it, for instance ``"local"``.
+    """
+
+    name: str
+
+    def image_features(self, x: Tensor) -> Tensor:
+        """Features of images; differentiable with respect to the pixels, the space itself is frozen.
+
+        Args:
+            x: (B, C, H, W) in [0, 1].
+
+        Returns:
+            (B, D), fp32, each row of length 1.
+        """
+        ...
+
+    def text_features(self, classes: Sequence[str]) -> Tensor:
+        """Features of class names: (K, D), fp32, each row of length 1, without gradient."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the space to a device, in place; returns itself."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the features, as JSON: ``kind``, ``checkpoint``, ``hash``; goes into the manifest."""
+        ...
+
+
+def unit_length(features: Tensor) -> Tensor:
+    """Rows of (B, D) divided by their L2 norm, fp32."""
+    return torch.nn.functional.normalize(features.float(), dim=-1)
+
+
+def prompt(name: str) -> str:
+    """The sentence that stands for a class in the paper; underscores of folder names become spaces."""
+    return f"A photo of a {name.replace('_', ' ')}"
