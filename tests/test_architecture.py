@@ -9,14 +9,14 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "uge"
 FLOORS = [
-    {"errors", "budget", "runs", "runtime"},
+    {"errors", "budget", "runs", "runtime", "checkpoint", "recipes", "progress"},
     {"data", "networks"},
     {"objectives", "training", "trajectory", "encoders"},
     {"protect", "baselines"},
     {"publish"},
     {"audit"},
     {"report"},
-    {"config", "pipeline", "demo", "cli", "presets"},
+    {"config", "pipeline", "cli", "console"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem[0] != "_")

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from uge.errors import OutputExistsError, StorageError, UsageError
+from uge.errors import DataError, OutputExistsError, StorageError, UsageError
 
 JSON = dict[str, Any]
 
@@ -57,6 +57,21 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> JSON:
+    """Read a JSON object.
+
+    Raises:
+        DataError: The file is missing or no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}); it is damaged or missing") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} should hold a JSON object, but holds a {type(value).__name__}")
+    return value
 
 
 @contextlib.contextmanager

@@ -8,13 +8,14 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from uge.errors import UsageError
 from uge.runs import code_version
 
+Network = TypeVar("Network", bound=torch.nn.Module)
 PRECISIONS = ("auto", "fp32", "bf16-mixed")
 
 
@@ -91,6 +92,12 @@ class Runtime:
     def memory_format(self) -> torch.memory_format:
         """Layout in which convolutions are fastest at this precision."""
         return torch.channels_last if self.precision == "bf16-mixed" else torch.contiguous_format
+
+    def place(self, network: Network) -> Network:
+        """Move a network to the device, in the layout that is fastest there; returns it."""
+        network.to(self.device)
+        network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        return network
 
     def environment(self) -> dict[str, Any]:
         """What a result must name to be read later: hardware, threads, precision, versions."""

@@ -1,0 +1,87 @@
+"""Everything that can be set, in one place: the same models give command line, files and manifest."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from uge.errors import UsageError
+from uge.protect.settings import GeneratorSettings, LossWeights, RefineSettings
+from uge.recipes import Recipe
+
+Method = Literal["uge", "uge-no-ud", "unlearn", "undistill"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ProtectConfig(_Settings):
+    """How a data set is protected."""
+
+    authorized: Annotated[str, Field(description="Authorised network, or several separated by commas.")] = "cnn"
+    authorized_seed: Annotated[int, Field(description="Seed of θ0; the k-th network gets seed + k.")] = 0
+    authorized_weights: Annotated[
+        tuple[Path, ...], Field(description="Safetensors file(s) with θ0 instead of a seed.")
+    ] = ()
+    method: Annotated[Method, Field(description="Which losses of the paper are used.")] = "uge"
+    rho: Annotated[str, Field(description="L-inf budget in [0, 1] units, 0.04 or 8/255.")] = "0.04"
+    encoder: Annotated[str, Field(description="Feature space: local, or clip:ID with a hub id or a folder.")] = "local"
+    size: Annotated[int | None, Field(description="Side length for training; the native one by default.", ge=16)] = None
+    limit: Annotated[int | None, Field(description="Protect the first N images only.", ge=1)] = None
+    max_steps: Annotated[int, Field(description="Step cap of the generator; 0 for none.", ge=0)] = 2000
+    refine: Annotated[bool, Field(description="Optimise every image's perturbation directly as well.")] = False
+    snapshots: Annotated[int, Field(description="Snapshots per trajectory.", ge=2)] = 10
+    hacker: Annotated[str, Field(description="Architecture of the random hacker in the undistill loss.")] = "resnetc20"
+    seed: Annotated[int, Field(description="Root seed of the run.")] = 0
+    recipe: Annotated[Recipe, Field(description="How the authorised network trains.")] = Recipe(epochs=15)
+    encoder_recipe: Annotated[Recipe, Field(description="How the local encoder trains.")] = Recipe(epochs=12)
+    loss: Annotated[LossWeights, Field(description="Weights and constants of the losses.")] = LossWeights()
+    generator: Annotated[GeneratorSettings, Field(description="The perturbation generator.")] = GeneratorSettings()
+    refinement: Annotated[RefineSettings, Field(description="Direct optimisation.")] = RefineSettings()
+
+
+class PublishConfig(_Settings):
+    """How the protected copy is written."""
+
+    format: Annotated[Literal["parquet", "imagefolder"], Field(description="Layout of the published folder.")] = (
+        "parquet"
+    )
+    codec: Annotated[
+        Literal["webp", "png"] | None, Field(description="Lossless codec; webp in Parquet, png in folders.")
+    ] = None
+
+
+class AuditConfig(_Settings):
+    """How a published folder is attacked."""
+
+    networks: Annotated[str, Field(description="Architectures of the hackers, separated by commas.")] = "cnn,resnetc20"
+    attacks: Annotated[str, Field(description="Attacks, separated by commas.")] = "direct,distill"
+    seeds: Annotated[int, Field(description="Repetitions.", ge=1)] = 1
+    size: Annotated[int | None, Field(description="Side length for training; by default the manifest's.", ge=16)] = None
+    limit_test: Annotated[int | None, Field(description="First N test images only.", ge=1)] = None
+    seed: Annotated[int, Field(description="Root seed of the audit.")] = 1000
+    epochs: Annotated[int | None, Field(description="Epochs, if other than the recipe's.", ge=1)] = None
+    recipe: Annotated[str | None, Field(description="Named recipe; by default the key's own.")] = None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a TOML or YAML file of settings.
+
+    Raises:
+        UsageError: The file is missing, is neither, or holds no table.
+    """
+    try:
+        text = path.read_text()
+        data = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except OSError:
+        raise UsageError(f"the config file {path} cannot be read; check its path") from None
+    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"the config file {path} is no valid {path.suffix[1:] or 'YAML'}: {error}") from error
+    if not isinstance(data, dict):
+        raise UsageError(f"the config file {path} must hold settings by name, got {type(data).__name__}")
+    return data

@@ -1,0 +1,178 @@
+"""Fixed-size records with random access, in memory or in a file, so that memory stays flat."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uge.data.images import ImageSet
+from uge.data.resize import resize, to_channels
+from uge.errors import DataError, UsageError
+from uge.runs import storage_errors
+
+RESIDENT_BYTES = 512 * 2**20
+"""Sets larger than this are kept in a file and read batch by batch."""
+
+_DTYPES: dict[torch.dtype, Any] = {torch.uint8: np.uint8, torch.int8: np.int8}
+_CHUNK = 256
+
+
+class Records:
+    """``count`` tensors of one shape, read and written by index.
+
+    With ``path`` they live in that file (created with zeros where absent); with a size above
+    ``resident_bytes`` in an anonymous temporary file; else in one tensor on ``device``.
+    Files are read with ``pread``, not mapped: what was read does not count as memory in use.
+
+    Args:
+        count: Number of records.
+        shape: Shape of one record.
+        dtype: ``torch.uint8`` (pixels) or ``torch.int8`` (perturbations in 8-bit levels).
+        device: Where reads deliver, and where a resident tensor lives.
+        path: File that outlives this object.
+        resident_bytes: Largest total size that is kept in memory when there is no path.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        *,
+        device: torch.device | str = "cpu",
+        path: Path | None = None,
+        resident_bytes: int = RESIDENT_BYTES,
+    ) -> None:
+        self.count, self.shape, self.dtype, self.device = count, shape, dtype, torch.device(device)
+        self._bytes = int(np.prod(shape)) * dtype.itemsize
+        self._tensor: Tensor | None = None
+        if path is None and count * self._bytes <= resident_bytes:
+            self._tensor = torch.zeros((count, *shape), dtype=dtype, device=self.device)
+            return
+        with storage_errors(path or Path(tempfile.gettempdir())):
+            if path is None:
+                self._file: Any = tempfile.TemporaryFile(prefix="uge-")  # noqa: SIM115 - open as long as the records are
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = path.open("r+b" if path.exists() else "w+b")
+            self._file.truncate(count * self._bytes)
+
+    @property
+    def resident(self) -> bool:
+        """Whether the records are one tensor in memory."""
+        return self._tensor is not None
+
+    def read(self, indices: Tensor) -> Tensor:
+        """Records at ``indices`` (int64, on the CPU or the device): len(indices) × shape, on the device."""
+        if self._tensor is not None:
+            return self._tensor[indices.to(self.device)]
+        out = np.empty((len(indices), self._bytes), dtype=np.uint8)
+        handle = self._file.fileno()
+        for row, index in enumerate(indices.tolist()):
+            os.preadv(handle, [memoryview(out[row])], index * self._bytes)
+        array = out.view(_DTYPES[self.dtype]).reshape(len(indices), *self.shape)
+        return torch.from_numpy(array).to(self.device)
+
+    def write(self, indices: Tensor, values: Tensor) -> None:
+        """Replace the records at ``indices`` by ``values`` (len(indices) × shape)."""
+        if self._tensor is not None:
+            self._tensor[indices.to(self.device)] = values.to(self.device, self.dtype)
+            return
+        array = np.ascontiguousarray(values.to("cpu", self.dtype).numpy())
+        handle = self._file.fileno()
+        with storage_errors(Path(str(self._file.name))):
+            for row, index in enumerate(indices.tolist()):
+                os.pwrite(handle, array[row].tobytes(), index * self._bytes)
+
+    def flush(self) -> None:
+        """Make a file's records durable; nothing for resident ones."""
+        if self._tensor is None:
+            os.fsync(self._file.fileno())
+
+
+@dataclass(frozen=True)
+class PixelStore:
+    """Images of one size as records of uint8 pixels, channels × size × size, with their labels.
+
+    Attributes:
+        pixels: The records.
+        labels: int64, one per image, on the records' device.
+        classes: Class names.
+    """
+
+    pixels: Records
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return self.pixels.count
+
+    @property
+    def channels(self) -> int:
+        """Colour channels of an image."""
+        return self.pixels.shape[0]
+
+    @property
+    def size(self) -> int:
+        """Height and width of an image in pixels."""
+        return self.pixels.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are delivered."""
+        return self.pixels.device
+
+    def empty_like(self) -> PixelStore:
+        """A store of the same labels whose pixels are yet to be written (zeros)."""
+        source = self.pixels
+        limit = RESIDENT_BYTES if source.resident else 0
+        copy = Records(source.count, source.shape, source.dtype, device=source.device, resident_bytes=limit)
+        return PixelStore(copy, self.labels, self.classes)
+
+
+def load_pixels(
+    images: ImageSet,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    device: torch.device | str = "cpu",
+    resident_bytes: int = RESIDENT_BYTES,
+    progress: Callable[[int], None] | None = None,
+) -> PixelStore:
+    """Decode every image once, at one size, into a store.
+
+    Args:
+        images: The set; memory in use does not depend on its length beyond ``resident_bytes``.
+        size: Side length; the native one where every image is square and of one size.
+        channels: 1 or 3; by default 1 if every probed image is gray.
+        device: Where batches are delivered.
+        resident_bytes: Largest set that is kept in memory.
+        progress: Called with the number of images decoded since the last call.
+
+    Raises:
+        UsageError: Sizes are mixed and no ``size`` was given.
+        DataError: An image cannot be decoded, or the set is empty.
+    """
+    if not len(images):
+        raise DataError(f"{images.name} ({images.split}): no image was found")
+    size = size or images.native_size()
+    if size is None:
+        raise UsageError(f"the images of {images.name} have mixed or non-square sizes; give --size N (for instance 64)")
+    channels = channels or images.channels()
+    records = Records(len(images), (channels, size, size), torch.uint8, device=device, resident_bytes=resident_bytes)
+    for start in range(0, len(images), _CHUNK):
+        rows = range(start, min(start + _CHUNK, len(images)))
+        block = np.stack([to_channels(resize(images.read(i), size), channels) for i in rows])
+        records.write(torch.arange(rows.start, rows.stop), torch.from_numpy(block).permute(0, 3, 1, 2))
+        if progress:
+            progress(len(rows))
+    labels = torch.from_numpy(np.ascontiguousarray(images.labels)).to(device)
+    return PixelStore(records, labels, images.classes)

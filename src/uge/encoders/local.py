@@ -1,0 +1,155 @@
+"""A small feature space trained on the protector's own data, so that everything works offline."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uge.checkpoint import load_checkpoint, save_checkpoint
+from uge.data.store import PixelStore
+from uge.errors import UsageError
+from uge.networks import build, weights_hash
+from uge.recipes import Recipe
+from uge.runtime import Runtime, seeded, stream_seed
+from uge.training import evaluate, fit
+
+MEMBERS = ("cnn", "resnet8")
+RECIPE = Recipe(epochs=12, lr=0.1)
+
+
+class PrototypeNetwork(nn.Module):
+    """An image tower and one learned text prototype per class, trained contrastively.
+
+    Logits are the cosines of image features and prototypes over a temperature, so that
+    cross-entropy pulls an image to its class's prototype and pushes it from the others,
+    as CLIP does with captions.
+
+    Args:
+        tower: A network with ``features(x)`` of shape batch × dim.
+        dim: Its feature dimension.
+        classes: Number of prototypes.
+        scale: Inverse temperature.
+    """
+
+    def __init__(self, tower: nn.Module, dim: int, classes: int, *, scale: float = 12.0) -> None:
+        super().__init__()
+        self.tower, self.scale = tower, scale
+        self.prototypes = nn.Parameter(torch.randn(classes, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, batch × classes."""
+        cosine: Tensor = self.image_features(x) @ self.text_features().T
+        return self.scale * cosine
+
+    def image_features(self, x: Tensor) -> Tensor:
+        """L2-normalised features, batch × dim."""
+        return F.normalize(self.tower.features(x).float(), dim=1)  # type: ignore[operator]
+
+    def text_features(self) -> Tensor:
+        """L2-normalised prototypes, classes × dim."""
+        return F.normalize(self.prototypes, dim=1)
+
+
+class LocalSpace:
+    """A :class:`~uge.encoders.base.FeatureSpace` of several prototype networks.
+
+    Features of the members are joined and scaled so that squared distances are the mean of
+    the members' squared distances.
+    """
+
+    name = "local"
+
+    def __init__(self, members: Sequence[PrototypeNetwork], classes: Sequence[str], options: dict[str, Any]) -> None:
+        self._members = list(members)
+        self.modules = nn.ModuleList(members).eval().requires_grad_(False)
+        self.classes, self.options = tuple(classes), options
+
+    @classmethod
+    def train(
+        cls,
+        store: PixelStore,
+        *,
+        seed: int,
+        runtime: Runtime,
+        members: Sequence[str] = MEMBERS,
+        recipe: Recipe = RECIPE,
+        path: Path | None = None,
+        progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    ) -> LocalSpace:
+        """Train the towers and prototypes on labelled images.
+
+        Args:
+            store: The protector's clean images.
+            seed: Root seed.
+            runtime: Device and precision.
+            members: Architectures of the image towers.
+            recipe: Short recipes suffice.
+            path: Load the trained space from there if it exists, else save it there.
+            progress: Called after every epoch with (epochs done, epochs of all members, figures).
+        """
+        networks = [_prototype_network(name, store, seed) for name in members]
+        options = {"members": list(members), "recipe": recipe.json_dict(), "seed": seed}
+        named = {f"member{number}": network for number, network in enumerate(networks)}
+        if path is not None and path.exists():
+            options = load_checkpoint(path, named)
+            for network in networks:
+                runtime.place(network)
+            return cls(networks, store.classes, options)
+        total = recipe.epochs * len(members)
+        for number, (name, network) in enumerate(zip(members, networks, strict=True)):
+            tell = _shifted(progress, number * recipe.epochs, total)
+            fit(network, store, recipe, seed=stream_seed(seed, "encoder", name), runtime=runtime, progress=tell)
+        options["train_accuracy"] = [round(evaluate(network, store, runtime), 2) for network in networks]
+        if path is not None:
+            save_checkpoint(path, named, None, options)
+        return cls(networks, store.classes, options)
+
+    def image_features(self, x: Tensor) -> Tensor:
+        """L2-normalised features of pixels in [0, 1]: batch × dim, differentiable."""
+        parts = [member.image_features(x) for member in self._members]
+        return torch.cat(parts, 1) / len(parts) ** 0.5
+
+    def text_features(self, classes: Sequence[str]) -> Tensor:
+        """L2-normalised prototypes, classes × dim.
+
+        Raises:
+            UsageError: These are not the classes that the space was trained on.
+        """
+        if tuple(classes) != self.classes:
+            raise UsageError(
+                f"the local encoder knows the classes {list(self.classes)}, but was asked for {list(classes)}"
+            )
+        parts = [member.text_features() for member in self._members]
+        return torch.cat(parts, 1) / len(parts) ** 0.5
+
+    def to(self, device: torch.device | str) -> LocalSpace:
+        """Move to a device; returns itself."""
+        self.modules.to(device)
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What the manifest says of the encoder."""
+        return {"kind": "local", **self.options, "weights_sha256": weights_hash(self.modules)}
+
+
+def _prototype_network(name: str, store: PixelStore, seed: int) -> PrototypeNetwork:
+    root = stream_seed(seed, "encoder", name)
+    tower = build(name, len(store.classes), channels=store.channels, size=store.size, seed=root)
+    with torch.no_grad():
+        dim = copy.deepcopy(tower).eval().features(torch.zeros(2, store.channels, store.size, store.size)).shape[1]
+    with seeded(root, "prototypes"):
+        return PrototypeNetwork(tower, dim, len(store.classes))
+
+
+def _shifted(
+    progress: Callable[[int, int, dict[str, float]], None] | None, offset: int, total: int
+) -> Callable[[int, int, dict[str, float]], None] | None:
+    if progress is None:
+        return None
+    return lambda done, _, figures: progress(offset + done, total, figures)

@@ -1,0 +1,129 @@
+"""Pieces that several commands share: reading, θ0, the encoder, publishing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from uge.budget import Budget
+from uge.config import ProtectConfig, PublishConfig
+from uge.data.images import ImageSet, Pixels
+from uge.data.store import PixelStore, load_pixels
+from uge.encoders import ClipSpace, FeatureSpace, LocalSpace
+from uge.errors import UnknownNameError, UsageError
+from uge.networks import ImageClassifier, build, load_weights, restore
+from uge.progress import Progress
+from uge.publish import Manifest, Provenance, publish
+from uge.runs import canonical_json
+from uge.runtime import Runtime, stream_seed
+
+
+def split_names(text: str) -> list[str]:
+    """Names separated by commas, without blanks.
+
+    Raises:
+        UsageError: There is none.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"expected names separated by commas, got '{text}'")
+    return names
+
+
+def read_store(
+    images: ImageSet, size: int | None, channels: int | None, runtime: Runtime, progress: Progress
+) -> PixelStore:
+    """Decode a set at one size, with a progress bar."""
+    done = 0
+    with progress.stage(f"read {len(images)} {images.split} images") as tell:
+
+        def count(new: int) -> None:
+            nonlocal done
+            done += new
+            tell(done, len(images), {})
+
+        return load_pixels(images, size=size, channels=channels, device=runtime.device, progress=count)
+
+
+def data_fingerprint(images: ImageSet, store: PixelStore) -> str:
+    """sha256 of ids, labels, class names and of the pixels at the training size."""
+    digest = hashlib.sha256(canonical_json([list(images.classes), list(store.pixels.shape)]).encode())
+    digest.update(images.labels.tobytes())
+    for name in images.ids:
+        digest.update(name.encode() + b"\0")
+    for indices in torch.split(torch.arange(len(store)), 1000):
+        digest.update(store.pixels.read(indices).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def authorized_networks(config: ProtectConfig, images: ImageSet) -> list[ImageClassifier]:
+    """θ0 of every authorised network, from its seed or its weights file.
+
+    Raises:
+        UnknownNameError: There is no such network.
+        UsageError: No size is known, or there are fewer or more weights files than networks.
+        WeightsError: A weights file does not fit.
+    """
+    names, files = split_names(config.authorized), config.authorized_weights
+    size = config.size or images.native_size()
+    if size is None:
+        raise UsageError(f"the images of {images.name} have mixed or non-square sizes; give --size N (for instance 64)")
+    if files and len(files) != len(names):
+        raise UsageError(f"{len(names)} authorised networks need as many --authorized-weights, got {len(files)}")
+    networks = []
+    for number, name in enumerate(names):
+        seed = stream_seed(config.authorized_seed + number, "theta0")
+        network = build(name, len(images.classes), channels=images.channels(), size=size, seed=seed)
+        if files:
+            restore(network, *load_weights(files[number]))
+        networks.append(network)
+    return networks
+
+
+def open_encoder(
+    config: ProtectConfig, store: PixelStore, runtime: Runtime, progress: Progress, path: Path
+) -> FeatureSpace:
+    """The feature space that a configuration names; a local one is trained unless ``path`` exists.
+
+    Raises:
+        UnknownNameError: It is neither ``local`` nor ``clip:ID``.
+        UsageError: CLIP's weights cannot be had.
+    """
+    kind, _, name = config.encoder.partition(":")
+    if kind == "clip" and name:
+        return ClipSpace.load(name, runtime.device)
+    if config.encoder != "local":
+        raise UnknownNameError("encoder", config.encoder, ["local", "clip:ID"], "ID is a hub id or a local folder")
+    with progress.stage("local encoder") as tell:
+        return LocalSpace.train(
+            store, seed=config.seed, runtime=runtime, recipe=config.encoder_recipe, path=path, progress=tell
+        )
+
+
+def publish_stream(
+    images: ImageSet,
+    pairs: Iterator[tuple[Pixels, Pixels]],
+    out: Path,
+    budget: Budget,
+    provenance: Provenance,
+    publishing: PublishConfig,
+    progress: Progress,
+    *,
+    overwrite: bool,
+) -> Manifest:
+    """Publish a stream of (clean, protected) pixels in the order of ``images``, with a progress bar."""
+    with progress.stage("publish") as tell:
+        return publish(
+            ((number, clean, protected) for number, (clean, protected) in enumerate(pairs)),
+            out,
+            images=images,
+            budget=budget,
+            provenance=provenance,
+            format=publishing.format,
+            codec=publishing.codec,
+            overwrite=overwrite,
+            progress=lambda done: tell(done, len(images), {}),
+        )

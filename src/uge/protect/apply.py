@@ -1,0 +1,96 @@
+"""Protected pixels of stored images, at their native size, as a stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+
+from uge.budget import Budget
+from uge.data.images import ImageSet, Pixels
+from uge.data.store import Records
+from uge.errors import WeightsError
+from uge.networks import load_weights
+from uge.protect.generator import Generator, Levels, perturb_images
+from uge.runs import canonical_json, write_atomic
+from uge.runtime import Runtime
+
+_CHUNK = 256
+
+
+def protected_images(
+    images: ImageSet, generator: Generator, runtime: Runtime, *, delta: Records | None = None
+) -> Iterator[tuple[Pixels, Pixels]]:
+    """Clean and protected pixels of every image, in order.
+
+    Args:
+        images: Read one chunk at a time.
+        generator: Gives the perturbation of what ``delta`` does not cover.
+        runtime: Device and precision.
+        delta: Refined perturbations at the training size, one per image. An image of another
+            size gets it scaled onto its centre square (what training at that size sees).
+
+    Yields:
+        uint8 arrays of the image's own shape; they differ by at most the budget.
+    """
+    runtime.place(generator).eval()
+    budget = generator.budget
+    for start in range(0, len(images), _CHUNK):
+        clean = [images.read(i) for i in range(start, min(start + _CHUNK, len(images)))]
+        refined = None if delta is None else delta.read(torch.arange(start, start + len(clean))).cpu()
+        exact = refined is not None and all(image.shape[:2] == refined.shape[2:] for image in clean)
+        with runtime.autocast():
+            base = [np.zeros(0, np.int8)] * len(clean) if exact else list(perturb_images(generator, clean))
+        for number, (image, levels) in enumerate(zip(clean, base, strict=True)):
+            own = levels if refined is None else _place(refined[number], image, levels)
+            yield image, budget.add(image, own)
+
+
+def _place(delta: torch.Tensor, image: Pixels, base: Levels) -> Levels:
+    """Refined perturbation (channels × size × size) on an image's centre square, over ``base``."""
+    height, width, channels = image.shape
+    colours = 1 if channels <= 2 else 3
+    side = min(height, width)
+    square = delta.float()
+    if square.shape[-1] != side:
+        square = F.interpolate(square[None], size=(side, side), mode="bilinear", antialias=True)[0]
+    if len(square) != colours:
+        square = square.expand(colours, -1, -1) if len(square) == 1 else square.mean(0, keepdim=True)
+    out: Levels = np.zeros(image.shape, np.int8) if base.size == 0 else base.copy()
+    top, left = (height - side) // 2, (width - side) // 2
+    out[top : top + side, left : left + side, :colours] = square.round().to(torch.int8).permute(1, 2, 0).numpy()
+    return out
+
+
+def save_generator(path: Path, generator: Generator) -> None:
+    """Write a generator with its options and budget as safetensors.
+
+    Raises:
+        StorageError: The disk is full or read-only.
+    """
+    options = {**generator.options, "rho": generator.budget.rho}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in generator.state_dict().items()}
+    write_atomic(path, save(tensors, metadata={"kind": "uge-generator", "options": canonical_json(options)}))
+
+
+def load_generator(path: Path) -> Generator:
+    """Read a generator, in eval mode.
+
+    Raises:
+        WeightsError: The file is missing, no generator, damaged, or holds NaN.
+    """
+    tensors, metadata = load_weights(path)
+    if metadata.get("kind") != "uge-generator":
+        raise WeightsError(f"{path} holds no generator of this project; give OUT.private/generator.safetensors")
+    options = json.loads(metadata["options"])
+    generator = Generator(budget=Budget(options.pop("rho")), **options)
+    try:
+        generator.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"the generator at {path} does not fit its own description; it is damaged") from error
+    return generator.eval()

@@ -1,0 +1,68 @@
+"""Feature distance loss L_fd: what makes the protected copy unlearnable (Eq. 7-9)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from uge.errors import UsageError
+
+
+def feature_distance(
+    clean: Tensor, protected: Tensor, text: Tensor, labels: Tensor, targets: Tensor, *, alpha: float = 0.1
+) -> Tensor:
+    """L_fd = mean[ -‖F - F'‖² + ‖F' - T_c‖² + max(0, α - ‖F' - T_y‖²) ] (Eq. 7-9).
+
+    Args:
+        clean: F, L2-normalised image features of x, batch × dim.
+        protected: F', L2-normalised image features of x_u, batch × dim.
+        text: T, L2-normalised text features of all classes, classes × dim.
+        labels: y, int64, batch.
+        targets: c ≠ y, int64, batch: the class whose text F' is pulled towards.
+        alpha: Margin α of the triplet term (Table 5: 0.1).
+
+    Returns:
+        A scalar; at least -4 (opposite features, on the target).
+    """
+    away = -(clean - protected).square().sum(1)
+    pull = (protected - text[targets]).square().sum(1)
+    push = F.relu(alpha - (protected - text[labels]).square().sum(1))
+    return (away + pull + push).mean()
+
+
+def least_similar_classes(clean: Tensor, text: Tensor, labels: Tensor) -> Tensor:
+    """The paper's target: per image, argmin over c ≠ y of Sim(F, T_c).
+
+    Args:
+        clean: L2-normalised image features, batch × dim.
+        text: L2-normalised text features, classes × dim.
+        labels: int64, batch.
+    """
+    similarity = (clean @ text.T).scatter(1, labels[:, None], torch.inf)
+    return similarity.argmin(1)
+
+
+def class_derangement(text: Tensor) -> Tensor:
+    """One fixed target per class: the permutation without fixed points of least total similarity.
+
+    A target that is the same for the whole class protects far better than one per image
+    (docs/method.md). Ties break the same way every time.
+
+    Args:
+        text: L2-normalised text features, classes × dim.
+
+    Returns:
+        int64, classes: entry y is the target of class y, never y itself.
+
+    Raises:
+        UsageError: There is only one class.
+    """
+    if len(text) < 2:
+        raise UsageError("targets need at least two classes, got one")
+    cost = (text @ text.T).double().cpu().numpy().copy()
+    np.fill_diagonal(cost, 1e6)
+    _, target = linear_sum_assignment(cost)
+    return torch.as_tensor(target, dtype=torch.int64, device=text.device)

@@ -1,0 +1,120 @@
+"""The weighted total loss (Eq. 4) and the variants of it that the paper reports."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from uge.encoders import FeatureSpace
+from uge.errors import UsageError
+from uge.protect.feature_distance import class_derangement, feature_distance, least_similar_classes
+from uge.protect.gradient_matching import gradient_matching
+from uge.protect.settings import METHODS, LossWeights
+from uge.protect.undistill import undistill
+from uge.runtime import Runtime
+from uge.trajectory import Trajectory, network_at
+
+
+@dataclass
+class Authorized:
+    """One authorised network: a module to load snapshots into, and its trajectory."""
+
+    network: nn.Module
+    trajectory: Trajectory
+
+
+class TotalLoss:
+    """L_all = λ_gm L_gm + λ_fd L_fd + λ_ud L_ud on one batch (Eq. 4), minimised over x_u.
+
+    Args:
+        method: A name in :data:`METHODS`.
+        weights: λ and constants.
+        authorized: Authorised networks with their trajectories (L_gm, L_ud).
+        hacker: A randomly initialised network (L_ud).
+        space: Image and text features (L_fd).
+        classes: Class names.
+        runtime: Device and precision.
+
+    Raises:
+        UsageError: Something that the method needs is missing.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        weights: LossWeights,
+        *,
+        authorized: Sequence[Authorized],
+        hacker: nn.Module | None,
+        space: FeatureSpace | None,
+        classes: Sequence[str],
+        runtime: Runtime,
+    ) -> None:
+        self.parts, self.weights, self.runtime = METHODS[method], weights, runtime
+        self.authorized, self.space = list(authorized), space
+        if self.parts & {"gradient_matching", "undistill"} and not self.authorized:
+            raise UsageError(f"method '{method}' needs at least one authorised network, got none")
+        if "feature_distance" in self.parts:
+            if space is None:
+                raise UsageError(f"method '{method}' needs an encoder; give --encoder local or --encoder clip:ID")
+            self._text = space.text_features(classes).to(runtime.device)
+            self._target_of_class = class_derangement(self._text)
+        if "undistill" in self.parts:
+            if hacker is None:
+                raise UsageError(f"method '{method}' needs a hacker network for its undistill loss, got none")
+            self._hacker = runtime.place(hacker).eval().requires_grad_(False)
+            self.refresh_teachers()
+
+    def refresh_teachers(self) -> None:
+        """Take the trained networks for L_ud from the present trajectories."""
+        self._teachers = [
+            network_at(copy.deepcopy(one.network), one.trajectory, -1, self.runtime) for one in self.authorized
+        ]
+
+    def __call__(self, x: Tensor, x_u: Tensor, y: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        """Every part and their weighted sum ``"loss"``, differentiable in ``x_u``.
+
+        Args:
+            x: Clean pixels in [0, 1].
+            x_u: Protected pixels in [0, 1], same shape.
+            y: Labels.
+            draw: Picks the snapshot θ_t of each authorised network.
+        """
+        weights, found = self.weights, dict[str, Tensor]()
+        with self.runtime.autocast():
+            if "gradient_matching" in self.parts:
+                networks = [self._snapshot(one, draw) for one in self.authorized]
+                found["gradient_matching"] = gradient_matching(
+                    networks, x, x_u, y, reduction=weights.reduction, layout=weights.layout
+                )
+            if "feature_distance" in self.parts:
+                found["feature_distance"] = self._feature_distance(x, x_u, y)
+            if "undistill" in self.parts:
+                found["undistill"] = undistill(
+                    self._teachers, self._hacker, x_u, y, omega=weights.omega, temperature=weights.temperature
+                )
+        scale = {
+            "gradient_matching": weights.lambda_gm,
+            "feature_distance": weights.lambda_fd,
+            "undistill": weights.lambda_ud,
+        }
+        found["loss"] = torch.stack([scale[name] * value for name, value in found.items()]).sum()
+        return found
+
+    def _feature_distance(self, x: Tensor, x_u: Tensor, y: Tensor) -> Tensor:
+        assert self.space is not None
+        with torch.no_grad():
+            clean = self.space.image_features(x)
+        fixed = self.weights.targets == "class"
+        targets = self._target_of_class[y] if fixed else least_similar_classes(clean, self._text, y)
+        return feature_distance(clean, self.space.image_features(x_u), self._text, y, targets, alpha=self.weights.alpha)
+
+    def _snapshot(self, one: Authorized, draw: torch.Generator) -> nn.Module:
+        # The last snapshot is the trained network θ_T; Eq. 6 sums over t < T.
+        last = max(len(one.trajectory) - 1, 1)
+        index = int(torch.randint(0, last, (1,), generator=draw))
+        return network_at(one.network, one.trajectory, index, self.runtime)

@@ -1,0 +1,110 @@
+"""Direct optimisation of every image's own perturbation under the same losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from uge.budget import Budget
+from uge.data.loader import epoch_order, fetch
+from uge.data.store import PixelStore, Records
+from uge.protect.generator import Generator, add_perturbation
+from uge.protect.losses import TotalLoss
+from uge.runs import EventLog
+from uge.runtime import Runtime, stream
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+def start_delta(generator: Generator, store: PixelStore, delta: Records, runtime: Runtime) -> None:
+    """Fill ``delta`` with the generator's perturbations in 8-bit levels."""
+    generator.eval()
+    with torch.no_grad():
+        for indices in torch.split(torch.arange(len(store)), 500):
+            batch = fetch(store, indices)
+            with runtime.autocast():
+                raw = generator(batch.x.to(memory_format=runtime.memory_format))
+            stored = (add_perturbation(batch.x, raw) - batch.x) * 255
+            delta.write(indices, stored.round().to(torch.int8))
+
+
+def refine_pass(
+    store: PixelStore,
+    before: Records,
+    after: Records,
+    total: TotalLoss,
+    budget: Budget,
+    *,
+    step: int,
+    batch_size: int,
+    seed: int,
+    name: tuple[str | int, ...],
+    events: EventLog | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """One sign step on the perturbation of every image.
+
+    Args:
+        store: Clean images at the training size.
+        before: int8 perturbations in 8-bit levels; read only, so that an interrupted pass
+            can start again and give the same bytes.
+        after: Where the moved perturbations go.
+        total: The weighted losses.
+        budget: Bound on the stored change.
+        step: Length of the sign step in 8-bit levels.
+        batch_size: Images per step.
+        seed: Root seed.
+        name: Names this pass in the random streams.
+        events: Gets one ``step`` event per pass.
+        progress: Called after each batch with (images done, images, figures).
+    """
+    order = epoch_order(len(store), stream(seed, "refine-order", *name))
+    sums: dict[str, float] = {}
+    for number, indices in enumerate(torch.split(order, min(batch_size, len(store)))):
+        batch, clean = fetch(store, indices), store.pixels.read(indices)
+        delta = before.read(indices)
+        x_u = (batch.x + delta / 255).clamp(0, 1).requires_grad_(True)
+        if len(indices) > 1:
+            parts = total(batch.x, x_u, batch.y, stream(seed, "refine-snapshot", *name, number))
+            (gradient,) = torch.autograd.grad(parts["loss"], x_u)
+            delta = move(clean, delta, gradient, step, budget)
+            for key, value in parts.items():
+                sums[key] = sums.get(key, 0.0) + float(value) * len(indices)
+        after.write(indices, delta)
+        if progress is not None:
+            progress(len(indices), len(store), {})
+    after.flush()
+    if events is not None:
+        means = {key: round(value / len(store), 5) for key, value in sums.items()}
+        events.write("refine", name="/".join(map(str, name)), levels=step, **means)
+
+
+def move(clean: Tensor, delta: Tensor, gradient: Tensor, step: int, budget: Budget) -> Tensor:
+    """δ - step · sign(gradient), projected on the budget and on the range of stored pixels.
+
+    Args:
+        clean: uint8 pixels.
+        delta: int8 perturbation in 8-bit levels, same shape.
+        gradient: Of the loss in the pixels, same shape.
+        step: In 8-bit levels.
+        budget: Bound on the stored change.
+    """
+    moved = delta.to(torch.int16) - step * gradient.sign().to(torch.int16)
+    stored: Tensor = budget.add(clean, moved)
+    return (stored.to(torch.int16) - clean.to(torch.int16)).to(torch.int8)
+
+
+def protected_store(store: PixelStore, delta: Records, budget: Budget) -> PixelStore:
+    """The protected pixels of ``store`` as a store of their own."""
+    out = store.empty_like()
+    for indices in torch.split(torch.arange(len(store)), 1000):
+        out.pixels.write(indices, budget.add(store.pixels.read(indices), delta.read(indices)))
+    return out
+
+
+def delta_records(store: PixelStore, path: Path | None) -> Records:
+    """int8 records of perturbations for ``store``."""
+    return Records(len(store), store.pixels.shape, torch.int8, device=store.device, path=path)

@@ -1,0 +1,92 @@
+"""What can be set about a protection; no torch here, so that the command line can show it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+METHODS: dict[str, frozenset[str]] = {
+    "uge": frozenset({"gradient_matching", "feature_distance", "undistill"}),
+    "uge-no-ud": frozenset({"gradient_matching", "feature_distance"}),
+    "unlearn": frozenset({"feature_distance"}),
+    "undistill": frozenset({"undistill"}),
+}
+"""Which losses each variant of the paper uses (Table 1)."""
+
+
+class LossWeights(BaseModel):
+    """Weights and constants of Eq. 4-11; the defaults are Table 5's for CIFAR-10.
+
+    Attributes:
+        lambda_gm: Weight of L_gm (the paper: 1).
+        lambda_fd: Weight of L_fd.
+        lambda_ud: Weight of L_ud.
+        alpha: Margin of the triplet term.
+        omega: ω of L_ud.
+        temperature: Distillation temperature T of L_ud.
+        targets: ``"class"``: one fixed target per class; ``"image"``: the paper's rule.
+        reduction: Gradient matching per mini-batch or per sample.
+        layout: One cosine per layer, or one over all parameters.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lambda_gm: float = Field(1.0, ge=0)
+    lambda_fd: float = Field(1.0, ge=0)
+    lambda_ud: float = Field(0.1, ge=0)
+    alpha: float = Field(0.1, ge=0)
+    omega: float = Field(0.1, ge=0)
+    temperature: float = Field(4.0, gt=0)
+    targets: Literal["class", "image"] = "class"
+    reduction: Literal["batch", "sample"] = "batch"
+    layout: Literal["layer", "flat"] = "layer"
+
+
+class GeneratorSettings(BaseModel):
+    """How the generator is built and trained (Table 6: Adam 1e-3, 50 epochs, batch 128).
+
+    Attributes:
+        width: Channels after the first convolution; 2 and 4 times that inside.
+        blocks: Residual blocks (Table 4: 6).
+        dropout: Inside residual blocks.
+        lr: Adam's learning rate.
+        batch_size: Images per step.
+        max_steps: Step cap; 0 leaves the generator at the identity.
+        window: Steps over which the loss is averaged to judge convergence.
+        tolerance: The generator has converged when two successive windows improve by less
+            than this part of the loss's range so far.
+        settle: Part of ``max_steps`` at the end in which batch norm and dropout run as they
+            will when the generator is applied.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int = Field(32, ge=4)
+    blocks: int = Field(6, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    lr: float = Field(1e-3, gt=0)
+    batch_size: int = Field(128, ge=2)
+    max_steps: int = Field(2000, ge=0)
+    window: int = Field(100, ge=1)
+    tolerance: float = Field(0.002, ge=0)
+    settle: float = Field(0.2, ge=0, le=1)
+
+
+class RefineSettings(BaseModel):
+    """How perturbations are optimised directly.
+
+    Attributes:
+        passes: Sign steps per image and round.
+        step: First step in 8-bit levels; falls linearly to 1 over a round.
+        rounds: Rounds; before each after the first, the authorised networks train from θ0
+            on the *current* protected data and their new path is matched (on-policy).
+        batch_size: Images per step.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    passes: int = Field(10, ge=1)
+    step: int = Field(2, ge=1)
+    rounds: int = Field(1, ge=1)
+    batch_size: int = Field(128, ge=2)

@@ -1,0 +1,135 @@
+"""The path of an authorised network from θ0 on the clean data, kept as snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from uge.data.store import PixelStore
+from uge.errors import UsageError
+from uge.recipes import Recipe
+from uge.runs import read_json, write_atomic, write_json
+from uge.runtime import Runtime
+from uge.training import History, fit, steps_per_epoch
+
+State = dict[str, Tensor]
+
+
+@dataclass
+class Trajectory:
+    """Snapshots θ_t of one training run, in memory or in a folder.
+
+    Attributes:
+        steps: Optimiser steps done at each snapshot, rising; the last is the trained network.
+        history: Accuracies of the run.
+        folder: Where snapshots live as safetensors; None keeps them in memory.
+    """
+
+    steps: list[int]
+    history: History
+    folder: Path | None = None
+    _states: dict[int, State] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def state(self, index: int) -> State:
+        """State dict of snapshot ``index`` (negative counts from the end)."""
+        step = self.steps[index]
+        if step not in self._states and self.folder is not None:
+            return load_file(self.folder / _name(step))
+        return self._states[step]
+
+    def load_into(self, network: nn.Module, index: int) -> None:
+        """Put snapshot ``index`` into ``network``."""
+        network.load_state_dict(self.state(index))
+
+    @classmethod
+    def load(cls, folder: Path) -> Trajectory:
+        """Read a recorded trajectory.
+
+        Raises:
+            UsageError: The folder holds none, or an unfinished one.
+        """
+        index = folder / "trajectory.json"
+        if not index.is_file():
+            raise UsageError(f"{folder} holds no finished trajectory; record one first")
+        meta = read_json(index)
+        return cls(list(meta["steps"]), History.from_json(meta["history"]), folder)
+
+
+def snapshot_steps(total: int, count: int) -> list[int]:
+    """``count`` steps from 0 to ``total``, dense early (quadratic spacing), without repeats."""
+    if count < 2:
+        raise UsageError(f"a trajectory needs at least 2 snapshots, got {count}")
+    return sorted({round(total * (i / (count - 1)) ** 2) for i in range(count)})
+
+
+def record_trajectory(
+    network: nn.Module,
+    store: PixelStore,
+    recipe: Recipe,
+    *,
+    seed: int,
+    runtime: Runtime,
+    snapshots: int | Sequence[int] = 10,
+    test: PixelStore | None = None,
+    folder: Path | None = None,
+    checkpoint: Path | None = None,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> Trajectory:
+    """Train ``network`` from its present state (θ0) and keep the path (Sec. 3.2 of the paper).
+
+    Args:
+        network: Holds θ0; ends trained.
+        store: The clean data (or, for on-policy use, the protected data).
+        recipe: How the authorised user will train.
+        seed: Root of the data order; the authorised user's may differ.
+        runtime: Device and precision.
+        snapshots: How many, dense early; or the steps themselves.
+        test: Measured after every epoch when given.
+        folder: Keep snapshots there as safetensors instead of in memory.
+        checkpoint: See :func:`uge.training.fit`.
+        progress: See :func:`uge.training.fit`.
+    """
+    total = recipe.epochs * steps_per_epoch(len(store), min(recipe.batch_size, len(store)))
+    steps = snapshot_steps(total, snapshots) if isinstance(snapshots, int) else sorted({*snapshots, total})
+    wanted, states = set(steps), dict[int, State]()
+
+    def keep(step: int, module: nn.Module) -> None:
+        if step not in wanted:
+            return
+        state = {key: value.detach().cpu().clone().contiguous() for key, value in module.state_dict().items()}
+        if folder is None:
+            states[step] = state
+        else:
+            write_atomic(folder / _name(step), save(state))
+
+    history = fit(
+        network,
+        store,
+        recipe,
+        seed=seed,
+        runtime=runtime,
+        test=test,
+        observer=keep,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    if folder is not None:
+        write_json(folder / "trajectory.json", {"steps": steps, "history": history.to_json()})
+    return Trajectory(steps, history, folder, states)
+
+
+def network_at(network: nn.Module, trajectory: Trajectory, index: int, runtime: Runtime) -> nn.Module:
+    """``network`` holding snapshot ``index``, on the run's device, frozen, in eval mode."""
+    trajectory.load_into(network, index)
+    return runtime.place(network).eval().requires_grad_(False)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:07d}.safetensors"
