@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uge.audit.cases import Case, Epoch, case_id
-from uge.audit.metrics import Summary, still_improving, summarize, verdict
+from uge.audit.metrics import Summary, summarize, verdict
 
 
 def case(role: Any, network: str, last: float, *, best: float | None = None, seed: int = 0, **more: Any) -> Case:
@@ -15,7 +15,7 @@ def case(role: Any, network: str, last: float, *, best: float | None = None, see
     start = more.pop("start", "theta0" if role == "authorized" else "random")
     values = more.pop("values", [last])
     return Case(
-        id=case_id(role, network, scheme, data, seed, start=start),
+        id=case_id(role, network, scheme, data, seed, start=start, variant=more.pop("variant", "")),
         role=role,
         network=network,
         start=start,
@@ -150,10 +150,25 @@ def test_control_prefers_the_same_start_and_scheme() -> None:
     assert {h.scheme: h.clean for h in summary.hackers} == {"direct": 60.0, "distill": 50.0}
 
 
+def test_two_keys_of_one_architecture_stay_apart() -> None:
+    cases = [
+        case("clean", "cnn", 60.0, start="theta0"),
+        case("clean", "cnn", 62.0, start="theta0", variant="key1"),
+        case("authorized", "cnn", 58.0),
+        case("authorized", "cnn", 40.0, variant="key1"),
+        case("hacker", "cnn", 20.0, scheme="distill"),
+        case("hacker", "cnn", 30.0, scheme="distill", variant="key1"),
+    ]
+    summary = summarize(cases)
+    assert [(a.last, a.clean) for a in summary.authorized_all] == [(58.0, 60.0), (40.0, 62.0)]
+    assert [(h.name, h.last) for h in summary.hackers] == [("cnn (distill, key 1)", 30.0), ("cnn (distill)", 20.0)]
+    assert summary.gap == 28.0
+
+
 def test_still_improving_ignores_a_plateau_and_a_late_lucky_epoch() -> None:
-    assert not still_improving(case("clean", "cnn", 60.0, values=[20.0, 50.0, 59.0, 60.0, 59.5, 60.4]))
-    assert still_improving(case("clean", "cnn", 60.0, values=[20.0, 30.0, 40.0, 50.0]))
-    assert not still_improving(case("clean", "cnn", 60.0, values=[60.0]))
+    assert not case("clean", "cnn", 60.0, values=[20.0, 50.0, 59.0, 60.0, 59.5, 60.4]).still_improving
+    assert case("clean", "cnn", 60.0, values=[20.0, 30.0, 40.0, 50.0]).still_improving
+    assert not case("clean", "cnn", 60.0, values=[60.0]).still_improving
 
 
 @given(

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -17,6 +18,8 @@ from uge.runs import write_json
 Role = Literal["clean", "authorized", "hacker"]
 Start = Literal["theta0", "random"]
 Data = Literal["clean", "protected"]
+STILL_IMPROVING = 2.0
+"""Percent points from one tenth of the epochs to the next that mean "not converged"."""
 
 
 class Epoch(BaseModel):
@@ -88,6 +91,21 @@ class Case(BaseModel):
     def as_json(self) -> dict[str, Any]:
         """The case with the key names of the contract, ready for ``json.dumps``."""
         return self.model_dump(by_alias=True)
+
+    @property
+    def key(self) -> int:
+        """Which of several authorised networks the case belongs to, as its id says (``...-key1-s0``); 0 is the first."""
+        found = re.search(r"-key(\d+)-s-?\d+$", self.id)
+        return int(found[1]) if found else 0
+
+    @property
+    def still_improving(self) -> bool:
+        """Whether the last tenth of the epochs holds the best one and lies 2 points above the tenth before it."""
+        values = [epoch.test_accuracy for epoch in self.history]
+        tenth = max(1, len(values) // 10)
+        if len(values) < 3 or self.best_epoch <= self.history[-1].epoch - tenth:
+            return False
+        return fmean(values[-tenth:]) - fmean(values[-2 * tenth : -tenth]) > STILL_IMPROVING
 
 
 def case_id(

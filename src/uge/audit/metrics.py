@@ -17,7 +17,6 @@ LEARNS, PARTLY = 5.0, 15.0
 FAIL_SHARE, HELD_SHARE = 1 / 3, 2 / 3
 ENOUGH_SEEDS = 3
 WOBBLE = 5.0
-STILL_IMPROVING = 2.0
 
 
 class Result(BaseModel):
@@ -32,6 +31,7 @@ class Result(BaseModel):
         std: Sample standard deviation of the last-epoch accuracies; ``None`` with one seed.
         std_best: The same of the best epochs.
         seeds: How many seeds were run.
+        key: Number of the authorised network it is, or was distilled from, where there are several.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -44,11 +44,12 @@ class Result(BaseModel):
     std: float | None = None
     std_best: float | None = None
     seeds: int = 1
+    key: int = 0
 
     @property
     def name(self) -> str:
-        """``network (scheme)``."""
-        return f"{self.network} ({self.scheme})"
+        """``network (scheme)``, with the number of the key where it is not the first."""
+        return f"{self.network} ({self.scheme}{f', key {self.key}' if self.key else ''})"
 
 
 class HackerResult(Result):
@@ -113,12 +114,12 @@ def summarize(cases: Iterable[Case], *, classes: int | None = None) -> Summary:
     controls = [case for case in cases if case.data == "clean"]
     keyed = _grouped(case for case in cases if case.role == "authorized" and case.data == "protected")
     attacks = _grouped(case for case in cases if case.role == "hacker" and case.data == "protected")
-    networks = {network for network, _ in keyed}
+    networks = {network for network, *_ in keyed}
 
     authorized = [Result(**_means(group, controls)) for group in keyed.values()]
     hackers = [
         HackerResult(**_means(group, controls), same_architecture=network in networks)
-        for (network, _), group in attacks.items()
+        for (network, *_), group in attacks.items()
     ]
     hackers.sort(key=lambda hacker: (-hacker.last, -hacker.best, hacker.network, hacker.scheme))
     count = classes or _classes(cases)
@@ -138,10 +139,11 @@ def summarize(cases: Iterable[Case], *, classes: int | None = None) -> Summary:
     return summary.model_copy(update={"warnings": _warnings(summary, [*keyed.values(), *attacks.values()], controls)})
 
 
-def _grouped(cases: Iterable[Case]) -> dict[tuple[str, str], list[Case]]:
-    groups: dict[tuple[str, str], list[Case]] = {}
+def _grouped(cases: Iterable[Case]) -> dict[tuple[str, str, int], list[Case]]:
+    # By key as well: the mean over two keys would hide the weaker authorised network and the better teacher.
+    groups: dict[tuple[str, str, int], list[Case]] = {}
     for case in cases:
-        groups.setdefault((case.network, case.scheme), []).append(case)
+        groups.setdefault((case.network, case.scheme, case.key), []).append(case)
     return groups
 
 
@@ -149,15 +151,18 @@ def _mean(group: Sequence[Case]) -> float:
     return statistics.fmean(case.last for case in group)
 
 
-def _control(controls: Sequence[Case], network: str, start: str = "random", scheme: str = "direct") -> list[Case]:
+def _control(
+    controls: Sequence[Case], network: str, start: str = "random", scheme: str = "direct", key: int = 0
+) -> list[Case]:
     found = [case for case in controls if case.network == network]
     found = [case for case in found if case.start == start] or found
+    found = [case for case in found if case.key == key] or found
     return [case for case in found if case.scheme == scheme] or found
 
 
 def _means(group: Sequence[Case], controls: Sequence[Case]) -> dict[str, Any]:
     one, last, best = group[0], [case.last for case in group], [case.best for case in group]
-    control = _control(controls, one.network, one.start, one.scheme)
+    control = _control(controls, one.network, one.start, one.scheme, one.key)
     return {
         "network": one.network,
         "scheme": one.scheme,
@@ -167,6 +172,7 @@ def _means(group: Sequence[Case], controls: Sequence[Case]) -> dict[str, Any]:
         "std": statistics.stdev(last) if len(last) > 1 else None,
         "std_best": statistics.stdev(best) if len(best) > 1 else None,
         "seeds": len({case.seed for case in group}),
+        "key": one.key,
     }
 
 
@@ -177,15 +183,6 @@ def _classes(cases: Sequence[Case]) -> int | None:
             if isinstance(count, int) and count > 1:
                 return count
     return None
-
-
-def still_improving(case: Case) -> bool:
-    """Whether the last tenth of the epochs holds the best one and lies 2 points above the tenth before it."""
-    values = [epoch.test_accuracy for epoch in case.history]
-    tenth = max(1, len(values) // 10)
-    if len(values) < 3 or case.best_epoch <= case.history[-1].epoch - tenth:
-        return False
-    return statistics.fmean(values[-tenth:]) - statistics.fmean(values[-2 * tenth : -tenth]) > STILL_IMPROVING
 
 
 def _warnings(summary: Summary, groups: Sequence[list[Case]], controls: Sequence[Case]) -> list[str]:
@@ -231,7 +228,7 @@ def _warnings(summary: Summary, groups: Sequence[list[Case]], controls: Sequence
             "a hacker who stops early, or keeps the best epoch, gets the larger number.",
         ),
         (
-            climbing := grouped(lambda g: any(map(still_improving, g)), [*groups, *clean_groups]),
+            climbing := grouped(lambda g: any(case.still_improving for case in g), [*groups, *clean_groups]),
             f"Still improving at the end: {climbing}. Not converged; train longer before trusting the numbers.",
         ),
         (
