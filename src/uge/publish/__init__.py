@@ -1,1 +1,23 @@
-"""."""
+"""Publishing: the protected data set as a folder that anybody can load and check.
+
+``publish`` writes it, ``verify`` checks it from disk, ``read_manifest`` reads what it claims;
+secrets go to ``private_folder`` beside it.
+"""
+
+from __future__ import annotations
+
+from uge.publish.manifest import Authorized, Manifest, Measured, Provenance, read_manifest
+from uge.publish.private import create_private, private_folder
+from uge.publish.writer import Protected, publish
+
+__all__ = [
+    "Authorized",
+    "Manifest",
+    "Measured",
+    "Protected",
+    "Provenance",
+    "create_private",
+    "private_folder",
+    "publish",
+    "read_manifest",
+]

@@ -1,0 +1,86 @@
+"""README.md of a published folder: a Hugging Face dataset card in plain words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from uge.publish.manifest import Manifest
+
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+PATHS = {"parquet": "data/train-*.parquet", "imagefolder": "train/**"}
+
+
+def dataset_card(manifest: Manifest) -> str:
+    """Front matter that the Hugging Face Hub accepts, then what the folder is, measured, and cannot do."""
+    name = " ".join(manifest.name.split())
+    return f"""---
+{yaml.safe_dump(_front_matter(manifest, name), sort_keys=False, allow_unicode=True)}---
+
+# {name}, a protected copy
+
+{manifest.count:,} labelled images in {len(manifest.classes)} classes, changed slightly so that the network they were
+made for learns from them and other networks should not. The originals are not in here and cannot be computed
+from what is. Nobody needs special code to read this folder: it is an ordinary image data set.
+
+## What was changed
+
+- Method: {manifest.method}.
+- Budget: no colour value differs from its original by more than {manifest.budget.levels} of 255 levels
+  (ρ = {manifest.budget.rho:g} in [0, 1] pixel values). Sizes, labels, alpha channels and gray images are as they were.
+{_measured(manifest)}
+- Images are stored without loss ({manifest.codec}) and without the metadata of their sources.
+
+## Train the authorised network
+
+You need this folder and the key file that its owner gave you (the initial weights of the network):
+
+    uge train THIS_FOLDER --key authorized-1.key.safetensors
+
+{_authorized(manifest)}
+
+## What this does not protect against
+
+- It lowers what a network learns from this copy; it does not encrypt. People see the same pictures as before.
+- Nobody can promise failure for every network, recipe and purification. `uge audit` measures how well the protection
+  holds against those it tries; the margin counts, not the intention.
+- Lossy compression, resizing, blurring and strong augmentation weaken it, and adversarial training usually breaks it.
+- Whoever has the original images, or the key, trains as well as ever. A leaked key cannot be called back.
+- Images that were public before are public still.
+
+## Check the folder
+
+`uge verify THIS_FOLDER` compares every file with `manifest.json`;
+with `--against ORIGINALS` it measures the change again.
+"""
+
+
+def _front_matter(manifest: Manifest, name: str) -> dict[str, Any]:
+    size = next((label for limit, label in SIZES if manifest.count < limit), "n>1M")
+    data = [{"split": "train", "path": PATHS[manifest.format]}]
+    return {
+        "pretty_name": f"{name}, a protected copy",
+        "task_categories": ["image-classification"],
+        "tags": ["image", "data-protection", "unlearnable-examples", "uge"],
+        "size_categories": [size],
+        "configs": [{"config_name": "default", "data_files": data}],
+    }
+
+
+def _measured(manifest: Manifest) -> str:
+    found = manifest.measured
+    parts = [f"largest change {found.linf_levels} levels"]
+    if found.psnr_db is not None:
+        parts.append(f"mean PSNR {found.psnr_db:.1f} dB (lowest {found.psnr_min_db:.1f})")
+    if found.ssim is not None:
+        parts.append(f"mean SSIM {found.ssim:.3f} (on {found.ssim_sample} images)")
+    parts.append(f"{100 * found.changed_pixels:.1f} % of the pixels changed")
+    return f"- Measured on the stored files: {'; '.join(parts)}."
+
+
+def _authorized(manifest: Manifest) -> str:
+    if not manifest.authorized:
+        return "No network was authorised: this copy is meant to be learnable by nobody."
+    lines = [f"- {one.id}: {one.network}, weights sha256 `{one.weights_sha256}`" for one in manifest.authorized]
+    return "\n".join(["It was made for:", "", *lines])

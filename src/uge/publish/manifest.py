@@ -1,0 +1,193 @@
+"""``manifest.json``: what a published folder claims about itself. Needs no torch and no image library."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from uge.errors import IntegrityError, UsageError
+from uge.runs import code_version, write_atomic
+
+MANIFEST, CARD, INDEX = "manifest.json", "README.md", "index.csv"
+SCHEMA_VERSION = 1
+
+Format = Literal["parquet", "imagefolder"]
+Codec = Literal["png", "webp"]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileRecord(_Strict):
+    """One published file; ``count`` is its number of images where that is not obvious."""
+
+    path: str
+    sha256: Digest
+    bytes: int = Field(ge=0)
+    count: int | None = Field(default=None, ge=0)
+
+
+class BudgetRecord(_Strict):
+    """The promised bound: ``rho`` in [0, 1] pixel values, ``levels`` in whole 8-bit levels."""
+
+    rho: float = Field(gt=0, le=1)
+    unit: str = "[0, 1] pixel value"
+    levels: int = Field(ge=1, le=255)
+
+
+class Measured(_Strict):
+    """What was measured on the stored bytes, decoded again, against the originals.
+
+    Attributes:
+        linf_levels: Largest change of any colour value, in 8-bit levels.
+        linf: The same in [0, 1] pixel values.
+        psnr_db: Mean PSNR over the images that changed, in dB; ``None`` if none did.
+        psnr_min_db: The smallest PSNR, in dB.
+        ssim: Mean structural similarity over an evenly spread sample; ``None`` if all images are too small.
+        ssim_sample: How many images that sample has.
+        changed_pixels: Share of all pixel positions where any colour channel changed, 0 to 1.
+        unchanged_images: Images that are equal to their originals.
+        constant_images: Published images that have one single colour.
+    """
+
+    linf_levels: int = Field(ge=0, le=255)
+    linf: float = Field(ge=0, le=1)
+    psnr_db: float | None
+    psnr_min_db: float | None
+    ssim: float | None
+    ssim_sample: int = Field(ge=0)
+    changed_pixels: float = Field(ge=0, le=1)
+    unchanged_images: int = Field(ge=0)
+    constant_images: int = Field(ge=0)
+
+
+class SizeRecord(_Strict):
+    """Image sizes: least and largest height and width in pixels, and the channel counts that occur."""
+
+    height: tuple[int, int]
+    width: tuple[int, int]
+    channels: tuple[int, ...]
+
+
+class Authorized(_Strict):
+    """A network that the copy was made for; its weights stay private, their digest does not."""
+
+    id: str
+    network: str
+    weights_sha256: Digest
+
+
+class Provenance(_Strict):
+    """How the protected images came about; copied into the manifest as it stands.
+
+    Attributes:
+        method: Name of the protection method, for instance ``"uge"``.
+        seeds: Named root seeds.
+        authorized: The networks that may learn from the copy.
+        encoder: Identity of the feature encoder (name, digest), if one was used.
+        config_sha256: Fingerprint of the configuration.
+        method_details: Steps, loss weights and the like: JSON values only, no private paths.
+        created: UTC date in ISO form. ``None``: taken from ``SOURCE_DATE_EPOCH``, and left out where that is
+            not set, so that equal inputs give equal bytes.
+    """
+
+    method: str
+    seeds: dict[str, int] = Field(default_factory=dict)
+    authorized: tuple[Authorized, ...] = ()
+    encoder: dict[str, JsonValue] | None = None
+    config_sha256: Digest | None = None
+    method_details: dict[str, JsonValue] = Field(default_factory=dict)
+    created: str | None = None
+
+
+class Manifest(Provenance):
+    """Everything a receiver needs to check a published folder (docs/design.md, "Published folder").
+
+    Attributes:
+        schema_version: Version of this file's layout.
+        tool: What wrote the folder.
+        tool_version: Its version.
+        name: Name of the data set.
+        split: Split of the source that was protected.
+        classes: Class names; a label is an index into them.
+        class_counts: Images per class, in the order of ``classes``.
+        count: Number of images.
+        size: Image sizes.
+        format: ``"parquet"`` or ``"imagefolder"``.
+        codec: How pixels are stored; ``"mixed"`` where WebP cannot hold some images unchanged (gray) and PNG does.
+        class_folders: Class name to folder name, for ``"imagefolder"``.
+        budget: The promised bound.
+        measured: What was measured.
+        files: Every file but this one.
+    """
+
+    schema_version: Literal[1] = 1
+    tool: str = "uge"
+    tool_version: str = Field(default_factory=code_version)
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    count: int = Field(ge=1)
+    size: SizeRecord
+    format: Format
+    codec: Literal["png", "webp", "mixed"]
+    class_folders: dict[str, str] | None = None
+    budget: BudgetRecord
+    measured: Measured
+    files: tuple[FileRecord, ...]
+
+    def write(self, folder: Path) -> None:
+        """Write ``manifest.json``; equal manifests give equal bytes."""
+        write_atomic(folder / MANIFEST, self.model_dump_json(indent=1) + "\n")
+
+
+def created_date(given: str | None) -> str | None:
+    """The UTC date to record: ``given``, else that of ``SOURCE_DATE_EPOCH``, else none at all.
+
+    Raises:
+        UsageError: ``SOURCE_DATE_EPOCH`` is no whole number of seconds.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if given is not None or not epoch:
+        return given
+    try:
+        return datetime.fromtimestamp(int(epoch), UTC).date().isoformat()
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH must be whole seconds since 1970, got '{epoch}'; correct or unset it"
+        ) from None
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate a published folder's manifest.
+
+    Raises:
+        UsageError: The folder does not exist, or a newer version of this tool wrote it.
+        IntegrityError: The manifest is missing, no JSON, or does not have the fields it must have.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; give a folder that was published")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IntegrityError([f"{MANIFEST} is missing in {folder}; give a folder that was published"]) from None
+    except (ValueError, OSError) as error:
+        raise IntegrityError([f"{MANIFEST} cannot be read ({error}); fetch the folder again"]) from None
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise UsageError(f"{path} has schema version {version}, this version reads up to {SCHEMA_VERSION}; upgrade uge")
+    try:
+        return Manifest.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise IntegrityError([f"{MANIFEST} is invalid at {place}: {first['msg']}; fetch the folder again"]) from None

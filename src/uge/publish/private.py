@@ -1,0 +1,50 @@
+"""The folder beside a published one for what must never be published: keys, trajectories, the generator."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from uge.errors import UsageError
+from uge.runs import storage_errors
+
+log = logging.getLogger(__name__)
+MODE = 0o700
+
+
+def private_folder(out: Path) -> Path:
+    """Where the secrets of a published folder lie: ``OUT.private`` beside it.
+
+    Raises:
+        UsageError: ``out`` is the root of the file system, which has no place beside it.
+    """
+    named = out if out.name and out.name != ".." else out.resolve()
+    if not named.name:
+        raise UsageError(f"the output cannot be {out}; name a folder inside it")
+    return named.with_name(f"{named.name}.private")
+
+
+def create_private(path: Path, *, published: Path | None = None) -> Path:
+    """Create a folder that only its owner may enter, or close an existing one.
+
+    Args:
+        path: The folder; parents are created.
+        published: The published folder that it must not lie inside.
+
+    Raises:
+        UsageError: ``path`` lies inside ``published``, is a link, or is a file.
+        StorageError: It cannot be created, or its mode cannot be set.
+    """
+    if published is not None and path.resolve().is_relative_to(published.resolve()):
+        raise UsageError(f"the private folder {path} lies inside the published folder {published}; keep it outside")
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise UsageError(f"the private folder {path} must be a folder, but a file or link has its name; remove that")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=MODE, exist_ok=True)
+        if path.stat().st_mode & 0o777 != MODE:
+            path.chmod(MODE)
+            log.warning("%s was open to others; its mode is now 0700", path)
+        if path.stat().st_mode & 0o077:
+            log.warning("%s: the file system does not keep modes, so others may read your keys; move it", path)
+    return path
