@@ -33,7 +33,6 @@ class ProtectConfig(_Settings):
     encoder: Annotated[str, Field(description="Feature space: local, or clip:ID with a hub id or a folder.")] = "local"
     size: Annotated[int | None, Field(description="Side length for training; the native one by default.", ge=16)] = None
     limit: Annotated[int | None, Field(description="Protect the first N images only.", ge=1)] = None
-    max_steps: Annotated[int, Field(description="Step cap of the generator; 0 for none.", ge=0)] = 2000
     refine: Annotated[bool, Field(description="Optimise every image's perturbation directly as well.")] = False
     snapshots: Annotated[int, Field(description="Snapshots per trajectory.", ge=2)] = 10
     hacker: Annotated[str, Field(description="Architecture of the random hacker in the undistill loss.")] = "resnetc20"
@@ -77,11 +76,22 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text()
-        data = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         raise UsageError(f"the config file {path} cannot be read; check its path") from None
+    return parse_config(text, path.suffix, f"config file {path}")
+
+
+def parse_config(text: str, suffix: str, name: str) -> dict[str, Any]:
+    """Settings from the text of a TOML (suffix ``.toml``) or YAML file.
+
+    Raises:
+        UsageError: The text is neither, or holds no table.
+    """
+    try:
+        data = tomllib.loads(text) if suffix == ".toml" else yaml.safe_load(text)
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"the config file {path} is no valid {path.suffix[1:] or 'YAML'}: {error}") from error
+        kind = "TOML" if suffix == ".toml" else "YAML"
+        raise UsageError(f"the {name} is no valid {kind}: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
-        raise UsageError(f"the config file {path} must hold settings by name, got {type(data).__name__}")
+        raise UsageError(f"the {name} must hold settings by name, got {type(data).__name__}")
     return data

@@ -112,8 +112,7 @@ class LocalSpace:
 
     def image_features(self, x: Tensor) -> Tensor:
         """L2-normalised features of pixels in [0, 1]: batch × dim, differentiable."""
-        parts = [member.image_features(x) for member in self._members]
-        return torch.cat(parts, 1) / len(parts) ** 0.5
+        return _joined([member.image_features(x) for member in self._members])
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
         """L2-normalised prototypes, classes × dim.
@@ -125,8 +124,7 @@ class LocalSpace:
             raise UsageError(
                 f"the local encoder knows the classes {list(self.classes)}, but was asked for {list(classes)}"
             )
-        parts = [member.text_features() for member in self._members]
-        return torch.cat(parts, 1) / len(parts) ** 0.5
+        return _joined([member.text_features() for member in self._members])
 
     def to(self, device: torch.device | str) -> LocalSpace:
         """Move to a device; returns itself."""
@@ -136,6 +134,11 @@ class LocalSpace:
     def identity(self) -> dict[str, Any]:
         """What the manifest says of the encoder."""
         return {"kind": "local", **self.options, "weights_sha256": weights_hash(self.modules)}
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    joined: Tensor = torch.cat(parts, 1) / len(parts) ** 0.5
+    return joined
 
 
 def _prototype_network(name: str, store: PixelStore, seed: int) -> PrototypeNetwork:

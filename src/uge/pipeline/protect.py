@@ -226,7 +226,7 @@ class ProtectRun:
                 generator,
                 store,
                 total,
-                settings.model_copy(update={"max_steps": self.config.max_steps}),
+                settings,
                 seed=self.config.seed,
                 runtime=self.runtime,
                 checkpoint=self.run_folder / "generator.checkpoint.safetensors",
@@ -280,7 +280,7 @@ class ProtectRun:
         config = self.config
         details: dict[str, Any] = {
             "loss": config.loss.model_dump(mode="json"),
-            "generator": {**config.generator.model_dump(mode="json"), "max_steps": config.max_steps},
+            "generator": config.generator.model_dump(mode="json"),
             "refinement": config.refinement.model_dump(mode="json") if delta is not None else None,
             "training_size": store.size,
             "channels": store.channels,

@@ -10,10 +10,11 @@ import torch
 
 from uge.budget import Budget
 from uge.config import ProtectConfig, PublishConfig
+from uge.data import has_split, load_images
 from uge.data.images import ImageSet, Pixels
 from uge.data.store import PixelStore, load_pixels
 from uge.encoders import ClipSpace, FeatureSpace, LocalSpace
-from uge.errors import UnknownNameError, UsageError
+from uge.errors import DataError, UnknownNameError, UsageError
 from uge.networks import ImageClassifier, build, load_weights, restore
 from uge.progress import Progress
 from uge.publish import Manifest, Provenance, publish
@@ -127,3 +128,19 @@ def publish_stream(
             overwrite=overwrite,
             progress=lambda done: tell(done, len(images), {}),
         )
+
+
+def clean_test(source: str, published: ImageSet, limit: int | None) -> ImageSet:
+    """The clean test images of a source: its test split, or the whole where it has only one split.
+
+    Raises:
+        DataError: Their classes are not those of the published images, in the same order.
+    """
+    split = "test" if has_split(source, "test") else "train"
+    images = load_images(source, split=split, limit=limit)
+    if images.classes != published.classes:
+        raise DataError(
+            f"the test images have the classes {list(images.classes)}, but the published folder has "
+            f"{list(published.classes)}; give the test set of the same data"
+        )
+    return images

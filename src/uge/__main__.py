@@ -1,0 +1,5 @@
+"""``python -m uge``."""
+
+from uge.cli import main
+
+main()

@@ -1,0 +1,83 @@
+"""Progress on stderr: a bar with an ETA on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from uge.progress import Progress, Silent, Tell
+
+_LINE_SECONDS = 15.0
+
+
+def make_progress(*, quiet: bool) -> Progress:
+    """The progress that fits the terminal."""
+    if quiet:
+        return Silent()
+    return Bars() if sys.stderr.isatty() and not os.environ.get("CI") else Lines()
+
+
+class Bars:
+    """One bar per stage, with elapsed and remaining time."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[Tell]:
+        """A bar for as long as the block lasts."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        with RichProgress(*columns, console=self._console) as progress:
+            task = progress.add_task(name, total=None, figures="")
+            yield lambda done, total, figures: progress.update(
+                task, completed=done, total=total, figures=_figures(figures)
+            )
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self._console.print(text, highlight=False)
+
+
+class Lines:
+    """A line when a stage ends, and every quarter of a minute while it runs."""
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[Tell]:
+        """Lines for as long as the block lasts."""
+        began = shown = time.monotonic()
+        latest: tuple[int, int, dict[str, float]] = (0, 0, {})
+
+        def tell(done: int, total: int, figures: dict[str, float]) -> None:
+            nonlocal shown, latest
+            latest, now = (done, total, figures), time.monotonic()
+            if now - shown >= _LINE_SECONDS and done:
+                shown = now
+                remaining = (now - began) / done * max(total - done, 0)
+                self.note(f"{name}: {done}/{total}, ETA {remaining:.0f} s {_figures(figures)}".rstrip())
+
+        yield tell
+        self.note(f"{name}: done in {time.monotonic() - began:.1f} s {_figures(latest[2])}".rstrip())
+
+    def note(self, text: str) -> None:
+        """One line on stderr."""
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _figures(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())

@@ -1,0 +1,89 @@
+"""Flags that verbs share, and how they meet configuration files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import Parameter
+from pydantic import BaseModel, ConfigDict, Field
+
+from uge.config import parse_config, read_config
+
+_ON = Parameter(negative="")
+
+
+class Common(BaseModel):
+    """Flags that every verb has."""
+
+    model_config = ConfigDict(frozen=True)
+
+    json_output: Annotated[
+        bool, Parameter(name="--json", negative=""), Field(description="Print JSON on stdout, nothing else.")
+    ] = False
+    verbose: Annotated[
+        int, Parameter(alias="-v", count=True, negative=""), Field(description="Messages; twice for debugging.")
+    ] = 0
+    quiet: Annotated[bool, Parameter(alias="-q", negative=""), Field(description="No progress, only errors.")] = False
+    config: Annotated[Path | None, Field(description="TOML or YAML file with settings of this verb.")] = None
+
+
+class Compute(Common):
+    """Flags of the verbs that compute."""
+
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "bf16-mixed"], Field(description="Arithmetic.")] = "auto"
+    threads: Annotated[int | None, Field(description="CPU threads; all cores by default.", ge=1)] = None
+
+
+class Writing(Compute):
+    """Flags of the verbs that write."""
+
+    overwrite: Annotated[bool, _ON, Field(description="Replace what is in the output.")] = False
+    dry_run: Annotated[bool, _ON, Field(description="Check the input, say what would be done, and stop.")] = False
+
+
+class Resumable(Writing):
+    """Flags of the verbs that can be interrupted and go on."""
+
+    resume: Annotated[bool, _ON, Field(description="Go on with an interrupted run of the same settings.")] = False
+
+
+FLAT = Parameter(name="*")
+
+
+def settings_for(tokens: Sequence[str]) -> list[cyclopts.config.Dict]:
+    """Settings below the flags: the file given by ``--config``, then the verb's preset.
+
+    A file holds the flags' names, nested ones as tables; a table named after the verb goes
+    before the rest, so that one file can serve several verbs.
+
+    Raises:
+        UsageError: The file cannot be read.
+    """
+    verb = next((token for token in tokens if not token.startswith("-")), "")
+    layers = []
+    path = _config_path(tokens)
+    if path is not None:
+        layers.append(_layer(read_config(path), verb, str(path)))
+    preset = resources.files("uge") / "presets" / f"{verb}.toml"
+    if verb and preset.is_file():
+        layers.append(_layer(parse_config(preset.read_text(), ".toml", f"preset {verb}"), verb, f"preset {verb}"))
+    return layers
+
+
+def _layer(data: dict[str, Any], verb: str, source: str) -> cyclopts.config.Dict:
+    inner = data.get(verb)
+    return cyclopts.config.Dict(inner if isinstance(inner, dict) else data, use_commands_as_keys=False, source=source)
+
+
+def _config_path(tokens: Sequence[str]) -> Path | None:
+    for number, token in enumerate(tokens):
+        if token == "--config" and number + 1 < len(tokens):
+            return Path(tokens[number + 1])
+        if token.startswith("--config="):
+            return Path(token.removeprefix("--config="))
+    return None

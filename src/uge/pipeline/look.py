@@ -1,0 +1,59 @@
+"""What a path is, in words and numbers: ``uge inspect``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from uge.data import has_split, load_images
+from uge.errors import UsageError
+from uge.networks import load_weights, weights_hash
+from uge.publish import read_manifest
+from uge.runs import read_json
+
+
+def inspect(target: str) -> dict[str, Any]:
+    """Describe a published folder, an audit folder, a weights file, or any image source.
+
+    Raises:
+        UsageError: There is nothing there.
+        DataError: It is of no known kind, or damaged.
+    """
+    path = Path(target)
+    if (path / "manifest.json").is_file() and not (path / "cases").is_dir():
+        return {"kind": "published folder", **read_manifest(path).model_dump(mode="json", exclude={"files"})}
+    if (path / "summary.json").is_file():
+        return {"kind": "audit", **read_json(path / "summary.json")}
+    if path.is_file() and path.suffix == ".safetensors":
+        return _weights(path)
+    if (path / "run" / "run.json").is_file():
+        state = read_json(path / "run" / "run.json")
+        return {"kind": "private folder", "finished": (path / "run" / "done.json").is_file(), **state}
+    return {"kind": "image source", **_source(target)}
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    state, metadata = load_weights(path)
+    count = sum(tensor.numel() for tensor in state.values())
+    kind = metadata.get("kind") or ("network weights" if "network" in metadata else "weights")
+    return {"kind": kind, "metadata": metadata, "values": count, "sha256": weights_hash(state)}
+
+
+def _source(target: str) -> dict[str, Any]:
+    splits: dict[str, Any] = {}
+    for split in ("train", "test"):
+        if not has_split(target, split):
+            continue
+        images = load_images(target, split=split)
+        sizes = Counter(f"{image.shape[1]}x{image.shape[0]}" for image in images.probe())
+        counts = Counter(images.classes[label] for label in images.labels.tolist())
+        splits[split] = {
+            "images": len(images),
+            "classes": {name: counts[name] for name in images.classes},
+            "channels": images.channels(),
+            "sizes": dict(sizes.most_common(5)),
+        }
+    if not splits:
+        raise UsageError(f"{target} has neither a train nor a test split that this tool can read")
+    return {"source": target, "splits": splits}

@@ -1,0 +1,29 @@
+"""Checking a published folder from disk: ``uge verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from uge.data import load_images
+from uge.progress import Progress
+from uge.publish import read_manifest
+from uge.publish.verify import verify
+
+
+def run_verify(out: Path, against: str | None, progress: Progress) -> dict[str, Any]:
+    """Re-read a published folder and measure everything that its manifest claims.
+
+    Args:
+        out: The published folder.
+        against: The originals; None checks what can be checked without them.
+        progress: Shows images.
+
+    Returns:
+        ``count``, ``measured`` and ``problems``: one sentence per deviation, each naming its file.
+    """
+    manifest = read_manifest(out)
+    originals = None if against is None else load_images(against, split=manifest.split)
+    with progress.stage("verify") as tell:
+        found = verify(out, against=originals, progress=lambda done: tell(done, manifest.count, {}))
+    return {"count": found.count, "measured": found.measured, "problems": found.problems}
