@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from uge.publish.manifest import Authorized, Manifest, Measured, Provenance, read_manifest
 from uge.publish.private import create_private, private_folder
+from uge.publish.verify import Verification, verify
 from uge.publish.writer import Protected, publish
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "Measured",
     "Protected",
     "Provenance",
+    "Verification",
     "create_private",
     "private_folder",
     "publish",
     "read_manifest",
+    "verify",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -37,7 +38,7 @@ class FileRecord(_Strict):
 class BudgetRecord(_Strict):
     """The promised bound: ``rho`` in [0, 1] pixel values, ``levels`` in whole 8-bit levels."""
 
-    rho: float = Field(gt=0, le=1)
+    rho: float = Field(ge=1 / 255 - 1e-9, le=1)
     unit: str = "[0, 1] pixel value"
     levels: int = Field(ge=1, le=255)
 
@@ -74,6 +75,16 @@ class SizeRecord(_Strict):
     height: tuple[int, int]
     width: tuple[int, int]
     channels: tuple[int, ...]
+
+    @classmethod
+    def of(cls, shapes: Iterable[tuple[int, ...]]) -> SizeRecord:
+        """Summed up from shapes, height × width × channels, of which there is at least one."""
+        heights, widths, channels = zip(*shapes, strict=True)
+        return cls(
+            height=(min(heights), max(heights)),
+            width=(min(widths), max(widths)),
+            channels=tuple(sorted(set(channels))),
+        )
 
 
 class Authorized(_Strict):

@@ -119,7 +119,7 @@ def publish(
             classes=images.classes,
             class_counts=tuple(np.bincount(images.labels, minlength=len(images.classes)).tolist()),
             count=len(images),
-            size=_size(sizes),
+            size=SizeRecord.of(sizes),
             format=format,
             codec=codecs.pop() if len(codecs) == 1 else "mixed",
             class_folders=class_folders(images.classes) if format == "imagefolder" else None,
@@ -194,19 +194,6 @@ def _check_arguments(format: str, codec: str, workers: int, rows_per_file: int |
 
 
 def _check_images(images: ImageSet) -> None:
-    if not len(images):
-        raise DataError(f"{images.name}: no image to publish; give at least one")
-    if images.labels.min() < 0 or images.labels.max() >= len(images.classes):
-        raise DataError(f"{images.name}: labels must be 0..{len(images.classes) - 1}, got {images.labels.max()}")
-    if len(set(images.ids)) != len(images):
-        raise DataError(f"{images.name}: sample ids repeat; each image needs an id of its own")
-    for text in (*images.classes, *images.ids):
+    for text in (*images.check().classes, *images.ids):
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise DataError(f"the name {text!r} is not valid Unicode; rename the file or class")
-
-
-def _size(shapes: set[tuple[int, ...]]) -> SizeRecord:
-    heights, widths, channels = zip(*shapes, strict=True)
-    return SizeRecord(
-        height=(min(heights), max(heights)), width=(min(widths), max(widths)), channels=tuple(sorted(set(channels)))
-    )
