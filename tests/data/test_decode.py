@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_files import encode, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_files import encode, picture
 from PIL import Image
 
 from uge.data import decode as module
@@ -175,5 +175,5 @@ def test_to_channels() -> None:
     assert np.array_equal(to_channels(gray, 3), np.repeat(gray[..., :1], 3, axis=2))
     batch = np.stack([colours, colours])
     assert to_channels(batch, 1).shape == (2, 1, 4, 1)
-    with pytest.raises(UsageError, match="1 .gray. or 3"):
+    with pytest.raises(UsageError, match=r"1 .gray. or 3"):
         to_channels(gray, 2)

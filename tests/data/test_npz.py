@@ -104,7 +104,7 @@ def test_a_nan_anywhere_is_found_when_it_is_read(tmp_path: Path) -> None:
     pixels = np.zeros((100, 5, 5), dtype=np.float32)
     pixels[1, 2, 3] = np.nan
     images = load_images(write(tmp_path / "x.npz", images=pixels, labels=np.arange(100) % 2))
-    with pytest.raises(DataError, match="image 1 of .* has values from nan"):
+    with pytest.raises(DataError, match=r"image 1 of .* has values from nan"):
         images.read(1)
 
 
