@@ -14,7 +14,10 @@ from uge.data import load_images
 from uge.errors import DataError
 
 
-def shard(path: Path, members: list[tuple[str, bytes | str]]) -> Path:
+Members = list[tuple[str, bytes | str]]
+
+
+def shard(path: Path, members: Members) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, content in members:
@@ -25,8 +28,8 @@ def shard(path: Path, members: list[tuple[str, bytes | str]]) -> Path:
     return path
 
 
-def samples(first: int, labels: list[str]) -> list[tuple[str, bytes | str]]:
-    members: list[tuple[str, bytes | str]] = []
+def samples(first: int, labels: list[str]) -> Members:
+    members: Members = []
     for number, label in enumerate(labels, first):
         members += [(f"dir/{number:06d}.cls", label), (f"dir/{number:06d}.png", encode(picture(number)))]
     return members
@@ -82,9 +85,7 @@ def test_class_files(tmp_path: Path, file: str, content: str, labels: list[str])
         ([("a.cls", "1")], "no image was found"),
     ],
 )
-def test_samples_that_do_not_fit_are_refused(
-    tmp_path: Path, members: list[tuple[str, bytes | str]], message: str
-) -> None:
+def test_samples_that_do_not_fit_are_refused(tmp_path: Path, members: Members, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_images(shard(tmp_path / "x.tar", members))
 
