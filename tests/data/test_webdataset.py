@@ -13,7 +13,6 @@ from image_files import encode, picture
 from uge.data import load_images
 from uge.errors import DataError
 
-
 Members = list[tuple[str, bytes | str]]
 
 
