@@ -94,7 +94,7 @@ class Case(BaseModel):
 
     @property
     def key(self) -> int:
-        """Which of several authorised networks the case belongs to, as its id says (``...-key1-s0``); 0 is the first."""
+        """Which of several authorised networks the case belongs to, as its id says; 0 is the first."""
         found = re.search(r"-key(\d+)-s-?\d+$", self.id)
         return int(found[1]) if found else 0
 

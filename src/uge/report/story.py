@@ -1,0 +1,207 @@
+"""A manifest and the cases in plain words: what was done, with which settings, and what it does not show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from uge.audit.cases import Case
+from uge.audit.metrics import Summary
+from uge.report.tables import SCHEMES
+from uge.runs import canonical_json
+
+Facts = list[tuple[str, str]]
+METHODS = {
+    "uge": "three losses at once: gradient matching keeps the images learnable for the authorised network, feature "
+    "distance leads other networks astray, undistill makes the authorised network a poor teacher",
+    "uge-no-ud": "two losses: gradient matching keeps the images learnable for the authorised network, feature "
+    "distance leads other networks astray; nothing was done against distillation",
+    "unlearn": "the feature distance alone, which leads every network astray; no network was favoured",
+    "undistill": "the undistill loss alone, which makes the authorised network a poor teacher",
+}
+
+
+def look(data: Any, *path: str | int) -> Any:
+    """A value inside nested JSON, or ``None`` where the path ends early."""
+    for part in path:
+        if isinstance(data, Mapping):
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            return None
+    return data
+
+
+def headline(manifest: Mapping[str, Any], cases: Sequence[Case], summary: Summary) -> str:
+    """One line under the title: images, classes, budget, seeds, runs."""
+    count, classes, levels = (
+        look(manifest, "count"),
+        look(manifest, "classes"),
+        look(manifest, "measured", "linf_levels"),
+    )
+    parts = [f"{count:,} images" if isinstance(count, int) else ""]
+    parts += [f"{len(classes)} classes" if isinstance(classes, list) else ""]
+    parts += [f"largest change {levels} of 255 levels" if levels is not None else ""]
+    parts += [_many(len(cases), "training run"), _many(summary.seeds, "seed")]
+    return " · ".join(part for part in parts if part)
+
+
+def protection(manifest: Mapping[str, Any]) -> Facts:
+    """How the published images were made, from the manifest."""
+    facts: Facts = []
+    name, count, split = look(manifest, "name"), look(manifest, "count"), look(manifest, "split")
+    classes = look(manifest, "classes")
+    if isinstance(count, int) and isinstance(classes, list):
+        where = f" of the {split} split" if split else ""
+        facts.append(("Images", f"All {count:,} images{where} of {name}, in {len(classes)} classes."))
+    method = look(manifest, "method")
+    if method:
+        facts.append(("Method", f"{method}: {METHODS[method]}." if method in METHODS else f"{method}."))
+    facts += _budget(manifest) + _measured(manifest)
+    authorized = look(manifest, "authorized")
+    if isinstance(authorized, list):
+        listed = ", ".join(
+            f"{look(one, 'network')} (initial weights sha256 {str(look(one, 'weights_sha256'))[:12]}…)"
+            for one in authorized
+        )
+        facts.append(("Made for", f"{listed}." if listed else "No network: this copy is meant for nobody."))
+    return facts + _how(manifest)
+
+
+def _budget(manifest: Mapping[str, Any]) -> Facts:
+    rho, levels = look(manifest, "budget", "rho"), look(manifest, "budget", "levels")
+    if levels is None:
+        return []
+    unit = f" (ρ = {rho:g} in pixel values from 0 to 1)" if isinstance(rho, int | float) else ""
+    return [("Promised bound", f"No stored colour value differs from its original by more than {levels} levels{unit}.")]
+
+
+def _measured(manifest: Mapping[str, Any]) -> Facts:
+    found = look(manifest, "measured")
+    linf, psnr, ssim = (look(found, key) for key in ("linf_levels", "psnr_db", "ssim"))
+    parts = [f"largest change {linf} levels"] if linf is not None else []
+    if psnr is not None:
+        lowest = look(found, "psnr_min_db")
+        parts.append(f"mean PSNR {psnr:.1f} dB" + (f" (lowest {lowest:.1f} dB)" if lowest is not None else ""))
+    if ssim is not None:
+        sample = look(found, "ssim_sample")
+        parts.append(f"mean SSIM {ssim:.3f}" + (f" (on {sample:,} images)" if sample else ""))
+    changed, unchanged = look(found, "changed_pixels"), look(found, "unchanged_images")
+    parts += [f"{100 * changed:.1f} % of the pixels changed"] if changed is not None else []
+    parts += [f"{_many(unchanged, 'image')} unchanged"] if unchanged else []
+    return [("Measured", f"On the stored pixels, read back from disk: {', '.join(parts)}.")] if parts else []
+
+
+def _how(manifest: Mapping[str, Any]) -> Facts:
+    facts: Facts = []
+    encoder = look(manifest, "encoder")
+    if isinstance(encoder, Mapping):
+        kind = look(encoder, "kind") or look(encoder, "name") or "unnamed"
+        detail = look(encoder, "checkpoint") or look(encoder, "networks")
+        detail = ", ".join(map(str, detail)) if isinstance(detail, list) else detail
+        trained = " trained on the protector's own images" if kind == "local" else ""
+        facts.append(("Feature space", f"{kind} encoder{trained}{f' ({detail})' if detail else ''}."))
+    steps = look(manifest, "method_details", "generator", "max_steps")
+    refined = look(manifest, "method_details", "refinement")
+    if steps is not None:
+        facts.append(("Generator", f"Trained for at most {steps:,} steps." if steps else "Left untrained."))
+    if isinstance(refined, Mapping):
+        passes, rounds = look(refined, "passes"), look(refined, "rounds")
+        facts.append(
+            ("Refinement", f"Every image's noise optimised directly: {_many(rounds, 'round')} of {passes} passes.")
+        )
+    return facts
+
+
+def audit(cases: Sequence[Case]) -> Facts:
+    """What the audit ran."""
+    count = {role: sum(case.role == role for case in cases) for role in ("clean", "authorized", "hacker")}
+    hackers = [case for case in cases if case.role == "hacker"]
+    attacks = ", ".join(dict.fromkeys(f"{SCHEMES.get(c.scheme, c.scheme)} ({c.scheme})" for c in hackers)) or "none"
+    length = sum(case.seconds for case in cases)
+    duration = f"{length / 3600:.1f} hours" if length >= 5400 else f"{length / 60:.0f} minutes"
+    duration = duration if length >= 90 else f"{length:.0f} seconds"
+    return [
+        (
+            "Training runs",
+            f"{count['clean']} clean controls, {count['authorized']} of the authorised network, "
+            f"{count['hacker']} of hackers; {duration} in all.",
+        ),
+        ("Networks", ", ".join(dict.fromkeys(case.network for case in cases)) + "."),
+        ("Attacks", f"{attacks}."),
+        ("Measure", "Accuracy on the clean test set, after the last epoch and at the best epoch."),
+    ]
+
+
+def settings(manifest: Mapping[str, Any], cases: Sequence[Case]) -> list[tuple[str, Facts]]:
+    """Everything needed to repeat the audit, in titled groups of (name, value)."""
+    seeds = sorted({case.seed for case in cases})
+    made: Facts = [("audit seeds", ", ".join(map(str, seeds)))]
+    wanted = {
+        "tool version": ("tool_version",),
+        "command": ("command",),
+        "created": ("created",),
+        "configuration sha256": ("config_sha256",),
+        "stored as": ("codec",),
+    }
+    made += [(name, str(look(manifest, *path))) for name, path in wanted.items() if look(manifest, *path) is not None]
+    named = look(manifest, "seeds")
+    if isinstance(named, Mapping):
+        made.insert(1, ("protection seeds", ", ".join(f"{key} = {value}" for key, value in named.items())))
+    groups = [
+        ("Training recipe", _common([case.recipe for case in cases])),
+        ("Loss weights", _common([look(manifest, "method_details", "loss") or {}])),
+        ("Environment", _common([case.environment for case in cases])),
+        ("Origin", made),
+    ]
+    return [(title, facts) for title, facts in groups if facts]
+
+
+def _common(values: Sequence[Mapping[str, Any]]) -> Facts:
+    """Every key once; where cases differ, all values, marked as such."""
+    facts: Facts = []
+    for key in dict.fromkeys(key for value in values for key in value if key != "seed"):
+        found = list(dict.fromkeys(_shown(value[key]) for value in values if key in value))
+        facts.append((key.replace("_", " "), found[0] if len(found) == 1 else "varies: " + " / ".join(found)))
+    return facts
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value)) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} = {_shown(inner)}" for key, inner in value.items())
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def limits(summary: Summary, cases: Sequence[Case]) -> list[str]:
+    """What these numbers do not show, in full sentences."""
+    hackers = [case for case in cases if case.role == "hacker"]
+    networks = _many(len({case.network for case in hackers}), "architecture")
+    schemes = _many(len({case.scheme for case in hackers}), "attack")
+    recipes = _many(len({canonical_json({**case.recipe, "seed": 0}) for case in hackers}), "recipe")
+    found = [
+        f"An audit covers only what it ran: here {schemes} with {networks} and {recipes}. A hacker with another "
+        "network, more epochs, stronger augmentation or a pre-trained start may do better.",
+        "Lossy compression, blurring, resizing, gray-scale conversion and adversarial training can weaken the "
+        "perturbation. Unless they appear in the table above, they were not tried.",
+        "Whoever has the original images, or the authorised network's initial weights, learns as well as ever. "
+        "A leaked key cannot be called back, and what was public before stays public.",
+        "The pictures are not encrypted: people see them as before. Only learning from them is made harder.",
+        "The numbers belong to these images, this training size and this recipe; they do not carry over to others.",
+    ]
+    if any(hacker.same_architecture for hacker in summary.hackers):
+        found.append(
+            "A hacker with the authorised architecture differs from the authorised network only in its initial "
+            "weights. That is the hardest case; a small gap there means that the architecture must stay secret too."
+        )
+    if len(summary.authorized_all) > 1:
+        found.append("The effect weakens with every further network that is authorised.")
+    return found
+
+
+def _many(count: Any, noun: str) -> str:
+    return (
+        f"{count:,} {noun}" + ("" if count == 1 else "s") if isinstance(count, int) else f"an unknown number of {noun}s"
+    )
