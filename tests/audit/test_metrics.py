@@ -132,6 +132,12 @@ def test_without_key_or_hackers() -> None:
     assert "no hacker was tried" in verdict(summarize([]))
 
 
+def test_unjudged_hackers_do_not_hide_one_that_learns() -> None:
+    base = [case("clean", "cnn", 60.0), case("hacker", "resnet", 20.0)]
+    assert "cannot all be judged" in verdict(summarize([*base, case("hacker", "cnn", 20.0)]))
+    assert "hackers still learn" in verdict(summarize([*base, case("hacker", "cnn", 58.0)]))
+
+
 def test_control_prefers_the_same_start_and_scheme() -> None:
     controls = [
         case("clean", "cnn", 60.0),

@@ -162,6 +162,7 @@ def _control(
 
 def _means(group: Sequence[Case], controls: Sequence[Case]) -> dict[str, Any]:
     one, last, best = group[0], [case.last for case in group], [case.best for case in group]
+    seeds = len({case.seed for case in group})
     control = _control(controls, one.network, one.start, one.scheme, one.key)
     return {
         "network": one.network,
@@ -169,9 +170,9 @@ def _means(group: Sequence[Case], controls: Sequence[Case]) -> dict[str, Any]:
         "last": statistics.fmean(last),
         "best": statistics.fmean(best),
         "clean": _mean(control) if control else None,
-        "std": statistics.stdev(last) if len(last) > 1 else None,
-        "std_best": statistics.stdev(best) if len(best) > 1 else None,
-        "seeds": len({case.seed for case in group}),
+        "std": statistics.stdev(last) if seeds > 1 else None,
+        "std_best": statistics.stdev(best) if seeds > 1 else None,
+        "seeds": seeds,
         "key": one.key,
     }
 
@@ -249,7 +250,7 @@ def verdict(summary: Summary) -> str:
       within 15 "learns, with a loss"; otherwise "does not learn properly".
     * hackers: of what the clean control learns above chance, every hacker keeps at most 1/3: "the hackers
       tried fail"; at most 2/3: "are held back but still learn"; more: "still learn". A hacker without a clean
-      control is not judged. Where chance is unknown it counts as 0.
+      control is not judged; the sentence says so, unless another one learns anyway. Where chance is unknown it counts as 0.
     * gap: the smaller of ``gap`` and ``gap_best``; at most 3 points means no real advantage.
     * with one seed, differences under about 3 points mean nothing, and the sentence says so.
     """
@@ -285,11 +286,11 @@ def _hacker_part(summary: Summary) -> str:
     shares = [
         (max(h.last, h.best) - chance) / max(h.clean - chance, 1e-9) for h in summary.hackers if h.clean is not None
     ]
-    if len(shares) < len(summary.hackers):
+    if max(shares, default=0.0) > HELD_SHARE:
+        how = "hackers still learn"
+    elif len(shares) < len(summary.hackers):
         how = "the hackers cannot all be judged for lack of a clean control"
-    elif max(shares) <= FAIL_SHARE:
-        how = "the hackers tried fail"
     else:
-        how = "the hackers tried are held back but still learn" if max(shares) <= HELD_SHARE else "hackers still learn"
+        how = "the hackers tried " + ("fail" if max(shares) <= FAIL_SHARE else "are held back but still learn")
     clean = f" against {top.clean:.1f}% clean" if top.clean is not None else ""
     return f"{how}, the strongest being {top.name} with {top.last:.1f}%{clean}"
