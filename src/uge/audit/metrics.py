@@ -250,7 +250,8 @@ def verdict(summary: Summary) -> str:
       within 15 "learns, with a loss"; otherwise "does not learn properly".
     * hackers: of what the clean control learns above chance, every hacker keeps at most 1/3: "the hackers
       tried fail"; at most 2/3: "are held back but still learn"; more: "still learn". A hacker without a clean
-      control is not judged; the sentence says so, unless another one learns anyway. Where chance is unknown it counts as 0.
+      control is not judged; the sentence says so, unless another one learns anyway.
+      Where chance is unknown it counts as 0.
     * gap: the smaller of ``gap`` and ``gap_best``; at most 3 points means no real advantage.
     * with one seed, differences under about 3 points mean nothing, and the sentence says so.
     """
