@@ -40,8 +40,7 @@ def create_private(path: Path, *, published: Path | None = None) -> Path:
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise UsageError(f"the private folder {path} must be a folder, but a file or link has its name; remove that")
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=MODE, exist_ok=True)
+        path.mkdir(mode=MODE, parents=True, exist_ok=True)
         if path.stat().st_mode & 0o777 != MODE:
             path.chmod(MODE)
             log.warning("%s was open to others; its mode is now 0700", path)
