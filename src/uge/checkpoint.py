@@ -39,7 +39,7 @@ def load_checkpoint(
     """Restore what :func:`save_checkpoint` wrote, and return its ``meta``.
 
     Raises:
-        WeightsError: The file is damaged or belongs to something else.
+        WeightsError: The file is missing, damaged, or belongs to something else.
     """
     try:
         with safe_open(path, framework="pt") as handle:
@@ -50,7 +50,8 @@ def load_checkpoint(
             module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         if optimizer is not None:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors)})
-    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+            _lay_out(optimizer)
+    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise WeightsError(f"checkpoint {path} cannot be used ({first}); start again with --overwrite") from error
     return meta
@@ -63,3 +64,11 @@ def _optimizer_state(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tenso
             _, index, name = key.split("/")
             state.setdefault(int(index), {})[name] = value
     return state
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give restored tensors the memory layout of their parameter, as in the run that was interrupted."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

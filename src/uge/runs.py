@@ -66,7 +66,7 @@ def read_json(path: Path) -> JSON:
         DataError: The file is missing or no JSON object.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}); it is damaged or missing") from error
     if not isinstance(value, dict):
@@ -125,6 +125,7 @@ def staged_folder(out: Path, *, overwrite: bool = False, mode: int = 0o755) -> I
         StorageError: The disk is full or read-only.
     """
     check_output(out, overwrite=overwrite)
+    out = out.resolve()  # A link keeps pointing to its folder, and "." has a name.
     staging = out.with_name(f".{out.name}.staging-{os.getpid()}")
     retired = out.with_name(f".{out.name}.retired-{os.getpid()}")
     with storage_errors(out):
@@ -155,6 +156,10 @@ class EventLog:
         if path is not None:
             with storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
+                if path.exists() and (lines := path.read_bytes()) and not lines.endswith(b"\n"):
+                    # A crash cut the last line off; the next event must not be glued to it.
+                    with path.open("a") as handle:
+                        handle.write("\n")
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event; without a path, do nothing."""

@@ -1,0 +1,199 @@
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from uge import runs
+from uge.errors import DataError, OutputExistsError, StorageError, UsageError
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_fingerprint_depends_on_values_not_on_order() -> None:
+    assert runs.fingerprint({"a": 1, "b": [2, "ü"]}) == runs.fingerprint({"b": [2, "ü"], "a": 1})
+    assert runs.fingerprint({"a": 1}) != runs.fingerprint({"a": 2})
+
+
+def test_file_hash(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    assert runs.file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    value = {"name": "Käse", "list": [1, 2.5, None], "path": Path("a/b")}
+    runs.write_json(tmp_path / "deep" / "value.json", value)
+    assert runs.read_json(tmp_path / "deep" / "value.json") == {**value, "path": "a/b"}
+
+
+@pytest.mark.parametrize("content", [b'{"a": ', b"[1, 2]", b"\xff\xfe{}"])
+def test_read_json_refuses(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "value.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"value\.json"):
+        runs.read_json(path)
+    with pytest.raises(DataError, match="missing"):
+        runs.read_json(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EACCES, "permission")]
+)
+def test_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+) -> None:
+    path = tmp_path / "value"
+    runs.write_atomic(path, "old")
+    write = Path.write_bytes
+
+    def half(self: Path, data: bytes) -> int:
+        write(self, data[: len(data) // 2])
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(StorageError, match=advice):
+        runs.write_atomic(path, "new content")
+    assert files(tmp_path) == {"value": "old"}
+
+
+def test_other_system_errors_pass_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedError), runs.storage_errors(tmp_path):
+        raise InterruptedError(errno.EINTR, "interrupted")
+
+
+def test_a_file_in_the_path_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="a file, not a folder"):
+        runs.EventLog(tmp_path / "file" / "sub" / "log.jsonl")
+
+
+class TestOutput:
+    def test_overlap_with_the_source(self, tmp_path: Path) -> None:
+        source = tmp_path / "source"
+        (source / "train").mkdir(parents=True)
+        for out in (source, source / "out", source / "train", tmp_path, source / ".." / "source"):
+            with pytest.raises(UsageError, match="overlap"):
+                runs.check_output(out, source=source, overwrite=True)
+        runs.check_output(tmp_path / "source2", source=source)
+
+    def test_overlap_through_a_link(self, tmp_path: Path) -> None:
+        (tmp_path / "source").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "source")
+        with pytest.raises(UsageError, match="overlap"):
+            runs.check_output(tmp_path / "link" / "out", source=tmp_path / "source")
+
+    def test_what_exists_is_kept(self, tmp_path: Path) -> None:
+        full, empty, file = tmp_path / "full", tmp_path / "empty", tmp_path / "file"
+        full.mkdir()
+        empty.mkdir()
+        (full / "x").write_text("")
+        file.write_text("")
+        for taken in (full, file):
+            with pytest.raises(OutputExistsError, match="--overwrite"):
+                runs.check_output(taken)
+            runs.check_output(taken, overwrite=True)
+        runs.check_output(empty)
+
+
+class TestStagedFolder:
+    def test_takes_its_place_at_the_end(self, tmp_path: Path) -> None:
+        out = tmp_path / "deep" / "out"
+        with runs.staged_folder(out, mode=0o700) as staging:
+            (staging / "a").write_text("1")
+            assert not out.exists()
+        assert files(tmp_path) == {"deep/out/a": "1"}
+        assert out.stat().st_mode & 0o777 == 0o700
+
+    @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
+    def test_failure_leaves_everything_as_it_was(self, tmp_path: Path, error: BaseException) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "old").write_text("1")
+        with pytest.raises(type(error)), runs.staged_folder(out, overwrite=True) as staging:
+            (staging / "new").write_text("2")
+            raise error
+        assert files(tmp_path) == {"out/old": "1"}
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_failure_of_the_last_rename_brings_the_old_folder_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "old").write_text("1")
+        rename = Path.rename
+
+        def fail(self: Path, target: Path) -> Path:
+            if "staging" in self.name:
+                raise OSError(errno.ENOSPC, "full")
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", fail)
+        with pytest.raises(StorageError, match="disk is full"), runs.staged_folder(out, overwrite=True):
+            pass
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert files(tmp_path) == {"out/old": "1"}
+
+    @pytest.mark.parametrize("file", [False, True])
+    def test_replaces_a_folder_or_a_file(self, tmp_path: Path, file: bool) -> None:
+        out = tmp_path / "out"
+        if file:
+            out.write_text("old")
+        else:
+            out.mkdir()
+            (out / "old").write_text("1")
+        with pytest.raises(OutputExistsError), runs.staged_folder(out):
+            pass
+        with runs.staged_folder(out, overwrite=True) as staging:
+            (staging / "new").write_text("2")
+        assert files(tmp_path) == {"out/new": "2"}
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_a_link_to_a_folder_stays_a_link(self, tmp_path: Path) -> None:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "real" / "old").write_text("1")
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        with runs.staged_folder(tmp_path / "link", overwrite=True) as staging:
+            (staging / "new").write_text("2")
+        assert (tmp_path / "link").is_symlink()
+        assert files(tmp_path / "real") == {"new": "2"}
+
+
+class TestEvents:
+    def test_appends_and_reads(self, tmp_path: Path) -> None:
+        path = tmp_path / "deep" / "log.jsonl"
+        runs.EventLog(path).write("start", seed=1)
+        runs.EventLog(path).write("step", loss=0.5)
+        assert [{k: v for k, v in event.items() if k != "time"} for event in runs.read_events(path)] == [
+            {"event": "start", "seed": 1},
+            {"event": "step", "loss": 0.5},
+        ]
+
+    def test_a_line_cut_off_by_a_crash_costs_only_itself(self, tmp_path: Path) -> None:
+        path = tmp_path / "log.jsonl"
+        runs.EventLog(path).write("start")
+        with path.open("a") as handle:
+            handle.write(json.dumps({"event": "lost"})[:8])
+        assert [event["event"] for event in runs.read_events(path)] == ["start"]
+        runs.EventLog(path).write("resumed")
+        assert [event["event"] for event in runs.read_events(path)] == ["start", "resumed"]
+
+    def test_without_a_path_nothing_is_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        runs.EventLog(None).write("start")
+        assert list(tmp_path.iterdir()) == []
+        assert runs.read_events(tmp_path / "absent") == []
+
+    def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        log = runs.EventLog(tmp_path / "log.jsonl")
+
+        def full(self: Path, mode: str) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+        monkeypatch.setattr(Path, "open", full)
+        with pytest.raises(StorageError, match="disk is full"):
+            log.write("start")
