@@ -113,9 +113,14 @@ class TestStagedFolder:
         out = tmp_path / "out"
         out.mkdir()
         (out / "old").write_text("1")
-        with pytest.raises(type(error)), runs.staged_folder(out, overwrite=True) as staging:
-            (staging / "new").write_text("2")
-            raise error
+
+        def fail() -> None:
+            with runs.staged_folder(out, overwrite=True) as staging:
+                (staging / "new").write_text("2")
+                raise error
+
+        with pytest.raises(type(error)):
+            fail()
         assert files(tmp_path) == {"out/old": "1"}
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

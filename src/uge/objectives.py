@@ -14,10 +14,15 @@ from uge.errors import UsageError
 Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
 
 
+def full_precision(logits: Tensor) -> Tensor:
+    """Logits in fp32, or in fp64 where they are that already."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def supervised(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Cross-entropy on labels."""
     logits = network(batch.x)
-    return {"loss": F.cross_entropy(logits.float(), batch.y), "logits": logits}
+    return {"loss": F.cross_entropy(full_precision(logits), batch.y), "logits": logits}
 
 
 def soft_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -28,8 +33,8 @@ def soft_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         teacher: Logits, batch × classes.
         temperature: T > 0; larger is softer.
     """
-    log_student = F.log_softmax(student.float() / temperature, dim=1)
-    log_teacher = F.log_softmax(teacher.float() / temperature, dim=1)
+    log_student = F.log_softmax(full_precision(student) / temperature, dim=1)
+    log_teacher = F.log_softmax(full_precision(teacher) / temperature, dim=1)
     return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
 
 
@@ -53,7 +58,7 @@ def distillation(teacher: nn.Module, *, temperature: float = 4.0, alpha: float =
             target = teacher(batch.x)
         logits = network(batch.x)
         kl = soft_kl(logits, target, temperature) * temperature**2
-        ce = F.cross_entropy(logits.float(), batch.y)
+        ce = F.cross_entropy(full_precision(logits), batch.y)
         return {"loss": alpha * kl + (1 - alpha) * ce, "kl": kl, "ce": ce, "logits": logits}
 
     return objective

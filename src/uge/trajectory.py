@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from uge.data.store import PixelStore
-from uge.errors import UsageError
+from uge.errors import UsageError, WeightsError
 from uge.recipes import Recipe
 from uge.runs import read_json, write_atomic, write_json
 from uge.runtime import Runtime
@@ -38,11 +39,19 @@ class Trajectory:
         return len(self.steps)
 
     def state(self, index: int) -> State:
-        """State dict of snapshot ``index`` (negative counts from the end)."""
+        """State dict of snapshot ``index`` (negative counts from the end).
+
+        Raises:
+            WeightsError: Its file is missing or damaged.
+        """
         step = self.steps[index]
-        if step not in self._states and self.folder is not None:
-            return load_file(self.folder / _name(step))
-        return self._states[step]
+        if self.folder is None:
+            return self._states[step]
+        path = self.folder / _name(step)
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"snapshot {path} cannot be read ({error}); start again with --overwrite") from error
 
     def load_into(self, network: nn.Module, index: int) -> None:
         """Put snapshot ``index`` into ``network``."""
@@ -95,9 +104,17 @@ def record_trajectory(
         folder: Keep snapshots there as safetensors instead of in memory.
         checkpoint: See :func:`uge.training.fit`.
         progress: See :func:`uge.training.fit`.
+
+    Raises:
+        UsageError: A snapshot is asked for at a step that the run does not have, or a checkpoint
+            without a folder (snapshots in memory do not outlive an interruption).
     """
+    if checkpoint is not None and folder is None:
+        raise UsageError("a trajectory with a checkpoint needs a folder for its snapshots; give one")
     total = recipe.epochs * steps_per_epoch(len(store), min(recipe.batch_size, len(store)))
     steps = snapshot_steps(total, snapshots) if isinstance(snapshots, int) else sorted({*snapshots, total})
+    if not 0 <= steps[0] <= steps[-1] <= total:
+        raise UsageError(f"snapshots must be steps from 0 to {total}, got {steps}")
     wanted, states = set(steps), dict[int, State]()
 
     def keep(step: int, module: nn.Module) -> None:

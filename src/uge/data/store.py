@@ -57,7 +57,8 @@ class Records:
         if path is None and count * self._bytes <= resident_bytes:
             self._tensor = torch.zeros((count, *shape), dtype=dtype, device=self.device)
             return
-        with storage_errors(path or Path(tempfile.gettempdir())):
+        self._place = path or Path(tempfile.gettempdir())
+        with storage_errors(self._place):
             if path is None:
                 self._file: Any = tempfile.TemporaryFile(prefix="uge-")  # noqa: SIM115 - open as long as the records are
             else:
@@ -77,7 +78,8 @@ class Records:
         out = np.empty((len(indices), self._bytes), dtype=np.uint8)
         handle = self._file.fileno()
         for row, index in enumerate(indices.tolist()):
-            os.preadv(handle, [memoryview(out[row])], index * self._bytes)
+            if os.preadv(handle, [memoryview(out[row])], index * self._bytes) != self._bytes:
+                raise DataError(f"the records in {self._place} end before number {index}; the file was cut off")
         array = out.view(_DTYPES[self.dtype]).reshape(len(indices), *self.shape)
         return torch.from_numpy(array).to(self.device)
 
@@ -88,14 +90,20 @@ class Records:
             return
         array = np.ascontiguousarray(values.to("cpu", self.dtype).numpy())
         handle = self._file.fileno()
-        with storage_errors(Path(str(self._file.name))):
+        with storage_errors(self._place):
             for row, index in enumerate(indices.tolist()):
-                os.pwrite(handle, array[row].tobytes(), index * self._bytes)
+                _write_all(handle, array[row].tobytes(), index * self._bytes)
 
     def flush(self) -> None:
         """Make a file's records durable; nothing for resident ones."""
         if self._tensor is None:
             os.fsync(self._file.fileno())
+
+
+def _write_all(handle: int, content: bytes, offset: int) -> None:
+    while content:  # A nearly full disk takes a part of it first, and says so only at the next call.
+        written = os.pwrite(handle, content, offset)
+        content, offset = content[written:], offset + written
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,11 @@ class PixelStore:
     def size(self) -> int:
         """Height and width of an image in pixels."""
         return self.pixels.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Size and channels: what another set must be read at to go with this one."""
+        return self.size, self.channels
 
     @property
     def device(self) -> torch.device:
@@ -174,5 +187,5 @@ def load_pixels(
         records.write(torch.arange(rows.start, rows.stop), torch.from_numpy(block).permute(0, 3, 1, 2))
         if progress:
             progress(len(rows))
-    labels = torch.from_numpy(np.ascontiguousarray(images.labels)).to(device)
+    labels = torch.from_numpy(images.labels.astype(np.int64)).to(device)
     return PixelStore(records, labels, images.classes)
