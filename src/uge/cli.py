@@ -353,6 +353,8 @@ def env(*, common: Annotated[Compute, FLAT] = Compute()) -> int:
 def _start(common: Compute) -> Runtime:
     """Set logging and threads, and resolve device and precision."""
     _logging(common)
+    # Threads that wait by spinning make a busy machine ten times slower; this must be set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     from uge.runtime import Runtime

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from uge.data.formats import EMBEDDED, FORMATS, SCHEMES
 from uge.data.formats.base import Splits, choose_split
 from uge.data.images import ImageSet
@@ -24,7 +26,8 @@ def load_images(source: str | Path, split: str = "train", limit: int | None = No
             An existing path goes before the embedded set.
         split: ``"train"``, ``"test"`` or what the source calls it; a validation split stands in
             for a test split that is not there.
-        limit: At most so many images, of each class its share; None for all.
+        limit: The first so many images; where they are sorted by class (folders), the first of each
+            class, in its share. None for all.
 
     Returns:
         The set, with labels, class names and ids checked. Whether it can be trained on is for
@@ -45,7 +48,11 @@ def load_images(source: str | Path, split: str = "train", limit: int | None = No
         images = there[chosen]().check()
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise UsageError(f"cannot read {error.filename or source}: {error.strerror}; check the path") from error
-    return images if limit is None else images.sample(limit)
+    if limit is None:
+        return images
+    # Folders come class by class: there the first rows would be of one class only.
+    by_class = bool((np.diff(images.labels) >= 0).all())
+    return images.sample(limit) if by_class else images.take(limit)
 
 
 def has_split(source: str | Path, split: str) -> bool:

@@ -53,8 +53,9 @@ def load_weights(path: Path | str) -> tuple[State, dict[str, str]]:
     if not path.is_file():
         raise WeightsError(f"expected a safetensors file at {path}, but there is none")
     with path.open("rb") as handle:
-        start = handle.read(4)
-    if start.startswith(PICKLE_STARTS):
+        start = handle.read(9)
+    # A safetensors file may start with the same bytes as a pickle (its header's length), but then comes a brace.
+    if start.startswith(PICKLE_STARTS) and start[8:] != b"{":
         raise WeightsError(
             f"{path} is a pickle (torch.save), which can run code when it is opened; convert it to safetensors first"
         )

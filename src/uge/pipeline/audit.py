@@ -24,7 +24,7 @@ from uge.report import write_report
 from uge.runs import staged_folder, storage_errors, write_json
 from uge.runtime import Runtime
 
-_PICTURES = 10
+_PICTURES = 9
 
 
 def audit_folder(out: Path) -> Path:
@@ -142,13 +142,12 @@ def _save_pictures(folder: Path, originals: ImageSet, published: ImageSet, count
     entries = []
     with staged_folder(folder, overwrite=True) as stage:
         for number, index in enumerate(chosen):
+            entry = {"id": published.ids[index], "class": published.classes[int(published.labels[index])]}
             for kind, images in (("original", originals), ("protected", published)):
                 pixels = images.read(index)
-                Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(
-                    stage / f"{number:02d}-{kind}.png"
-                )
-            label = published.classes[int(published.labels[index])]
-            entries.append({"number": f"{number:02d}", "id": published.ids[index], "class": label})
+                entry[kind] = f"{number:02d}-{kind}.png"
+                Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(stage / entry[kind])
+            entries.append(entry)
         write_json(stage / "pictures.json", {"pictures": entries})
 
 

@@ -26,4 +26,5 @@ def run_verify(out: Path, against: str | None, progress: Progress) -> dict[str, 
     originals = None if against is None else load_images(against, split=manifest.split)
     with progress.stage("verify") as tell:
         found = verify(out, against=originals, progress=lambda done: tell(done, manifest.count, {}))
-    return {"count": found.count, "measured": found.measured, "problems": found.problems}
+    measured = None if found.measured is None else found.measured.model_dump(mode="json")
+    return {"count": found.images, "measured": measured, "problems": list(found.problems)}
