@@ -39,7 +39,7 @@ def test_counts(height, width, channels, seed):
     assert found.changed == (difference != 0).any(axis=2).sum()
 
 
-@pytest.mark.parametrize(("count", "size"), [(1, 1), (99, 99), (1500, 100), (4000, 200), (50_000, 1000)])
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (50, 50), (1500, 50), (4000, 80), (60_000, 1000)])
 def test_ssim_sample_is_spread(count, size):
     positions = sorted(ssim_positions(count))
     assert len(positions) == size

@@ -37,13 +37,13 @@ def ssim(clean: Pixels, published: Pixels) -> float | None:
     if side < 3:
         return None
     window = min(7, side - (side + 1) % 2)
-    a, b = _colours(clean), _colours(published)
+    a, b = (_colours(pixels).astype(np.float32) for pixels in (clean, published))
     return float(structural_similarity(a, b, win_size=window, channel_axis=2, data_range=255))
 
 
 def ssim_positions(count: int) -> frozenset[int]:
-    """The images that SSIM is measured on: one in twenty, at least 100 (or all), at most 1000, evenly spread."""
-    size = min(count, SSIM_SAMPLE, max(100, count // 20))
+    """The images that SSIM is measured on: one in fifty, at least 50 (or all), at most 1000, evenly spread."""
+    size = min(count, SSIM_SAMPLE, max(50, count // 50))
     return frozenset(np.linspace(0, count - 1, size).round().astype(int).tolist())
 
 
@@ -85,7 +85,8 @@ def compare(clean: Pixels, published: Pixels, *, with_ssim: bool = False) -> Cha
 
 def is_constant(pixels: Pixels) -> bool:
     """Whether all pixels have one colour (all black included)."""
-    return bool((pixels == pixels[:1, :1]).all())
+    first = pixels[:1, :1]
+    return bool((pixels[0] == first).all() and (pixels == first).all())
 
 
 @dataclass
