@@ -36,7 +36,7 @@ from what is. Nobody needs special code to read this folder: it is an ordinary i
 
 You need this folder and the key file that its owner gave you (the initial weights of the network):
 
-    uge train THIS_FOLDER --key authorized-1.key.safetensors
+    uge train THIS_FOLDER --key authorized-0.key.safetensors
 
 {_authorized(manifest)}
 
