@@ -21,6 +21,7 @@ from uge.runs import canonical_json, write_atomic
 from uge.runtime import Runtime
 
 _CHUNK = 256
+_CHUNK_BYTES = 64 * 2**20
 
 
 def protected_images(
@@ -40,8 +41,7 @@ def protected_images(
     """
     runtime.place(generator).eval()
     budget = generator.budget
-    for start in range(0, len(images), _CHUNK):
-        clean = [images.read(i) for i in range(start, min(start + _CHUNK, len(images)))]
+    for start, clean in _chunks(images):
         refined = None if delta is None else delta.read(torch.arange(start, start + len(clean))).cpu()
         exact = refined is not None and all(image.shape[:2] == refined.shape[2:] for image in clean)
         with runtime.autocast():
@@ -49,6 +49,18 @@ def protected_images(
         for number, (image, levels) in enumerate(zip(clean, base, strict=True)):
             own = levels if refined is None else _place(refined[number], image, levels)
             yield image, budget.add(image, own)
+
+
+def _chunks(images: ImageSet) -> Iterator[tuple[int, list[Pixels]]]:
+    """Runs of images with the number of their first, bounded in count and in bytes."""
+    chunk: list[Pixels] = []
+    for number in range(len(images)):
+        chunk.append(images.read(number))
+        if len(chunk) == _CHUNK or sum(image.nbytes for image in chunk) >= _CHUNK_BYTES:
+            yield number + 1 - len(chunk), chunk
+            chunk = []
+    if chunk:
+        yield len(images) - len(chunk), chunk
 
 
 def _place(delta: torch.Tensor, image: Pixels, base: Levels) -> Levels:
@@ -87,10 +99,10 @@ def load_generator(path: Path) -> Generator:
     tensors, metadata = load_weights(path)
     if metadata.get("kind") != "uge-generator":
         raise WeightsError(f"{path} holds no generator of this project; give OUT.private/generator.safetensors")
-    options = json.loads(metadata["options"])
-    generator = Generator(budget=Budget(options.pop("rho")), **options)
     try:
+        options = json.loads(metadata["options"])
+        generator = Generator(budget=Budget(options.pop("rho")), **options)
         generator.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"the generator at {path} does not fit its own description; it is damaged") from error
     return generator.eval()

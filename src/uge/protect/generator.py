@@ -16,7 +16,6 @@ from uge.data.images import Pixels
 
 Levels = NDArray[np.int8]
 
-_HALO = 64
 _TILE = 512
 _GROUP = 256
 
@@ -44,6 +43,8 @@ class Generator(nn.Module):
         super().__init__()
         self.channels, self.budget = channels, budget
         self.options = {"channels": channels, "width": width, "blocks": blocks, "dropout": dropout}
+        # Receptive field: each block reaches 2 pixels at a quarter of the resolution, the other layers 15.
+        self.halo = 16 + 8 * blocks
         wide = 4 * width
         self.encoder = nn.Sequential(
             *_convolution(nn.Conv2d(channels, width, 7, padding=3, bias=False)),
@@ -158,12 +159,12 @@ def _tiled(generator: Generator, x: Tensor) -> Tensor:
     height, width = x.shape[-2:]
     if height <= _TILE and width <= _TILE:
         return generator(x)  # type: ignore[no-any-return]
-    out = torch.empty_like(x)
+    out, halo = torch.empty_like(x), generator.halo
     for top in range(0, height, _TILE):
         for left in range(0, width, _TILE):
             bottom, right = min(top + _TILE, height), min(left + _TILE, width)
-            above, before = max(top - _HALO, 0), max(left - _HALO, 0)
-            piece = generator(x[..., above : bottom + _HALO, before : right + _HALO])
+            above, before = max(top - halo, 0), max(left - halo, 0)
+            piece = generator(x[..., above : bottom + halo, before : right + halo])
             out[..., top:bottom, left:right] = piece[..., top - above :, left - before :][
                 ..., : bottom - top, : right - left
             ]

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from uge.objectives import full_precision
+
 Reduction = Literal["batch", "sample"]
 Layout = Literal["layer", "flat"]
 
@@ -33,14 +35,15 @@ def gradient_matching(
     readings are here.
 
     Args:
-        networks: Each at one snapshot θ_t of its trajectory; parameters are not changed,
-            running statistics neither.
+        networks: Each at one snapshot θ_t of its trajectory. Nothing in them changes: neither
+            parameters nor their ``requires_grad``, running statistics or modes. All parameters
+            count, those that do not require a gradient too.
         x: Clean pixels in [0, 1], batch × channels × height × width.
         x_u: Protected pixels, the same shape; the loss is differentiable in them.
         y: int64 labels.
         reduction: ``"batch"``: one gradient of the mean loss, batch norm in training mode.
             ``"sample"``: one gradient per image, batch norm in eval mode (batch statistics
-            have no meaning for one image); the mean distance is returned.
+            have no meaning for one image), never in bf16; the mean distance is returned.
         layout: ``"layer"``: one cosine per parameter tensor, averaged over those whose clean
             gradient is at least a thousandth of the largest; ``"flat"``: one cosine over all.
 
@@ -59,11 +62,13 @@ def gradient_matching(
 
 def _batch_gradients(network: nn.Module, x: Tensor, y: Tensor, differentiable: bool) -> list[Tensor]:
     """∇_θ of the mean loss: one tensor of shape (1, size) per parameter."""
-    parameters = list(network.parameters())
-    wanted = [p.requires_grad_(True) for p in parameters]
+    # Leaves of their own, so that the network's parameters keep their requires_grad.
+    leaves = {name: p.detach().requires_grad_(True) for name, p in network.named_parameters()}
     with still_statistics(network, training=True):
-        loss = F.cross_entropy(network(x).float(), y)
-        found = torch.autograd.grad(loss, wanted, create_graph=differentiable)
+        loss = F.cross_entropy(full_precision(functional_call(network, leaves, (x,))), y)
+        found = torch.autograd.grad(
+            loss, list(leaves.values()), create_graph=differentiable, allow_unused=True, materialize_grads=True
+        )
     return [g.reshape(1, -1) for g in found]
 
 
@@ -74,9 +79,10 @@ def _sample_gradients(network: nn.Module, x: Tensor, y: Tensor, differentiable: 
 
     def loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         logits = functional_call(network, (values, buffers), (image[None],))
-        return F.cross_entropy(logits.float(), label[None])
+        return F.cross_entropy(full_precision(logits), label[None])
 
-    with still_statistics(network, training=False):
+    # In full precision: under vmap, batch norm in eval mode cannot mix bf16 activations with fp32 statistics.
+    with still_statistics(network, training=False), torch.autocast(x.device.type, enabled=False):
         per_sample: Callable[..., dict[str, Tensor]] = vmap(grad(loss), in_dims=(None, 0, 0))
         found = per_sample(parameters, x, y)
     return [g.reshape(len(x), -1) for g in found.values()]
@@ -100,17 +106,16 @@ def _flat_distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
 def still_statistics(network: nn.Module, *, training: bool) -> Iterator[None]:
     """Train or eval mode inside the block, with running statistics left as they are."""
     before = [(module, module.training) for module in network.modules()]
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    tracking = [norm.track_running_stats for norm in norms]
     network.train(training)
-    for norm in norms:
-        # Momentum 0 keeps the running mean and variance; the counter is put back below.
-        norm.momentum = 0.0
-        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
+    if training:
+        for norm in norms:
+            norm.track_running_stats = False  # Batch statistics are used, and nothing is recorded.
     try:
         yield
     finally:
-        for norm, momentum, counter in kept:
-            norm.momentum, norm.num_batches_tracked = momentum, counter
+        for norm, tracked in zip(norms, tracking, strict=True):
+            norm.track_running_stats = tracked
         for module, mode in before:
             module.training = mode

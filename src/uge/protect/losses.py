@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from uge.encoders import FeatureSpace
-from uge.errors import UsageError
+from uge.errors import UnknownNameError, UsageError
 from uge.protect.feature_distance import class_derangement, feature_distance, least_similar_classes
 from uge.protect.gradient_matching import gradient_matching
 from uge.protect.settings import METHODS, LossWeights
@@ -21,7 +21,7 @@ from uge.trajectory import Trajectory, network_at
 
 @dataclass
 class Authorized:
-    """One authorised network: a module to load snapshots into, and its trajectory."""
+    """One authorised network: a module of its architecture (never changed), and its trajectory."""
 
     network: nn.Module
     trajectory: Trajectory
@@ -40,6 +40,7 @@ class TotalLoss:
         runtime: Device and precision.
 
     Raises:
+        UnknownNameError: There is no such method.
         UsageError: Something that the method needs is missing.
     """
 
@@ -54,8 +55,12 @@ class TotalLoss:
         classes: Sequence[str],
         runtime: Runtime,
     ) -> None:
+        if method not in METHODS:
+            raise UnknownNameError("method", method, METHODS)
         self.parts, self.weights, self.runtime = METHODS[method], weights, runtime
         self.authorized, self.space = list(authorized), space
+        # Modules of its own: two entries may share one, and the caller's must keep their weights.
+        self._students = [copy.deepcopy(one.network) for one in self.authorized]
         if self.parts & {"gradient_matching", "undistill"} and not self.authorized:
             raise UsageError(f"method '{method}' needs at least one authorised network, got none")
         if "feature_distance" in self.parts:
@@ -85,15 +90,17 @@ class TotalLoss:
             draw: Picks the snapshot θ_t of each authorised network.
         """
         weights, found = self.weights, dict[str, Tensor]()
-        with self.runtime.autocast():
-            if "gradient_matching" in self.parts:
-                networks = [self._snapshot(one, draw) for one in self.authorized]
+        x, x_u = (pixels.to(memory_format=self.runtime.memory_format) for pixels in (x, x_u))
+        if "gradient_matching" in self.parts:
+            networks = [self._snapshot(number, draw) for number in range(len(self.authorized))]
+            with self.runtime.autocast():
                 found["gradient_matching"] = gradient_matching(
                     networks, x, x_u, y, reduction=weights.reduction, layout=weights.layout
                 )
-            if "feature_distance" in self.parts:
-                found["feature_distance"] = self._feature_distance(x, x_u, y)
-            if "undistill" in self.parts:
+        if "feature_distance" in self.parts:
+            found["feature_distance"] = self._feature_distance(x, x_u, y)
+        if "undistill" in self.parts:
+            with self.runtime.autocast():
                 found["undistill"] = undistill(
                     self._teachers, self._hacker, x_u, y, omega=weights.omega, temperature=weights.temperature
                 )
@@ -107,14 +114,17 @@ class TotalLoss:
 
     def _feature_distance(self, x: Tensor, x_u: Tensor, y: Tensor) -> Tensor:
         assert self.space is not None
-        with torch.no_grad():
+        # Only the encoder runs under autocast: similarities in bf16 would tie, and pick another target.
+        with torch.no_grad(), self.runtime.autocast():
             clean = self.space.image_features(x)
+        with self.runtime.autocast():
+            protected = self.space.image_features(x_u)
         fixed = self.weights.targets == "class"
         targets = self._target_of_class[y] if fixed else least_similar_classes(clean, self._text, y)
-        return feature_distance(clean, self.space.image_features(x_u), self._text, y, targets, alpha=self.weights.alpha)
+        return feature_distance(clean, protected, self._text, y, targets, alpha=self.weights.alpha)
 
-    def _snapshot(self, one: Authorized, draw: torch.Generator) -> nn.Module:
+    def _snapshot(self, number: int, draw: torch.Generator) -> nn.Module:
         # The last snapshot is the trained network θ_T; Eq. 6 sums over t < T.
-        last = max(len(one.trajectory) - 1, 1)
-        index = int(torch.randint(0, last, (1,), generator=draw))
-        return network_at(one.network, one.trajectory, index, self.runtime)
+        trajectory = self.authorized[number].trajectory
+        index = int(torch.randint(0, max(len(trajectory) - 1, 1), (1,), generator=draw))
+        return network_at(self._students[number], trajectory, index, self.runtime)

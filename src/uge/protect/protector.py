@@ -60,21 +60,22 @@ def train_generator(
     runtime.place(generator)
     parameters = list(generator.parameters())
     optimizer = torch.optim.Adam(parameters, lr=settings.lr)
-    step, windows, settled_at = 0, [], None
+    step, windows, settled_at, running = 0, [], None, 0.0
     if checkpoint is not None and checkpoint.exists():
         meta = load_checkpoint(checkpoint, {"generator": generator}, optimizer)
-        step, windows, settled_at = meta["step"], meta["windows"], meta["settled_at"]
+        step, windows, settled_at, running = (meta[key] for key in ("step", "windows", "settled_at", "running"))
     size = min(settings.batch_size, len(store))
     per_epoch = len(store) // size
     settle_steps = round(settings.settle * settings.max_steps)
-    running = 0.0 if step % settings.window == 0 else meta["running"]
+    order = torch.empty(0)
     while step < settings.max_steps:
         if settled_at is None and (step >= settings.max_steps - settle_steps or converged(windows, settings)):
             settled_at = step
         if settled_at is not None and step >= settled_at + settle_steps:
             break
         generator.train(settled_at is None)
-        order = epoch_order(len(store), stream(seed, "generator-order", step // per_epoch))
+        if step % per_epoch == 0 or not len(order):
+            order = epoch_order(len(store), stream(seed, "generator-order", step // per_epoch))
         batch = fetch(store, order[step % per_epoch * size :][:size])
         with seeded(seed, "generator-layers", step):
             with runtime.autocast():
@@ -87,16 +88,16 @@ def train_generator(
             parameter.grad = gradient
         optimizer.step()
         step += 1
-        loss = float(parts["loss"])
+        loss = parts["loss"].item()
         if not math.isfinite(loss):
             raise UGEError(f"the generator's loss became {loss} at step {step}; lower generator.lr or the loss weights")
         running += loss
         if step % settings.window == 0:
             windows, running = [*windows, running / settings.window], 0.0
         if step % 10 == 0 or step == settings.max_steps:
-            figures = {name: round(float(value), 5) for name, value in parts.items()}
+            figures = {name: round(value.item(), 5) for name, value in parts.items()}
             if events is not None:
-                events.write("step", step=step, **figures, mean_abs_delta=round(float(delta.detach().abs().mean()), 6))
+                events.write("step", step=step, **figures, mean_abs_delta=round(delta.detach().abs().mean().item(), 6))
             if progress is not None:
                 progress(step, settings.max_steps, figures)
         if checkpoint is not None and (step % checkpoint_every == 0 or step == settings.max_steps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from torch import Tensor
 from uge.budget import Budget
 from uge.data.loader import epoch_order, fetch
 from uge.data.store import PixelStore, Records
+from uge.errors import UGEError
 from uge.protect.generator import Generator, add_perturbation
 from uge.protect.losses import TotalLoss
 from uge.runs import EventLog
-from uge.runtime import Runtime, stream
+from uge.runtime import Runtime, seeded, stream
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -59,7 +61,10 @@ def refine_pass(
         seed: Root seed.
         name: Names this pass in the random streams.
         events: Gets one ``step`` event per pass.
-        progress: Called after each batch with (images done, images, figures).
+        progress: Called after each batch with (images in it, images, figures).
+
+    Raises:
+        UGEError: The loss became NaN or infinite.
     """
     order = epoch_order(len(store), stream(seed, "refine-order", *name))
     sums: dict[str, float] = {}
@@ -68,11 +73,14 @@ def refine_pass(
         delta = before.read(indices)
         x_u = (batch.x + delta / 255).clamp(0, 1).requires_grad_(True)
         if len(indices) > 1:
-            parts = total(batch.x, x_u, batch.y, stream(seed, "refine-snapshot", *name, number))
-            (gradient,) = torch.autograd.grad(parts["loss"], x_u)
+            with seeded(seed, "refine-layers", *name, number):
+                parts = total(batch.x, x_u, batch.y, stream(seed, "refine-snapshot", *name, number))
+                (gradient,) = torch.autograd.grad(parts["loss"], x_u)
+            if not math.isfinite(parts["loss"].item()):
+                raise UGEError(f"the loss became {parts['loss'].item()} while refining; lower the loss weights")
             delta = move(clean, delta, gradient, step, budget)
             for key, value in parts.items():
-                sums[key] = sums.get(key, 0.0) + float(value) * len(indices)
+                sums[key] = sums.get(key, 0.0) + value.item() * len(indices)
         after.write(indices, delta)
         if progress is not None:
             progress(len(indices), len(store), {})

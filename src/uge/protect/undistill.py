@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.objectives import soft_kl
+from uge.objectives import full_precision, soft_kl
 
 
 def undistill(
@@ -37,5 +37,5 @@ def undistill(
     losses = []
     for network in authorized:
         teacher = network(x_u)
-        losses.append(F.cross_entropy(teacher.float(), y) - omega * soft_kl(student, teacher, temperature))
+        losses.append(F.cross_entropy(full_precision(teacher), y) - omega * soft_kl(student, teacher, temperature))
     return torch.stack(losses).mean()

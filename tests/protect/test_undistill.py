@@ -1,0 +1,76 @@
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from uge.protect.undistill import undistill
+
+Make = Callable[..., nn.Module]
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def softmax(logits: list[float], temperature: float = 1) -> list[float]:
+    powers = [math.exp(value / temperature) for value in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def naive(authorized: list[nn.Module], hacker: nn.Module, x_u: Tensor, y: Tensor, omega: float, t: float) -> float:
+    total = 0.0
+    for network in authorized:
+        for teacher, student, label in zip(network(x_u).tolist(), hacker(x_u).tolist(), y.tolist(), strict=True):
+            kl = sum(p * math.log(p / q) for p, q in zip(softmax(teacher, t), softmax(student, t), strict=True))
+            total += -math.log(softmax(teacher)[label]) - omega * kl
+    return total / len(y) / len(authorized)
+
+
+@pytest.mark.parametrize(("omega", "temperature"), [(0.1, 4.0), (0.01, 20.0), (2.0, 1.0), (0.0, 4.0)])
+@pytest.mark.parametrize("count", [1, 2])
+def test_is_the_formula(linear: Make, batch: Batch, omega: float, temperature: float, count: int) -> None:
+    _, x_u, y = batch
+    authorized, hacker = [linear(seed) for seed in range(count)], linear(9)
+    found = undistill(authorized, hacker, x_u, y, omega=omega, temperature=temperature)
+    assert found.item() == pytest.approx(naive(authorized, hacker, x_u, y, omega, temperature))
+
+
+def test_several_networks_are_averaged(linear: Make, batch: Batch) -> None:
+    _, x_u, y = batch
+    one, two = (undistill([linear(seed)], linear(9), x_u, y).item() for seed in (0, 1))
+    assert undistill([linear(0), linear(1)], linear(9), x_u, y).item() == pytest.approx((one + two) / 2)
+
+
+def test_a_constant_added_to_logits_changes_nothing(linear: Make, batch: Batch) -> None:
+    _, x_u, y = batch
+    before = undistill([linear(0)], linear(9), x_u, y, omega=1).item()
+    shifted = []
+    for seed, shift in ((0, 3.0), (9, -5.0)):
+        network = linear(seed)
+        with torch.no_grad():
+            network[1].bias += shift
+        shifted.append(network)
+    assert undistill(shifted[:1], shifted[1], x_u, y, omega=1).item() == pytest.approx(before)
+
+
+def test_order_of_images_and_of_classes_changes_nothing(linear: Make, batch: Batch) -> None:
+    _, x_u, y = batch
+    before = undistill([linear(0)], linear(9), x_u, y, omega=1).item()
+    order, renamed = torch.tensor([4, 2, 0, 1, 3]), torch.tensor([2, 0, 1])
+    others = []
+    for seed in (0, 9):
+        network = linear(seed)
+        other = copy.deepcopy(network)
+        with torch.no_grad():
+            other[1].weight[renamed] = network[1].weight
+            other[1].bias[renamed] = network[1].bias
+        others.append(other)
+    assert undistill(others[:1], others[1], x_u[order], renamed[y[order]], omega=1).item() == pytest.approx(before)
+
+
+def test_gradient_is_that_of_finite_differences(smooth: Make, batch: Batch) -> None:
+    _, x_u, y = batch
+    authorized, hacker = [smooth(0).eval(), smooth(1).eval()], smooth(9).eval()
+    assert torch.autograd.gradcheck(
+        lambda moved: undistill(authorized, hacker, moved, y, omega=1, temperature=2), x_u.requires_grad_(True)
+    )
