@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 from collections.abc import Sequence
@@ -9,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from pydantic import ValidationError
 from torch import nn
 
 from uge.audit.attacks import Context, attack
 from uge.audit.cases import Case, Data, Epoch, Role, Start, case_id, read_case, write_case
 from uge.checkpoint import load_checkpoint, save_checkpoint
 from uge.data.store import PixelStore
-from uge.errors import DataError, UsageError
+from uge.errors import DataError, UsageError, WeightsError
 from uge.networks import ImageClassifier, build, from_weights, load_weights, weights_hash
 from uge.progress import Progress, Silent
 from uge.recipes import Recipe
@@ -68,7 +71,7 @@ def plan(
         attack(name)
     if "distill" in attacks and not keys:
         raise UsageError("the attack 'distill' needs the authorised network's key; give --key FILE or --attacks direct")
-    jobs = []
+    jobs, networks, attacks = [], list(dict.fromkeys(networks)), list(dict.fromkeys(attacks))
     for seed in range(seeds):
         kinds: list[Data] = ["clean", "protected"] if controls else ["protected"]
         for number, name in enumerate(keys):
@@ -97,7 +100,8 @@ class Audit:
         seed: Root seed of the audit; differs from the protector's, so the authorised network
             sees another data order.
         runtime: Device and precision.
-        data_id: What identifies the published data (goes into the fingerprints).
+        data_id: What identifies the published data. It goes into the fingerprints, with hashes of
+            the originals and of the test images.
         progress: Shows cases.
     """
 
@@ -120,6 +124,7 @@ class Audit:
         self.progress = progress or Silent()
         self.theta0 = [key_network(path, protected) for path in keys]
         self.recipe = recipe or (key_recipe(keys[0]) if keys else Recipe())
+        self._hashes = {"test": _store_hash(test), "clean": None if clean is None else _store_hash(clean)}
 
     def run(self, jobs: Sequence[Job]) -> list[Case]:
         """Run the jobs whose case is missing or belongs to something else; return all cases."""
@@ -142,12 +147,14 @@ class Audit:
         except DataError as error:
             log.warning("%s; it is run again", error)
             return None
-        missing_teacher = job.role == "authorized" and not self._weights(job).is_file()
-        return case if case.fingerprint == self._fingerprint(job) and not missing_teacher else None
+        if case.fingerprint != self._fingerprint(job) or (job.role == "authorized" and not self._has_weights(job)):
+            return None
+        return case
 
     def _fingerprint(self, job: Job) -> str:
         theta0 = None if job.key is None else weights_hash(self.theta0[job.key])
         parts: dict[str, Any] = {"data": self.data_id, "job": vars(job), "theta0": theta0, "seed": self.seed}
+        parts |= {"test": self._hashes["test"], "clean": self._hashes["clean"] if job.data == "clean" else None}
         parts |= {"recipe": self.recipe.json_dict(), "size": self.protected.size, "precision": self.runtime.precision}
         return fingerprint(parts)
 
@@ -167,7 +174,8 @@ class Audit:
         )
         history = attack(job.scheme)(context)
         if job.role == "authorized":
-            save_checkpoint(self._weights(job), {"network": network}, None, {})
+            meta = {"fingerprint": self._fingerprint(job)}
+            save_checkpoint(self._weights(job), {"network": network}, None, meta)
         return self._case(job, history)
 
     def _case(self, job: Job, history: History) -> Case:
@@ -211,11 +219,25 @@ class Audit:
     def _weights(self, job: Job) -> Path:
         return self.folder / "weights" / f"{job.id}.safetensors"
 
+    def _has_weights(self, job: Job) -> bool:
+        """Whether the trained network lies there as this very job left it."""
+        try:
+            meta = load_checkpoint(self._weights(job), {"network": self._network(job)})
+        except WeightsError:
+            return False
+        return meta.get("fingerprint") == self._fingerprint(job)
+
     def _teacher(self, job: Job) -> nn.Module:
-        """The authorised network trained on the published data with the same seed."""
+        """The authorised network trained on the published data with the same seed.
+
+        Raises:
+            UsageError: Its own case was not run, or with other settings.
+        """
         assert job.key is not None
         name = self.theta0[job.key].name
         teacher = Job("authorized", name, "theta0", "direct", "protected", job.seed, job.key)
+        if not self._has_weights(teacher):
+            raise UsageError(f"{job.id} needs the trained network of {teacher.id}; run that case first")
         network = self._network(teacher)
         load_checkpoint(self._weights(teacher), {"network": network})
         return self.runtime.place(network)
@@ -245,6 +267,15 @@ def key_recipe(path: Path) -> Recipe:
     Raises:
         WeightsError: The file is missing or damaged.
     """
-
     text = load_weights(path)[1].get("recipe")
-    return Recipe.model_validate_json(text) if text else Recipe()
+    try:
+        return Recipe.model_validate_json(text) if text else Recipe()
+    except ValidationError as error:
+        raise WeightsError(f"the recipe in the key {path} cannot be read; name one with --recipe") from error
+
+
+def _store_hash(store: PixelStore) -> str:
+    digest = hashlib.sha256(store.labels.cpu().numpy().tobytes())
+    for indices in torch.split(torch.arange(len(store)), 1000):
+        digest.update(store.pixels.read(indices).cpu().numpy().tobytes())
+    return digest.hexdigest()

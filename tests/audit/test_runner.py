@@ -1,0 +1,297 @@
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from uge.audit.attacks import ATTACKS, Context
+from uge.audit.cases import Case, read_case, read_cases
+from uge.audit.runner import Audit, Job, key_network, key_recipe, plan
+from uge.data.store import PixelStore
+from uge.errors import UnknownNameError, UsageError, WeightsError
+from uge.networks import build, save_weights, weights_hash
+from uge.progress import Tell
+from uge.recipes import Recipe
+from uge.runtime import Runtime, stream_seed
+from uge.training import fit
+
+RECIPE = Recipe(epochs=2, batch_size=8, lr=0.02, temperature=3)
+MakeStore = Callable[..., PixelStore]
+
+
+class Recorder:
+    """Notes which cases were run."""
+
+    def __init__(self) -> None:
+        self.run: list[str] = []
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[Tell]:
+        self.run.append(name.split()[-1])
+        yield lambda done, total, figures: None
+
+    def note(self, text: str) -> None:
+        raise AssertionError(text)
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "key.safetensors"
+    save_weights(path, build("lenet", 3, seed=5, size=16), {"recipe": RECIPE.model_dump_json()})
+    return path
+
+
+@pytest.fixture
+def make_audit(make_store: MakeStore, runtime: Runtime, key: Path, tmp_path: Path) -> Callable[..., Audit]:
+    def make(**changes: Any) -> Audit:
+        stores = {"protected": make_store(), "clean": make_store(seed=1), "test": make_store(seed=2)}
+        options = {"keys": [key], "runtime": runtime, "data_id": "x", "progress": Recorder()}
+        return Audit(tmp_path / "audit", **{**stores, **options, **changes})
+
+    return make
+
+
+def ids(jobs: list[Job]) -> list[str]:
+    return [job.id for job in jobs]
+
+
+class TestPlan:
+    @pytest.mark.parametrize("controls", [False, True])
+    @pytest.mark.parametrize(("networks", "seeds", "keys"), [(1, 1, 0), (2, 1, 1), (3, 2, 1), (2, 2, 3)])
+    def test_counts(self, networks: int, seeds: int, keys: int, controls: bool) -> None:
+        names, attacks = ["cnn", "lenet", "resnet8"][:networks], ["direct", "distill"] if keys else ["direct"]
+        jobs = plan(names, attacks, seeds, ["cnn"] * keys, controls=controls)
+        hackers = networks * (1 + keys)
+        clean = (keys + networks) * controls
+        roles = [job.role for job in jobs]
+        assert (roles.count("authorized"), roles.count("hacker"), roles.count("clean")) == (
+            seeds * keys,
+            seeds * hackers,
+            seeds * clean,
+        )
+        assert len(set(ids(jobs))) == len(jobs)
+
+    def test_teachers_come_before_their_students(self) -> None:
+        jobs = plan(["cnn"], ["distill"], 2, ["cnn", "cnn"], controls=False)
+        for place, job in enumerate(jobs):
+            if job.scheme == "distill":
+                earlier = {(other.seed, other.key) for other in jobs[:place] if other.role == "authorized"}
+                assert (job.seed, job.key) in earlier
+
+    def test_who_starts_where_on_what(self) -> None:
+        jobs = plan(["cnn"], ["direct", "distill"], 1, ["resnet8"], controls=True)
+        assert [(job.role, job.network, job.start, job.scheme, job.data, job.key) for job in jobs] == [
+            ("clean", "resnet8", "theta0", "direct", "clean", 0),
+            ("authorized", "resnet8", "theta0", "direct", "protected", 0),
+            ("clean", "cnn", "random", "direct", "clean", None),
+            ("hacker", "cnn", "random", "direct", "protected", None),
+            ("hacker", "cnn", "random", "distill", "protected", 0),
+        ]
+
+    def test_names_given_twice_count_once(self) -> None:
+        options: dict[str, Any] = {"seeds": 1, "keys": ["cnn"], "controls": True}
+        twice = plan(["cnn", "lenet", "cnn"], ["direct", "direct"], **options)
+        assert twice == plan(["cnn", "lenet"], ["direct"], **options)
+
+    def test_refuses(self) -> None:
+        with pytest.raises(UsageError, match="needs the authorised network's key"):
+            plan(["cnn"], ["distill"], 1, [], controls=True)
+        with pytest.raises(UnknownNameError, match="did you mean 'distill'"):
+            plan(["cnn"], ["destill"], 1, ["cnn"], controls=True)
+        for networks, attacks, seeds in (([], ["direct"], 1), (["cnn"], [], 1), (["cnn"], ["direct"], 0)):
+            with pytest.raises(UsageError, match="an audit needs"):
+                plan(networks, attacks, seeds, [], controls=True)
+
+
+@pytest.mark.parametrize("network", ["lenet", "cnn", "resnet8"])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_every_attack_trains_every_network(
+    attack: str, network: str, make_store: MakeStore, runtime: Runtime, tmp_path: Path
+) -> None:
+    learner, teacher = (build(network, 3, seed=seed, size=16) for seed in (0, 1))
+    before, taught, told = weights_hash(learner), weights_hash(teacher), []
+    context = Context(
+        network=learner,
+        store=make_store(),
+        test=make_store(count=7, seed=2),
+        recipe=RECIPE,
+        seed=0,
+        runtime=runtime,
+        teacher=lambda: teacher,
+        progress=lambda done, total, figures: told.append((done, total)),
+    )
+    history = ATTACKS[attack](context)
+    assert [epoch.epoch for epoch in history.epochs] == [1, 2]
+    assert told == [(1, 2), (2, 2)]
+    assert all(0 <= epoch.test_accuracy <= 100 and epoch.loss > 0 for epoch in history.epochs)
+    assert weights_hash(learner) != before
+    assert weights_hash(teacher) == taught
+    again = build(network, 3, seed=0, size=16)
+    assert ATTACKS[attack](replace(context, network=again)).epochs == history.epochs
+    assert weights_hash(again) == weights_hash(learner)
+
+
+def test_attacks_differ(make_store: MakeStore, runtime: Runtime) -> None:
+    hashes = set()
+    for attack in ATTACKS.values():
+        for seed in (1, 2):
+            learner = build("lenet", 3, seed=0, size=16)
+            store, teacher = make_store(), build("lenet", 3, seed=seed, size=16)
+            attack(Context(learner, store, store, RECIPE, 0, runtime, lambda teacher=teacher: teacher))
+            hashes.add(weights_hash(learner))
+    assert len(hashes) == 3  # the direct attack does not ask for a teacher
+
+
+JOBS = plan(["lenet", "resnet8"], ["direct", "distill"], 1, ["lenet"], controls=True)
+
+
+class TestAudit:
+    def test_every_case_is_written_once(self, make_audit: Callable[..., Audit]) -> None:
+        audit = make_audit()
+        cases = audit.run(JOBS)
+        assert audit.progress.run == ids(JOBS) == [case.id for case in cases]
+        assert read_cases(audit.folder) == sorted(cases, key=lambda case: case.id)
+        assert audit.run(JOBS) == cases
+        again = make_audit()
+        assert again.run(JOBS) == cases
+        assert again.progress.run == []
+        for case, job in zip(cases, JOBS, strict=True):
+            assert (case.role, case.network, case.scheme, case.start, case.data) == (
+                job.role,
+                job.network,
+                job.scheme,
+                job.start,
+                job.data,
+            )
+            assert len(case.history) == 2
+            assert case.best == max(epoch.test_accuracy for epoch in case.history)
+            assert case.last == case.history[-1].test_accuracy
+            assert case.recipe == {**RECIPE.json_dict(), "classes": 3, "size": 16}
+
+    def test_only_missing_cases_are_run(self, make_audit: Callable[..., Audit]) -> None:
+        audit = make_audit()
+        cases = audit.run(JOBS)
+        lost = [JOBS[1].id, JOBS[-1].id]
+        for name in lost:
+            (audit.folder / "cases" / f"{name}.json").unlink()
+        again = make_audit()
+        assert _results(again.run(JOBS)) == _results(cases)
+        assert again.progress.run == lost
+
+    def test_a_damaged_case_is_run_again(self, make_audit: Callable[..., Audit]) -> None:
+        cases = make_audit().run(JOBS[:2])
+        again = make_audit()
+        path = again.folder / "cases" / f"{JOBS[0].id}.json"
+        for damage in (path.read_text()[:50], '{"schema": 1}', "[]"):
+            path.write_text(damage)
+            assert _results(again.run(JOBS[:2])) == _results(cases)
+        assert again.progress.run == [JOBS[0].id] * 3
+        assert read_case(path).id == JOBS[0].id
+
+    @pytest.mark.parametrize(
+        ("change", "stale"),
+        [
+            ({"data_id": "y"}, JOBS),
+            ({"seed": 1}, JOBS),
+            ({"recipe": RECIPE.model_copy(update={"lr": 0.01})}, JOBS),
+            ({"runtime": Runtime(torch.device("cpu"), "bf16-mixed")}, JOBS),
+            ({"test": 3}, JOBS),
+            ({"clean": 4}, [job for job in JOBS if job.data == "clean"]),
+            ({"theta0": 6}, [job for job in JOBS if job.key is not None]),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    )
+    def test_what_determines_a_case_makes_it_stale(
+        self,
+        change: dict[str, Any],
+        stale: list[Job],
+        make_audit: Callable[..., Audit],
+        make_store: MakeStore,
+        key: Path,
+    ) -> None:
+        make_audit().run(JOBS)
+        ((what, value),) = change.items()
+        if what == "theta0":
+            save_weights(key, build("lenet", 3, seed=value, size=16), {"recipe": RECIPE.model_dump_json()})
+            again = make_audit()
+        else:
+            again = make_audit(**{what: make_store(seed=value) if what in ("test", "clean") else value})
+        again.run(JOBS)
+        assert again.progress.run == ids(stale)
+
+    def test_the_teacher_is_the_trained_authorised_network(
+        self, make_audit: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taught: list[str] = []
+
+        def spy(context: Context) -> Any:
+            taught.append(weights_hash(context.teacher()))
+            return ATTACKS["direct"](context)
+
+        monkeypatch.setitem(ATTACKS, "distill", spy)
+        audit = make_audit()
+        audit.run(JOBS)
+        expected = build("lenet", 3, seed=5, size=16)
+        seed = stream_seed(audit.seed, "audit", "authorized", "direct", 0)
+        history = fit(expected, audit.protected, RECIPE, seed=seed, runtime=audit.runtime, test=audit.test)
+        assert taught == [weights_hash(expected)] * 2
+        assert audit.run(JOBS)[1].last == history.last
+
+    def test_a_lost_or_foreign_teacher_is_trained_again(self, make_audit: Callable[..., Audit]) -> None:
+        audit = make_audit()
+        cases = audit.run(JOBS)
+        weights = audit.folder / "weights" / f"{JOBS[1].id}.safetensors"
+        good = weights.read_bytes()
+        other = make_audit(recipe=RECIPE.model_copy(update={"epochs": 1}))
+        case = audit.folder / "cases" / f"{JOBS[1].id}.json"
+        kept = case.read_text()
+        other.run(JOBS[:2])
+        foreign = weights.read_bytes()
+        assert foreign != good
+        case.write_text(kept)  # as if the other run had been killed before its case was written
+        for damage in (foreign, b"no weights"):
+            weights.write_bytes(damage)
+            again = make_audit()
+            assert _results(again.run(JOBS)[1:2]) == _results(cases[1:2])
+            assert JOBS[1].id in again.progress.run
+            assert weights.read_bytes() == good
+
+    def test_a_student_without_its_teacher_is_refused(self, make_audit: Callable[..., Audit]) -> None:
+        with pytest.raises(UsageError, match="run that case first"):
+            make_audit().run([JOBS[-1]])
+
+    def test_repetitions_differ_in_start_and_order(self, make_audit: Callable[..., Audit]) -> None:
+        audit = make_audit()
+        first, second = audit.run(plan(["resnet8"], ["direct"], 2, [], controls=False))
+        assert [epoch.loss for epoch in first.history] != [epoch.loss for epoch in second.history]
+
+    def test_without_a_key_everybody_uses_the_default_recipe(self, make_audit: Callable[..., Audit]) -> None:
+        assert make_audit(keys=[]).recipe == Recipe()
+        assert make_audit().recipe == RECIPE
+
+
+def _results(cases: list[Case]) -> list[dict[str, Any]]:
+    """Cases without how long they took."""
+    return [case.model_copy(update={"seconds": 0}).as_json() for case in cases]
+
+
+class TestKey:
+    def test_network_and_recipe_come_from_the_file(self, key: Path, make_store: MakeStore) -> None:
+        assert weights_hash(key_network(key, make_store())) == weights_hash(build("lenet", 3, seed=5, size=16))
+        assert key_recipe(key) == RECIPE
+
+    def test_a_key_for_other_data(self, key: Path, make_store: MakeStore) -> None:
+        for other in ({"classes": 4}, {"channels": 1}, {"size": 18}):
+            with pytest.raises(UsageError, match="made with this folder"):
+                key_network(key, make_store(**other))
+
+    @pytest.mark.parametrize("recipe", ["{", '{"lr": -1}', '{"unknown": 1}'])
+    def test_a_damaged_recipe(self, recipe: str, key: Path) -> None:
+        save_weights(key, build("lenet", 3, seed=5, size=16), {"recipe": recipe})
+        with pytest.raises(WeightsError, match="--recipe"):
+            key_recipe(key)
+        save_weights(key, build("lenet", 3, seed=5, size=16))
+        assert key_recipe(key) == Recipe()
