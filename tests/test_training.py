@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def test_learns_what_is_easy(make_store: MakeStore, runtime: Runtime) -> None:
     history = fit(net, train, recipe, seed=0, runtime=runtime, test=test, progress=lambda *told: figures.append(told))
     assert history.last == evaluate(net, test, runtime) > max(90, before)
     assert not net.training
+    assert all(parameter.grad is None for parameter in net.parameters())
     assert [result.epoch for result in history.epochs] == list(range(1, 7))
     assert history.epochs[-1].loss < history.epochs[0].loss
     assert [(done, total) for done, total, _ in figures] == [(epoch, 6) for epoch in range(1, 7)]
@@ -146,7 +148,7 @@ def test_the_schedule_reaches_the_optimiser(make_store: MakeStore, runtime: Runt
         objective=objective,
         observer=lambda _, net: values.append(net.value.item()),
     )
-    steps = [before - after for before, after in zip(values, values[1:], strict=False)]
+    steps = [before - after for before, after in pairwise(values)]
     assert steps == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1], abs=1e-5)
 
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,8 @@ def test_snapshots_are_dense_early_and_include_both_ends(total: int, count: int)
     steps = snapshot_steps(total, count)
     assert (steps[0], steps[-1]) == (0, total)
     assert len(set(steps)) == len(steps) <= count
-    gaps = [after - before for before, after in zip(steps, steps[1:], strict=False)]
-    assert all(late >= early - 1 for early, late in zip(gaps, gaps[1:], strict=False))
+    gaps = [after - before for before, after in pairwise(steps)]
+    assert all(late >= early - 1 for early, late in pairwise(gaps))
 
 
 def test_snapshots_are_the_states_of_the_run(make_store: MakeStore, runtime: Runtime) -> None:
@@ -90,12 +91,8 @@ def test_damage_is_named(make_store: MakeStore, runtime: Runtime, tmp_path: Path
 
 
 def test_refuses(make_store: MakeStore, runtime: Runtime, tmp_path: Path) -> None:
-    for wrong, reason in (
-        ({"snapshots": 1}, "at least 2"),
-        ({"snapshots": [0, 10]}, "0 to 9"),
-        ({"snapshots": [-1]}, "0"),
-    ):
+    for wrong, reason in (1, "at least 2"), ([0, 10], "0 to 9"), ([-1], "0 to 9"):
         with pytest.raises(UsageError, match=reason):
-            record_trajectory(network(), make_store(), RECIPE, seed=0, runtime=runtime, **wrong)
+            record_trajectory(network(), make_store(), RECIPE, seed=0, runtime=runtime, snapshots=wrong)
     with pytest.raises(UsageError, match="needs a folder"):
         record_trajectory(network(), make_store(), RECIPE, seed=0, runtime=runtime, checkpoint=tmp_path / "checkpoint")

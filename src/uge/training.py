@@ -152,6 +152,7 @@ def fit(
         if progress is not None:
             figures = {"loss": loss, "train": 100 * right} | ({} if accuracy is None else {"test": accuracy})
             progress(epoch + 1, recipe.epochs, figures)
+    optimizer.zero_grad(set_to_none=True)  # Gradients take as much memory as the network.
     network.eval()
     return history
 

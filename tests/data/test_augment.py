@@ -16,7 +16,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def naive_crop_flip(x: Tensor, draw: torch.Generator, crop: bool, flip: bool) -> Tensor:
     """One image after the other, one pixel after the other, with the same random numbers."""
-    batch, channels, height, width = x.shape
+    batch, _, height, width = x.shape
     pad_y, pad_x = (height // 8, width // 8) if crop else (0, 0)
     tops = torch.randint(0, 2 * pad_y + 1, (batch, 1), generator=draw)
     mirrored = torch.rand((batch, 1), generator=draw) < 0.5 if flip else torch.zeros(batch, 1, dtype=torch.bool)
