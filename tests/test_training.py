@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from uge.data.loader import Batch
 from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.networks import build, weights_hash
@@ -97,6 +98,20 @@ def test_seed_decides_order_and_augmentation(make_store: MakeStore, runtime: Run
     assert trained(0, "crop-flip") == trained(0, "crop-flip") != trained(0)
 
 
+def test_every_epoch_is_augmented_anew(make_store: MakeStore, runtime: Runtime) -> None:
+    store, seen = make_store(count=4), []
+    store.pixels.write(torch.arange(4), store.pixels.read(torch.zeros(4, dtype=torch.int64)))  # the order does not show
+
+    def spy(net: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        seen.append(batch.x)
+        return supervised(net, batch)
+
+    fit(network("lenet"), store, Recipe(epochs=3, augment="crop"), seed=0, runtime=runtime, objective=spy)
+    assert len(seen) == 3
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[1], seen[2])
+
+
 def test_a_file_gives_the_same_network_as_memory(make_store: MakeStore, runtime: Runtime) -> None:
     hashes = set()
     for limit in (0, 2**30):
@@ -136,7 +151,7 @@ def test_the_schedule_reaches_the_optimiser(make_store: MakeStore, runtime: Runt
     recipe = Recipe(epochs=4, batch_size=4, lr=1, momentum=0, weight_decay=0, schedule="multistep", milestones=(2,))
     values: list[float] = []
 
-    def objective(net: nn.Module, batch: object) -> dict[str, torch.Tensor]:
+    def objective(net: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         return {"loss": net.value, "logits": net(batch.x)}
 
     fit(
@@ -173,7 +188,7 @@ def test_refuses(make_store: MakeStore, runtime: Runtime) -> None:
     with pytest.raises(UsageError, match="at least two images"):
         fit(network(), make_store(count=1), Recipe(epochs=1), seed=0, runtime=runtime)
 
-    def diverging(net: nn.Module, batch: object) -> dict[str, torch.Tensor]:
+    def diverging(net: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         parts = supervised(net, batch)
         return {**parts, "loss": parts["loss"] * float("nan")}
 

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -46,6 +46,8 @@ def test_a_file_gives_the_batches_of_memory(
 
 @SHARED
 @given(count=st.integers(2, 14), batch_size=st.integers(2, 16), shuffled=st.booleans(), drop=st.booleans())
+@example(count=9, batch_size=4, shuffled=True, drop=False)
+@example(count=9, batch_size=4, shuffled=False, drop=False)
 def test_every_image_once(make_store: MakeStore, count: int, batch_size: int, shuffled: bool, drop: bool) -> None:
     store = make_store(count=count, size=2)
     found = list(batches(store, batch_size, order=order() if shuffled else None, drop_last=drop))

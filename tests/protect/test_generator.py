@@ -61,7 +61,7 @@ def _pixels(x: torch.Tensor) -> Pixels:
 
 
 def test_the_bound_is_reached_exactly() -> None:
-    found = wild(rho=0.04, strength=1000)
+    found = wild(rho=10.9 / 255, strength=1000)  # ten whole levels
     moved = np.stack(list(perturb_images(found, random_images(2, 16, 16, 3))))
     assert np.abs(moved.astype(int)).max() == 10
 
