@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from uge.encoders import ClipSpace, FeatureSpace
-from uge.encoders.clip import CLIP_MEAN, CLIP_STD
+from uge.encoders.clip_space import CLIP_MEAN, CLIP_STD
 from uge.errors import MissingExtraError, UsageError
 
 transformers = pytest.importorskip("transformers")
@@ -98,7 +98,7 @@ def test_the_prompt_is_a_photo_of_a_class(space: ClipSpace, folder: Path) -> Non
 def test_many_classes_are_encoded_in_parts(space: ClipSpace, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["cat", "dog", "a longer name", "ox", "bee"]
     whole = space.text_features(names)
-    monkeypatch.setattr("uge.encoders.clip.TEXT_BATCH", 2)
+    monkeypatch.setattr("uge.encoders.clip_space.TEXT_BATCH", 2)
     torch.testing.assert_close(space.text_features(names), whole)
 
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uge.checkpoint import load_checkpoint, save_checkpoint
-from uge.data.store import PixelStore
+from uge.data.images import ImageSet
+from uge.data.store import PixelStore, load_pixels
 from uge.errors import UsageError
 from uge.networks import build, weights_hash
 from uge.recipes import Recipe
@@ -134,6 +135,26 @@ class LocalSpace:
     def identity(self) -> dict[str, Any]:
         """What the manifest says of the encoder."""
         return {"kind": "local", **self.options, "weights_sha256": weights_hash(self.modules)}
+
+
+def train(
+    images: ImageSet, *, size: int | None = None, seed: int = 0, recipe: Recipe = RECIPE, runtime: Runtime | None = None
+) -> LocalSpace:
+    """A local feature space of a labelled image set: ``uge.encoders.local(images)``.
+
+    Args:
+        images: The protector's clean images.
+        size: Side length at which they are seen; the native one by default.
+        seed: Root seed.
+        recipe: How its networks train.
+        runtime: Device and precision; chosen by the hardware by default.
+
+    Raises:
+        UsageError: Sizes are mixed and no ``size`` was given.
+    """
+    runtime = runtime or Runtime.create()
+    store = load_pixels(images, size=size, device=runtime.device)
+    return LocalSpace.train(store, seed=seed, runtime=runtime, recipe=recipe)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
