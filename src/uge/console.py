@@ -1,20 +1,77 @@
-"""Progress on stderr: a bar with an ETA on a terminal, plain lines elsewhere, nothing when quiet."""
+"""What verbs give back, logging, and progress on stderr: a bar with an ETA on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from uge.flags import Common, Compute
 from uge.progress import Progress, Silent, Tell
 
+if TYPE_CHECKING:
+    from uge.pipeline.session import Session
+
 _LINE_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a verb found.
+
+    Attributes:
+        found: For ``--json``.
+        text: The same for people.
+        complaints: Sentences for stderr.
+        code: Exit code.
+    """
+
+    found: dict[str, Any]
+    text: str
+    complaints: Sequence[str] = ()
+    code: int = 0
+
+
+def open_session(flags: Compute) -> Session:
+    """Set logging and threads, and resolve device and precision.
+
+    Raises:
+        UsageError: The device is absent, or the precision unknown.
+    """
+    set_logging(flags)
+    # Threads that wait by spinning make a busy machine ten times slower; this must be set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    from uge.pipeline.session import Session
+    from uge.runtime import Runtime
+
+    if flags.threads is not None:
+        torch.set_num_threads(flags.threads)
+    return Session(
+        Runtime.create(flags.device, flags.precision),
+        make_progress(quiet=flags.quiet),
+        resume=getattr(flags, "resume", False),
+        overwrite=getattr(flags, "overwrite", False),
+        dry_run=getattr(flags, "dry_run", False),
+    )
+
+
+def set_logging(flags: Common) -> None:
+    """Send messages of the level that the flags ask for to stderr."""
+    level = logging.ERROR if flags.quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(flags.verbose, 2)]
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True)
+    for noisy in ("matplotlib", "PIL", "urllib3", "httpx"):
+        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
 
 
 def make_progress(*, quiet: bool) -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uge.config import parse_config, read_config
 
@@ -78,6 +79,28 @@ def settings_for(tokens: Sequence[str]) -> list[cyclopts.config.Dict]:
 def _layer(data: dict[str, Any], verb: str, source: str) -> cyclopts.config.Dict:
     inner = data.get(verb)
     return cyclopts.config.Dict(inner if isinstance(inner, dict) else data, use_commands_as_keys=False, source=source)
+
+
+def sentence(error: cyclopts.CycloptsError) -> str:
+    """What is wrong with flags or settings, in one sentence."""
+    if isinstance(error, cyclopts.UnknownOptionError):
+        return _unknown(error)
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, ValidationError):
+        first = cause.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        return f"--{name}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
+    return " ".join(str(error).partition(" Available commands")[0].split()).rstrip(".")
+
+
+def _unknown(error: cyclopts.UnknownOptionError) -> str:
+    word = error.token.keyword or error.token.value
+    known = {name.lstrip("-") for argument in error.argument_collection for name in argument.names}
+    key = word.strip("[]").replace("][", ".").lstrip("-").partition("=")[0]
+    near = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
+    in_file = error.token.source != "cli"
+    guess = f"; did you mean '{'' if in_file else '--'}{near[0]}'?" if near else "; see --help for what there is"
+    return f"unknown setting '{key}' in {error.token.source}{guess}" if in_file else f"unknown flag '{word}'{guess}"
 
 
 def _config_path(tokens: Sequence[str]) -> Path | None:

@@ -8,12 +8,11 @@ from typing import Any
 from uge.config import PublishConfig
 from uge.data import load_images
 from uge.networks import weights_hash
+from uge.pipeline.session import Session
 from uge.pipeline.stages import publish_stream
-from uge.progress import Progress
 from uge.protect.apply import load_generator, protected_images
 from uge.publish import Provenance
 from uge.runs import check_output
-from uge.runtime import Runtime
 
 
 def run_apply(
@@ -24,10 +23,7 @@ def run_apply(
     *,
     split: str = "train",
     limit: int | None = None,
-    runtime: Runtime,
-    progress: Progress,
-    overwrite: bool = False,
-    dry_run: bool = False,
+    session: Session,
 ) -> dict[str, Any]:
     """Protect and publish images that the generator has not seen, at their native size.
 
@@ -38,23 +34,20 @@ def run_apply(
         publishing: Layout and codec.
         split: Which split of the source.
         limit: First N images.
-        runtime: Device and precision.
-        progress: Shows images.
-        overwrite: Replace what is in ``out``.
-        dry_run: Read and check everything, write nothing.
+        session: Device, progress, whether to overwrite, whether to write at all.
     """
     generator = load_generator(generator_path)
     images = load_images(source, split=split, limit=limit)
-    check_output(out, source=images.root, overwrite=overwrite)
+    check_output(out, source=images.root, overwrite=session.overwrite)
     provenance = Provenance(
         method="generator",
         method_details={"generator_sha256": weights_hash(generator), "channels": generator.channels},
     )
     found = {"images": len(images), "out": str(out), "rho": generator.budget.rho}
-    if dry_run:
+    if session.dry_run:
         return found
-    pairs = protected_images(images, generator, runtime)
+    pairs = protected_images(images, generator, session.runtime)
     manifest = publish_stream(
-        images, pairs, out, generator.budget, provenance, publishing, progress, overwrite=overwrite
+        images, pairs, out, generator.budget, provenance, publishing, session, overwrite=session.overwrite
     )
     return {**found, "measured": manifest.measured.model_dump(mode="json")}

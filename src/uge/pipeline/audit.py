@@ -15,14 +15,14 @@ from uge.audit.runner import Audit, key_network, key_recipe, plan
 from uge.config import AuditConfig
 from uge.data import ImageSet, has_split, load_images
 from uge.errors import UsageError
+from uge.networks import check_name
+from uge.pipeline.session import Session
 from uge.pipeline.stages import clean_test, data_fingerprint, read_store, split_names
-from uge.progress import Progress
 from uge.publish import Manifest, private_folder, read_manifest
 from uge.recipes import Recipe
 from uge.recipes import recipe as named_recipe
 from uge.report import write_report
 from uge.runs import staged_folder, storage_errors, write_json
-from uge.runtime import Runtime
 
 _PICTURES = 9
 
@@ -59,10 +59,7 @@ def run_audit(
     *,
     keys: Sequence[Path] = (),
     folder: Path | None = None,
-    runtime: Runtime,
-    progress: Progress,
-    overwrite: bool = False,
-    dry_run: bool = False,
+    session: Session,
 ) -> dict[str, Any]:
     """Train the authorised network and the hackers on a published folder and judge them on clean test images.
 
@@ -73,10 +70,8 @@ def run_audit(
         keys: Key files; those in ``OUT.private`` by default. Without one there is no authorised
             side and no distillation.
         folder: Audit folder; ``OUT.audit`` by default. Finished cases in it are not run again.
-        runtime: Device and precision.
-        progress: Shows cases.
-        overwrite: Throw finished cases away first.
-        dry_run: Only list the cases that the audit has.
+        session: Device, progress; ``overwrite`` throws finished cases away first, ``dry_run`` only
+            lists the cases that the audit has.
 
     Returns:
         The summary as JSON values (docs/formats.md).
@@ -84,22 +79,25 @@ def run_audit(
     folder = folder or audit_folder(out)
     if folder.resolve().is_relative_to(out.resolve()):
         raise UsageError(f"the audit folder {folder} lies inside the published folder {out}; keep it outside")
+    networks, attacks = split_names(config.networks), split_names(config.attacks)
+    for name in networks:
+        check_name(name)
+    key_files = find_keys(out, keys)
+    recipe = audit_recipe(config, key_files)
     published = load_images(str(out)).check_trainable()
     manifest = read_manifest(out) if (out / "manifest.json").is_file() else None
-    key_files = find_keys(out, keys)
-    attacks = split_names(config.attacks)
     size, channels = _training_shape(config, manifest, published)
-    protected = read_store(published, size, channels, runtime, progress)
-    test = read_store(clean_test(test_source, published, config.limit_test), *protected.shape, runtime, progress)
+    protected = read_store(published, size, channels, session)
+    test = read_store(clean_test(test_source, published, config.limit_test), *protected.shape, session)
     originals = matching_originals(test_source, published)
-    clean = None if originals is None else read_store(originals, *protected.shape, runtime, progress)
+    clean = None if originals is None else read_store(originals, *protected.shape, session)
     key_names = [key_network(path, protected).name for path in key_files]
-    jobs = plan(split_names(config.networks), attacks, config.seeds, key_names, controls=clean is not None)
-    if dry_run:
+    jobs = plan(networks, attacks, config.seeds, key_names, controls=clean is not None)
+    if session.dry_run:
         return {"folder": str(folder), "cases": [job.id for job in jobs], "keys": [str(path) for path in key_files]}
-    if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
     with storage_errors(folder):
+        for part in ("cases", "weights") if session.overwrite else ():
+            shutil.rmtree(folder / part, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     audit = Audit(
         folder,
@@ -107,11 +105,11 @@ def run_audit(
         clean,
         test,
         keys=key_files,
-        recipe=audit_recipe(config, key_files),
+        recipe=recipe,
         seed=config.seed,
-        runtime=runtime,
+        runtime=session.runtime,
         data_id=data_fingerprint(published, protected),
-        progress=progress,
+        progress=session.progress,
     )
     cases = audit.run(jobs)
     summary = summarize(cases, classes=len(published.classes))

@@ -10,39 +10,35 @@ from uge.config import AuditConfig, ProtectConfig, PublishConfig
 from uge.errors import IntegrityError
 from uge.pipeline.audit import run_audit
 from uge.pipeline.protect import ProtectRun
+from uge.pipeline.session import Session
 from uge.pipeline.verify import run_verify
-from uge.progress import Progress
-from uge.runtime import Runtime
 
 SOURCE = "photos"
 
 
-def run_demo(
-    out: Path,
-    config: ProtectConfig,
-    audit: AuditConfig,
-    *,
-    runtime: Runtime,
-    progress: Progress,
-    resume: bool = False,
-    overwrite: bool = False,
-) -> dict[str, Any]:
+def run_demo(out: Path, config: ProtectConfig, audit: AuditConfig, session: Session) -> dict[str, Any]:
     """Protect the embedded data set, verify the copy from disk, and audit it.
 
+    Args:
+        out: The folder to publish.
+        config: How to protect.
+        audit: How to attack.
+        session: Device, progress, and whether to resume or overwrite.
+
     Returns:
-        The audit's summary with ``verified`` and ``seconds`` added.
+        The audit's summary with ``verified`` and ``seconds`` added; in a dry run, what would be done.
 
     Raises:
         IntegrityError: The published copy does not verify.
     """
     began = time.monotonic()
-    run = ProtectRun(
-        SOURCE, out, config, PublishConfig(), runtime=runtime, progress=progress, resume=resume, overwrite=overwrite
-    )
+    run = ProtectRun(SOURCE, out, config, PublishConfig(), session)
+    if session.dry_run:
+        return run.describe()
     run.run()
-    problems = run_verify(out, SOURCE, progress)["problems"]
+    problems = run_verify(out, SOURCE, session.progress)["problems"]
     if problems:
         raise IntegrityError(problems)
-    progress.note(f"{out}: verified from disk, no deviation")
-    summary = run_audit(out, SOURCE, audit, runtime=runtime, progress=progress, overwrite=overwrite)
+    session.progress.note(f"{out}: verified from disk, no deviation")
+    summary = run_audit(out, SOURCE, audit, session=session)
     return {**summary, "verified": True, "seconds": round(time.monotonic() - began, 1)}

@@ -15,11 +15,12 @@ from uge.data.images import ImageSet, Pixels
 from uge.data.store import PixelStore, load_pixels
 from uge.encoders import ClipSpace, FeatureSpace, LocalSpace
 from uge.errors import DataError, UnknownNameError, UsageError
-from uge.networks import ImageClassifier, build, load_weights, restore
-from uge.progress import Progress
+from uge.networks import ImageClassifier, build, check_name, load_weights, restore
+from uge.pipeline.session import Session
+from uge.protect.settings import METHODS
 from uge.publish import Manifest, Provenance, publish
 from uge.runs import canonical_json
-from uge.runtime import Runtime, stream_seed
+from uge.runtime import stream_seed
 
 
 def split_names(text: str) -> list[str]:
@@ -34,19 +35,17 @@ def split_names(text: str) -> list[str]:
     return names
 
 
-def read_store(
-    images: ImageSet, size: int | None, channels: int | None, runtime: Runtime, progress: Progress
-) -> PixelStore:
+def read_store(images: ImageSet, size: int | None, channels: int | None, session: Session) -> PixelStore:
     """Decode a set at one size, with a progress bar."""
     done = 0
-    with progress.stage(f"read {len(images)} {images.split} images") as tell:
+    with session.progress.stage(f"read {len(images)} {images.split} images") as tell:
 
         def count(new: int) -> None:
             nonlocal done
             done += new
             tell(done, len(images), {})
 
-        return load_pixels(images, size=size, channels=channels, device=runtime.device, progress=count)
+        return load_pixels(images, size=size, channels=channels, device=session.runtime.device, progress=count)
 
 
 def data_fingerprint(images: ImageSet, store: PixelStore) -> str:
@@ -84,23 +83,32 @@ def authorized_networks(config: ProtectConfig, images: ImageSet) -> list[ImageCl
     return networks
 
 
-def open_encoder(
-    config: ProtectConfig, store: PixelStore, runtime: Runtime, progress: Progress, path: Path
-) -> FeatureSpace:
+def check_names(config: ProtectConfig) -> None:
+    """Refuse names that a later stage could not know, before any work is done.
+
+    Raises:
+        UnknownNameError: The encoder is neither ``local`` nor ``clip:ID``, or there is no such network.
+    """
+    kind, _, name = config.encoder.partition(":")
+    if config.encoder != "local" and not (kind == "clip" and name):
+        raise UnknownNameError("encoder", config.encoder, ["local", "clip:ID"], "ID is a hub id or a local folder")
+    if "undistill" in METHODS[config.method]:
+        check_name(config.hacker)
+
+
+def open_encoder(config: ProtectConfig, store: PixelStore, session: Session, path: Path | None) -> FeatureSpace:
     """The feature space that a configuration names; a local one is trained unless ``path`` exists.
 
     Raises:
         UnknownNameError: It is neither ``local`` nor ``clip:ID``.
         UsageError: CLIP's weights cannot be had.
     """
-    kind, _, name = config.encoder.partition(":")
-    if kind == "clip" and name:
-        return ClipSpace.load(name, runtime.device)
+    check_names(config)
     if config.encoder != "local":
-        raise UnknownNameError("encoder", config.encoder, ["local", "clip:ID"], "ID is a hub id or a local folder")
-    with progress.stage("local encoder") as tell:
+        return ClipSpace.load(config.encoder.partition(":")[2], session.runtime.device)
+    with session.progress.stage("local encoder") as tell:
         return LocalSpace.train(
-            store, seed=config.seed, runtime=runtime, recipe=config.encoder_recipe, path=path, progress=tell
+            store, seed=config.seed, runtime=session.runtime, recipe=config.encoder_recipe, path=path, progress=tell
         )
 
 
@@ -111,12 +119,12 @@ def publish_stream(
     budget: Budget,
     provenance: Provenance,
     publishing: PublishConfig,
-    progress: Progress,
+    session: Session,
     *,
     overwrite: bool,
 ) -> Manifest:
     """Publish a stream of (clean, protected) pixels in the order of ``images``, with a progress bar."""
-    with progress.stage("publish") as tell:
+    with session.progress.stage("publish") as tell:
         return publish(
             ((number, clean, protected) for number, (clean, protected) in enumerate(pairs)),
             out,

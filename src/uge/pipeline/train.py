@@ -9,10 +9,10 @@ from uge.audit.runner import key_network, key_recipe
 from uge.data import load_images
 from uge.errors import UsageError
 from uge.networks import load_weights, save_weights
+from uge.pipeline.session import Session
 from uge.pipeline.stages import clean_test, read_store
-from uge.progress import Progress
 from uge.runs import check_output
-from uge.runtime import Runtime, stream_seed
+from uge.runtime import stream_seed
 from uge.training import fit
 
 
@@ -25,10 +25,7 @@ def run_train(
     seed: int = 1,
     limit_test: int | None = None,
     save: Path | None = None,
-    runtime: Runtime,
-    progress: Progress,
-    overwrite: bool = False,
-    dry_run: bool = False,
+    session: Session,
 ) -> dict[str, Any]:
     """Train as the authorised user: a published folder and a key file give a trained network.
 
@@ -40,32 +37,29 @@ def run_train(
         seed: Of data order and augmentation.
         limit_test: First N test images.
         save: Where the trained weights go.
-        runtime: Device and precision.
-        progress: Shows epochs.
-        overwrite: Replace ``save``.
-        dry_run: Read and check everything, train nothing.
+        session: Device, progress, whether to overwrite ``save``, whether to train at all.
 
     Returns:
         Accuracies in percent, by epoch too.
     """
     if save is not None:
-        check_output(save, overwrite=overwrite)
+        check_output(save, overwrite=session.overwrite)
         if save.resolve().is_relative_to(out.resolve()):
             raise UsageError(f"the weights file {save} lies inside the published folder {out}; choose another place")
     published = load_images(str(out)).check_trainable()
     found = key_recipe(key)
     recipe = found if epochs is None else found.model_copy(update={"epochs": epochs})
     size, channels = _key_shape(key)
-    store = read_store(published, size, channels, runtime, progress)
+    store = read_store(published, size, channels, session)
     network = key_network(key, store)
     test = None
     if test_source is not None:
-        test = read_store(clean_test(test_source, published, limit_test), size, channels, runtime, progress)
-    if dry_run:
+        test = read_store(clean_test(test_source, published, limit_test), size, channels, session)
+    if session.dry_run:
         return {"network": network.name, "images": len(store), "recipe": recipe.json_dict()}
-    with progress.stage(f"train {network.name}") as tell:
+    with session.progress.stage(f"train {network.name}") as tell:
         history = fit(
-            network, store, recipe, seed=stream_seed(seed, "train"), runtime=runtime, test=test, progress=tell
+            network, store, recipe, seed=stream_seed(seed, "train"), runtime=session.runtime, test=test, progress=tell
         )
     if save is not None:
         save_weights(save, network, {"recipe": recipe.model_dump_json()})
@@ -80,7 +74,7 @@ def run_train(
         "recipe": recipe.json_dict(),
         "seconds": round(history.seconds, 2),
         "weights": None if save is None else str(save),
-        "environment": runtime.environment(),
+        "environment": session.runtime.environment(),
     }
 
 

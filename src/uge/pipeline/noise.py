@@ -1,0 +1,233 @@
+"""From clean images and θ0 to a perturbation: trajectories, encoder, generator, refinement.
+
+With a folder every stage leaves its result there, so that a killed run resumes; without one all
+stays in memory. The bytes that come out are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uge.budget import Budget
+from uge.config import ProtectConfig
+from uge.data.store import PixelStore, Records
+from uge.encoders import FeatureSpace
+from uge.networks import ImageClassifier, build, save_weights, weights_hash
+from uge.pipeline.session import Session
+from uge.pipeline.stages import open_encoder
+from uge.protect.apply import load_generator, save_generator
+from uge.protect.generator import Generator
+from uge.protect.losses import Authorized, TotalLoss
+from uge.protect.protector import train_generator
+from uge.protect.refine import delta_records, protected_store, refine_pass, start_delta
+from uge.protect.settings import METHODS
+from uge.publish import Provenance
+from uge.publish.manifest import Authorized as AuthorizedRecord
+from uge.recipes import Recipe
+from uge.runs import EventLog, fingerprint, read_json, write_json
+from uge.runtime import seeded, stream_seed
+from uge.trajectory import Trajectory, record_trajectory
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What protects a data set.
+
+    Attributes:
+        generator: Trained; gives the perturbation of any image.
+        delta: Refined perturbations of the images themselves, if they were asked for.
+        provenance: How it came about, for the manifest.
+    """
+
+    generator: Generator
+    delta: Records | None
+    provenance: Provenance
+
+
+@dataclass
+class NoiseRun:
+    """The stages that make a perturbation for one data set.
+
+    Attributes:
+        config: How to protect.
+        store: Clean images at the training size.
+        networks: θ0 of every authorised network.
+        session: Device, precision, progress.
+        folder: Private folder where stages keep their results; None keeps them in memory.
+    """
+
+    config: ProtectConfig
+    store: PixelStore
+    networks: Sequence[ImageClassifier]
+    session: Session
+    folder: Path | None = None
+    budget: Budget = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.budget = Budget.parse(self.config.rho)
+
+    def run(self, authorized: Sequence[Authorized] | None = None, space: FeatureSpace | None = None) -> Noise:
+        """Do every stage that is not done yet.
+
+        Args:
+            authorized: Authorised networks with recorded trajectories; recorded here by default.
+            space: The feature space; by default the one that the configuration names.
+
+        Raises:
+            UGEError: A stage failed; what was finished stays in the folder.
+        """
+        parts, encoder_file = METHODS[self.config.method], self._file("encoder.safetensors")
+        if space is None and "feature_distance" in parts:
+            space = open_encoder(self.config, self.store, self.session, encoder_file)
+        authorized = list(authorized or self._authorized(self.store, "round-0"))
+        total = TotalLoss(
+            self.config.method,
+            self.config.loss,
+            authorized=authorized,
+            hacker=self._hacker() if "undistill" in parts else None,
+            space=space,
+            classes=self.store.classes,
+            runtime=self.session.runtime,
+        )
+        events = EventLog(self._file("protect.jsonl"))
+        generator = self._generator(total, events)
+        delta = self._refine(generator, authorized, total, events) if self.config.refine else None
+        return Noise(generator, delta, self._provenance(space))
+
+    def _file(self, *names: str) -> Path | None:
+        return None if self.folder is None else self.folder.joinpath(*names)
+
+    def _authorized(self, store: PixelStore, name: str) -> list[Authorized]:
+        """Authorised networks with their trajectories on ``store``, recorded unless they are there."""
+        config, found = self.config, []
+        needs_path = METHODS[config.method] & {"gradient_matching", "undistill"}
+        for number, theta0 in enumerate(self.networks):
+            place = self._file("run", name, f"trajectory-{number}")
+            if place is not None and (place / "trajectory.json").is_file():
+                path = Trajectory.load(place)
+            else:
+                with self.session.progress.stage(f"trajectory of {theta0.name} ({name})") as tell:
+                    path = record_trajectory(
+                        copy.deepcopy(theta0),
+                        store,
+                        config.recipe,
+                        seed=stream_seed(config.seed, "trajectory", number),
+                        runtime=self.session.runtime,
+                        snapshots=config.snapshots if needs_path else 2,
+                        folder=place,
+                        checkpoint=self._file("run", name, f"trajectory-{number}.checkpoint.safetensors"),
+                        progress=tell,
+                    )
+            found.append(Authorized(copy.deepcopy(theta0), path))
+        return found
+
+    def _hacker(self) -> ImageClassifier:
+        size, channels = self.store.shape
+        seed = stream_seed(self.config.seed, "hacker")
+        return build(self.config.hacker, len(self.store.classes), channels=channels, size=size, seed=seed)
+
+    def _generator(self, total: TotalLoss, events: EventLog) -> Generator:
+        path, settings = self._file("generator.safetensors"), self.config.generator
+        if path is not None and path.is_file():
+            return load_generator(path)
+        with seeded(self.config.seed, "generator"):
+            generator = Generator(
+                self.store.channels, self.budget, width=settings.width, blocks=settings.blocks, dropout=settings.dropout
+            )
+        with self.session.progress.stage("generator") as tell:
+            train_generator(
+                generator,
+                self.store,
+                total,
+                settings,
+                seed=self.config.seed,
+                runtime=self.session.runtime,
+                checkpoint=self._file("run", "generator.checkpoint.safetensors"),
+                events=events,
+                progress=tell,
+            )
+        if path is None:
+            return generator
+        save_generator(path, generator)
+        return load_generator(path)
+
+    def _refine(
+        self, generator: Generator, authorized: Sequence[Authorized], total: TotalLoss, events: EventLog
+    ) -> Records:
+        """Passes of direct optimisation between two files, so that an interrupted pass starts again."""
+        settings, state, runtime = self.config.refinement, self._file("run", "refine.json"), self.session.runtime
+        files = [delta_records(self.store, self._file("run", f"delta-{side}.int8")) for side in (0, 1)]
+        done = int(read_json(state)["passes"]) if state is not None and state.is_file() else None
+        if done is None:
+            start_delta(runtime.place(generator), self.store, files[0], runtime)
+            files[0].flush()
+            done = _keep(state, 0)
+        first = done
+        while done < settings.rounds * settings.passes:
+            round_number, inner = divmod(done, settings.passes)
+            if round_number and (inner == 0 or done == first):
+                current = protected_store(self.store, files[done % 2], self.budget)
+                for one, fresh in zip(authorized, self._authorized(current, f"round-{round_number}"), strict=True):
+                    one.trajectory = fresh.trajectory
+                total.refresh_teachers()
+            name = f"refine round {round_number + 1}/{settings.rounds} pass {inner + 1}"
+            with self.session.progress.stage(name) as tell:
+                refine_pass(
+                    self.store,
+                    files[done % 2],
+                    files[(done + 1) % 2],
+                    total,
+                    self.budget,
+                    step=max(1, round(settings.step * (1 - inner / settings.passes))),
+                    batch_size=settings.batch_size,
+                    seed=self.config.seed,
+                    name=(round_number, inner),
+                    events=events,
+                    progress=tell,
+                )
+            done = _keep(state, done + 1)
+        return files[done % 2]
+
+    def _provenance(self, space: FeatureSpace | None) -> Provenance:
+        config = self.config
+        details: dict[str, Any] = {
+            "loss": config.loss.model_dump(mode="json"),
+            "generator": config.generator.model_dump(mode="json"),
+            "refinement": config.refinement.model_dump(mode="json") if config.refine else None,
+            "training_size": self.store.size,
+            "channels": self.store.channels,
+            "recipe": config.recipe.json_dict(),
+        }
+        return Provenance(
+            method=config.method,
+            seeds={"seed": config.seed},
+            authorized=tuple(
+                AuthorizedRecord(id=f"authorized-{number}", network=network.name, weights_sha256=weights_hash(network))
+                for number, network in enumerate(self.networks)
+            ),
+            encoder=None if space is None else space.identity(),
+            config_sha256=fingerprint(config.model_dump(mode="json")),
+            method_details=details,
+        )
+
+
+def _keep(state: Path | None, passes: int) -> int:
+    """Note how many passes are done, if there is a file for it; returns the number."""
+    if state is not None:
+        write_json(state, {"passes": passes})
+    return passes
+
+
+def key_path(folder: Path, number: int) -> Path:
+    """Where the key of an authorised network lies in a private folder."""
+    return folder / f"authorized-{number}.key.safetensors"
+
+
+def write_keys(folder: Path, networks: Sequence[ImageClassifier], recipe: Recipe) -> None:
+    """Write θ0 of every authorised network with the recipe that it is to be trained by."""
+    for number, network in enumerate(networks):
+        save_weights(key_path(folder, number), network, {"recipe": recipe.model_dump_json()})

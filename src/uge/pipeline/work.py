@@ -1,0 +1,117 @@
+"""The private folder of a run under way: what it may replace, how it resumes, when it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from uge.errors import OutputExistsError, UsageError
+from uge.pipeline.session import Session
+from uge.publish import create_private, private_folder
+from uge.runs import check_output, read_json, storage_errors, write_json
+
+_FINISHED = ("trajectory.json", "*.checkpoint.safetensors", "encoder.safetensors", "generator.safetensors")
+"""Files that are worth keeping after a failure: what they hold took training."""
+
+
+class PrivateWork:
+    """Where a protection run keeps its secrets and checkpoints.
+
+    A run that replaces an earlier one works in ``OUT.private.new``: the old keys stay beside the old
+    published folder, and usable with it, until the new copy is published.
+
+    Args:
+        out: The published folder.
+        source: What is protected, if it is a path; no output may overlap it.
+        session: Says whether to resume or to overwrite.
+
+    Raises:
+        OutputExistsError: Something is there already and may not be replaced.
+        UsageError: An output overlaps the source, or both resume and overwrite are asked for.
+    """
+
+    def __init__(self, out: Path, source: Path | None, session: Session) -> None:
+        if session.resume and session.overwrite:
+            raise UsageError("--resume goes on with a run and --overwrite starts again; give only one of them")
+        self.private = private_folder(out)
+        self._out, self._new = out, self.private.with_name(f"{self.private.name}.new")
+        self._session = session
+        held = _holds_something(self.private)
+        if session.overwrite:
+            self.folder = self._new if held else self.private
+        else:
+            self.folder = self._new if _state(self._new).is_file() else self.private
+        self.resuming = session.resume and _state(self.folder).is_file()
+        may_replace = session.overwrite or self.resuming
+        for place in (out, self.private):
+            check_output(place, source=source, overwrite=True)
+        if not may_replace and (held or _holds_something(self._new)):
+            raise OutputExistsError(
+                f"{self.folder} holds an earlier run; give --resume to go on with it or --overwrite to start again"
+                if _state(self.folder).is_file()
+                else f"{self.private} is not empty; choose another output or give --overwrite"
+            )
+        check_output(out, overwrite=may_replace)
+
+    @contextlib.contextmanager
+    def opened(self, fingerprint: str, about: dict[str, Any]) -> Iterator[None]:
+        """Hold the folder open for the block that does the work.
+
+        When the block succeeds, the folder takes the place of the one that it replaces. When it
+        fails, the folder stays for ``--resume`` if anything in it took training, and goes if not.
+
+        Args:
+            fingerprint: Of everything that determines the result.
+            about: What ``uge inspect`` is to say of the run.
+
+        Raises:
+            UsageError: The run to resume has other settings.
+            StorageError: The folder cannot be made.
+        """
+        state = _state(self.folder)
+        if self.resuming and read_json(state).get("fingerprint") != fingerprint:
+            raise UsageError(
+                f"the run in {self.folder} has other settings, images or precision than this one; "
+                "repeat the command as it was, or give --overwrite to start again"
+            )
+        try:
+            if self._session.overwrite and self._new.exists():
+                with storage_errors(self._new):
+                    shutil.rmtree(self._new)
+            create_private(self.folder, published=self._out)
+            if not self.resuming:
+                write_json(state, {"fingerprint": fingerprint, **about})
+            yield
+            write_json(self.folder / "run" / "done.json", {"finished": True})
+            self._settle()
+        except BaseException:
+            if not any(True for pattern in _FINISHED for _ in self.folder.rglob(pattern)):
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run in the folder ended, and its published folder is there."""
+        return (self.folder / "run" / "done.json").is_file() and (self._out / "manifest.json").is_file()
+
+    def _settle(self) -> None:
+        if self.folder == self.private:
+            return
+        retired = self.private.with_name(f".{self.private.name}.retired")
+        with storage_errors(self.private):
+            shutil.rmtree(retired, ignore_errors=True)
+            if self.private.exists():
+                self.private.rename(retired)
+            self.folder.rename(self.private)
+            shutil.rmtree(retired, ignore_errors=True)
+
+
+def _state(folder: Path) -> Path:
+    return folder / "run" / "run.json"
+
+
+def _holds_something(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())

@@ -1,0 +1,278 @@
+"""The verbs of the command line; torch is imported only by those that compute, inside their functions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from uge.config import AuditConfig, ProtectConfig, PublishConfig
+from uge.console import Outcome, make_progress, open_session, set_logging
+from uge.flags import FLAT, Common, Compute, Resumable, Writing
+
+Key = Annotated[tuple[Path, ...], Parameter(name="--key")]
+
+
+def demo(
+    out: Path = Path("demo-out/photos"),
+    *,
+    config: Annotated[ProtectConfig, FLAT] = ProtectConfig(),
+    audit: Annotated[AuditConfig, Parameter(name="--audit")] = AuditConfig(),
+    common: Annotated[Resumable, FLAT] = Resumable(),
+) -> Outcome:
+    """Protect, publish, verify and attack the embedded photographs, offline, in a few minutes.
+
+    Example: `uge demo`, or `uge demo OUT --json`.
+
+    Parameters
+    ----------
+    out
+        Where the published copy goes.
+    """
+    session = open_session(common)
+    from uge.pipeline.demo import run_demo
+
+    found = run_demo(out, config, audit, session)
+    return Outcome(found, f"would protect {out}; nothing was written" if common.dry_run else _audit_text(found))
+
+
+def protect(
+    source: str,
+    out: Path,
+    *,
+    config: Annotated[ProtectConfig, FLAT] = ProtectConfig(),
+    publishing: Annotated[PublishConfig, FLAT] = PublishConfig(),
+    common: Annotated[Resumable, FLAT] = Resumable(),
+) -> Outcome:
+    """Protect the train split of SOURCE and publish it in OUT; secrets go to OUT.private.
+
+    Examples:
+
+    - `uge protect photos out/photos --authorized cnn`
+    - `uge protect my-images/ out/mine --authorized resnet18 --size 64 --rho 8/255 --refine`
+    - `uge protect data/cifar10 out/cifar --limit 10000 --recipe.epochs 30 --resume`
+
+    Parameters
+    ----------
+    source
+        Folder, Parquet, npz, tar or CIFAR files, hf://owner/name, or the embedded set `photos`.
+    out
+        Folder to publish.
+    """
+    session = open_session(common)
+    from uge.pipeline.protect import ProtectRun
+
+    run = ProtectRun(source, out, config, publishing, session)
+    if common.dry_run:
+        return Outcome(run.describe(), f"would protect {len(run.images)} images into {out}; nothing was written")
+    result = run.run()
+    manifest = result.manifest
+    found = {
+        "out": str(result.out),
+        "private": str(result.private),
+        "keys": [str(key) for key in result.keys],
+        "images": manifest.count,
+        "measured": manifest.measured.model_dump(mode="json"),
+        "budget": manifest.budget.model_dump(mode="json"),
+    }
+    return Outcome(
+        found,
+        f"published {manifest.count} images in {out}: largest change {manifest.measured.linf_levels} of "
+        f"{manifest.budget.levels} allowed 8-bit levels, PSNR {manifest.measured.psnr_db or float('inf'):.1f} dB\n"
+        f"keys, generator and trajectory are in {result.private}: keep that folder secret",
+    )
+
+
+def apply(
+    generator: Path,
+    source: str,
+    out: Path,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    publishing: Annotated[PublishConfig, FLAT] = PublishConfig(),
+    common: Annotated[Writing, FLAT] = Writing(),
+) -> Outcome:
+    """Protect new images with a generator that an earlier run trained.
+
+    Example: `uge apply out/mine.private/generator.safetensors more-images/ out/more`
+
+    Parameters
+    ----------
+    generator
+        generator.safetensors from a private folder.
+    source
+        Images, as for `uge protect`.
+    out
+        Folder to publish.
+    split
+        Split of the source.
+    limit
+        First N images only.
+    """
+    session = open_session(common)
+    from uge.pipeline.apply import run_apply
+
+    found = run_apply(generator, source, out, publishing, split=split, limit=limit, session=session)
+    done = "would protect" if common.dry_run else "protected"
+    return Outcome(found, f"{done} {found['images']} images into {out}")
+
+
+def train(
+    out: Path,
+    *,
+    key: Path,
+    test: str | None = None,
+    epochs: int | None = None,
+    limit_test: int | None = None,
+    save: Path | None = None,
+    seed: int = 1,
+    common: Annotated[Writing, FLAT] = Writing(),
+) -> Outcome:
+    """Train as the authorised user: the published folder and a key file give an accuracy.
+
+    Example: `uge train out/mine --key out/mine.private/authorized-0.key.safetensors --test my-images/`
+
+    Parameters
+    ----------
+    out
+        Published folder.
+    key
+        Key file with θ0 and the recipe.
+    test
+        Clean test images.
+    epochs
+        If other than the recipe's.
+    limit_test
+        First N test images only.
+    save
+        Where the trained weights go (safetensors).
+    seed
+        Of data order and augmentation.
+    """
+    session = open_session(common)
+    from uge.pipeline.train import run_train
+
+    found = run_train(out, key, test, epochs=epochs, seed=seed, limit_test=limit_test, save=save, session=session)
+    if common.dry_run:
+        return Outcome(found, f"would train {found['network']} on {out}; nothing was written")
+    measured = "not measured (no --test)" if test is None else f"{found['last']:.2f} % (best {found['best']:.2f} %)"
+    return Outcome(found, f"{found['network']} trained on {out}: clean test accuracy {measured}")
+
+
+def verify(out: Path, *, against: str | None = None, common: Annotated[Common, FLAT] = Common()) -> Outcome:
+    """Re-read a published folder from disk and check everything that its manifest claims.
+
+    Example: `uge verify out/mine --against my-images/`
+
+    Parameters
+    ----------
+    out
+        Published folder.
+    against
+        The originals; then the change of every stored pixel is measured too.
+    """
+    set_logging(common)
+    from uge.pipeline.verify import run_verify
+
+    found = run_verify(out, against, make_progress(quiet=common.quiet))
+    problems = found["problems"]
+    text = f"{out}: {len(problems)} deviations" if problems else f"{out}: {found['count']} images, no deviation"
+    return Outcome(found, text, complaints=problems, code=int(bool(problems)))
+
+
+def audit(
+    out: Path,
+    *,
+    test: str,
+    key: Key = (),
+    config: Annotated[AuditConfig, FLAT] = AuditConfig(),
+    folder: Path | None = None,
+    fail_under: float | None = None,
+    common: Annotated[Resumable, FLAT] = Resumable(),
+) -> Outcome:
+    """Attack a published folder: train the authorised network and hackers, judge all on clean test images.
+
+    Finished cases are kept and not run again (`--overwrite` throws them away).
+
+    Example: `uge audit out/mine --test my-images/ --networks cnn,resnetc20 --attacks direct,distill --seeds 3`
+
+    Parameters
+    ----------
+    out
+        Published folder, or any labelled image folder.
+    test
+        Clean test images; with a train split as well, that is the clean control.
+    key
+        Key file(s); by default those in OUT.private.
+    folder
+        Audit folder; OUT.audit by default.
+    fail_under
+        Exit with 3 when the gap (the smaller of last and best epoch) is below this many points.
+    """
+    session = open_session(common)
+    from uge.pipeline.audit import run_audit
+
+    found = run_audit(out, test, config, keys=key, folder=folder, session=session)
+    if common.dry_run:
+        return Outcome(found, f"would run {len(found['cases'])} cases; nothing was written")
+    gaps = [gap for gap in (found["gap"], found["gap_best"]) if gap is not None]
+    failed = fail_under is not None and (not gaps or min(gaps) < fail_under)
+    return Outcome(found, _audit_text(found), code=3 if failed else 0)
+
+
+def report(run: Path, out: Path, *, common: Annotated[Writing, FLAT] = Writing()) -> Outcome:
+    """Write the HTML page of an audit folder.
+
+    Example: `uge report out/mine.audit page.html`
+
+    Parameters
+    ----------
+    run
+        Audit folder (OUT.audit).
+    out
+        The page.
+    """
+    set_logging(common)
+    from uge.report import write_report
+
+    page = write_report(run, out, overwrite=common.overwrite)
+    return Outcome({"report": str(page)}, f"report: {page}")
+
+
+def inspect(target: str, *, common: Annotated[Common, FLAT] = Common()) -> Outcome:
+    """Say what a path is: published folder, private folder, audit, weights file, or image source.
+
+    Example: `uge inspect out/mine`
+
+    Parameters
+    ----------
+    target
+        Path, hf:// id, or `photos`.
+    """
+    set_logging(common)
+    from uge.pipeline.look import inspect as look
+
+    found = look(target)
+    return Outcome(found, json.dumps(found, indent=1, ensure_ascii=False))
+
+
+def env(*, common: Annotated[Compute, FLAT] = Compute()) -> Outcome:
+    """Show versions, device and precision, as every result records them.
+
+    Example: `uge env --json`
+    """
+    found = open_session(common).runtime.environment()
+    return Outcome(found, "\n".join(f"{name}: {value}" for name, value in found.items()))
+
+
+def _audit_text(found: dict[str, Any]) -> str:
+    from uge.audit.metrics import Summary
+    from uge.report import text_table
+
+    return f"{text_table(Summary.model_validate(found))}\n{found['verdict']}\nreport: {found['report']}"
+
+
+VERBS = (demo, protect, apply, train, verify, audit, report, inspect, env)
