@@ -16,7 +16,7 @@ FLOORS = [
     {"publish"},
     {"audit"},
     {"report"},
-    {"config", "pipeline", "cli", "console", "flags"},
+    {"api", "config", "pipeline", "cli", "console", "flags", "verbs"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem[0] != "_")

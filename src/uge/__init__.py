@@ -1,1 +1,98 @@
-"""."""
+"""Ungeneralizable examples: publish images from which only the network that you authorise learns.
+
+::
+
+    images = uge.load_images("photos", split="train")
+    trajectory = uge.record_trajectory("cnn", images, epochs=15, seed=0)
+    protected = uge.protect(images, trajectory, budget=uge.Budget(0.04))
+    uge.publish(protected, "out/photos")
+    report = uge.audit("out/photos", test="photos", networks=["resnet8"], attacks=["direct", "distill"], seeds=3)
+
+Names are loaded on first use: ``import uge`` imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uge import encoders as encoders
+    from uge.api import AuthorizedPath as AuthorizedPath
+    from uge.api import Protected as Protected
+    from uge.api import audit as audit
+    from uge.api import protect as protect
+    from uge.api import publish as publish
+    from uge.api import record_trajectory as record_trajectory
+    from uge.api import verify as verify
+    from uge.budget import Budget as Budget
+    from uge.data import ImageSet as ImageSet
+    from uge.data import load_images as load_images
+    from uge.errors import UGEError as UGEError
+    from uge.recipes import Recipe as Recipe
+    from uge.runtime import Runtime as Runtime
+
+_VERBS = ("audit", "protect", "publish")  # folders of code, which can be called as well
+_HOMES = {
+    "AuthorizedPath": "uge.api",
+    "Budget": "uge.budget",
+    "ImageSet": "uge.data",
+    "Protected": "uge.api",
+    "Recipe": "uge.recipes",
+    "Runtime": "uge.runtime",
+    "UGEError": "uge.errors",
+    "load_images": "uge.data",
+    "record_trajectory": "uge.api",
+    "verify": "uge.api",
+}
+
+__all__ = [
+    "AuthorizedPath",
+    "Budget",
+    "ImageSet",
+    "Protected",
+    "Recipe",
+    "Runtime",
+    "UGEError",
+    "audit",
+    "encoders",
+    "load_images",
+    "protect",
+    "publish",
+    "record_trajectory",
+    "verify",
+]
+
+
+class _Verb(ModuleType):
+    """A folder of code that stands for its verb: ``uge.protect(...)`` is ``uge.api.protect(...)``."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        verb = getattr(importlib.import_module("uge.api"), self.__name__.rpartition(".")[2])
+        return verb(*args, **kwargs)
+
+
+class _Package(ModuleType):
+    """This package: whoever imports ``uge.protect.losses`` binds the folder here, and must not unbind the verb."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _VERBS and isinstance(value, ModuleType):
+            value.__class__ = _Verb
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"uge.{name}")
+    raise AttributeError(f"module 'uge' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

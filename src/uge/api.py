@@ -1,0 +1,271 @@
+"""The library in five verbs: record_trajectory, protect, publish, verify, audit (see ``uge``'s docstring).
+
+Everything here rests on the steps of the command line; nothing is computed in this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from uge.audit.metrics import Summary
+from uge.budget import Budget
+from uge.config import AuditConfig, Method, ProtectConfig, PublishConfig
+from uge.data.images import ImageSet
+from uge.encoders import FeatureSpace
+from uge.errors import UsageError
+from uge.pipeline.audit import run_audit
+from uge.pipeline.noise import NoiseRun, write_keys
+from uge.pipeline.protected import AuthorizedPath, Protected
+from uge.pipeline.session import Session
+from uge.pipeline.stages import authorized_networks, check_names, publish_stream, read_store
+from uge.progress import Progress, Silent
+from uge.protect.apply import save_generator
+from uge.protect.losses import Authorized
+from uge.protect.settings import GeneratorSettings, LossWeights, RefineSettings
+from uge.publish import Manifest, private_folder
+from uge.publish.manifest import Codec, Format
+from uge.publish.private import MODE
+from uge.publish.verify import Verification
+from uge.publish.verify import verify as verify_folder
+from uge.recipes import Recipe
+from uge.runs import check_output, staged_folder
+from uge.runtime import Runtime, stream_seed
+from uge.trajectory import record_trajectory as record
+
+__all__ = ["AuthorizedPath", "Protected", "audit", "protect", "publish", "record_trajectory", "verify"]
+
+
+def record_trajectory(
+    network: str,
+    images: ImageSet,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    size: int | None = None,
+    weights: Path | None = None,
+    snapshots: int = 10,
+    runtime: Runtime | None = None,
+    progress: Progress | None = None,
+) -> AuthorizedPath:
+    """Train an authorised network from θ0 on the clean images and keep its path.
+
+    Args:
+        network: A name in :data:`uge.networks.NETWORKS`, or another form that it allows.
+        images: The images that are to be protected.
+        epochs: If other than the recipe's.
+        seed: Of θ0 and of the data order. It makes θ0, so whoever knows it has the key.
+        recipe: How the authorised user will train.
+        size: Side length for training, in pixels; the native one by default.
+        weights: Safetensors file with θ0 instead of a seed.
+        snapshots: How many θ_t are kept, dense early.
+        runtime: Device and precision; chosen by the hardware by default.
+        progress: Shows epochs.
+
+    Raises:
+        UnknownNameError: There is no such network.
+        UsageError: Sizes are mixed and none is given.
+        DataError: The images cannot be trained on.
+    """
+    session = _session(runtime, progress)
+    recipe = recipe or ProtectConfig().recipe
+    recipe = recipe if epochs is None else recipe.model_copy(update={"epochs": epochs})
+    files = () if weights is None else (weights,)
+    config = ProtectConfig(authorized=network, authorized_seed=seed, authorized_weights=files, size=size)
+    theta0, trained = (authorized_networks(config, images.check_trainable())[0] for _ in range(2))
+    store = read_store(images, theta0.size, theta0.channels, session)
+    with session.progress.stage(f"trajectory of {theta0.name}") as tell:
+        path = record(
+            trained,
+            store,
+            recipe,
+            seed=stream_seed(seed, "trajectory", 0),
+            runtime=session.runtime,
+            snapshots=snapshots,
+            progress=tell,
+        )
+    return AuthorizedPath(theta0, path, recipe)
+
+
+def protect(
+    images: ImageSet,
+    trajectory: AuthorizedPath | Sequence[AuthorizedPath],
+    *,
+    budget: Budget | float | str = "0.04",
+    encoder: FeatureSpace | str = "local",
+    method: Method = "uge",
+    refine: bool = False,
+    seed: int = 0,
+    hacker: str = "resnetc20",
+    loss: LossWeights | None = None,
+    generator: GeneratorSettings | None = None,
+    refinement: RefineSettings | None = None,
+    encoder_recipe: Recipe | None = None,
+    runtime: Runtime | None = None,
+    progress: Progress | None = None,
+) -> Protected:
+    """Train the generator under the three losses (Algorithm 1), and refine each image if asked to.
+
+    Args:
+        images: The clean images.
+        trajectory: From :func:`record_trajectory`, one for each authorised network.
+        budget: ρ in [0, 1] units; ``0.04``, ``"8/255"`` or a :class:`uge.Budget`.
+        encoder: ``"local"``, ``"clip:ID"``, or what ``uge.encoders`` made.
+        method: ``"uge"``, ``"uge-no-ud"``, ``"unlearn"`` or ``"undistill"``.
+        refine: Optimise every image's perturbation directly as well.
+        seed: Root seed of generator, encoder and hacker.
+        hacker: Architecture of the random hacker in the undistill loss.
+        loss: Weights and constants of the losses.
+        generator: Size of the generator and how it trains.
+        refinement: How perturbations are refined.
+        encoder_recipe: How the local encoder trains.
+        runtime: Device and precision; chosen by the hardware by default.
+        progress: Shows stages.
+
+    Raises:
+        UsageError: A setting is wrong, or the authorised networks differ in size or recipe.
+    """
+    paths = (trajectory,) if isinstance(trajectory, AuthorizedPath) else tuple(trajectory)
+    if len({(path.theta0.size, path.theta0.channels, path.recipe) for path in paths}) != 1:
+        raise UsageError(f"expected authorised networks of one size and recipe, at least one, got {len(paths)} others")
+    session, first, bound = _session(runtime, progress), paths[0], Budget.parse(budget)
+    defaults = ProtectConfig()
+    config = ProtectConfig(
+        authorized=",".join(path.theta0.name for path in paths),
+        method=method,
+        rho=str(bound.rho),
+        encoder=encoder if isinstance(encoder, str) else encoder.name,
+        size=first.theta0.size,
+        refine=refine,
+        hacker=hacker,
+        seed=seed,
+        recipe=first.recipe,
+        encoder_recipe=encoder_recipe or defaults.encoder_recipe,
+        loss=loss or defaults.loss,
+        generator=generator or defaults.generator,
+        refinement=refinement or defaults.refinement,
+    )
+    check_names(config)
+    store = read_store(images.check_trainable(), first.theta0.size, first.theta0.channels, session)
+    run = NoiseRun(config, store, [path.theta0 for path in paths], session)
+    space = None if isinstance(encoder, str) else encoder.to(session.runtime.device)
+    noise = run.run([Authorized(path.theta0, path.trajectory) for path in paths], space)
+    return Protected(images, noise, paths, session.runtime)
+
+
+def publish(
+    protected: Protected,
+    out: str | Path,
+    *,
+    format: Format = "parquet",
+    codec: Codec | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write the protected images to ``out``, and keys and generator to ``OUT.private`` beside it.
+
+    Both appear whole or not at all.
+
+    Args:
+        protected: From :func:`protect`.
+        out: The folder to publish.
+        format: ``"parquet"`` (Hugging Face layout) or ``"imagefolder"``.
+        codec: ``"webp"`` or ``"png"``, both lossless.
+        overwrite: Replace what is there.
+        progress: Shows images.
+
+    Raises:
+        OutputExistsError: Something is there already.
+        StorageError: The disk is full or read-only.
+    """
+    out, noise = Path(out), protected.noise
+    private, session = private_folder(out), _session(protected.runtime, progress)
+    for place in (out, private):
+        check_output(place, source=protected.images.root, overwrite=overwrite)
+    with staged_folder(private, overwrite=overwrite, mode=MODE) as secrets:
+        write_keys(secrets, [path.theta0 for path in protected.paths], protected.paths[0].recipe)
+        save_generator(secrets / "generator.safetensors", noise.generator)
+        return publish_stream(
+            protected.images,
+            protected.pairs(),
+            out,
+            protected.budget,
+            noise.provenance,
+            PublishConfig(format=format, codec=codec),
+            session,
+            overwrite=overwrite,
+        )
+
+
+def verify(out: str | Path, *, against: ImageSet | None = None) -> Verification:
+    """Re-read a published folder from disk and check everything that its manifest claims.
+
+    Args:
+        out: The published folder.
+        against: The originals; then the change of every stored pixel is measured too.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    return verify_folder(Path(out), against=against)
+
+
+def audit(
+    out: str | Path,
+    *,
+    test: str | Path,
+    networks: Sequence[str] = ("cnn", "resnetc20"),
+    attacks: Sequence[str] = ("direct", "distill"),
+    seeds: int = 1,
+    keys: Sequence[Path] = (),
+    folder: Path | None = None,
+    size: int | None = None,
+    limit_test: int | None = None,
+    seed: int = 1000,
+    epochs: int | None = None,
+    recipe: str | None = None,
+    runtime: Runtime | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Train the authorised network and hackers on a published folder; judge all on clean test images.
+
+    Cases that were run before are not run again. The page is at ``report`` of what is returned.
+
+    Args:
+        out: The published folder.
+        test: Clean test images; with a train split as well, that is the clean control.
+        networks: Architectures of the hackers.
+        attacks: What they do.
+        seeds: Repetitions.
+        keys: Key files; by default those in ``OUT.private``.
+        folder: Where results go; ``OUT.audit`` by default.
+        size: Side length for training; by default the manifest's.
+        limit_test: First N test images only.
+        seed: Root seed of the audit.
+        epochs: If other than the recipe's.
+        recipe: Named recipe; by default the key's own.
+        runtime: Device and precision; chosen by the hardware by default.
+        progress: Shows cases.
+
+    Raises:
+        UnknownNameError: No such network or attack.
+        UsageError: Distillation is asked for and there is no key, or a setting is wrong.
+        DataError: The test images have other classes.
+    """
+    config = AuditConfig(
+        networks=",".join(networks),
+        attacks=",".join(attacks),
+        seeds=seeds,
+        size=size,
+        limit_test=limit_test,
+        seed=seed,
+        epochs=epochs,
+        recipe=recipe,
+    )
+    found = run_audit(Path(out), str(test), config, keys=keys, folder=folder, session=_session(runtime, progress))
+    return Summary.model_validate(found)
+
+
+def _session(runtime: Runtime | None, progress: Progress | None) -> Session:
+    return Session(runtime or Runtime.create(), progress or Silent())
