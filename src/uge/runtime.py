@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import platform
@@ -80,6 +81,8 @@ class Runtime:
             raise UsageError("device 'mps' was asked for, but it is not available here; use --device auto")
         if found.type not in ("cpu", "cuda", "mps"):
             raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got '{device}'")
+        if found.type == "cpu":
+            _keep_freed_memory()
         if precision == "auto":
             precision = "bf16-mixed" if _has_fast_bf16(found) else "fp32"
         return cls(found, precision)
@@ -112,6 +115,19 @@ class Runtime:
             "threads": torch.get_num_threads(),
             "precision": self.precision,
         }
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to reuse freed memory instead of handing it back to the kernel after every step.
+
+    A training step on a CPU allocates and frees the same large tensors again and again; fresh
+    pages for each of them cost a quarter of the step (benchmarks/training.py).
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**30)
 
 
 def _has_fast_bf16(device: torch.device) -> bool:
