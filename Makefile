@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints-cpu.txt
 
-.PHONY: demo test lint unit bench clean
+.PHONY: demo test lint unit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/uge demo demo-out/photos --overwrite
@@ -19,9 +19,6 @@ lint: $(VENV)/.installed-test
 # One thread per process: test workers that share cores are faster so.
 unit: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-
-bench: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks.run
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
