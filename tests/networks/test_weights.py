@@ -132,3 +132,11 @@ def test_a_file_may_not_choose_code_to_run(tmp_path: Path) -> None:
         from_weights(file)
     with pytest.raises(UsageError):
         from_weights(file, plugins=True)
+
+
+def test_equal_networks_give_equal_files(tmp_path: Path) -> None:
+    network = build("lenet", 3, seed=0, size=16)
+    for number in range(4):  # the order of the metadata is random in the library that writes it
+        save_weights(tmp_path / f"{number}", network, {"recipe": "ä", "note": "b", "more": "c"})
+    assert len({(tmp_path / f"{number}").read_bytes() for number in range(4)}) == 1
+    assert load_weights(tmp_path / "0")[1]["recipe"] == "ä"

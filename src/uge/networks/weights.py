@@ -16,7 +16,7 @@ from uge.errors import WeightsError
 from uge.networks.base import ImageClassifier
 from uge.networks.plugins import is_plugin
 from uge.networks.table import build
-from uge.runs import write_atomic
+from uge.runs import stable_safetensors, write_atomic
 
 State = dict[str, Tensor]
 PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # a bare pickle, and the zip archive of torch.save
@@ -40,7 +40,8 @@ def save_weights(path: Path | str, network: ImageClassifier, metadata: Mapping[s
         StorageError: The disk is full or read-only.
     """
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    write_atomic(Path(path), safetensors.torch.save(state, {**(metadata or {}), **describe(network)}))
+    data = safetensors.torch.save(state, {**(metadata or {}), **describe(network)})
+    write_atomic(Path(path), stable_safetensors(data))
 
 
 def load_weights(path: Path | str) -> tuple[State, dict[str, str]]:

@@ -17,7 +17,7 @@ from uge.data.store import Records
 from uge.errors import WeightsError
 from uge.networks import load_weights
 from uge.protect.generator import Generator, Levels, perturb_images
-from uge.runs import canonical_json, write_atomic
+from uge.runs import canonical_json, stable_safetensors, write_atomic
 from uge.runtime import Runtime
 
 _CHUNK = 256
@@ -87,7 +87,8 @@ def save_generator(path: Path, generator: Generator) -> None:
     """
     options = {**generator.options, "rho": generator.budget.rho}
     tensors = {key: value.detach().cpu().contiguous() for key, value in generator.state_dict().items()}
-    write_atomic(path, save(tensors, metadata={"kind": "uge-generator", "options": canonical_json(options)}))
+    data = save(tensors, metadata={"kind": "uge-generator", "options": canonical_json(options)})
+    write_atomic(path, stable_safetensors(data))
 
 
 def load_generator(path: Path) -> Generator:
