@@ -72,7 +72,7 @@ def record_trajectory(
     recipe = recipe or ProtectConfig().recipe
     recipe = recipe if epochs is None else recipe.model_copy(update={"epochs": epochs})
     files = () if weights is None else (weights,)
-    config = ProtectConfig(authorized=network, authorized_seed=seed, authorized_weights=files, size=size)
+    config = ProtectConfig.checked(authorized=network, authorized_seed=seed, authorized_weights=files, size=size)
     theta0, trained = (authorized_networks(config, images.check_trainable())[0] for _ in range(2))
     store = read_store(images, theta0.size, theta0.channels, session)
     with session.progress.stage(f"trajectory of {theta0.name}") as tell:
@@ -131,7 +131,7 @@ def protect(
         raise UsageError(f"expected authorised networks of one size and recipe, at least one, got {len(paths)} others")
     session, first, bound = _session(runtime, progress), paths[0], Budget.parse(budget)
     defaults = ProtectConfig()
-    config = ProtectConfig(
+    config = ProtectConfig.checked(
         authorized=",".join(path.theta0.name for path in paths),
         method=method,
         rho=str(bound.rho),
@@ -192,7 +192,7 @@ def publish(
             out,
             protected.budget,
             noise.provenance,
-            PublishConfig(format=format, codec=codec),
+            PublishConfig.checked(format=format, codec=codec),
             session,
             overwrite=overwrite,
         )
@@ -253,7 +253,7 @@ def audit(
         UsageError: Distillation is asked for and there is no key, or a setting is wrong.
         DataError: The test images have other classes.
     """
-    config = AuditConfig(
+    config = AuditConfig.checked(
         networks=",".join(networks),
         attacks=",".join(attacks),
         seeds=seeds,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uge.errors import UsageError
 from uge.protect.settings import GeneratorSettings, LossWeights, RefineSettings
@@ -18,6 +18,18 @@ Method = Literal["uge", "uge-no-ud", "unlearn", "undistill"]
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def checked(cls, **fields: Any) -> Self:
+        """Settings from fields.
+
+        Raises:
+            UsageError: A name or value is wrong.
+        """
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise UsageError(first_problem(error)) from None
 
 
 class ProtectConfig(_Settings):
@@ -66,6 +78,13 @@ class AuditConfig(_Settings):
     seed: Annotated[int, Field(description="Root seed of the audit.")] = 1000
     epochs: Annotated[int | None, Field(description="Epochs, if other than the recipe's.", ge=1)] = None
     recipe: Annotated[str | None, Field(description="Named recipe; by default the key's own.")] = None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong with settings, in one sentence that starts with the setting's name."""
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"]).replace("_", "-")
+    return f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
 
 
 def read_config(path: Path) -> dict[str, Any]:

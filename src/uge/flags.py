@@ -12,7 +12,7 @@ import cyclopts
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from uge.config import parse_config, read_config
+from uge.config import first_problem, parse_config, read_config
 
 _ON = Parameter(negative="")
 
@@ -87,9 +87,7 @@ def sentence(error: cyclopts.CycloptsError) -> str:
         return _unknown(error)
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ValidationError):
-        first = cause.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"]).replace("_", "-")
-        return f"--{name}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
+        return f"--{first_problem(cause)}"
     return " ".join(str(error).partition(" Available commands")[0].split()).rstrip(".")
 
 

@@ -81,6 +81,7 @@ class PrivateWork:
             if self._session.overwrite and self._new.exists():
                 with storage_errors(self._new):
                     shutil.rmtree(self._new)
+            self._sweep()
             create_private(self.folder, published=self._out)
             if not self.resuming:
                 write_json(state, {"fingerprint": fingerprint, **about})
@@ -96,6 +97,13 @@ class PrivateWork:
     def finished(self) -> bool:
         """Whether the run in the folder ended, and its published folder is there."""
         return (self.folder / "run" / "done.json").is_file() and (self._out / "manifest.json").is_file()
+
+    def _sweep(self) -> None:
+        """Remove what publishing left half-written beside the output when it was killed."""
+        start = f".{self._out.resolve().name}.staging-"
+        for path in self._out.resolve().parent.glob(".*") if self.resuming or self._session.overwrite else ():
+            if path.name.startswith(start):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _settle(self) -> None:
         if self.folder == self.private:
