@@ -1,0 +1,155 @@
+"""Ctrl-C, kill -9 and failures: what is finished is kept, and a resumed run ends with the same bytes."""
+
+import errno
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command import TINY, contents, run_uge, tiny
+
+Interrupt = Callable[..., None]
+REFINED = (*tiny(refinement__rounds=2, refinement__passes=3, refinement__batch_size=12), "--refine")
+
+# A run that kills itself the hard way inside the given call of a function.
+SUICIDE = """
+import importlib, os, signal, sys
+from uge.cli import main
+module, name, call = sys.argv[1], sys.argv[2], int(sys.argv[3])
+home = importlib.import_module(module)
+real, calls = getattr(home, name), [0]
+def dying(*args, **kwargs):
+    calls[0] += 1
+    if calls[0] == call:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args, **kwargs)
+setattr(home, name, dying)
+main(sys.argv[4:])
+"""
+
+
+def same_results(first: Path, second: Path) -> None:
+    assert contents(first) == contents(second)
+    for name in ("authorized-0.key.safetensors", "generator.safetensors", "encoder.safetensors"):
+        one, other = (out.with_name(f"{out.name}.private") / name for out in (first, second))
+        assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_interrupted_in_the_generator_resumes_to_the_same_bytes(
+    interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch, toy: Path, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "copy"
+    interrupt("uge.protect.protector.add_perturbation", KeyboardInterrupt, call=4)
+    ran = run_uge("protect", toy, out, *TINY)
+    assert (ran.code, ran.out) == (130, "")
+    hint = ran.err.splitlines()[-1]
+    assert "interrupted; what is finished was kept, go on with: uge protect" in hint
+    assert not out.exists()
+    monkeypatch.undo()
+    again = shlex.split(hint.partition("go on with: ")[2])
+    assert again[-1] == "--resume"
+    resumed = run_uge(*again[1:])
+    assert resumed.code == 0, resumed.err
+    assert "trajectory" not in resumed.err
+    same_results(out, finished)
+    assert "finished already" in run_uge(*again[1:]).err
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [("uge.protect.refine", "move", 14), ("uge.publish.writer", "encode", 20), ("uge.pipeline.work", "write_json", 2)],
+    ids=["second round", "publishing", "after publishing"],
+)
+def test_killed_runs_resume_to_the_same_bytes(
+    module: str, name: str, call: int, refined: Path, toy: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "copy"
+    arguments = ["protect", str(toy), str(out), *REFINED, "-q"]
+    killed = subprocess.run([sys.executable, "-c", SUICIDE, module, name, str(call), *arguments])
+    assert killed.returncode == -signal.SIGKILL
+    state = json.loads((tmp_path / "copy.private" / "run" / "refine.json").read_text())
+    assert state["passes"] == (4 if name == "move" else 6)
+    resumed = run_uge(*arguments, "--resume")
+    assert resumed.code == 0, resumed.err
+    same_results(out, refined)
+    assert sorted(os.listdir(tmp_path)) == ["copy", "copy.private"]
+
+
+@pytest.fixture(scope="module")
+def refined(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("refined") / "copy"
+    ran = run_uge("protect", toy, out, *REFINED, "-q")
+    assert ran.code == 0, ran.err
+    return out
+
+
+def test_verbs_that_cannot_resume_do_not_say_so(interrupt: Interrupt, toy: Path, finished: Path, key: Path) -> None:
+    interrupt("uge.pipeline.train.fit", KeyboardInterrupt)
+    ran = run_uge("train", finished, "--key", key, "--test", toy)
+    assert ran.code == 130
+    assert "--resume" not in ran.err
+    assert "start again" in ran.err
+
+
+@pytest.mark.parametrize("target", ["uge.pipeline.noise.train_generator", "uge.publish.writer.encode"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "full")], ids=["Ctrl-C", "disk full"])
+def test_overwrite_keeps_the_old_copy_and_its_keys_until_the_end(
+    target: str,
+    error: BaseException,
+    interrupt: Interrupt,
+    monkeypatch: pytest.MonkeyPatch,
+    toy: Path,
+    copy: Path,
+    tmp_path: Path,
+) -> None:
+    before = contents(tmp_path)
+    interrupt(target, error)
+    arguments = ("protect", toy, copy, *tiny(seed=7), "--overwrite")
+    assert run_uge(*arguments, "-q").code in (1, 2, 130)
+    monkeypatch.undo()
+    after = contents(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert run_uge("train", copy, "--key", tmp_path / "copy.private" / "authorized-0.key.safetensors").code == 0
+
+    resumed = run_uge("protect", toy, copy, *tiny(seed=7), "--resume", "-q")
+    assert resumed.code == 0, resumed.err
+    assert sorted(os.listdir(tmp_path)) == ["copy", "copy.private"]
+    assert contents(copy) != {name.removeprefix("copy/"): data for name, data in before.items()}
+    fresh = tmp_path / "fresh" / "copy"
+    assert run_uge("protect", toy, fresh, *tiny(seed=7), "-q").code == 0
+    same_results(copy, fresh)
+
+
+def test_overwrite_replaces_both_folders(toy: Path, copy: Path, tmp_path: Path) -> None:
+    old = contents(tmp_path)
+    ran = run_uge("protect", toy, copy, *tiny(seed=3), "--overwrite", "-q")
+    assert ran.code == 0, ran.err
+    new = contents(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["copy", "copy.private"]
+    for name in ("copy/manifest.json", "copy.private/generator.safetensors", "copy.private/run/run.json"):
+        assert new[name] != old[name]
+
+
+def test_the_resume_hint_of_an_overwriting_run_does_not_overwrite(interrupt: Interrupt, toy: Path, copy: Path) -> None:
+    interrupt("uge.pipeline.noise.train_generator", KeyboardInterrupt)
+    ran = run_uge("protect", toy, copy, *tiny(seed=7), "--overwrite", "-q")
+    assert "--overwrite" not in ran.err
+    assert ran.err.rstrip().endswith("--resume")
+
+
+def test_an_interrupted_audit_goes_on(
+    interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch, toy: Path, copy: Path
+) -> None:
+    arguments = ("audit", copy, "--test", toy, "--networks", "lenet")
+    interrupt("uge.audit.runner.write_case", KeyboardInterrupt, call=3)
+    ran = run_uge(*arguments)
+    assert ran.code == 130
+    monkeypatch.undo()
+    again = run_uge(*arguments, "--resume", "--json")
+    assert again.code == 0
+    assert again.err.count("audit ") == 3

@@ -1,0 +1,249 @@
+"""Every verb once, on images of 16 pixels: what it prints, writes, and leaves alone."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from command import CLASSES, TINY, contents, make_folder, run_uge, tiny
+
+from uge.publish import read_manifest
+
+LENETS = ("--networks", "lenet", "--attacks", "direct,distill")
+SUMMARY_KEYS = {"clean", "authorized", "hackers", "gap", "report"}
+
+
+def test_protect_publishes_and_keeps_secrets_apart(finished: Path) -> None:
+    manifest = read_manifest(finished)
+    assert (manifest.count, manifest.classes) == (36, CLASSES)
+    assert manifest.measured.linf_levels <= 10
+    private = finished.with_name("copy.private")
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert {"authorized-0.key.safetensors", "generator.safetensors", "encoder.safetensors"} <= set(os.listdir(private))
+    assert set(os.listdir(finished)) == {"README.md", "data", "manifest.json"}
+    assert set(os.listdir(finished.parent)) == {"copy", "copy.private"}
+
+
+def test_protect_says_what_it_did(toy: Path, tmp_path: Path) -> None:
+    ran = run_uge("protect", toy, tmp_path / "a", *TINY, "--limit", "24", "--format", "imagefolder", "--json")
+    found = ran.json
+    assert ran.code == 0
+    assert found["images"] == 24
+    assert Path(found["keys"][0]).is_file()
+    assert found["budget"] == {"rho": 0.04, "unit": "[0, 1] pixel value", "levels": 10}
+    assert found["measured"]["linf_levels"] <= 10
+    assert (tmp_path / "a" / "train" / "cat").is_dir()
+    assert "generator" in ran.err
+
+
+def test_refine_with_two_authorised_networks(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    ran = run_uge("protect", toy, out, *tiny(authorized="lenet,lenet", refinement__passes=2), "--refine")
+    assert ran.code == 0, ran.err
+    manifest = read_manifest(out)
+    assert [one.network for one in manifest.authorized] == ["lenet", "lenet"]
+    assert len({one.weights_sha256 for one in manifest.authorized}) == 2
+    assert 0 < manifest.measured.linf_levels <= 10
+    assert run_uge("verify", out, "--against", toy).code == 0
+
+
+@pytest.mark.parametrize("method", ["uge-no-ud", "unlearn", "undistill"])
+def test_methods(method: str, toy: Path, tmp_path: Path) -> None:
+    ran = run_uge("protect", toy, tmp_path / "a", *TINY, "--method", method, "-q")
+    assert ran.code == 0, ran.err
+    assert read_manifest(tmp_path / "a").method == method
+
+
+def test_quiet_says_nothing(toy: Path, tmp_path: Path) -> None:
+    ran = run_uge("protect", toy, tmp_path / "a", *TINY, "-q")
+    assert (ran.code, ran.out, ran.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("protect", "{toy}", "{new}", *TINY),
+        ("demo", "{new}"),
+        ("apply", "{private}/generator.safetensors", "{toy}", "{new}"),
+        ("train", "{copy}", "--key", "{private}/authorized-0.key.safetensors", "--test", "{toy}", "--save", "{new}"),
+        ("audit", "{copy}", "--test", "{toy}", *LENETS, "--folder", "{new}"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_dry_run_writes_nothing(arguments: tuple[str, ...], toy: Path, copy: Path, tmp_path: Path) -> None:
+    before = contents(tmp_path)
+    places = {"toy": toy, "new": tmp_path / "new", "copy": copy, "private": copy.with_name("copy.private")}
+    ran = run_uge(*(argument.format(**places) for argument in arguments), "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    assert isinstance(ran.json, dict)
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_verify(toy: Path, copy: Path) -> None:
+    ran = run_uge("verify", copy, "--against", toy, "--json")
+    assert (ran.code, ran.json["problems"], ran.json["count"]) == (0, [], 36)
+    assert ran.json["measured"]["linf_levels"] == read_manifest(copy).measured.linf_levels
+    assert "36 images, no deviation" in run_uge("verify", copy).out
+
+
+def test_verify_names_the_changed_file(copy: Path) -> None:
+    (copy / "README.md").write_text("changed")
+    ran = run_uge("verify", copy, "--json", "-q")
+    assert ran.code == 1
+    assert len(ran.json["problems"]) == 1
+    assert ran.err.count("\n") == 1
+    assert "README.md" in ran.err
+
+
+def test_train_with_the_key(toy: Path, finished: Path, key: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "trained.safetensors"
+    ran = run_uge("train", finished, "--key", key, "--test", toy, "--epochs", "2", "--save", weights, "--json")
+    assert ran.code == 0, ran.err
+    assert len(ran.json["epochs"]) == 2
+    assert 0 <= ran.json["last"] <= ran.json["best"] <= 100
+    assert run_uge("inspect", weights, "--json").json["metadata"]["network"] == "lenet"
+    assert "not measured" in run_uge("train", finished, "--key", key).out
+
+
+def test_apply_protects_new_images_of_another_size(finished: Path, tmp_path: Path) -> None:
+    more = make_folder(tmp_path / "more", ("ant", "bee"), train=3, test=0, size=21)
+    generator = finished.with_name("copy.private") / "generator.safetensors"
+    ran = run_uge("apply", generator, more, tmp_path / "out", "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["images"], read_manifest(tmp_path / "out").size.height) == (6, (21, 21))
+    assert run_uge("verify", tmp_path / "out", "--against", more).code == 0
+
+
+def test_audit_runs_only_missing_cases(toy: Path, copy: Path) -> None:
+    arguments = ("audit", copy, "--test", toy, *LENETS, "--json")
+    first = run_uge(*arguments)
+    assert first.code == 0, first.err
+    found, folder = first.json, copy.with_name("copy.audit")
+    assert set(found) >= SUMMARY_KEYS
+    assert set(found["clean"]) == {"lenet"}
+    assert set(found["authorized"]) >= {"network", "last", "best", "clean"}
+    assert {hacker["scheme"] for hacker in found["hackers"]} == {"direct", "distill"}
+    assert all(set(hacker) >= {"network", "scheme", "last", "best", "clean"} for hacker in found["hackers"])
+    assert found["gap"] == pytest.approx(
+        found["authorized"]["last"] - max(hacker["last"] for hacker in found["hackers"])
+    )
+    assert Path(found["report"]).read_text().startswith("<!")
+    assert {"cases", "summary.json", "manifest.json", "pictures"} <= set(os.listdir(folder))
+
+    cases = contents(folder / "cases")
+    missing = folder / "cases" / "hacker-lenet-direct-protected-s0.json"
+    missing.unlink()
+    second = run_uge(*arguments)
+    assert second.err.count("audit ") == 1
+    assert "hacker-lenet-direct-protected-s0" in second.err
+    kept = contents(folder / "cases")
+    assert {name for name in cases if cases[name] != kept[name]} <= {missing.name}
+    assert second.json["hackers"] == found["hackers"]
+
+    assert run_uge(*arguments, "--overwrite").err.count("audit ") == len(cases)
+
+
+def test_audit_without_a_key_attacks_directly(toy: Path, finished: Path, copy: Path) -> None:
+    copy.with_name("copy.private").rename(copy.with_name("elsewhere"))
+    ran = run_uge("audit", copy, "--test", toy, "--networks", "lenet", "--attacks", "direct", "--epochs", "1", "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["authorized"], ran.json["gap"]) == (None, None)
+
+
+@pytest.mark.parametrize(("limit", "code"), [("-200", 0), ("200", 3)])
+def test_fail_under(limit: str, code: int, toy: Path, finished: Path) -> None:
+    ran = run_uge("audit", finished, "--test", toy, "--networks", "lenet", "--fail-under", limit)
+    assert ran.code == code
+    assert "gap" in ran.out
+
+
+def test_report(toy: Path, copy: Path, tmp_path: Path) -> None:
+    run_uge("audit", copy, "--test", toy, "--networks", "lenet", "--attacks", "direct")
+    page = tmp_path / "page.html"
+    ran = run_uge("report", copy.with_name("copy.audit"), page, "--json")
+    assert (ran.code, ran.json) == (0, {"report": str(page)})
+    assert run_uge("report", copy.with_name("copy.audit"), page).code == 2
+    assert run_uge("report", copy.with_name("copy.audit"), page, "--overwrite").code == 0
+
+
+def test_inspect_tells_things_apart(toy: Path, copy: Path, key: Path) -> None:
+    private = copy.with_name("copy.private")
+    run_uge("audit", copy, "--test", toy, "--networks", "lenet", "--attacks", "direct", "-q")
+    things = {
+        toy: "image source",
+        copy: "published folder",
+        private: "private folder",
+        copy.with_name("copy.audit"): "audit",
+        key: "network weights",
+        private / "generator.safetensors": "uge-generator",
+    }
+    for thing, kind in things.items():
+        ran = run_uge("inspect", thing, "--json")
+        assert (ran.code, ran.json["kind"]) == (0, kind), ran.err
+    found = run_uge("inspect", toy, "--json").json["splits"]
+    assert found["train"] == {
+        "images": 36,
+        "classes": dict.fromkeys(CLASSES, 12),
+        "channels": 3,
+        "sizes": {"16x16": 36},
+    }
+    assert found["test"]["images"] == 12
+    assert run_uge("inspect", private, "--json").json["finished"] is True
+
+
+def test_env() -> None:
+    found = run_uge("env", "--device", "cpu", "--json").json
+    assert {"uge", "torch", "python", "device", "precision", "threads"} <= set(found)
+    assert found["device"] == "cpu"
+    assert "torch: " in run_uge("env").out
+
+
+def test_demo_takes_its_preset_below_flags(tmp_path: Path) -> None:
+    found = run_uge("demo", tmp_path / "a", "--dry-run", "--json", "--max-steps", "7").json
+    preset = tomllib.loads((resources.files("uge") / "presets" / "demo.toml").read_text())
+    assert found["config"]["generator"]["max_steps"] == 7
+    assert found["config"]["recipe"]["epochs"] == preset["recipe"]["epochs"]
+    assert found["source"] == "photos"
+
+
+def test_demo_ends_with_the_summary(tmp_path: Path) -> None:
+    small = tiny(size=32, max_steps=2, limit=40, audit__networks="lenet", audit__limit_test=20)
+    ran = run_uge("demo", tmp_path / "a", *small, "--no-refine", "--json")
+    assert ran.code == 0, ran.err
+    assert set(ran.json) >= {*SUMMARY_KEYS, "verified", "seconds"}
+    assert ran.json["verified"] is True
+
+
+def test_help_needs_no_torch_and_shows_every_verb() -> None:
+    code = (
+        "import sys\nfrom uge.cli import main\ntry:\n    main(['--help'])\n"
+        "except SystemExit as left:\n    sys.exit(left.code or ('torch' in sys.modules and 9))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0
+    for word in ("demo", "protect", "apply", "train", "verify", "audit", "report", "inspect", "env", "Exit codes"):
+        assert word in ran.stdout
+
+
+@pytest.mark.parametrize("verb", ["demo", "protect", "apply", "train", "verify", "audit", "report", "inspect", "env"])
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
+    ran = run_uge(verb, "--help")
+    assert ran.code == 0
+    assert f"uge {verb}" in ran.out
+    assert "Example" in ran.out
+
+
+def test_completion_can_be_installed() -> None:
+    assert "--install-completion" in run_uge("--help").out
+    ran = run_uge("--install-completion", "--help")
+    assert (ran.code, "bash" in ran.out) == (0, True)
+
+
+def test_json_is_all_that_stdout_carries(toy: Path, finished: Path) -> None:
+    for arguments in (("inspect", toy), ("verify", finished), ("env",)):
+        assert json.loads(run_uge(*arguments, "--json", "-v").out)

@@ -1,0 +1,72 @@
+"""The whole way on real pictures, at settings that take seconds: facts of structure, not accuracies."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from uge.cli import main
+from uge.publish import read_manifest
+
+CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
+SOURCES = [
+    pytest.param(str(CIFAR), id="cifar10", marks=pytest.mark.skipif(not CIFAR.is_dir(), reason=f"no {CIFAR} here")),
+    "photos",
+]
+SMALL = "--limit=300 --authorized=cnn --hacker=resnet8 --recipe.epochs=2 --encoder-recipe.epochs=1 --max-steps=8"
+SMALLER = "--generator.width=8 --generator.blocks=1 --generator.lr=0.02 --refine --refinement.passes=2"
+
+
+def uge(*arguments: str | Path) -> tuple[int, Any]:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as left:
+        main([*map(str, arguments), "--json", "-q"])
+    return int(left.value.code or 0), json.loads(out.getvalue())
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_protect_verify_train_audit_report(source: str, tmp_path: Path) -> None:
+    out, audit = tmp_path / "copy", tmp_path / "copy.audit"
+    code, found = uge("protect", source, out, *SMALL.split(), *SMALLER.split())
+    assert code == 0
+    assert found["images"] == 300
+    assert 0 < found["measured"]["linf_levels"] <= 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "copy.private"]
+
+    code, verified = uge("verify", out, "--against", source)
+    assert (code, verified["problems"], verified["count"]) == (0, [], 300)
+    assert verified["measured"]["linf_levels"] == found["measured"]["linf_levels"]
+    manifest = read_manifest(out)
+    assert min(manifest.class_counts) > 0
+    assert manifest.size.height == (32, 32)
+
+    key = found["keys"][0]
+    code, trained = uge("train", out, "--key", key, "--test", source, "--limit-test", "200")
+    assert code == 0
+    assert len(trained["epochs"]) == 2
+    assert 0 <= trained["last"] <= trained["best"] <= 100
+
+    hackers = ("--networks", "cnn,lenet", "--attacks", "direct,distill", "--limit-test", "200")
+    code, summary = uge("audit", out, "--test", source, *hackers)
+    assert code == 0
+    assert set(summary) >= {"clean", "authorized", "hackers", "gap", "gap_best", "report", "warnings", "verdict"}
+    assert set(summary["clean"]) == {"cnn", "lenet"}
+    assert set(summary["authorized"]) >= {"network", "last", "best", "clean"}
+    pairs = {(hacker["network"], hacker["scheme"]) for hacker in summary["hackers"]}
+    assert pairs == {(network, scheme) for network in ("cnn", "lenet") for scheme in ("direct", "distill")}
+    for result in (summary["authorized"], *summary["hackers"]):
+        assert all(0 <= result[name] <= 100 for name in ("last", "best", "clean"))
+    assert summary["gap"] == pytest.approx(summary["authorized"]["last"] - max(h["last"] for h in summary["hackers"]))
+    # The authorised network with its clean control, and each hacker's control and attacks.
+    assert len(list((audit / "cases").glob("*.json"))) == 2 + 2 * 3
+    assert json.loads((audit / "summary.json").read_text()) == summary
+
+    page = tmp_path / "page.html"
+    code, report = uge("report", audit, page)
+    assert (code, report) == (0, {"report": str(page)})
+    text = page.read_text()
+    assert "<svg" in text
+    assert "data:image/png" in text
