@@ -70,6 +70,8 @@ def set_logging(flags: Common) -> None:
     """Send messages of the level that the flags ask for to stderr."""
     level = logging.ERROR if flags.quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(flags.verbose, 2)]
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True)
+    if not flags.verbose:
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # Its retries would bury the one sentence that counts.
     for noisy in ("matplotlib", "PIL", "urllib3", "httpx"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
 

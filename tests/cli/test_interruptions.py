@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from command import TINY, contents, run_uge, tiny
 
+from uge.pipeline.work import PrivateWork
+
 Interrupt = Callable[..., None]
 REFINED = (*tiny(refinement__rounds=2, refinement__passes=3, refinement__batch_size=12), "--refine")
 
@@ -135,6 +137,26 @@ def test_overwrite_replaces_both_folders(toy: Path, copy: Path, tmp_path: Path) 
         assert new[name] != old[name]
 
 
+def test_a_run_killed_while_it_takes_the_old_ones_place(
+    monkeypatch: pytest.MonkeyPatch, toy: Path, copy: Path, tmp_path: Path
+) -> None:
+    def half(work: PrivateWork) -> None:
+        work.private.rename(work.private.with_name(f".{work.private.name}.retired"))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PrivateWork, "_settle", half)
+        assert run_uge("protect", toy, copy, *tiny(seed=7), "--overwrite", "-q").code == 130
+    published = contents(copy)
+    refused = run_uge("protect", toy, copy, *tiny(seed=7), "-q")
+    assert refused.code == 2
+    assert "copy.private.new holds an earlier run; give --resume" in refused.err
+    assert run_uge("protect", toy, copy, *tiny(seed=7), "--resume", "-q").code == 0
+    assert contents(copy) == published
+    assert sorted(os.listdir(tmp_path)) == ["copy", "copy.private"]
+    assert run_uge("train", copy, "--key", tmp_path / "copy.private" / "authorized-0.key.safetensors").code == 0
+
+
 def test_the_resume_hint_of_an_overwriting_run_does_not_overwrite(interrupt: Interrupt, toy: Path, copy: Path) -> None:
     interrupt("uge.pipeline.noise.train_generator", KeyboardInterrupt)
     ran = run_uge("protect", toy, copy, *tiny(seed=7), "--overwrite", "-q")
@@ -153,3 +175,9 @@ def test_an_interrupted_audit_goes_on(
     again = run_uge(*arguments, "--resume", "--json")
     assert again.code == 0
     assert again.err.count("audit ") == 3
+
+
+def test_an_audit_interrupted_at_once_leaves_no_folder(interrupt: Interrupt, toy: Path, copy: Path) -> None:
+    interrupt("uge.audit.runner.write_case", KeyboardInterrupt)
+    assert run_uge("audit", copy, "--test", toy, "--networks", "lenet").code == 130
+    assert sorted(os.listdir(copy.parent)) == ["copy", "copy.private"]

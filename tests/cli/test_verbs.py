@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command import CLASSES, TINY, contents, make_folder, run_uge, tiny
+from PIL import Image
 
 from uge.publish import read_manifest
 
@@ -153,6 +154,17 @@ def test_audit_without_a_key_attacks_directly(toy: Path, finished: Path, copy: P
     ran = run_uge("audit", copy, "--test", toy, "--networks", "lenet", "--attacks", "direct", "--epochs", "1", "--json")
     assert ran.code == 0, ran.err
     assert (ran.json["authorized"], ran.json["gap"]) == (None, None)
+
+
+def test_images_that_only_share_the_ids_are_no_clean_control(toy: Path, copy: Path, tmp_path: Path) -> None:
+    for file in toy.rglob("*.png"):
+        gray = tmp_path / "gray" / file.relative_to(toy)
+        gray.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(file).convert("L").save(gray)
+    ran = run_uge("audit", copy, "--test", tmp_path / "gray", "--networks", "lenet", "--attacks", "direct", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["clean"] == {}
+    assert any("No clean control" in warning for warning in ran.json["warnings"])
 
 
 @pytest.mark.parametrize(("limit", "code"), [("-200", 0), ("200", 3)])

@@ -30,6 +30,9 @@ def inspect(target: str) -> dict[str, Any]:
     if (path / "run" / "run.json").is_file():
         state = read_json(path / "run" / "run.json")
         return {"kind": "private folder", "finished": (path / "run" / "done.json").is_file(), **state}
+    if (path / "generator.safetensors").is_file():
+        keys = sorted(key.name for key in path.glob("authorized-*.key.safetensors"))
+        return {"kind": "private folder", "finished": True, "keys": keys}
     return {"kind": "image source", **_source(target)}
 
 
