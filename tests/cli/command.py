@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,15 @@ def make_folder(root: Path, classes: tuple[str, ...] = CLASSES, train: int = 12,
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder by its relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def refused(code: int, words: str, *arguments: str | Path, inside: Path) -> Ran:
+    """Run and check that ``inside`` is as it was, and that one sentence with ``words`` came on stderr."""
+    before = contents(inside), sorted(os.listdir(inside))
+    ran = run_uge(*arguments, "-q")
+    assert (ran.code, ran.out) == (code, ""), ran.err
+    assert ran.err.startswith("uge: ")
+    assert ran.err.count("\n") == 1, ran.err
+    assert words in ran.err
+    assert (contents(inside), sorted(os.listdir(inside))) == before
+    return ran
