@@ -17,6 +17,7 @@ from uge.cli import main
 CLASSES = ("cat", "dog", "owl")
 _SETTINGS = {
     "authorized": "lenet",
+    "authorized-seed": 0,
     "hacker": "lenet",
     "size": 16,
     "recipe.epochs": 1,
