@@ -55,7 +55,7 @@ def record_trajectory(
         network: A name in :data:`uge.networks.NETWORKS`, or another form that it allows.
         images: The images that are to be protected.
         epochs: If other than the recipe's.
-        seed: Of θ0 and of the data order. It makes θ0, so whoever knows it has the key.
+        seed: Of θ0 and of the data order. With the clean images it makes θ0: whoever has both has the key.
         recipe: How the authorised user will train.
         size: Side length for training, in pixels; the native one by default.
         weights: Safetensors file with θ0 instead of a seed.

@@ -60,7 +60,10 @@ def data_fingerprint(images: ImageSet, store: PixelStore) -> str:
 
 
 def authorized_networks(config: ProtectConfig, images: ImageSet) -> list[ImageClassifier]:
-    """θ0 of every authorised network, from its seed or its weights file.
+    """θ0 of every authorised network, from its seed and the clean images, or from its weights file.
+
+    A seed alone would be no key: the manifest names the architecture and the digest of θ0, so anybody
+    could try seeds. Nobody can try clean images.
 
     Raises:
         UnknownNameError: There is no such network.
@@ -73,14 +76,22 @@ def authorized_networks(config: ProtectConfig, images: ImageSet) -> list[ImageCl
         raise UsageError(f"the images of {images.name} have mixed or non-square sizes; give --size N (for instance 64)")
     if files and len(files) != len(names):
         raise UsageError(f"{len(names)} authorised networks need as many --authorized-weights, got {len(files)}")
-    networks = []
+    networks, secret = [], _content_digest(images)
     for number, name in enumerate(names):
-        seed = stream_seed(config.authorized_seed + number, "theta0")
+        seed = stream_seed(config.authorized_seed + number, "theta0", secret)
         network = build(name, len(images.classes), channels=images.channels(), size=size, seed=seed)
         if files:
             restore(network, *load_weights(files[number]))
         networks.append(network)
     return networks
+
+
+def _content_digest(images: ImageSet) -> str:
+    """sha256 of up to 64 clean images, evenly spread."""
+    digest = hashlib.sha256()
+    for pixels in images.probe():
+        digest.update(str(pixels.shape).encode() + pixels.tobytes())
+    return digest.hexdigest()
 
 
 def check_names(config: ProtectConfig) -> None:
