@@ -36,7 +36,9 @@ class ProtectConfig(_Settings):
     """How a data set is protected."""
 
     authorized: Annotated[str, Field(description="Authorised network, or several separated by commas.")] = "cnn"
-    authorized_seed: Annotated[int, Field(description="With the clean images, makes θ0; the k-th network gets seed + k.")] = 0
+    authorized_seed: Annotated[
+        int, Field(description="With the clean images, makes θ0; the k-th network gets seed + k.")
+    ] = 0
     authorized_weights: Annotated[
         tuple[Path, ...], Field(description="Safetensors file(s) with θ0 instead of a seed.")
     ] = ()

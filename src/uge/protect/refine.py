@@ -61,13 +61,13 @@ def refine_pass(
         seed: Root seed.
         name: Names this pass in the random streams.
         events: Gets one ``step`` event per pass.
-        progress: Called after each batch with (images in it, images, figures).
+        progress: Called after each batch with (images done, images, figures).
 
     Raises:
         UGEError: The loss became NaN or infinite.
     """
     order = epoch_order(len(store), stream(seed, "refine-order", *name))
-    sums: dict[str, float] = {}
+    sums, done = dict[str, float](), 0
     for number, indices in enumerate(torch.split(order, min(batch_size, len(store)))):
         batch, clean = fetch(store, indices), store.pixels.read(indices)
         delta = before.read(indices)
@@ -82,8 +82,9 @@ def refine_pass(
             for key, value in parts.items():
                 sums[key] = sums.get(key, 0.0) + value.item() * len(indices)
         after.write(indices, delta)
+        done += len(indices)
         if progress is not None:
-            progress(len(indices), len(store), {})
+            progress(done, len(store), {})
     after.flush()
     if events is not None:
         means = {key: round(value / len(store), 5) for key, value in sums.items()}
