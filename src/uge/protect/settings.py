@@ -68,7 +68,7 @@ class GeneratorSettings(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1)
     lr: float = Field(1e-3, gt=0)
     batch_size: int = Field(128, ge=2)
-    max_steps: Annotated[int, Parameter(name="--max-steps")] = Field(2000, ge=0)
+    max_steps: Annotated[int, Parameter(name=("--max-steps", "--generator.max-steps"))] = Field(2000, ge=0)
     window: int = Field(100, ge=1)
     tolerance: float = Field(0.002, ge=0)
     settle: float = Field(0.2, ge=0, le=1)
