@@ -29,18 +29,22 @@ class PrototypeNetwork(nn.Module):
 
     Logits are the cosines of image features and prototypes over a temperature, so that
     cross-entropy pulls an image to its class's prototype and pushes it from the others,
-    as CLIP does with captions.
+    as CLIP does with captions. A linear projection gives features of either sign (those of the
+    towers end in a ReLU, so no two can be opposite), and the temperature is high, so that logits
+    do not saturate: both let a perturbation move features much further (docs/method.md).
 
     Args:
-        tower: A network with ``features(x)`` of shape batch × dim.
-        dim: Its feature dimension.
+        tower: A network with ``features(x)`` of shape batch × width.
+        width: Its feature width.
         classes: Number of prototypes.
+        dim: Dimension of the feature space.
         scale: Inverse temperature.
     """
 
-    def __init__(self, tower: nn.Module, dim: int, classes: int, *, scale: float = 12.0) -> None:
+    def __init__(self, tower: nn.Module, width: int, classes: int, *, dim: int = 64, scale: float = 6.0) -> None:
         super().__init__()
         self.tower, self.scale = tower, scale
+        self.projection = nn.Linear(width, dim)
         self.prototypes = nn.Parameter(torch.randn(classes, dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,7 +54,8 @@ class PrototypeNetwork(nn.Module):
 
     def image_features(self, x: Tensor) -> Tensor:
         """L2-normalised features, batch × dim."""
-        return F.normalize(self.tower.features(x).float(), dim=1)  # type: ignore[operator]
+        features: Tensor = self.tower.features(x)  # type: ignore[operator]
+        return F.normalize(self.projection(features).float(), dim=1)
 
     def text_features(self) -> Tensor:
         """L2-normalised prototypes, classes × dim."""
@@ -166,9 +171,9 @@ def _prototype_network(name: str, store: PixelStore, seed: int) -> PrototypeNetw
     root = stream_seed(seed, "encoder", name)
     tower = build(name, len(store.classes), channels=store.channels, size=store.size, seed=root)
     with torch.no_grad():
-        dim = copy.deepcopy(tower).eval().features(torch.zeros(2, store.channels, store.size, store.size)).shape[1]
+        width = copy.deepcopy(tower).eval().features(torch.zeros(2, store.channels, store.size, store.size)).shape[1]
     with seeded(root, "prototypes"):
-        return PrototypeNetwork(tower, dim, len(store.classes))
+        return PrototypeNetwork(tower, width, len(store.classes))
 
 
 def _shifted(
