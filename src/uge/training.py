@@ -69,6 +69,19 @@ class History:
         return cls([EpochResult(**epoch) for epoch in value["epochs"]], value["seconds"])
 
 
+class DivergedError(UsageError):
+    """The training loss became NaN or infinite.
+
+    Attributes:
+        history: What was measured, the epoch in which it happened included.
+    """
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        last = history.epochs[-1]
+        super().__init__(f"the training loss became {last.loss} in epoch {last.epoch}; lower the learning rate")
+
+
 def fit(
     network: nn.Module,
     store: PixelStore,
@@ -104,7 +117,8 @@ def fit(
         The history; ``best`` and ``last`` test accuracy are read from it.
 
     Raises:
-        UsageError: The set is smaller than two images, or the loss is not finite.
+        UsageError: The set is smaller than two images.
+        DivergedError: The loss is not finite.
     """
     if len(store) < 2:
         raise UsageError(f"training needs at least two images, got {len(store)}")
@@ -142,11 +156,11 @@ def fit(
                 if observer is not None:
                     observer(step, network)
         loss, right = (sums / seen).tolist()
-        if not math.isfinite(loss):
-            raise UsageError(f"the training loss became {loss} in epoch {epoch + 1}; lower the learning rate")
         accuracy = evaluate(network, test, runtime) if test is not None else None
         history.epochs.append(EpochResult(epoch + 1, loss, 100 * right, accuracy))
         history.seconds += time.perf_counter() - began
+        if not math.isfinite(loss):
+            raise DivergedError(history)
         if checkpoint is not None:
             save_checkpoint(checkpoint, {"network": network}, optimizer, history.to_json())
         if progress is not None:

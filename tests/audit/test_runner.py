@@ -295,3 +295,11 @@ class TestKey:
             key_recipe(key)
         save_weights(key, build("lenet", 3, seed=5, size=16))
         assert key_recipe(key) == Recipe()
+
+
+def test_a_network_that_diverges_is_a_result(make_audit: Callable[..., Audit]) -> None:
+    audit = make_audit(recipe=RECIPE.model_copy(update={"lr": 1e30}))
+    (case,) = audit.run([Job("hacker", "lenet", "random", "direct", "protected", 0)])
+    assert case.history[-1].loss is None
+    assert case.last <= case.best
+    assert case == read_cases(audit.folder)[0]

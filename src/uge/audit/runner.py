@@ -24,7 +24,7 @@ from uge.progress import Progress, Silent
 from uge.recipes import Recipe
 from uge.runs import fingerprint
 from uge.runtime import Runtime, stream_seed
-from uge.training import History
+from uge.training import DivergedError, History
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,12 @@ class Audit:
             teacher=lambda: self._teacher(job),
             progress=tell,
         )
-        history = attack(job.scheme)(context)
+        try:
+            history = attack(job.scheme)(context)
+        except DivergedError as error:
+            # A result like any other: this network, so trained, learns nothing from these images.
+            log.warning("%s: %s", job.id, error)
+            history = error.history
         if job.role == "authorized":
             meta = {"fingerprint": self._fingerprint(job)}
             save_checkpoint(self._weights(job), {"network": network}, None, meta)
