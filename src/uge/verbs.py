@@ -19,7 +19,7 @@ def demo(
     out: Path = Path("demo-out/photos"),
     *,
     config: Annotated[ProtectConfig, FLAT] = ProtectConfig(),
-    audit: Annotated[AuditConfig, Parameter(name="--audit")] = AuditConfig(),
+    audit: Annotated[AuditConfig, Parameter(name="--auditing")] = AuditConfig(),
     common: Annotated[Resumable, FLAT] = Resumable(),
 ) -> Outcome:
     """Protect, publish, verify and attack the embedded photographs, offline, in a few minutes.

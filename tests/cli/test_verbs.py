@@ -219,12 +219,13 @@ def test_demo_takes_its_preset_below_flags(tmp_path: Path) -> None:
     found = run_uge("demo", tmp_path / "a", "--dry-run", "--json", "--max-steps", "7").json
     preset = tomllib.loads((resources.files("uge") / "presets" / "demo.toml").read_text())
     assert found["config"]["generator"]["max_steps"] == 7
-    assert found["config"]["recipe"]["epochs"] == preset["recipe"]["epochs"]
+    assert found["config"]["recipe"]["epochs"] == preset["demo"]["recipe"]["epochs"]
+    assert found["audit"]["networks"] == preset["demo"]["auditing"]["networks"]
     assert found["source"] == "photos"
 
 
 def test_demo_ends_with_the_summary(tmp_path: Path) -> None:
-    small = tiny(size=32, max_steps=2, limit=40, audit__networks="lenet", audit__limit_test=20)
+    small = tiny(size=32, max_steps=2, limit=40, auditing__networks="lenet", auditing__limit_test=20)
     ran = run_uge("demo", tmp_path / "a", *small, "--no-refine", "--json")
     assert ran.code == 0, ran.err
     assert set(ran.json) >= {*SUMMARY_KEYS, "verified", "seconds"}

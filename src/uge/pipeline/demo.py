@@ -34,7 +34,7 @@ def run_demo(out: Path, config: ProtectConfig, audit: AuditConfig, session: Sess
     began = time.monotonic()
     run = ProtectRun(SOURCE, out, config, PublishConfig(), session)
     if session.dry_run:
-        return run.describe()
+        return {**run.describe(), "audit": audit.model_dump(mode="json")}
     run.run()
     problems = run_verify(out, SOURCE, session.progress)["problems"]
     if problems:
