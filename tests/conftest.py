@@ -1,6 +1,7 @@
 """Tiny image sets, stores and a plain runtime for all tests."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,3 +66,14 @@ def make_store(make_images: Callable[..., ImageSet]) -> Callable[..., PixelStore
 def runtime() -> Runtime:
     """fp32 on the CPU."""
     return Runtime(torch.device("cpu"), "fp32")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """The command line sets the root logger's level and handler; the next test must not inherit them."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in [handler for handler in root.handlers if handler not in handlers]:
+        root.removeHandler(handler)
