@@ -70,10 +70,8 @@ def runtime() -> Runtime:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """The command line sets the root logger's level and handler; the next test must not inherit them."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
+    """The command line sets the package logger's level and handler; the next test must not inherit them."""
     yield
-    root.setLevel(level)
-    for handler in [handler for handler in root.handlers if handler not in handlers]:
-        root.removeHandler(handler)
+    logger = logging.getLogger("uge")
+    logger.handlers = []
+    logger.setLevel(logging.NOTSET)

@@ -69,11 +69,14 @@ def open_session(flags: Compute) -> Session:
 def set_logging(flags: Common) -> None:
     """Send messages of the level that the flags ask for to stderr."""
     level = logging.ERROR if flags.quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(flags.verbose, 2)]
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    # This package's own logger: the root logger belongs to whoever calls main() from a program.
+    logger = logging.getLogger("uge")
+    logger.handlers = [handler]
+    logger.setLevel(level)
     if not flags.verbose:
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # Its retries would bury the one sentence that counts.
-    for noisy in ("matplotlib", "PIL", "urllib3", "httpx"):
-        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
 
 
 def make_progress(*, quiet: bool) -> Progress:
