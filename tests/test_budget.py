@@ -10,15 +10,18 @@ from uge.errors import UsageError
 
 PIXELS = arrays.arrays(np.uint8, (3, 4))
 DELTAS = arrays.arrays(np.int32, (3, 4), elements=st.integers(-100_000, 100_000))
+BYTES = arrays.arrays(np.int8, (3, 4))
 
 
-@pytest.mark.parametrize(("text", "levels"), [("0.04", 10), ("8/255", 8), ("16/255", 16), (0.5, 127), (1 / 255, 1)])
+@pytest.mark.parametrize(
+    ("text", "levels"), [("0.04", 10), ("8/255", 8), ("16/255", 16), (0.5, 127), (1, 255), (1 / 255, 1)]
+)
 def test_parse(text: str | float, levels: int) -> None:
     assert Budget.parse(text).levels == levels
 
 
 def test_every_whole_number_of_levels_is_read_back() -> None:
-    assert [Budget.parse(f"{levels}/255").levels for levels in range(1, 128)] == list(range(1, 128))
+    assert [Budget.parse(f"{levels}/255").levels for levels in range(1, 256)] == list(range(1, 256))
 
 
 def test_a_budget_passes_through() -> None:
@@ -26,13 +29,13 @@ def test_a_budget_passes_through() -> None:
     assert Budget.parse(budget) is budget
 
 
-@pytest.mark.parametrize("text", ["", "much", "1/0", "nan", "inf", "1e999", 0, -0.1, 0.51, float("nan"), 0.5 / 255])
+@pytest.mark.parametrize("text", ["", "much", "1/0", "nan", "inf", "1e999", 0, -0.1, 1.01, float("nan"), 0.5 / 255])
 def test_refuses_what_is_no_budget(text: str | float) -> None:
     with pytest.raises(UsageError, match="rho"):
         Budget.parse(text)
 
 
-@given(PIXELS, DELTAS, st.integers(1, 127))
+@given(PIXELS, DELTAS | BYTES, st.integers(1, 255))
 def test_add_stays_within_budget_and_range(clean: np.ndarray, delta: np.ndarray, levels: int) -> None:
     budget = Budget(levels / 255)
     moved = budget.add(clean, delta)

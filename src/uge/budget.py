@@ -22,16 +22,15 @@ class Budget:
             whole 8-bit levels, so at most ``levels`` = floor(255 ρ) of them may change.
 
     Raises:
-        UsageError: ρ is no number in (0, 0.5] (a perturbation is stored as a signed byte), or
-            too small to change one 8-bit level.
+        UsageError: ρ is no number in (0, 1], or too small to change one 8-bit level.
     """
 
     rho: float = 0.04
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.rho, int | float) and math.isfinite(self.rho) and 0 < self.rho <= 0.5):
+        if not (isinstance(self.rho, int | float) and math.isfinite(self.rho) and 0 < self.rho <= 1):
             raise UsageError(
-                f"rho must be above 0 and at most 0.5 (pixel values in [0, 1]), got {self.rho}; the paper uses 0.04"
+                f"rho must be above 0 and at most 1 (pixel values in [0, 1]), got {self.rho}; the paper uses 0.04"
             )
         if self.levels < 1:
             raise UsageError(f"rho {self.rho} is less than one 8-bit level; give at least {1 / 255:.5f} (1/255)")
@@ -68,8 +67,10 @@ class Budget:
             uint8 pixels within ``levels`` of ``clean`` and within 0..255, of the same kind.
         """
         wide = np.int16 if isinstance(clean, np.ndarray) else clean.new_empty(0).short().dtype
-        # Clipped before the cast: a delta of a wider type must not wrap around.
-        moved = _cast(clean, wide) + _cast(delta.clip(-self.levels, self.levels), wide)
+        # Clipped before the cast: a delta of a wider type must not wrap around. A byte cannot even hold larger bounds.
+        if delta.dtype.itemsize > 1 or self.levels <= 127:
+            delta = delta.clip(-self.levels, self.levels)
+        moved = _cast(clean, wide) + _cast(delta, wide)
         return _cast(moved.clip(0, 255), clean.dtype)
 
     @staticmethod

@@ -110,7 +110,7 @@ def test_mixed_sizes_need_a_size(tmp_path: Path) -> None:
 SETTINGS = [
     ({"rho": "0"}, "rho must be above 0"),
     ({"rho": "-1"}, "rho must be above 0"),
-    ({"rho": "1.5"}, "rho must be above 0 and at most 0.5"),
+    ({"rho": "1.5"}, "rho must be above 0 and at most 1"),
     ({"rho": "abc"}, "rho must be a number such as 0.04 or a fraction such as 8/255, got 'abc'"),
     ({"rho": "0.001"}, "less than one 8-bit level"),
     ({"authorized": "lennet"}, "unknown network 'lennet'; did you mean 'lenet'?"),

@@ -52,6 +52,15 @@ def test_refine_with_two_authorised_networks(toy: Path, tmp_path: Path) -> None:
     assert run_uge("verify", out, "--against", toy).code == 0
 
 
+def test_a_budget_of_more_than_a_byte(toy: Path, tmp_path: Path) -> None:
+    out, strong = tmp_path / "a", tiny(rho=0.8, refinement__passes=2, refinement__step=200)
+    ran = run_uge("protect", toy, out, *strong, "--refine", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["budget"]["levels"] == 204
+    assert 128 < ran.json["measured"]["linf_levels"] <= 204
+    assert run_uge("verify", out, "--against", toy).code == 0
+
+
 @pytest.mark.parametrize("method", ["uge-no-ud", "unlearn", "undistill"])
 def test_methods(method: str, toy: Path, tmp_path: Path) -> None:
     ran = run_uge("protect", toy, tmp_path / "a", *TINY, "--method", method, "-q")

@@ -22,7 +22,7 @@ MakeImages = Callable[..., ImageSet]
 @given(
     count=st.integers(1, 12),
     shape=st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
-    dtype=st.sampled_from([torch.uint8, torch.int8]),
+    dtype=st.sampled_from([torch.uint8, torch.int8, torch.int16]),
     seed=st.integers(0, 99),
     data=st.data(),
 )
@@ -36,7 +36,7 @@ def test_a_file_behaves_like_memory(
     rows = st.lists(st.integers(0, count - 1), max_size=2 * count)
     for _ in range(3):
         written = torch.tensor(data.draw(st.lists(st.integers(0, count - 1), unique=True)), dtype=torch.int64)
-        values = torch.randint(-128, 256, (len(written), *shape), generator=generator).to(dtype)
+        values = torch.randint(-255, 256, (len(written), *shape), generator=generator).to(dtype)
         read = torch.tensor(data.draw(rows), dtype=torch.int64)
         for records in (resident, filed):
             records.write(written, values)

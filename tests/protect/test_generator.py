@@ -40,7 +40,7 @@ def test_starts_as_the_identity_with_a_gradient() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(
-    height=st.integers(1, 21), width=st.integers(1, 21), channels=st.sampled_from([1, 3]), levels=st.integers(1, 127)
+    height=st.integers(1, 21), width=st.integers(1, 21), channels=st.sampled_from([1, 3]), levels=st.integers(1, 255)
 )
 def test_any_size_within_the_bound_after_rounding(height: int, width: int, channels: int, levels: int) -> None:
     found = wild(channels, levels / 255, strength=50)
@@ -60,10 +60,14 @@ def _pixels(x: torch.Tensor) -> Pixels:
     return (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def test_the_bound_is_reached_exactly() -> None:
-    found = wild(rho=10.9 / 255, strength=1000)  # ten whole levels
+@pytest.mark.parametrize(
+    ("rho", "levels", "dtype"), [(10.9 / 255, 10, np.int8), (0.5, 127, np.int8), (1, 255, np.int16)]
+)
+def test_the_bound_is_reached_exactly(rho: float, levels: int, dtype: type) -> None:
+    found = wild(rho=rho, strength=1000)
     moved = np.stack(list(perturb_images(found, random_images(2, 16, 16, 3))))
-    assert np.abs(moved.astype(int)).max() == 10
+    assert moved.dtype == dtype
+    assert (moved.min(), moved.max()) == (-levels, levels)
 
 
 def test_add_perturbation_is_on_the_grid_and_passes_gradients() -> None:

@@ -37,10 +37,10 @@ def changes(images: ImageSet, generator: Generator, runtime: Runtime, delta: Rec
     return [protected.astype(int) - clean for clean, protected in pairs]
 
 
-def filled(images: ImageSet, size: int, levels: torch.Tensor) -> Records:
+def filled(images: ImageSet, size: int, levels: torch.Tensor, budget: Budget | None = None) -> Records:
     store = load_pixels(images, size=size)
-    delta = delta_records(store, None)
-    delta.write(torch.arange(len(images)), levels.expand(len(images), *store.pixels.shape).to(torch.int8))
+    delta = delta_records(store, budget or Budget())
+    delta.write(torch.arange(len(images)), levels.expand(len(images), *store.pixels.shape))
     return delta
 
 
@@ -90,6 +90,14 @@ def test_refined_perturbations_land_on_the_centre_square(
         np.testing.assert_array_equal(change[:, 24:38], 6)
         np.testing.assert_array_equal(change[:, :6], alone[:, :6])
         np.testing.assert_array_equal(change[:, 38:], alone[:, 38:])
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_a_budget_of_more_than_a_byte(size: int, make_images: MakeImages, runtime: Runtime) -> None:
+    images, generator = make_images(count=1, size=size), Generator(3, Budget(0.8), width=4, blocks=1)
+    images = replace(images, reader=type(images.reader)([np.full((size, size, 3), 20, np.uint8)]))
+    (change,) = changes(images, generator, runtime, filled(images, 16, torch.tensor(200), generator.budget))
+    np.testing.assert_array_equal(change, 200)
 
 
 def test_gray_images_in_a_colour_set_stay_gray(make_images: MakeImages, generator: Generator, runtime: Runtime) -> None:

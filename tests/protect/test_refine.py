@@ -44,18 +44,21 @@ def loss(store: PixelStore, delta: Records, total: TotalLoss) -> float:
     return total(x, x_u, store.labels, torch.Generator())["loss"].item()
 
 
+@pytest.mark.parametrize(("bound", "dtype"), [(8, np.int8), (200, np.int16)])
 @given(
     arrays.arrays(np.uint8, 12),
-    arrays.arrays(np.int8, 12, elements=st.integers(-8, 8)),
+    arrays.arrays(np.float32, 12, elements=st.floats(-1, 1, width=32)),
     arrays.arrays(np.float32, 12, elements=st.floats(-2, 2, width=32)),
     st.integers(1, 200),
 )
-def test_a_move_is_a_sign_step_projected(clean: np.ndarray, delta: np.ndarray, slope: np.ndarray, step: int) -> None:
-    budget = Budget(8 / 255)
+def test_a_move_is_a_sign_step_projected(
+    bound: int, dtype: type, clean: np.ndarray, part: np.ndarray, slope: np.ndarray, step: int
+) -> None:
+    budget, delta = Budget(bound / 255), (part * bound).astype(dtype)
     found = move(torch.from_numpy(clean), torch.from_numpy(delta), torch.from_numpy(slope), step, budget)
     for pixel, before, g, after in zip(clean.tolist(), delta.tolist(), slope.tolist(), found.tolist(), strict=True):
         wanted = before - step * ((g > 0) - (g < 0))
-        wanted = min(max(wanted, -8), 8)
+        wanted = min(max(wanted, -bound), bound)
         assert after == min(max(pixel + wanted, 0), 255) - pixel
 
 
@@ -64,7 +67,7 @@ def test_starts_from_the_generator(store: PixelStore, runtime: Runtime) -> None:
         torch.manual_seed(0)
         generator = Generator(3, Budget(), width=4, blocks=1)
         torch.nn.init.normal_(generator.decoder[-1].weight)
-    delta = delta_records(store, None)
+    delta = delta_records(store, Budget())
     start_delta(generator, store, delta, runtime)
     clean = store.pixels.read(ALL)
     with torch.no_grad():
@@ -77,7 +80,7 @@ def test_starts_from_the_generator(store: PixelStore, runtime: Runtime) -> None:
 def test_every_pass_lowers_the_loss_within_the_budget(
     in_files: bool, store: PixelStore, total: TotalLoss, tmp_path: Path
 ) -> None:
-    files = [delta_records(store, tmp_path / str(side) if in_files else None) for side in (0, 1)]
+    files = [delta_records(store, Budget(), tmp_path / str(side) if in_files else None) for side in (0, 1)]
     budget, log = Budget(3 / 255), EventLog(tmp_path / "log.jsonl")
     losses, done = [loss(store, files[0], total)], []
     for number in range(3):
@@ -102,7 +105,7 @@ def test_every_pass_lowers_the_loss_within_the_budget(
 
 
 def test_an_interrupted_pass_starts_again(store: PixelStore, total: TotalLoss) -> None:
-    before, straight, again = (delta_records(store, None) for _ in range(3))
+    before, straight, again = (delta_records(store, Budget()) for _ in range(3))
     refine_pass(store, before, straight, total, Budget(), **OPTIONS)
 
     def interrupt(count: int, whole: int, figures: dict[str, float]) -> None:
@@ -116,7 +119,7 @@ def test_an_interrupted_pass_starts_again(store: PixelStore, total: TotalLoss) -
 
 
 def test_a_batch_of_one_is_kept(store: PixelStore, total: TotalLoss) -> None:
-    before, after = (delta_records(store, None) for _ in range(2))
+    before, after = (delta_records(store, Budget()) for _ in range(2))
     before.write(ALL, torch.ones(13, 3, 16, 16, dtype=torch.int8))
     refine_pass(store, before, after, total, Budget(), **OPTIONS)
     unmoved = (after.read(ALL) == 1).flatten(1).all(1)
@@ -132,7 +135,7 @@ def test_layers_that_draw_do_not_disturb_repetition(store: PixelStore) -> None:
     found = []
     for used in (1, 2):
         torch.rand(used)
-        before, after = (delta_records(store, None) for _ in range(2))
+        before, after = (delta_records(store, Budget()) for _ in range(2))
         refine_pass(store, before, after, noisy, Budget(), **OPTIONS)
         found.append(after.read(ALL))
     assert torch.equal(*found)
@@ -143,11 +146,18 @@ def test_a_loss_that_is_no_number_stops_the_pass(store: PixelStore) -> None:
         return {"loss": x_u.sum() * math.nan}
 
     with pytest.raises(UGEError, match="became nan"):
-        refine_pass(store, delta_records(store, None), delta_records(store, None), broken, Budget(), **OPTIONS)
+        refine_pass(store, delta_records(store, Budget()), delta_records(store, Budget()), broken, Budget(), **OPTIONS)
+
+
+def test_perturbations_take_a_byte_where_the_budget_allows(store: PixelStore, tmp_path: Path) -> None:
+    for levels, wanted in ((127, torch.int8), (128, torch.int16)):
+        assert delta_records(store, Budget(levels / 255), tmp_path / "delta").dtype == wanted
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes == {"delta.int8": 13 * 768, "delta.int16": 13 * 768 * 2}
 
 
 def test_protected_store_adds_within_the_budget(store: PixelStore) -> None:
-    delta = delta_records(store, None)
+    delta = delta_records(store, Budget())
     values = torch.randint(-20, 21, (13, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     delta.write(ALL, values.to(torch.int8))
     found = protected_store(store, delta, Budget(8 / 255))

@@ -21,7 +21,7 @@ from uge.runs import storage_errors
 RESIDENT_BYTES = 512 * 2**20
 """Sets larger than this are kept in a file and read batch by batch."""
 
-_DTYPES: dict[torch.dtype, Any] = {torch.uint8: np.uint8, torch.int8: np.int8}
+_DTYPES: dict[torch.dtype, Any] = {torch.uint8: np.uint8, torch.int8: np.int8, torch.int16: np.int16}
 _CHUNK = 256
 
 
@@ -35,7 +35,7 @@ class Records:
     Args:
         count: Number of records.
         shape: Shape of one record.
-        dtype: ``torch.uint8`` (pixels) or ``torch.int8`` (perturbations in 8-bit levels).
+        dtype: ``torch.uint8`` (pixels), ``torch.int8`` or ``torch.int16`` (perturbations in 8-bit levels).
         device: Where reads deliver, and where a resident tensor lives.
         path: File that outlives this object.
         resident_bytes: Largest total size that is kept in memory when there is no path.

@@ -160,7 +160,7 @@ class NoiseRun:
     ) -> Records:
         """Passes of direct optimisation between two files, so that an interrupted pass starts again."""
         settings, state, runtime = self.config.refinement, self._file("run", "refine.json"), self.session.runtime
-        files = [delta_records(self.store, self._file("run", f"delta-{side}.int8")) for side in (0, 1)]
+        files = [delta_records(self.store, self.budget, self._file("run", f"delta-{side}")) for side in (0, 1)]
         done = int(read_json(state)["passes"]) if state is not None and state.is_file() else None
         if done is None:
             start_delta(runtime.place(generator), self.store, files[0], runtime)

@@ -73,9 +73,10 @@ def _place(delta: torch.Tensor, image: Pixels, base: Levels) -> Levels:
         square = F.interpolate(square[None], size=(side, side), mode="bilinear", antialias=True)[0]
     if len(square) != colours:
         square = square.expand(colours, -1, -1) if len(square) == 1 else square.mean(0, keepdim=True)
-    out: Levels = np.zeros(image.shape, np.int8) if base.size == 0 else base.copy()
+    own = square.round().to(delta.dtype).permute(1, 2, 0).numpy()
+    out: Levels = np.zeros(image.shape, own.dtype) if base.size == 0 else base.copy()
     top, left = (height - side) // 2, (width - side) // 2
-    out[top : top + side, left : left + side, :colours] = square.round().to(torch.int8).permute(1, 2, 0).numpy()
+    out[top : top + side, left : left + side, :colours] = own
     return out
 
 

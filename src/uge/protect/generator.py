@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from uge.budget import Budget
 from uge.data.images import Pixels
 
-Levels = NDArray[np.int8]
+Levels = NDArray[np.signedinteger[Any]]
 
 _TILE = 512
 _GROUP = 256
@@ -114,6 +115,11 @@ def add_perturbation(x: Tensor, delta: Tensor) -> Tensor:
     return x_u + (stored - x_u).detach()
 
 
+def level_type(budget: Budget) -> torch.dtype:
+    """The smallest type that holds every perturbation within ``budget``, in 8-bit levels."""
+    return torch.int8 if budget.levels <= 127 else torch.int16
+
+
 @torch.no_grad()
 def perturb_images(generator: Generator, images: Iterable[Pixels]) -> Iterator[Levels]:
     """Perturbation of stored images at their native size, in order, streaming.
@@ -126,7 +132,7 @@ def perturb_images(generator: Generator, images: Iterable[Pixels]) -> Iterator[L
         images: uint8 height × width × (1, 2, 3 or 4).
 
     Yields:
-        int8 perturbation in 8-bit levels, of each image's shape.
+        Perturbation in 8-bit levels, of each image's shape and the budget's :func:`level_type`.
     """
     for _, group in groupby(images, key=lambda image: image.shape):
         chunk: list[Pixels] = []
@@ -144,8 +150,9 @@ def _perturb_same_shape(generator: Generator, images: Pixels) -> Iterator[Levels
     colours = 1 if images.shape[3] <= 2 else 3
     x = torch.from_numpy(images[..., :colours]).to(device).permute(0, 3, 1, 2)
     delta = _match_channels(_tiled(generator, _match_channels(x.float() / 255, generator.channels)), colours)
-    levels = np.zeros(images.shape, dtype=np.int8)
-    levels[..., :colours] = (delta * 255).round().to(torch.int8).permute(0, 2, 3, 1).cpu().numpy()
+    moved = (delta * 255).round().to(level_type(generator.budget)).permute(0, 2, 3, 1).cpu().numpy()
+    levels: Levels = np.zeros(images.shape, moved.dtype)
+    levels[..., :colours] = moved
     yield from levels
 
 

@@ -13,7 +13,7 @@ from uge.budget import Budget
 from uge.data.loader import epoch_order, fetch
 from uge.data.store import PixelStore, Records
 from uge.errors import UGEError
-from uge.protect.generator import Generator, add_perturbation
+from uge.protect.generator import Generator, add_perturbation, level_type
 from uge.protect.losses import TotalLoss
 from uge.runs import EventLog
 from uge.runtime import Runtime, seeded, stream
@@ -30,7 +30,7 @@ def start_delta(generator: Generator, store: PixelStore, delta: Records, runtime
             with runtime.autocast():
                 raw = generator(batch.x.to(memory_format=runtime.memory_format))
             stored = (add_perturbation(batch.x, raw) - batch.x) * 255
-            delta.write(indices, stored.round().to(torch.int8))
+            delta.write(indices, stored.round())
 
 
 def refine_pass(
@@ -51,7 +51,7 @@ def refine_pass(
 
     Args:
         store: Clean images at the training size.
-        before: int8 perturbations in 8-bit levels; read only, so that an interrupted pass
+        before: Perturbations in 8-bit levels; read only, so that an interrupted pass
             can start again and give the same bytes.
         after: Where the moved perturbations go.
         total: The weighted losses.
@@ -96,14 +96,14 @@ def move(clean: Tensor, delta: Tensor, gradient: Tensor, step: int, budget: Budg
 
     Args:
         clean: uint8 pixels.
-        delta: int8 perturbation in 8-bit levels, same shape.
+        delta: Perturbation in 8-bit levels, same shape; the result has its type.
         gradient: Of the loss in the pixels, same shape.
         step: In 8-bit levels.
         budget: Bound on the stored change.
     """
     moved = delta.to(torch.int16) - step * gradient.sign().to(torch.int16)
     stored: Tensor = budget.add(clean, moved)
-    return (stored.to(torch.int16) - clean.to(torch.int16)).to(torch.int8)
+    return (stored.to(torch.int16) - clean.to(torch.int16)).to(delta.dtype)
 
 
 def protected_store(store: PixelStore, delta: Records, budget: Budget) -> PixelStore:
@@ -114,6 +114,8 @@ def protected_store(store: PixelStore, delta: Records, budget: Budget) -> PixelS
     return out
 
 
-def delta_records(store: PixelStore, path: Path | None) -> Records:
-    """int8 records of perturbations for ``store``."""
-    return Records(len(store), store.pixels.shape, torch.int8, device=store.device, path=path)
+def delta_records(store: PixelStore, budget: Budget, path: Path | None = None) -> Records:
+    """Records of perturbations of ``store`` within ``budget``; a file's ending is their type."""
+    dtype = level_type(budget)
+    path = path and path.with_suffix(f".{str(dtype).removeprefix('torch.')}")
+    return Records(len(store), store.pixels.shape, dtype, device=store.device, path=path)
