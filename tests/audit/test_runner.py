@@ -48,7 +48,7 @@ def key(tmp_path: Path) -> Path:
 def make_audit(make_store: MakeStore, runtime: Runtime, key: Path, tmp_path: Path) -> Callable[..., Audit]:
     def make(**changes: Any) -> Audit:
         stores = {"protected": make_store(), "clean": make_store(seed=1), "test": make_store(seed=2)}
-        options = {"keys": [key], "runtime": runtime, "data_id": "x", "progress": Recorder()}
+        options = {"keys": [key], "runtime": runtime, "progress": Recorder()}
         return Audit(tmp_path / "audit", **{**stores, **options, **changes})
 
     return make
@@ -194,7 +194,7 @@ class TestAudit:
     @pytest.mark.parametrize(
         ("change", "stale"),
         [
-            ({"data_id": "y"}, JOBS),
+            ({"protected": 3}, JOBS),
             ({"seed": 1}, JOBS),
             ({"recipe": RECIPE.model_copy(update={"lr": 0.01})}, JOBS),
             ({"runtime": Runtime(torch.device("cpu"), "bf16-mixed")}, JOBS),
@@ -218,7 +218,7 @@ class TestAudit:
             save_weights(key, build("lenet", 3, seed=value, size=16), {"recipe": RECIPE.model_dump_json()})
             again = make_audit()
         else:
-            again = make_audit(**{what: make_store(seed=value) if what in ("test", "clean") else value})
+            again = make_audit(**{what: make_store(seed=value) if what in ("protected", "test", "clean") else value})
         again.run(JOBS)
         assert again.progress.run == ids(stale)
 

@@ -1,6 +1,7 @@
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,17 @@ def test_empty_like_keeps_labels_and_kind(make_store: MakeStore) -> None:
         assert copy.labels is store.labels
         copy.pixels.write(torch.arange(12), store.pixels.read(torch.arange(12)) // 2)
         assert not torch.equal(copy.pixels.read(torch.arange(12)), store.pixels.read(torch.arange(12)))
+
+
+def test_the_digest_is_of_all_that_training_sees(make_store: MakeStore) -> None:
+    store, one = make_store(), torch.tensor([11])
+    assert make_store(resident_bytes=0).digest() == store.digest()
+    changed, gray = make_store(), Records(12, (1, 48, 16), torch.uint8)
+    changed.pixels.write(one, 255 - store.pixels.read(one))
+    gray.write(torch.arange(12), store.pixels.read(torch.arange(12)).reshape(12, 1, 48, 16))
+    others = [changed, *(replace(store, **new) for new in ({"labels": store.labels.flip(0)}, {"pixels": gray}))]
+    others.append(replace(store, classes=("a", "b", "c")))
+    assert len({store.digest(), *(other.digest() for other in others)}) == 5
 
 
 def test_refuses(make_images: MakeImages) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -100,8 +98,6 @@ class Audit:
         seed: Root seed of the audit; differs from the protector's, so the authorised network
             sees another data order.
         runtime: Device and precision.
-        data_id: What identifies the published data. It goes into the fingerprints, with hashes of
-            the originals and of the test images.
         progress: Shows cases.
     """
 
@@ -116,15 +112,15 @@ class Audit:
         recipe: Recipe | None = None,
         seed: int = 0,
         runtime: Runtime,
-        data_id: str,
         progress: Progress | None = None,
     ) -> None:
         self.folder, self.protected, self.clean, self.test = folder, protected, clean, test
-        self.seed, self.runtime, self.data_id = seed, runtime, data_id
+        self.seed, self.runtime = seed, runtime
         self.progress = progress or Silent()
         self.theta0 = [key_network(path, protected) for path in keys]
         self.recipe = recipe or (key_recipe(keys[0]) if keys else Recipe())
-        self._hashes = {"test": _store_hash(test), "clean": None if clean is None else _store_hash(clean)}
+        stores = {"protected": protected, "clean": clean, "test": test}
+        self._digests = {name: None if store is None else store.digest() for name, store in stores.items()}
 
     def run(self, jobs: Sequence[Job]) -> list[Case]:
         """Run the jobs whose case is missing or belongs to something else; return all cases."""
@@ -153,10 +149,9 @@ class Audit:
 
     def _fingerprint(self, job: Job) -> str:
         theta0 = None if job.key is None else weights_hash(self.theta0[job.key])
-        parts: dict[str, Any] = {"data": self.data_id, "job": vars(job), "theta0": theta0, "seed": self.seed}
-        parts |= {"test": self._hashes["test"], "clean": self._hashes["clean"] if job.data == "clean" else None}
-        parts |= {"recipe": self.recipe.json_dict(), "size": self.protected.size, "precision": self.runtime.precision}
-        return fingerprint(parts)
+        data = self._digests if job.data == "clean" else {**self._digests, "clean": None}
+        parts = {"data": data, "job": vars(job), "theta0": theta0, "seed": self.seed}
+        return fingerprint(parts | {"recipe": self.recipe.json_dict(), "precision": self.runtime.precision})
 
     def _run(self, job: Job, tell: Any) -> Case:
         network = self._network(job)
@@ -277,10 +272,3 @@ def key_recipe(path: Path) -> Recipe:
         return Recipe.model_validate_json(text) if text else Recipe()
     except ValidationError as error:
         raise WeightsError(f"the recipe in the key {path} cannot be read; name one with --recipe") from error
-
-
-def _store_hash(store: PixelStore) -> str:
-    digest = hashlib.sha256(store.labels.cpu().numpy().tobytes())
-    for indices in torch.split(torch.arange(len(store)), 1000):
-        digest.update(store.pixels.read(indices).cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from torch import Tensor
 from uge.data.images import ImageSet
 from uge.data.resize import resize, to_channels
 from uge.errors import DataError, UsageError
-from uge.runs import storage_errors
+from uge.runs import canonical_json, storage_errors
 
 RESIDENT_BYTES = 512 * 2**20
 """Sets larger than this are kept in a file and read batch by batch."""
@@ -142,6 +143,14 @@ class PixelStore:
     def device(self) -> torch.device:
         """Where batches are delivered."""
         return self.pixels.device
+
+    def digest(self) -> str:
+        """Hexadecimal sha256 of class names, labels and pixels: of all that training on them depends on."""
+        found = hashlib.sha256(canonical_json([self.classes, self.pixels.shape]).encode())
+        found.update(self.labels.cpu().numpy().tobytes())
+        for indices in torch.split(torch.arange(len(self)), 1000):
+            found.update(self.pixels.read(indices).cpu().numpy().tobytes())
+        return found.hexdigest()
 
     def empty_like(self) -> PixelStore:
         """A store of the same labels whose pixels are yet to be written (zeros)."""

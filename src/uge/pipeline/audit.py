@@ -18,7 +18,7 @@ from uge.data import ImageSet, has_split, load_images
 from uge.errors import UsageError
 from uge.networks import check_name
 from uge.pipeline.session import Session
-from uge.pipeline.stages import clean_test, data_fingerprint, read_store, split_names
+from uge.pipeline.stages import clean_test, read_store, split_names
 from uge.publish import Manifest, private_folder, read_manifest
 from uge.recipes import Recipe
 from uge.recipes import recipe as named_recipe
@@ -112,7 +112,6 @@ def run_audit(
         recipe=recipe,
         seed=config.seed,
         runtime=session.runtime,
-        data_id=data_fingerprint(published, protected),
         progress=session.progress,
     )
     try:

@@ -13,7 +13,7 @@ from uge.data.store import PixelStore
 from uge.networks import weights_hash
 from uge.pipeline.noise import NoiseRun, key_path, write_keys
 from uge.pipeline.session import Session
-from uge.pipeline.stages import authorized_networks, check_names, data_fingerprint, publish_stream, read_store
+from uge.pipeline.stages import authorized_networks, check_names, publish_stream, read_store
 from uge.pipeline.work import PrivateWork
 from uge.protect.apply import protected_images
 from uge.publish import Manifest, read_manifest
@@ -110,7 +110,8 @@ class ProtectRun:
             {
                 "config": self.config.model_dump(mode="json"),
                 "publishing": self.publishing.model_dump(mode="json"),
-                "data": data_fingerprint(self.images, store),
+                "data": store.digest(),
+                "ids": list(self.images.ids),
                 "theta0": [weights_hash(network) for network in self.networks],
                 "precision": self.session.runtime.precision,
                 "version": code_version().split("+")[0],

@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from uge.budget import Budget
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import has_split, load_images
@@ -19,7 +17,6 @@ from uge.networks import ImageClassifier, build, check_name, load_weights, resto
 from uge.pipeline.session import Session
 from uge.protect.settings import METHODS
 from uge.publish import Manifest, Provenance, publish
-from uge.runs import canonical_json
 from uge.runtime import stream_seed
 
 
@@ -46,17 +43,6 @@ def read_store(images: ImageSet, size: int | None, channels: int | None, session
             tell(done, len(images), {})
 
         return load_pixels(images, size=size, channels=channels, device=session.runtime.device, progress=count)
-
-
-def data_fingerprint(images: ImageSet, store: PixelStore) -> str:
-    """sha256 of ids, labels, class names and of the pixels at the training size."""
-    digest = hashlib.sha256(canonical_json([list(images.classes), list(store.pixels.shape)]).encode())
-    digest.update(images.labels.tobytes())
-    for name in images.ids:
-        digest.update(name.encode() + b"\0")
-    for indices in torch.split(torch.arange(len(store)), 1000):
-        digest.update(store.pixels.read(indices).cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def authorized_networks(config: ProtectConfig, images: ImageSet) -> list[ImageClassifier]:
