@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from uge.audit import runner
 from uge.audit.attacks import ATTACKS, Context
 from uge.audit.cases import Case, read_case, read_cases
 from uge.audit.runner import Audit, Job, key_network, key_recipe, plan
+from uge.checkpoint import load_checkpoint
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError, UsageError, WeightsError
 from uge.networks import build, save_weights, weights_hash
@@ -225,15 +227,21 @@ class TestAudit:
     def test_the_teacher_is_the_trained_authorised_network(
         self, make_audit: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        taught: list[str] = []
+        taught, loaded = list[str](), list[Path]()
+
+        def load(path: Path, *parts: Any) -> dict[str, Any]:
+            loaded.append(path)
+            return load_checkpoint(path, *parts)
 
         def spy(context: Context) -> Any:
             taught.append(weights_hash(context.teacher()))
             return ATTACKS["direct"](context)
 
         monkeypatch.setitem(ATTACKS, "distill", spy)
+        monkeypatch.setattr(runner, "load_checkpoint", load)
         audit = make_audit()
         audit.run(JOBS)
+        assert loaded == [audit.folder / "weights" / f"{JOBS[1].id}.safetensors"] * 2  # once for each student
         expected = build("lenet", 3, seed=5, size=16)
         seed = stream_seed(audit.seed, "audit", "authorized", "direct", 0)
         history = fit(expected, audit.protected, RECIPE, seed=seed, runtime=audit.runtime, test=audit.test)

@@ -143,7 +143,7 @@ class Audit:
         except DataError as error:
             log.warning("%s; it is run again", error)
             return None
-        if case.fingerprint != self._fingerprint(job) or (job.role == "authorized" and not self._has_weights(job)):
+        if case.fingerprint != self._fingerprint(job) or (job.role == "authorized" and self._trained(job) is None):
             return None
         return case
 
@@ -219,13 +219,14 @@ class Audit:
     def _weights(self, job: Job) -> Path:
         return self.folder / "weights" / f"{job.id}.safetensors"
 
-    def _has_weights(self, job: Job) -> bool:
-        """Whether the trained network lies there as this very job left it."""
+    def _trained(self, job: Job) -> nn.Module | None:
+        """The trained network as this very job left it, if it did."""
+        network = self._network(job)
         try:
-            meta = load_checkpoint(self._weights(job), {"network": self._network(job)})
+            meta = load_checkpoint(self._weights(job), {"network": network})
         except WeightsError:
-            return False
-        return meta.get("fingerprint") == self._fingerprint(job)
+            return None
+        return network if meta.get("fingerprint") == self._fingerprint(job) else None
 
     def _teacher(self, job: Job) -> nn.Module:
         """The authorised network trained on the published data with the same seed.
@@ -236,10 +237,9 @@ class Audit:
         assert job.key is not None
         name = self.theta0[job.key].name
         teacher = Job("authorized", name, "theta0", "direct", "protected", job.seed, job.key)
-        if not self._has_weights(teacher):
+        network = self._trained(teacher)
+        if network is None:
             raise UsageError(f"{job.id} needs the trained network of {teacher.id}; run that case first")
-        network = self._network(teacher)
-        load_checkpoint(self._weights(teacher), {"network": network})
         return self.runtime.place(network)
 
 
