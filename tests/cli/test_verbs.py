@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -66,6 +67,17 @@ def test_methods(method: str, toy: Path, tmp_path: Path) -> None:
     ran = run_uge("protect", toy, tmp_path / "a", *TINY, "--method", method, "-q")
     assert ran.code == 0, ran.err
     assert read_manifest(tmp_path / "a").method == method
+
+
+def test_feature_distance_alone_trains_no_authorised_network(
+    interrupt: Callable[..., None], toy: Path, tmp_path: Path
+) -> None:
+    interrupt("uge.pipeline.noise.record_trajectory", AssertionError)
+    flags = tiny(method="unlearn", refinement__passes=1, refinement__rounds=2)
+    ran = run_uge("protect", toy, tmp_path / "a", *flags, "--refine", "-q")
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "a.private" / "authorized-0.key.safetensors").is_file()
+    assert [one.network for one in read_manifest(tmp_path / "a").authorized] == ["lenet"]
 
 
 def test_quiet_says_nothing(toy: Path, tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ class NoiseRun:
         """Do every stage that is not done yet.
 
         Args:
-            authorized: Authorised networks with recorded trajectories; recorded here by default.
+            authorized: Authorised networks with recorded trajectories; recorded here by default. Not
+                used by a method without a loss that needs them.
             space: The feature space; by default the one that the configuration names.
 
         Raises:
@@ -83,7 +84,8 @@ class NoiseRun:
         parts, encoder_file = METHODS[self.config.method], self._file("encoder.safetensors")
         if space is None and "feature_distance" in parts:
             space = open_encoder(self.config, self.store, self.session, encoder_file)
-        authorized = list(authorized or self._authorized(self.store, "round-0"))
+        needs_path = bool(parts & {"gradient_matching", "undistill"})
+        authorized = list(authorized or self._authorized(self.store, "round-0")) if needs_path else []
         total = TotalLoss(
             self.config.method,
             self.config.loss,
@@ -104,7 +106,6 @@ class NoiseRun:
     def _authorized(self, store: PixelStore, name: str) -> list[Authorized]:
         """Authorised networks with their trajectories on ``store``, recorded unless they are there."""
         config, found = self.config, []
-        needs_path = METHODS[config.method] & {"gradient_matching", "undistill"}
         for number, theta0 in enumerate(self.networks):
             place = self._file("run", name, f"trajectory-{number}")
             if place is not None and (place / "trajectory.json").is_file():
@@ -117,7 +118,7 @@ class NoiseRun:
                         config.recipe,
                         seed=stream_seed(config.seed, "trajectory", number),
                         runtime=self.session.runtime,
-                        snapshots=config.snapshots if needs_path else 2,
+                        snapshots=config.snapshots,
                         folder=place,
                         checkpoint=self._file("run", name, f"trajectory-{number}.checkpoint.safetensors"),
                         progress=tell,
@@ -169,7 +170,7 @@ class NoiseRun:
         first = done
         while done < settings.rounds * settings.passes:
             round_number, inner = divmod(done, settings.passes)
-            if round_number and (inner == 0 or done == first):
+            if authorized and round_number and (inner == 0 or done == first):
                 current = protected_store(self.store, files[done % 2], self.budget)
                 for one, fresh in zip(authorized, self._authorized(current, f"round-{round_number}"), strict=True):
                     one.trajectory = fresh.trajectory
