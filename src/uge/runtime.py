@@ -51,7 +51,7 @@ class Runtime:
 
     Attributes:
         device: Where tensors live.
-        precision: ``"fp32"``, or ``"bf16-mixed"`` (autocast with channels-last memory).
+        precision: ``"fp32"``, or ``"bf16-mixed"`` (autocast).
     """
 
     device: torch.device
@@ -93,8 +93,8 @@ class Runtime:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Layout in which convolutions are fastest at this precision."""
-        return torch.channels_last if self.precision == "bf16-mixed" else torch.contiguous_format
+        """Layout in which convolutions, batch norm and pooling are fastest, on every device measured so far."""
+        return torch.channels_last
 
     def place(self, network: Network) -> Network:
         """Move a network to the device, in the layout that is fastest there; returns it."""
