@@ -1,0 +1,1 @@
+"""The yardstick of conditional learnability; ``benchmarks/conditional.py`` is its command."""
