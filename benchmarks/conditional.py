@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,20 +80,19 @@ def config_fields(flags: Sequence[str], **fixed: Any) -> JSON:
 
 
 def chosen(bench: Bench, pattern: str) -> list[Job]:
-    """Jobs that are to be run: those that fit the pattern and are not done, and the teacher that one of them needs."""
-    jobs = [job for job in bench.jobs if fnmatch.fnmatchcase(bench.id(job), f"*{pattern}*")]
-    teacher = [job for job in bench.jobs if job.kind == "authorized" and any(one.kind == "distill" for one in jobs)]
-    missing = [job for job in bench.jobs if job in (*teacher, *jobs) and not bench.finished(job)]
-    if teacher and teacher[0] in missing and teacher[0] not in jobs and not any(j.kind == "distill" for j in missing):
-        missing.remove(teacher[0])
-    return missing
+    """Jobs that fit the pattern and are not done, after the teacher that they need."""
+    jobs = [job for job in bench.jobs if fnmatch.fnmatchcase(bench.id(job), f"*{pattern}*") and not bench.finished(job)]
+    teacher = bench.jobs[0]
+    if any(job.kind == "distill" for job in jobs) and teacher not in jobs and not bench.finished(teacher):
+        jobs.insert(0, teacher)
+    return jobs
 
 
 def run(arguments: argparse.Namespace) -> JSON:
     """Protect, run what is missing, and return the summary."""
     smoke = arguments.smoke
     limit, epochs = arguments.limit or (400 if smoke else 10_000), arguments.epochs or (2 if smoke else 15)
-    group = f"{arguments.method}-{arguments.authorized.replace(':', '_')}"
+    group = f"{arguments.method}-{re.sub(r'[^A-Za-z0-9._-]+', '_', arguments.authorized)}"
     end = f"-{arguments.label}" if arguments.label else ""
     setup = Setup(
         data=arguments.data,
@@ -131,6 +131,7 @@ def run(arguments: argparse.Namespace) -> JSON:
         "base": bench.theta0.name.removeprefix(KEYED),
         "settings": {
             **names,
+            "label": arguments.label,
             "seed": setup.seed,
             "data": Path(setup.data).name,
             "limit": limit,
