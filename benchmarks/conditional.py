@@ -11,6 +11,9 @@ starts from its key and trains by the key's recipe, hackers start at random and 
 the key's, where that differs). Cases lie in RESULTS/LABEL/cases, clean controls in RESULTS/clean/cases; what is
 there already is not run again. All cases of a seed see the images in one order, which is not the protector's, and
 hackers of one architecture start from the same weights. The seed also makes θ0. Accuracies are in percent.
+
+Cases are run again when images, recipe, key, precision or the code of the authorised network change. The published
+folder is kept as it is: after a change to the protector, give another ``--label``.
 """
 
 from __future__ import annotations

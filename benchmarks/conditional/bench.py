@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -116,13 +119,13 @@ class Bench:
         if list(sets["protected"].ids) != list(sets["clean"].ids) or len({one.classes for one in sets.values()}) != 1:
             raise UsageError(f"{setup.published} was not made from these images; choose another results folder")
         self.digests = {name: store.digest() for name, store in self.stores.items()}
-        self.theta0_hash = weights_hash(self.theta0)
+        self.start = [weights_hash(self.theta0), code_digest(self.theta0)]
         self.jobs = plan(setup, self.theta0.name, self.own)
 
     def fingerprint(self, job: Job) -> str:
         _, start, scheme, data = KINDS[job.kind]
         parts = {"yardstick": YARDSTICK, "seed": self.setup.seed, "precision": self.runtime.precision}
-        parts |= {"job": {**vars(job), "recipe": job.recipe.json_dict()}, "theta0": self.theta0_hash}
+        parts |= {"job": {**vars(job), "recipe": job.recipe.json_dict()}, "theta0": self.start}
         parts |= {"data": self.digests[data], "test": self.digests["test"]}
         if start == "random":
             parts["theta0"] = self.fingerprint(self.jobs[0]) if scheme == "distill" else None
@@ -209,6 +212,17 @@ class Bench:
         except WeightsError:
             return None
         return network if meta.get("fingerprint") == self.fingerprint(job) else None
+
+
+def code_digest(network: nn.Module) -> str:
+    """Digest of the modules that this package's layers in a network come from, comments and blanks aside.
+
+    What a keyed network does can change while its weights do not; its cases are then run again.
+    """
+    names = {type(layer).__module__ for layer in network.modules()}
+    return fingerprint(
+        {name: ast.dump(ast.parse(inspect.getsource(sys.modules[name]))) for name in names if name.startswith("uge.")}
+    )
 
 
 _BENCH: list[Bench] = []

@@ -17,6 +17,7 @@ from PIL import Image
 
 from uge.audit.cases import Case, read_case, read_cases
 from uge.errors import UsageError
+from uge.networks import build
 from uge.progress import Silent
 from uge.recipes import Recipe
 from uge.runs import read_json
@@ -176,6 +177,11 @@ def test_students_wait_for_their_teacher_and_nobody_else_does(monkeypatch: pytes
     assert sorted(case.id for case in cases) == sorted(job.kind for job in jobs)
     assert log.index("plain") < log.index("taught") < log.index("distill")
     assert list(bench.run_jobs(SimpleNamespace(run=lambda job, _: job), jobs, 1, Silent())) == jobs
+
+
+def test_code_counts_and_weights_do_not() -> None:
+    digests = [bench.code_digest(build(name, 3, seed=seed)) for name, seed in (("cnn", 0), ("cnn", 1), ("resnet8", 0))]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def case(name: str, last: float, best: float) -> Case:
