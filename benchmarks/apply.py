@@ -21,7 +21,7 @@ import torch
 
 from uge.budget import Budget
 from uge.data import load_images
-from uge.protect.apply import save_generator
+from uge.protect.apply import save_perturber
 from uge.protect.generator import Generator, perturb_images
 from uge.runtime import Runtime, seeded
 
@@ -48,7 +48,7 @@ def main() -> None:
         alone = len(pixels) / (time.perf_counter() - began)
     with tempfile.TemporaryDirectory() as folder:
         weights, out = Path(folder) / "generator.safetensors", Path(folder) / "out"
-        save_generator(weights, generator)
+        save_perturber(weights, generator)
         command = [sys.executable, "-m", "uge", "apply", str(weights), arguments.source, str(out)]
         command += ["--limit", str(arguments.limit), "--threads", "1", "--quiet", "--json"]
         began = time.perf_counter()

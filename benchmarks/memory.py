@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("--limit", type=int, default=50_000)
     parser.add_argument("--times", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--method", default="uge", help="of uge protect; uge needs the most memory")
     arguments = parser.parse_args()
     framework = peak_mib([sys.executable, "-c", FRAMEWORK])
     peaks = {}
@@ -51,11 +52,12 @@ def main() -> None:
                 for copy in range(times):
                     (source / f"train-{copy:03d}-{shard.name}").symlink_to(shard.resolve())
             command = [sys.executable, "-m", "uge", "protect", str(source), f"{folder}/out-{times}", "--quiet", *SHORT]
-            command += ["--limit", str(arguments.limit * times)]
+            command += ["--limit", str(arguments.limit * times), "--method", arguments.method]
             peaks[times] = peak_mib(command)
     found = {
         "benchmark": "memory",
         "images": arguments.limit,
+        "method": arguments.method,
         "framework_mib": round(framework),
         "protect_mib_above_framework": {str(times): round(peak - framework) for times, peak in peaks.items()},
         "settings": " ".join(SHORT),

@@ -1,29 +1,19 @@
 """Protect, publish, verify and attack the embedded photographs from Python, with settings that take seconds.
 
 Run it with ``python examples/library.py OUT``. The figures mean nothing at this size; see README.md for real ones.
+For the paper's own method take ``uge.record_trajectory("lenet", …)`` instead of ``uge.authorize``.
 """
 
 import sys
 
 import uge
-from uge.progress import Silent
-from uge.protect.settings import GeneratorSettings
 
 
 def main(out: str) -> None:
     images = uge.load_images("photos", split="train", limit=120)
-    trajectory = uge.record_trajectory("lenet", images, epochs=1, seed=0)
+    authorized = uge.authorize("keyed:lenet", images, epochs=1, seed=0)
 
-    encoder = uge.encoders.local(images, recipe=uge.Recipe(epochs=1))
-    protected = uge.protect(
-        images,
-        trajectory,
-        encoder=encoder,
-        budget=uge.Budget(0.04),
-        hacker="lenet",
-        generator=GeneratorSettings(width=8, blocks=1, max_steps=4),
-        progress=Silent(),
-    )
+    protected = uge.protect(images, authorized, budget=uge.Budget(0.04))
     for sample in list(protected)[:3]:
         print(sample.id, images.classes[sample.label], sample.pixels.shape, sample.pixels.dtype)
 

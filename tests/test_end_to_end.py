@@ -12,12 +12,12 @@ from uge.cli import main
 from uge.publish import read_manifest
 
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
-SOURCES = [
-    pytest.param(str(CIFAR), id="cifar10", marks=pytest.mark.skipif(not CIFAR.is_dir(), reason=f"no {CIFAR} here")),
-    "photos",
-]
-SMALL = "--limit=300 --authorized=cnn --hacker=resnet8 --recipe.epochs=2 --encoder-recipe.epochs=1 --max-steps=8"
-SMALLER = "--generator.width=8 --generator.blocks=1 --generator.lr=0.02 --refine --refinement.passes=2"
+IF_HERE = pytest.mark.skipif(not CIFAR.is_dir(), reason=f"no {CIFAR} here")
+SMALL = "--limit=300 --authorized=cnn --recipe.epochs=2"
+PAPER = (
+    "--method=uge --hacker=resnet8 --encoder-recipe.epochs=1 --max-steps=8 --generator.width=8 --generator.blocks=1 "
+    "--generator.lr=0.02 --refine --refinement.passes=2"
+)
 
 
 def uge(*arguments: str | Path) -> tuple[int, Any]:
@@ -27,10 +27,17 @@ def uge(*arguments: str | Path) -> tuple[int, Any]:
     return int(left.value.code or 0), json.loads(out.getvalue())
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_protect_verify_train_audit_report(source: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "flags", "authorized"),
+    [
+        pytest.param(str(CIFAR), "", "keyed:cnn", id="cifar10", marks=IF_HERE),
+        pytest.param("photos", "", "keyed:cnn", id="photos"),
+        pytest.param("photos", PAPER, "cnn", id="photos-uge"),
+    ],
+)
+def test_protect_verify_train_audit_report(source: str, flags: str, authorized: str, tmp_path: Path) -> None:
     out, audit = tmp_path / "copy", tmp_path / "copy.audit"
-    code, found = uge("protect", source, out, *SMALL.split(), *SMALLER.split())
+    code, found = uge("protect", source, out, *SMALL.split(), *flags.split())
     assert code == 0
     assert found["images"] == 300
     assert 0 < found["measured"]["linf_levels"] <= 10
@@ -53,8 +60,9 @@ def test_protect_verify_train_audit_report(source: str, tmp_path: Path) -> None:
     code, summary = uge("audit", out, "--test", source, *hackers)
     assert code == 0
     assert set(summary) >= {"clean", "authorized", "hackers", "gap", "gap_best", "report", "warnings", "verdict"}
-    assert set(summary["clean"]) == {"cnn", "lenet"}
+    assert set(summary["clean"]) == {"cnn", "lenet", authorized}
     assert set(summary["authorized"]) >= {"network", "last", "best", "clean"}
+    assert summary["authorized"]["network"] == authorized
     pairs = {(hacker["network"], hacker["scheme"]) for hacker in summary["hackers"]}
     assert pairs == {(network, scheme) for network in ("cnn", "lenet") for scheme in ("direct", "distill")}
     for result in (summary["authorized"], *summary["hackers"]):

@@ -11,6 +11,7 @@ import pytest
 import uge
 from uge.data.images import ImageSet
 from uge.errors import OutputExistsError, UnknownNameError, UsageError
+from uge.networks import weights_hash
 from uge.protect.settings import GeneratorSettings, RefineSettings
 from uge.recipes import Recipe
 from uge.runtime import Runtime
@@ -28,6 +29,7 @@ NAMES = [
     "Runtime",
     "UGEError",
     "audit",
+    "authorize",
     "encoders",
     "load_images",
     "protect",
@@ -40,6 +42,10 @@ NAMES = [
 @pytest.fixture
 def images(make_images: Callable[..., ImageSet]) -> ImageSet:
     return make_images(count=24, separable=True)
+
+
+def keyed(images: ImageSet, runtime: Runtime, **options: object) -> uge.Protected:
+    return uge.protect(images, uge.authorize("keyed:lenet", images, epochs=1, seed=3), runtime=runtime, **options)
 
 
 def protect(images: ImageSet, runtime: Runtime, **options: object) -> uge.Protected:
@@ -63,13 +69,43 @@ def test_verbs_can_be_called_whatever_was_imported_before(first: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_protected_set_is_a_set_of_samples(images: ImageSet, runtime: Runtime) -> None:
-    protected = protect(images, runtime, budget=uge.Budget(8 / 255))
+@pytest.mark.parametrize(("way", "method"), [(keyed, "keyed"), (protect, "uge")])
+def test_a_protected_set_is_a_set_of_samples(
+    way: Callable[..., uge.Protected], method: str, images: ImageSet, runtime: Runtime
+) -> None:
+    protected = way(images, runtime, budget=uge.Budget(8 / 255))
+    assert protected.noise.provenance.method == method
     samples = list(protected)
     assert len(samples) == len(protected) == len(images)
     assert [sample.id for sample in samples] == list(images.ids)
     changes = [uge.Budget.measure(images.read(number), sample.pixels) for number, sample in enumerate(samples)]
     assert 0 < max(changes) <= protected.budget.levels == 8
+
+
+def test_authorize_trains_nothing_and_makes_the_key_of_a_trajectory(images: ImageSet, runtime: Runtime) -> None:
+    for name in ("keyed:lenet", "lenet"):
+        path = uge.authorize(name, images, seed=3, epochs=1)
+        recorded = uge.record_trajectory(name, images, seed=3, epochs=1, runtime=runtime)
+        assert path.trajectory is None
+        assert recorded.trajectory is not None
+        assert (path.theta0.name, path.recipe) == (name, recorded.recipe)
+        assert weights_hash(path.theta0) == weights_hash(recorded.theta0)
+        assert weights_hash(uge.authorize(name, images, seed=4).theta0) != weights_hash(path.theta0)
+
+
+def test_a_trajectory_does_not_change_a_keyed_protection(images: ImageSet, runtime: Runtime) -> None:
+    recorded = uge.record_trajectory("keyed:lenet", images, epochs=1, seed=3, runtime=runtime)
+    for one, other in zip(uge.protect(images, recorded, runtime=runtime), keyed(images, runtime), strict=True):
+        assert np.array_equal(one.pixels, other.pixels)
+
+
+def test_methods_that_need_no_path_take_an_authorised_network(images: ImageSet, runtime: Runtime) -> None:
+    path = uge.authorize("lenet", images, epochs=1)
+    options = {"generator": SMALL, "encoder_recipe": QUICK, "runtime": runtime}
+    assert uge.protect(images, path, method="unlearn", **options).noise.provenance.method == "unlearn"
+    for method in (None, "uge", "uge-no-ud", "undistill"):
+        with pytest.raises(UsageError, match="needs the networks' paths; make them with record_trajectory"):
+            uge.protect(images, path, method=method, **options)
 
 
 def test_equal_calls_give_equal_pixels(images: ImageSet, runtime: Runtime) -> None:
@@ -86,11 +122,14 @@ def test_an_encoder_of_ones_own(images: ImageSet, runtime: Runtime) -> None:
     assert protected.noise.provenance.encoder == space.identity()
 
 
-def test_publish_writes_both_folders_or_none(images: ImageSet, runtime: Runtime, tmp_path: Path) -> None:
-    protected, out = protect(images, runtime), tmp_path / "copy"
+@pytest.mark.parametrize(("way", "name"), [(keyed, "keyed:lenet"), (protect, "lenet")])
+def test_publish_writes_both_folders_or_none(
+    way: Callable[..., uge.Protected], name: str, images: ImageSet, runtime: Runtime, tmp_path: Path
+) -> None:
+    protected, out = way(images, runtime), tmp_path / "copy"
     manifest = uge.publish(protected, out)
     assert uge.verify(out, against=images).ok
-    assert manifest.authorized[0].network == "lenet"
+    assert manifest.authorized[0].network == name
     assert (tmp_path / "copy.private" / "authorized-0.key.safetensors").is_file()
     assert (tmp_path / "copy.private").stat().st_mode & 0o777 == 0o700
     before = manifest.model_dump()
@@ -120,6 +159,29 @@ def test_wrong_arguments(images: ImageSet, runtime: Runtime, tmp_path: Path) -> 
         uge.verify(tmp_path / "missing")
     with pytest.raises(UsageError, match="seeds: input should be greater"):
         uge.audit(tmp_path, test="photos", seeds=0)
+
+
+def test_wrong_arguments_with_a_key(images: ImageSet, make_images: Callable[..., ImageSet], runtime: Runtime) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'lenet'"):
+        uge.authorize("keyed:lennet", images)
+    with pytest.raises(UsageError, match="are gray; give --method uge"):
+        uge.authorize("keyed:lenet", make_images(channels=1))
+    with pytest.raises(UsageError, match="nothing to refine"):
+        keyed(images, runtime, refine=True)
+    with pytest.raises(UsageError, match="cannot follow rotations"):
+        uge.protect(images, uge.authorize("keyed:lenet", images, recipe=Recipe(augment="rotate-flip")))
+    recorded = uge.record_trajectory("keyed:lenet", images, epochs=1, runtime=runtime)
+    for method in ("uge", "unlearn"):
+        with pytest.raises(UsageError, match=f"method '{method}' protects for networks without a colour key"):
+            uge.protect(images, recorded, method=method, runtime=runtime)
+    plain = uge.authorize("lenet", images)
+    with pytest.raises(UsageError, match="one colour key, got 0 keys for 1 networks; name them keyed:ARCHITECTURE"):
+        uge.protect(images, plain, method="keyed")
+    one, other = (uge.authorize("keyed:lenet", images, seed=seed) for seed in (0, 1))
+    with pytest.raises(UsageError, match="one colour key, got 2 keys for 2 networks"):
+        uge.protect(images, [one, other])
+    with pytest.raises(UsageError, match="one colour key, got 1 keys for 2 networks"):
+        uge.protect(images, [one, plain])
 
 
 def test_example_runs(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 ::
 
     images = uge.load_images("photos", split="train")
-    trajectory = uge.record_trajectory("cnn", images, epochs=15, seed=0)
-    protected = uge.protect(images, trajectory, budget=uge.Budget(0.04))
+    authorized = uge.authorize("keyed:cnn", images, epochs=15, seed=0)
+    protected = uge.protect(images, authorized, budget=uge.Budget(0.04))
     uge.publish(protected, "out/photos")
     report = uge.audit("out/photos", test="photos", networks=["resnet8"], attacks=["direct", "distill"], seeds=3)
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from uge.api import AuthorizedPath as AuthorizedPath
     from uge.api import Protected as Protected
     from uge.api import audit as audit
+    from uge.api import authorize as authorize
     from uge.api import protect as protect
     from uge.api import publish as publish
     from uge.api import record_trajectory as record_trajectory
@@ -43,6 +44,7 @@ _HOMES = {
     "Recipe": "uge.recipes",
     "Runtime": "uge.runtime",
     "UGEError": "uge.errors",
+    "authorize": "uge.api",
     "load_images": "uge.data",
     "record_trajectory": "uge.api",
     "verify": "uge.api",
@@ -57,6 +59,7 @@ __all__ = [
     "Runtime",
     "UGEError",
     "audit",
+    "authorize",
     "encoders",
     "load_images",
     "protect",

@@ -1,10 +1,11 @@
-"""The library in five verbs: record_trajectory, protect, publish, verify, audit (see ``uge``'s docstring).
+"""The library in six verbs: authorize or record_trajectory, protect, publish, verify, audit (see ``uge``'s docstring).
 
 Everything here rests on the steps of the command line; nothing is computed in this file.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,15 +15,16 @@ from uge.config import AuditConfig, Method, ProtectConfig, PublishConfig
 from uge.data.images import ImageSet
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError
+from uge.networks import KEYED, KeyedClassifier
 from uge.pipeline.audit import run_audit
 from uge.pipeline.noise import NoiseRun, write_keys
 from uge.pipeline.protected import AuthorizedPath, Protected
 from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks, check_names, publish_stream, read_store
 from uge.progress import Progress, Silent
-from uge.protect.apply import save_generator
+from uge.protect.apply import GENERATOR, save_perturber
 from uge.protect.losses import Authorized
-from uge.protect.settings import GeneratorSettings, LossWeights, RefineSettings
+from uge.protect.settings import METHODS, GeneratorSettings, LossWeights, RefineSettings
 from uge.publish import Manifest, private_folder
 from uge.publish.manifest import Codec, Format
 from uge.publish.private import MODE
@@ -33,7 +35,44 @@ from uge.runs import check_output, staged_folder
 from uge.runtime import Runtime, stream_seed
 from uge.trajectory import record_trajectory as record
 
-__all__ = ["AuthorizedPath", "Protected", "audit", "protect", "publish", "record_trajectory", "verify"]
+__all__ = ["AuthorizedPath", "Protected", "audit", "authorize", "protect", "publish", "record_trajectory", "verify"]
+
+
+def authorize(
+    network: str,
+    images: ImageSet,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    size: int | None = None,
+    weights: Path | None = None,
+) -> AuthorizedPath:
+    """Make θ0 of an authorised network; nothing is trained.
+
+    Args:
+        network: ``keyed:`` and a name in :data:`uge.networks.NETWORKS` for :func:`protect`'s method
+            ``keyed``. A name without ``keyed:`` needs :func:`record_trajectory` for the paper's methods.
+        images: The images that are to be protected.
+        epochs: If other than the recipe's.
+        seed: With the clean images it makes θ0: whoever has both has the key.
+        recipe: How the authorised user will train.
+        size: Side length for training, in pixels; the native one by default.
+        weights: Safetensors file with θ0 instead of a seed.
+
+    Raises:
+        UnknownNameError: There is no such network.
+        UsageError: Sizes are mixed and none is given, or a keyed network is asked for gray images.
+        DataError: The images cannot be trained on.
+    """
+    recipe = recipe or ProtectConfig().recipe
+    recipe = recipe if epochs is None else recipe.model_copy(update={"epochs": epochs})
+    files = () if weights is None else (weights,)
+    method: Method = "keyed" if network.startswith(KEYED) else "uge"
+    config = ProtectConfig.checked(
+        authorized=network, method=method, authorized_seed=seed, authorized_weights=files, size=size
+    )
+    return AuthorizedPath(authorized_networks(config, images.check_trainable())[0], recipe)
 
 
 def record_trajectory(
@@ -69,23 +108,20 @@ def record_trajectory(
         DataError: The images cannot be trained on.
     """
     session = _session(runtime, progress)
-    recipe = recipe or ProtectConfig().recipe
-    recipe = recipe if epochs is None else recipe.model_copy(update={"epochs": epochs})
-    files = () if weights is None else (weights,)
-    config = ProtectConfig.checked(authorized=network, authorized_seed=seed, authorized_weights=files, size=size)
-    theta0, trained = (authorized_networks(config, images.check_trainable())[0] for _ in range(2))
+    one = authorize(network, images, epochs=epochs, seed=seed, recipe=recipe, size=size, weights=weights)
+    theta0 = one.theta0
     store = read_store(images, theta0.size, theta0.channels, session)
     with session.progress.stage(f"trajectory of {theta0.name}") as tell:
         path = record(
-            trained,
+            copy.deepcopy(theta0),
             store,
-            recipe,
+            one.recipe,
             seed=stream_seed(seed, "trajectory", 0),
             runtime=session.runtime,
             snapshots=snapshots,
             progress=tell,
         )
-    return AuthorizedPath(theta0, path, recipe)
+    return AuthorizedPath(theta0, one.recipe, path)
 
 
 def protect(
@@ -94,7 +130,7 @@ def protect(
     *,
     budget: Budget | float | str = "0.04",
     encoder: FeatureSpace | str = "local",
-    method: Method = "uge",
+    method: Method | None = None,
     refine: bool = False,
     seed: int = 0,
     hacker: str = "resnetc20",
@@ -105,14 +141,19 @@ def protect(
     runtime: Runtime | None = None,
     progress: Progress | None = None,
 ) -> Protected:
-    """Train the generator under the three losses (Algorithm 1), and refine each image if asked to.
+    """Perturb images so that only the authorised networks learn from them.
+
+    For keyed networks the class's waves are written along the axes of their key; for others the
+    generator is trained under the paper's losses (Algorithm 1), and each image refined if asked to.
 
     Args:
         images: The clean images.
-        trajectory: From :func:`record_trajectory`, one for each authorised network.
+        trajectory: From :func:`authorize` (keyed networks) or :func:`record_trajectory`, one for each
+            authorised network.
         budget: ρ in [0, 1] units; ``0.04``, ``"8/255"`` or a :class:`uge.Budget`.
         encoder: ``"local"``, ``"clip:ID"``, or what ``uge.encoders`` made.
-        method: ``"uge"``, ``"uge-no-ud"``, ``"unlearn"`` or ``"undistill"``.
+        method: ``"keyed"``, ``"uge"``, ``"uge-no-ud"``, ``"unlearn"`` or ``"undistill"``; by default
+            ``"keyed"`` for keyed networks and ``"uge"`` for others.
         refine: Optimise every image's perturbation directly as well.
         seed: Root seed of generator, encoder and hacker.
         hacker: Architecture of the random hacker in the undistill loss.
@@ -124,12 +165,15 @@ def protect(
         progress: Shows stages.
 
     Raises:
-        UsageError: A setting is wrong, or the authorised networks differ in size or recipe.
+        UsageError: A setting is wrong, the authorised networks differ in size, recipe or key, or the
+            method needs a trajectory that was not recorded.
     """
     paths = (trajectory,) if isinstance(trajectory, AuthorizedPath) else tuple(trajectory)
     if len({(path.theta0.size, path.theta0.channels, path.recipe) for path in paths}) != 1:
         raise UsageError(f"expected authorised networks of one size and recipe, at least one, got {len(paths)} others")
     session, first, bound = _session(runtime, progress), paths[0], Budget.parse(budget)
+    method = method or ("keyed" if isinstance(first.theta0, KeyedClassifier) else "uge")
+    recorded = [Authorized(path.theta0, path.trajectory) for path in paths if path.trajectory is not None]
     defaults = ProtectConfig()
     config = ProtectConfig.checked(
         authorized=",".join(path.theta0.name for path in paths),
@@ -147,10 +191,12 @@ def protect(
         refinement=refinement or defaults.refinement,
     )
     check_names(config)
+    if METHODS[method] - {"feature_distance"} and len(recorded) < len(paths):
+        raise UsageError(f"method '{method}' needs the networks' paths; make them with record_trajectory")
     store = read_store(images.check_trainable(), first.theta0.size, first.theta0.channels, session)
     run = NoiseRun(config, store, [path.theta0 for path in paths], session)
     space = None if isinstance(encoder, str) else encoder.to(session.runtime.device)
-    noise = run.run([Authorized(path.theta0, path.trajectory) for path in paths], space)
+    noise = run.run(recorded, space)
     return Protected(images, noise, paths, session.runtime)
 
 
@@ -185,7 +231,7 @@ def publish(
         check_output(place, source=protected.images.root, overwrite=overwrite)
     with staged_folder(private, overwrite=overwrite, mode=MODE) as secrets:
         write_keys(secrets, [path.theta0 for path in protected.paths], protected.paths[0].recipe)
-        save_generator(secrets / "generator.safetensors", noise.generator)
+        save_perturber(secrets / GENERATOR, noise.generator)
         return publish_stream(
             protected.images,
             protected.pairs(),

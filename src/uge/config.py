@@ -13,7 +13,7 @@ from uge.errors import UsageError
 from uge.protect.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.recipes import Recipe
 
-Method = Literal["uge", "uge-no-ud", "unlearn", "undistill"]
+Method = Literal["keyed", "uge", "uge-no-ud", "unlearn", "undistill"]
 
 
 class _Settings(BaseModel):
@@ -42,7 +42,9 @@ class ProtectConfig(_Settings):
     authorized_weights: Annotated[
         tuple[Path, ...], Field(description="Safetensors file(s) with θ0 instead of a seed.")
     ] = ()
-    method: Annotated[Method, Field(description="Which losses of the paper are used.")] = "uge"
+    method: Annotated[
+        Method, Field(description="keyed: a colour key in the authorised network; or the paper's losses.")
+    ] = "keyed"
     rho: Annotated[str, Field(description="L-inf budget in [0, 1] units, 0.04 or 8/255.")] = "0.04"
     encoder: Annotated[str, Field(description="Feature space: local, or clip:ID with a hub id or a folder.")] = "local"
     size: Annotated[int | None, Field(description="Side length for training; the native one by default.", ge=16)] = None

@@ -81,7 +81,7 @@ def protect(
         found,
         f"published {manifest.count} images in {out}: largest change {manifest.measured.linf_levels} of "
         f"{manifest.budget.levels} allowed 8-bit levels, PSNR {manifest.measured.psnr_db or float('inf'):.1f} dB\n"
-        f"keys, generator and trajectory are in {result.private}: keep that folder secret",
+        f"keys and everything else that is secret are in {result.private}: keep that folder to yourself",
     )
 
 
@@ -95,7 +95,7 @@ def apply(
     publishing: Annotated[PublishConfig, FLAT] = PublishConfig(),
     common: Annotated[Writing, FLAT] = Writing(),
 ) -> Outcome:
-    """Protect new images with a generator that an earlier run trained.
+    """Protect new images with the generator or colour code of an earlier run.
 
     Example: `uge apply out/mine.private/generator.safetensors more-images/ out/more`
 

@@ -36,6 +36,7 @@ def tiny(**changes: object) -> tuple[str, ...]:
 
 
 TINY = tiny()
+PAPER = tiny(method="uge")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import TINY, make_folder, run_uge
+from command import PAPER, TINY, make_folder, run_uge
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +21,15 @@ def finished(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published copy of it with its private folder; not to be changed."""
     out = tmp_path_factory.mktemp("finished") / "copy"
     ran = run_uge("protect", toy, out, *TINY, "-q")
+    assert ran.code == 0, ran.err
+    return out
+
+
+@pytest.fixture(scope="session")
+def paper(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another copy, by the paper's losses; not to be changed."""
+    out = tmp_path_factory.mktemp("paper") / "copy"
+    ran = run_uge("protect", toy, out, *PAPER, "-q")
     assert ran.code == 0, ran.err
     return out
 

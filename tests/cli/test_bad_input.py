@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from command import CLASSES, TINY, contents, make_folder, refused, run_uge, tiny
+from command import CLASSES, PAPER, TINY, contents, make_folder, refused, run_uge, tiny
 from PIL import Image
 
 Interrupt = Callable[..., None]
@@ -115,10 +115,15 @@ SETTINGS = [
     ({"rho": "0.001"}, "less than one 8-bit level"),
     ({"authorized": "lennet"}, "unknown network 'lennet'; did you mean 'lenet'?"),
     ({"authorized": ","}, "expected names separated by commas"),
-    ({"hacker": "shufelnetv2"}, "unknown network 'shufelnetv2'; did you mean 'shufflenetv2'?"),
+    ({"hacker": "shufelnetv2", "method": "uge"}, "unknown network 'shufelnetv2'; did you mean 'shufflenetv2'?"),
     ({"encoder": "locl"}, "unknown encoder 'locl'; did you mean 'local'?"),
     ({"encoder": "clip"}, "unknown encoder 'clip'"),
-    ({"method": "ugee"}, "'uge', 'uge-no-ud', 'unlearn' or 'undistill', got 'ugee'"),
+    ({"method": "ugee"}, "'keyed', 'uge', 'uge-no-ud', 'unlearn' or 'undistill', got 'ugee'"),
+    ({"method": "uge", "authorized": "cnn,keyed:lenet"}, "got 'keyed:lenet'; give --authorized lenet, or --method key"),
+    ({"method": "unlearn", "authorized": "keyed:lenet"}, "give --authorized lenet, or --method keyed"),
+    ({"authorized": "keyed:lennet"}, "unknown network 'lennet'; did you mean 'lenet'?"),
+    ({"recipe__augment": "rotate-flip"}, "method 'keyed' cannot follow rotations, got the augmentation 'rotate-flip'"),
+    ({"refine": "true"}, "method 'keyed' has nothing to refine; leave out --refine, or choose --method uge"),
     ({"size": 15}, "greater than or equal to 16"),
     ({"limit": 0}, "greater than or equal to 1"),
     ({"device": "cuda:63"}, "CUDA devices are here; use --device auto"),
@@ -139,7 +144,7 @@ def test_clip_without_its_weights_names_the_way_out(monkeypatch: pytest.MonkeyPa
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    flags = tiny(encoder="clip:openai/clip-vit-base-patch32")
+    flags = tiny(method="uge", encoder="clip:openai/clip-vit-base-patch32")
     ran = refused(2, "--encoder local", "protect", toy, tmp_path / "out", *flags, inside=tmp_path)
     assert "is not in the cache and HF_HUB_OFFLINE is set" in ran.err
 
@@ -148,6 +153,16 @@ def test_clip_without_its_weights_names_the_way_out(monkeypatch: pytest.MonkeyPa
 def test_absent_gpu(toy: Path, tmp_path: Path) -> None:
     words = "device 'cuda' was asked for, but 0 CUDA devices are here"
     refused(2, words, "protect", toy, tmp_path / "out", *TINY, "--device", "cuda", inside=tmp_path)
+
+
+def test_gray_images_cannot_be_keyed(toy: Path, tmp_path: Path) -> None:
+    for file in toy.rglob("*.png"):
+        gray = tmp_path / "gray" / file.relative_to(toy)
+        gray.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(file).convert("L").save(gray)
+    words = "but the images of gray are gray; give --method uge"
+    refused(2, words, "protect", tmp_path / "gray", tmp_path / "out", *TINY, inside=tmp_path)
+    assert run_uge("protect", tmp_path / "gray", tmp_path / "out", *PAPER).code == 0
 
 
 # Outputs.
@@ -241,8 +256,10 @@ def test_audits(flags: tuple[str, ...], code: int, words: str, toy: Path, finish
 
 def test_distillation_needs_a_key(toy: Path, copy: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "copy.private")
-    words = "needs the authorised network's key; give --key FILE or --attacks direct"
-    refused(2, words, "audit", copy, "--test", toy, "--networks", "lenet", inside=tmp_path)
+    words = "needs the authorised network's key; give --key FILE, or leave it out"
+    for attacks in ("direct,distill", "distill-inside"):
+        arguments = ("audit", copy, "--test", toy, "--networks", "lenet", "--attacks", attacks)
+        refused(2, words, *arguments, inside=tmp_path)
 
 
 def test_test_sets_with_other_classes(finished: Path, key: Path, tmp_path: Path) -> None:

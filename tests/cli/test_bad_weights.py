@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import refused, tiny
+from command import refused, run_uge, tiny
 
 from uge.networks import build, save_weights
 
@@ -23,6 +23,10 @@ def other_architecture(file: Path) -> None:
 
 def other_classes(file: Path) -> None:
     save_weights(file, build("lenet", 5, seed=0, size=16))
+
+
+def no_key(file: Path) -> None:
+    save_weights(file, build("lenet", 3, seed=0, size=16))
 
 
 def other_size(file: Path) -> None:
@@ -51,8 +55,33 @@ WEIGHTS = [
 def test_authorized_weights(make: Callable[[Path], None], words: str, toy: Path, tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     make(file)
-    flags = tiny(authorized_weights=file)
+    flags = tiny(method="uge", authorized_weights=file)
     refused(2, words, "protect", toy, tmp_path / "out", *flags, inside=tmp_path)
+
+
+KEYED_WEIGHTS = [
+    (nan_weights, "holds NaN or infinity"),
+    (no_key, "expected weights for 'keyed:lenet' (classes 3, channels 3, size 16), got weights for 'lenet'"),
+    (cut_off, "no readable safetensors file"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), KEYED_WEIGHTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_keyed_weights(make: Callable[[Path], None], words: str, toy: Path, tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    make(file)
+    refused(2, words, "protect", toy, tmp_path / "out", *tiny(authorized_weights=file), inside=tmp_path)
+
+
+def test_networks_with_different_keys(toy: Path, tmp_path: Path) -> None:
+    files = [tmp_path / f"{seed}.safetensors" for seed in (0, 1)]
+    for seed, file in enumerate(files):
+        save_weights(file, build("keyed:lenet", 3, seed=seed, size=16))
+    flags = [f"--authorized-weights={file}" for file in files]
+    arguments = ("protect", toy, tmp_path / "out", *tiny(authorized="lenet,lenet"), *flags)
+    refused(2, "needs authorised networks with one colour key, got 2 keys for 2 networks", *arguments, inside=tmp_path)
+    save_weights(files[1], build("keyed:lenet", 3, seed=0, size=16))
+    assert run_uge(*arguments, "-q").code == 0
 
 
 def test_as_many_weights_as_networks(toy: Path, key: Path, tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import TINY, contents, run_uge, tiny
+from command import PAPER, TINY, contents, run_uge, tiny
 
 from uge.pipeline.work import PrivateWork
 
 Interrupt = Callable[..., None]
-REFINED = (*tiny(refinement__rounds=2, refinement__passes=3, refinement__batch_size=12), "--refine")
+REFINED = (*tiny(method="uge", refinement__rounds=2, refinement__passes=3, refinement__batch_size=12), "--refine")
 
 # A run that kills itself the hard way inside the given call of a function.
 SUICIDE = """
@@ -37,17 +37,22 @@ main(sys.argv[4:])
 
 def same_results(first: Path, second: Path) -> None:
     assert contents(first) == contents(second)
-    for name in ("authorized-0.key.safetensors", "generator.safetensors", "encoder.safetensors"):
-        one, other = (out.with_name(f"{out.name}.private") / name for out in (first, second))
-        assert one.read_bytes() == other.read_bytes(), name
+    one, other = (secrets(out) for out in (first, second))
+    assert one == other
+    assert {"authorized-0.key.safetensors", "generator.safetensors"} <= set(one)
+
+
+def secrets(out: Path) -> dict[str, bytes]:
+    private = out.with_name(f"{out.name}.private")
+    return {path.name: path.read_bytes() for path in sorted(private.glob("*.safetensors"))}
 
 
 def test_interrupted_in_the_generator_resumes_to_the_same_bytes(
-    interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch, toy: Path, finished: Path, tmp_path: Path
+    interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch, toy: Path, paper: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "copy"
     interrupt("uge.protect.protector.add_perturbation", KeyboardInterrupt, call=4)
-    ran = run_uge("protect", toy, out, *TINY)
+    ran = run_uge("protect", toy, out, *PAPER)
     assert (ran.code, ran.out) == (130, "")
     hint = ran.err.splitlines()[-1]
     assert "interrupted; what is finished was kept, go on with: uge protect" in hint
@@ -58,7 +63,8 @@ def test_interrupted_in_the_generator_resumes_to_the_same_bytes(
     resumed = run_uge(*again[1:])
     assert resumed.code == 0, resumed.err
     assert "trajectory" not in resumed.err
-    same_results(out, finished)
+    same_results(out, paper)
+    assert "encoder.safetensors" in secrets(out)
     assert "finished already" in run_uge(*again[1:]).err
 
 
@@ -82,6 +88,32 @@ def test_killed_runs_resume_to_the_same_bytes(
     assert sorted(os.listdir(tmp_path)) == ["copy", "copy.private"]
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "call", "kept"),
+    [
+        ("uge.pipeline.noise", "save_perturber", 1, {"authorized-0.key.safetensors"}),
+        ("uge.publish.writer", "encode", 20, {"authorized-0.key.safetensors", "generator.safetensors"}),
+        ("uge.pipeline.work", "write_json", 2, {"authorized-0.key.safetensors", "generator.safetensors"}),
+    ],
+    ids=["before the code", "publishing", "after publishing"],
+)
+def test_killed_keyed_runs_resume_to_the_same_bytes(
+    module: str, name: str, call: int, kept: set[str], finished: Path, toy: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "copy"
+    arguments = ["protect", str(toy), str(out), *TINY, "-q"]
+    killed = subprocess.run([sys.executable, "-c", SUICIDE, module, name, str(call), *arguments])
+    assert killed.returncode == -signal.SIGKILL
+    assert set(secrets(out)) == kept
+    before = secrets(out)
+    resumed = run_uge(*arguments, "--resume")
+    assert resumed.code == 0, resumed.err
+    same_results(out, finished)
+    assert {file: secrets(out)[file] for file in kept} == before
+    assert sorted(os.listdir(tmp_path)) == ["copy", "copy.private"]
+    assert "finished already" in run_uge(*arguments[:-1], "--resume").err
+
+
 @pytest.fixture(scope="module")
 def refined(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("refined") / "copy"
@@ -98,9 +130,18 @@ def test_verbs_that_cannot_resume_do_not_say_so(interrupt: Interrupt, toy: Path,
     assert "start again" in ran.err
 
 
-@pytest.mark.parametrize("target", ["uge.pipeline.noise.train_generator", "uge.publish.writer.encode"])
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("uge", "uge.pipeline.noise.train_generator"),
+        ("uge", "uge.publish.writer.encode"),
+        ("keyed", "uge.publish.writer.encode"),
+    ],
+    ids=["uge-generator", "uge-encode", "keyed-encode"],
+)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "full")], ids=["Ctrl-C", "disk full"])
 def test_overwrite_keeps_the_old_copy_and_its_keys_until_the_end(
+    method: str,
     target: str,
     error: BaseException,
     interrupt: Interrupt,
@@ -109,31 +150,32 @@ def test_overwrite_keeps_the_old_copy_and_its_keys_until_the_end(
     copy: Path,
     tmp_path: Path,
 ) -> None:
-    before = contents(tmp_path)
+    before, flags = contents(tmp_path), tiny(method=method, seed=7, authorized_seed=7)
     interrupt(target, error)
-    arguments = ("protect", toy, copy, *tiny(seed=7), "--overwrite")
+    arguments = ("protect", toy, copy, *flags, "--overwrite")
     assert run_uge(*arguments, "-q").code in (1, 2, 130)
     monkeypatch.undo()
     after = contents(tmp_path)
     assert {name: after[name] for name in before} == before
     assert run_uge("train", copy, "--key", tmp_path / "copy.private" / "authorized-0.key.safetensors").code == 0
 
-    resumed = run_uge("protect", toy, copy, *tiny(seed=7), "--resume", "-q")
+    resumed = run_uge("protect", toy, copy, *flags, "--resume", "-q")
     assert resumed.code == 0, resumed.err
     assert sorted(os.listdir(tmp_path)) == ["copy", "copy.private"]
     assert contents(copy) != {name.removeprefix("copy/"): data for name, data in before.items()}
     fresh = tmp_path / "fresh" / "copy"
-    assert run_uge("protect", toy, fresh, *tiny(seed=7), "-q").code == 0
+    assert run_uge("protect", toy, fresh, *flags, "-q").code == 0
     same_results(copy, fresh)
 
 
 def test_overwrite_replaces_both_folders(toy: Path, copy: Path, tmp_path: Path) -> None:
     old = contents(tmp_path)
-    ran = run_uge("protect", toy, copy, *tiny(seed=3), "--overwrite", "-q")
+    ran = run_uge("protect", toy, copy, *tiny(authorized_seed=3), "--overwrite", "-q")
     assert ran.code == 0, ran.err
     new = contents(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["copy", "copy.private"]
-    for name in ("copy/manifest.json", "copy.private/generator.safetensors", "copy.private/run/run.json"):
+    private = ("generator.safetensors", "authorized-0.key.safetensors", "run/run.json")
+    for name in ("copy/manifest.json", *(f"copy.private/{name}" for name in private)):
         assert new[name] != old[name]
 
 
@@ -159,7 +201,7 @@ def test_a_run_killed_while_it_takes_the_old_ones_place(
 
 def test_the_resume_hint_of_an_overwriting_run_does_not_overwrite(interrupt: Interrupt, toy: Path, copy: Path) -> None:
     interrupt("uge.pipeline.noise.train_generator", KeyboardInterrupt)
-    ran = run_uge("protect", toy, copy, *tiny(seed=7), "--overwrite", "-q")
+    ran = run_uge("protect", toy, copy, *tiny(method="uge", seed=7), "--overwrite", "-q")
     assert "--overwrite" not in ran.err
     assert ran.err.rstrip().endswith("--resume")
 

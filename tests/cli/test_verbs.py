@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from command import CLASSES, TINY, contents, make_folder, run_uge, tiny
+from command import CLASSES, PAPER, TINY, contents, make_folder, run_uge, tiny
 from PIL import Image
 
 from uge.publish import read_manifest
@@ -19,19 +19,24 @@ LENETS = ("--networks", "lenet", "--attacks", "direct,distill")
 SUMMARY_KEYS = {"clean", "authorized", "hackers", "gap", "report"}
 
 
-def test_protect_publishes_and_keeps_secrets_apart(finished: Path) -> None:
-    manifest = read_manifest(finished)
-    assert (manifest.count, manifest.classes) == (36, CLASSES)
-    assert manifest.measured.linf_levels <= 10
-    private = finished.with_name("copy.private")
+@pytest.mark.parametrize(("fixture", "method"), [("finished", "keyed"), ("paper", "uge")])
+def test_protect_publishes_and_keeps_secrets_apart(fixture: str, method: str, request: pytest.FixtureRequest) -> None:
+    out: Path = request.getfixturevalue(fixture)
+    manifest = read_manifest(out)
+    assert (manifest.count, manifest.classes, manifest.method) == (36, CLASSES, method)
+    assert 0 < manifest.measured.linf_levels <= 10
+    private = out.with_name("copy.private")
     assert private.stat().st_mode & 0o777 == 0o700
-    assert {"authorized-0.key.safetensors", "generator.safetensors", "encoder.safetensors"} <= set(os.listdir(private))
-    assert set(os.listdir(finished)) == {"README.md", "data", "manifest.json"}
-    assert set(os.listdir(finished.parent)) == {"copy", "copy.private"}
+    secrets = {"authorized-0.key.safetensors", "generator.safetensors"}
+    trained = {"encoder.safetensors", "protect.jsonl"} if method == "uge" else set()
+    assert set(os.listdir(private)) == {*secrets, *trained, "run"}
+    assert set(os.listdir(out)) == {"README.md", "data", "manifest.json"}
+    assert set(os.listdir(out.parent)) == {"copy", "copy.private"}
 
 
-def test_protect_says_what_it_did(toy: Path, tmp_path: Path) -> None:
-    ran = run_uge("protect", toy, tmp_path / "a", *TINY, "--limit", "24", "--format", "imagefolder", "--json")
+@pytest.mark.parametrize(("flags", "stage"), [(TINY, "publish"), (PAPER, "generator")], ids=["keyed", "uge"])
+def test_protect_says_what_it_did(flags: tuple[str, ...], stage: str, toy: Path, tmp_path: Path) -> None:
+    ran = run_uge("protect", toy, tmp_path / "a", *flags, "--limit", "24", "--format", "imagefolder", "--json")
     found = ran.json
     assert ran.code == 0
     assert found["images"] == 24
@@ -39,12 +44,12 @@ def test_protect_says_what_it_did(toy: Path, tmp_path: Path) -> None:
     assert found["budget"] == {"rho": 0.04, "unit": "[0, 1] pixel value", "levels": 10}
     assert found["measured"]["linf_levels"] <= 10
     assert (tmp_path / "a" / "train" / "cat").is_dir()
-    assert "generator" in ran.err
+    assert stage in ran.err
 
 
 def test_refine_with_two_authorised_networks(toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "a"
-    ran = run_uge("protect", toy, out, *tiny(authorized="lenet,lenet", refinement__passes=2), "--refine")
+    ran = run_uge("protect", toy, out, *tiny(method="uge", authorized="lenet,lenet", refinement__passes=2), "--refine")
     assert ran.code == 0, ran.err
     manifest = read_manifest(out)
     assert [one.network for one in manifest.authorized] == ["lenet", "lenet"]
@@ -54,12 +59,13 @@ def test_refine_with_two_authorised_networks(toy: Path, tmp_path: Path) -> None:
 
 
 def test_a_budget_of_more_than_a_byte(toy: Path, tmp_path: Path) -> None:
-    out, strong = tmp_path / "a", tiny(rho=0.8, refinement__passes=2, refinement__step=200)
-    ran = run_uge("protect", toy, out, *strong, "--refine", "--json")
-    assert ran.code == 0, ran.err
-    assert ran.json["budget"]["levels"] == 204
-    assert 128 < ran.json["measured"]["linf_levels"] <= 204
-    assert run_uge("verify", out, "--against", toy).code == 0
+    refined = (*tiny(method="uge", rho=0.8, refinement__passes=2, refinement__step=200), "--refine")
+    for out, flags in ((tmp_path / "a", refined), (tmp_path / "b", tiny(rho=0.8))):
+        ran = run_uge("protect", toy, out, *flags, "--json")
+        assert ran.code == 0, ran.err
+        assert ran.json["budget"]["levels"] == 204
+        assert 128 < ran.json["measured"]["linf_levels"] <= 204
+        assert run_uge("verify", out, "--against", toy).code == 0
 
 
 @pytest.mark.parametrize("method", ["uge-no-ud", "unlearn", "undistill"])
@@ -128,15 +134,19 @@ def test_train_with_the_key(toy: Path, finished: Path, key: Path, tmp_path: Path
     assert ran.code == 0, ran.err
     assert len(ran.json["epochs"]) == 2
     assert 0 <= ran.json["last"] <= ran.json["best"] <= 100
-    assert run_uge("inspect", weights, "--json").json["metadata"]["network"] == "lenet"
+    assert run_uge("inspect", weights, "--json").json["metadata"]["network"] == "keyed:lenet"
     assert "not measured" in run_uge("train", finished, "--key", key).out
 
 
-def test_apply_protects_new_images_of_another_size(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fixture", ["finished", "paper"])
+def test_apply_protects_new_images_of_another_size(
+    fixture: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     more = make_folder(tmp_path / "more", ("ant", "bee"), train=3, test=0, size=21)
-    generator = finished.with_name("copy.private") / "generator.safetensors"
+    generator = request.getfixturevalue(fixture).with_name("copy.private") / "generator.safetensors"
     ran = run_uge("apply", generator, more, tmp_path / "out", "--json")
     assert ran.code == 0, ran.err
+    assert 0 < ran.json["measured"]["linf_levels"] <= 10
     assert (ran.json["images"], read_manifest(tmp_path / "out").size.height) == (6, (21, 21))
     assert run_uge("verify", tmp_path / "out", "--against", more).code == 0
 
@@ -147,8 +157,9 @@ def test_audit_runs_only_missing_cases(toy: Path, copy: Path) -> None:
     assert first.code == 0, first.err
     found, folder = first.json, copy.with_name("copy.audit")
     assert set(found) >= SUMMARY_KEYS
-    assert set(found["clean"]) == {"lenet"}
+    assert set(found["clean"]) == {"lenet", "keyed:lenet"}
     assert set(found["authorized"]) >= {"network", "last", "best", "clean"}
+    assert found["authorized"]["network"] == "keyed:lenet"
     assert {hacker["scheme"] for hacker in found["hackers"]} == {"direct", "distill"}
     assert all(set(hacker) >= {"network", "scheme", "last", "best", "clean"} for hacker in found["hackers"])
     assert found["gap"] == pytest.approx(
@@ -204,7 +215,7 @@ def test_report(toy: Path, copy: Path, tmp_path: Path) -> None:
     assert run_uge("report", copy.with_name("copy.audit"), page, "--overwrite").code == 0
 
 
-def test_inspect_tells_things_apart(toy: Path, copy: Path, key: Path) -> None:
+def test_inspect_tells_things_apart(toy: Path, copy: Path, paper: Path, key: Path) -> None:
     private = copy.with_name("copy.private")
     run_uge("audit", copy, "--test", toy, "--networks", "lenet", "--attacks", "direct", "-q")
     things = {
@@ -213,7 +224,8 @@ def test_inspect_tells_things_apart(toy: Path, copy: Path, key: Path) -> None:
         private: "private folder",
         copy.with_name("copy.audit"): "audit",
         key: "network weights",
-        private / "generator.safetensors": "uge-generator",
+        private / "generator.safetensors": "uge-colour-code",
+        paper.with_name("copy.private") / "generator.safetensors": "uge-generator",
     }
     for thing, kind in things.items():
         ran = run_uge("inspect", thing, "--json")

@@ -28,7 +28,9 @@ PARAMETERS = [
     ("shufflenetv2", 100, 1_360_896),
     ("shufflenetv2", 200, 1_463_396),
     ("lenet", 10, 62_006),
+    ("keyed:cnn", 10, 357_514),
 ]
+EVERY = [*NETWORKS, "keyed:cnn"]
 
 
 def images(batch: int = 2, channels: int = 3, size: int = 32) -> Tensor:
@@ -58,14 +60,15 @@ def test_logits_features_and_gradients(name: str, size: int, channels: int) -> N
     assert x.grad.abs().amax() > 0
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_forward_is_the_head_of_the_features(name: str) -> None:
     network = build(name, 4, seed=0).eval()
     with torch.no_grad():
-        torch.testing.assert_close(network(images()), network.head(network.features(images())))
+        head = getattr(network, "base", network).head
+        torch.testing.assert_close(network(images()), head(network.features(images())))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_weights_depend_on_the_seed_only(name: str) -> None:
     torch.manual_seed(1)
     first = weights_hash(build(name, 4, seed=5))
@@ -75,7 +78,7 @@ def test_weights_depend_on_the_seed_only(name: str) -> None:
     assert weights_hash(build(name, 4, seed=6)) != first
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_bf16_autocast_and_channels_last_agree_with_fp32(name: str) -> None:
     network = build(name, 4, seed=0)
     x = images(4)
@@ -88,7 +91,7 @@ def test_bf16_autocast_and_channels_last_agree_with_fp32(name: str) -> None:
     assert (mixed - expected).abs().mean() < 0.1 * (1 + expected.abs().mean())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_matching_loss_reaches_the_pixels_through_parameter_gradients(name: str) -> None:
     network = build(name, 4, seed=0, size=16)
     x = images(3, 3, 16).requires_grad_()

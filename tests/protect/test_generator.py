@@ -12,7 +12,7 @@ from uge.data.images import Pixels
 from uge.errors import WeightsError
 from uge.networks import build, save_weights, weights_hash
 from uge.protect import generator as module
-from uge.protect.apply import load_generator, save_generator
+from uge.protect.apply import load_generator, save_perturber
 from uge.protect.generator import Generator, add_perturbation, perturb_images
 
 
@@ -139,7 +139,7 @@ def test_images_of_mixed_shapes_keep_their_order() -> None:
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[[], Path]:
     def save() -> Path:
-        save_generator(tmp_path / "generator.safetensors", wild(1, 8 / 255))
+        save_perturber(tmp_path / "generator.safetensors", wild(1, 8 / 255))
         return tmp_path / "generator.safetensors"
 
     return save

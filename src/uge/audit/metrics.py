@@ -97,6 +97,11 @@ class Summary(BaseModel):
     chance: float | None = None
 
 
+def _behind_key(network: str) -> str:
+    """The architecture of a network, with or without a colour key in front."""
+    return network.removeprefix("keyed:")
+
+
 def summarize(cases: Iterable[Case], *, classes: int | None = None) -> Summary:
     """Average over seeds, pair every network with its clean control, and look for reasons to doubt the result.
 
@@ -114,11 +119,11 @@ def summarize(cases: Iterable[Case], *, classes: int | None = None) -> Summary:
     controls = [case for case in cases if case.data == "clean"]
     keyed = _grouped(case for case in cases if case.role == "authorized" and case.data == "protected")
     attacks = _grouped(case for case in cases if case.role == "hacker" and case.data == "protected")
-    networks = {network for network, *_ in keyed}
+    networks = {_behind_key(network) for network, *_ in keyed}
 
     authorized = [Result(**_means(group, controls)) for group in keyed.values()]
     hackers = [
-        HackerResult(**_means(group, controls), same_architecture=network in networks)
+        HackerResult(**_means(group, controls), same_architecture=_behind_key(network) in networks)
         for (network, *_), group in attacks.items()
     ]
     hackers.sort(key=lambda hacker: (-hacker.last, -hacker.best, hacker.network, hacker.scheme))

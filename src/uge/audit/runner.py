@@ -67,8 +67,11 @@ def plan(
         raise UsageError(f"an audit needs a network, an attack and a seed, got {networks}, {attacks} and {seeds}")
     for name in attacks:
         attack(name)
-    if "distill" in attacks and not keys:
-        raise UsageError("the attack 'distill' needs the authorised network's key; give --key FILE or --attacks direct")
+    taught = [name for name in attacks if name.startswith("distill")]
+    if taught and not keys:
+        raise UsageError(
+            f"the attack '{taught[0]}' needs the authorised network's key; give --key FILE, or leave it out"
+        )
     jobs, networks, attacks = [], list(dict.fromkeys(networks)), list(dict.fromkeys(attacks))
     for seed in range(seeds):
         kinds: list[Data] = ["clean", "protected"] if controls else ["protected"]
@@ -80,7 +83,7 @@ def plan(
         if controls:
             jobs += [Job("clean", name, "random", "direct", "clean", seed) for name in networks]
         for name, scheme in itertools.product(networks, attacks):
-            students = range(len(keys)) if scheme == "distill" else [None]
+            students = range(len(keys)) if scheme in taught else [None]
             jobs += [Job("hacker", name, "random", scheme, "protected", seed, key) for key in students]
     return jobs
 

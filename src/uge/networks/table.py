@@ -12,12 +12,14 @@ from uge.errors import UnknownNameError, UsageError
 from uge.networks import plugins
 from uge.networks.base import BodyAndHead, ImageClassifier
 from uge.networks.cnn import cnn
+from uge.networks.colour_key import ColourKey
+from uge.networks.keyed import KEYED, KeyedClassifier
 from uge.networks.lenet import lenet
 from uge.networks.mobilenet import mobilenetv2
 from uge.networks.resnet import resnet18
 from uge.networks.resnetc import resnetc
 from uge.networks.shufflenet import shufflenetv2
-from uge.runtime import seeded
+from uge.runtime import seeded, stream_seed
 
 SMALLEST = 16
 HINT = "a network of your own is 'package.module:function', one of timm's is 'timm:name'"
@@ -57,7 +59,8 @@ def check_name(name: str) -> None:
     Raises:
         UnknownNameError: The name is in no table and has no plug-in form.
     """
-    if name not in NETWORKS and not plugins.is_plugin(name):
+    name = name.removeprefix(KEYED)
+    if name.startswith(KEYED) or (name not in NETWORKS and not plugins.is_plugin(name)):
         raise UnknownNameError("network", name, NETWORKS, HINT)
 
 
@@ -67,7 +70,8 @@ def build(name: str, classes: int, *, seed: int, channels: int = 3, size: int = 
     Args:
         name: A key of ``NETWORKS``, ``"package.module:function"`` (called as
             ``function(classes, channels, size)``, returning a module that takes [0, 1] images),
-            or ``"timm:name"``.
+            or ``"timm:name"``; any of them after ``"keyed:"``, which puts a secret colour key
+            in front of it (:class:`uge.networks.keyed.KeyedClassifier`).
         classes: Number of logits, at least 2.
         seed: The initial weights depend on this, the name and the shape, and on nothing else.
         channels: Colour channels: 1 for gray, 3 for RGB.
@@ -85,6 +89,11 @@ def build(name: str, classes: int, *, seed: int, channels: int = 3, size: int = 
     for label, value, least in (("classes", classes, 2), ("channels", channels, 1), ("size", size, SMALLEST)):
         if not isinstance(value, int) or value < least:
             raise UsageError(f"network '{name}' needs {label} as a whole number of at least {least}, got {value}")
+    if name.startswith(KEYED):
+        if channels != 3:
+            raise UsageError(f"network '{name}' has its key in the colours and needs 3 channels, got {channels}")
+        base = build(name.removeprefix(KEYED), classes, seed=seed, channels=channels, size=size)
+        return KeyedClassifier(base, ColourKey(classes, seed=stream_seed(seed, "colour-key")), name)
     with seeded(seed, "network", name):
         if plugins.is_plugin(name):
             return plugins.build_plugin(name, classes, channels, size)

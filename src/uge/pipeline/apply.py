@@ -10,7 +10,7 @@ from uge.data import load_images
 from uge.networks import weights_hash
 from uge.pipeline.session import Session
 from uge.pipeline.stages import publish_stream
-from uge.protect.apply import load_generator, protected_images
+from uge.protect.apply import load_perturber, protected_images
 from uge.publish import Provenance
 from uge.runs import check_output
 
@@ -36,7 +36,7 @@ def run_apply(
         limit: First N images.
         session: Device, progress, whether to overwrite, whether to write at all.
     """
-    generator = load_generator(generator_path)
+    generator = load_perturber(generator_path)
     images = load_images(source, split=split, limit=limit)
     check_output(out, source=images.root, overwrite=session.overwrite)
     provenance = Provenance(

@@ -19,7 +19,8 @@ from uge.encoders import FeatureSpace
 from uge.networks import ImageClassifier, build, save_weights, weights_hash
 from uge.pipeline.session import Session
 from uge.pipeline.stages import open_encoder
-from uge.protect.apply import load_generator, save_generator
+from uge.protect.apply import GENERATOR, Perturber, load_generator, save_perturber
+from uge.protect.colour_code import ColourCode, shared_key
 from uge.protect.generator import Generator
 from uge.protect.losses import Authorized, TotalLoss
 from uge.protect.protector import train_generator
@@ -38,12 +39,12 @@ class Noise:
     """What protects a data set.
 
     Attributes:
-        generator: Trained; gives the perturbation of any image.
+        generator: Gives the perturbation of any image: a trained generator, or a colour code.
         delta: Refined perturbations of the images themselves, if they were asked for.
         provenance: How it came about, for the manifest.
     """
 
-    generator: Generator
+    generator: Perturber
     delta: Records | None
     provenance: Provenance
 
@@ -81,6 +82,8 @@ class NoiseRun:
         Raises:
             UGEError: A stage failed; what was finished stays in the folder.
         """
+        if self.config.method == "keyed":
+            return self._coded()
         parts, encoder_file = METHODS[self.config.method], self._file("encoder.safetensors")
         if space is None and "feature_distance" in parts:
             space = open_encoder(self.config, self.store, self.session, encoder_file)
@@ -99,6 +102,12 @@ class NoiseRun:
         generator = self._generator(total, events)
         delta = self._refine(generator, authorized, total, events) if self.config.refine else None
         return Noise(generator, delta, self._provenance(space))
+
+    def _coded(self) -> Noise:
+        code, path = ColourCode(shared_key(self.networks), self.budget), self._file(GENERATOR)
+        if path is not None:
+            save_perturber(path, code)
+        return Noise(code, None, self._provenance(None))
 
     def _file(self, *names: str) -> Path | None:
         return None if self.folder is None else self.folder.joinpath(*names)
@@ -132,7 +141,7 @@ class NoiseRun:
         return build(self.config.hacker, len(self.store.classes), channels=channels, size=size, seed=seed)
 
     def _generator(self, total: TotalLoss, events: EventLog) -> Generator:
-        path, settings = self._file("generator.safetensors"), self.config.generator
+        path, settings = self._file(GENERATOR), self.config.generator
         if path is not None and path.is_file():
             return load_generator(path)
         with seeded(self.config.seed, "generator"):
@@ -153,7 +162,7 @@ class NoiseRun:
             )
         if path is None:
             return generator
-        save_generator(path, generator)
+        save_perturber(path, generator)
         return load_generator(path)
 
     def _refine(
@@ -194,11 +203,14 @@ class NoiseRun:
         return files[done % 2]
 
     def _provenance(self, space: FeatureSpace | None) -> Provenance:
-        config = self.config
-        details: dict[str, Any] = {
-            "loss": config.loss.model_dump(mode="json"),
-            "generator": config.generator.model_dump(mode="json"),
-            "refinement": config.refinement.model_dump(mode="json") if config.refine else None,
+        config, details = self.config, dict[str, Any]()
+        if METHODS[config.method]:
+            details = {
+                "loss": config.loss.model_dump(mode="json"),
+                "generator": config.generator.model_dump(mode="json"),
+                "refinement": config.refinement.model_dump(mode="json") if config.refine else None,
+            }
+        details |= {
             "training_size": self.store.size,
             "channels": self.store.channels,
             "recipe": config.recipe.json_dict(),

@@ -17,11 +17,11 @@ from uge.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class AuthorizedPath:
-    """An authorised network: θ0, the path it takes on the clean images, and the recipe it takes it by."""
+    """An authorised network: θ0, its recipe, and the path it takes on the clean images where that was recorded."""
 
     theta0: ImageClassifier
-    trajectory: Trajectory
     recipe: Recipe
+    trajectory: Trajectory | None = None
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from uge.data.images import ImageSet, Pixels
 from uge.data.store import PixelStore, load_pixels
 from uge.encoders import ClipSpace, FeatureSpace, LocalSpace
 from uge.errors import DataError, UnknownNameError, UsageError
-from uge.networks import ImageClassifier, build, check_name, load_weights, restore
+from uge.networks import KEYED, ImageClassifier, KeyedClassifier, build, check_name, load_weights, restore
 from uge.pipeline.session import Session
+from uge.protect.colour_code import shared_key
 from uge.protect.settings import METHODS
 from uge.publish import Manifest, Provenance, publish
 from uge.runtime import stream_seed
@@ -53,23 +54,50 @@ def authorized_networks(config: ProtectConfig, images: ImageSet) -> list[ImageCl
 
     Raises:
         UnknownNameError: There is no such network.
-        UsageError: No size is known, or there are fewer or more weights files than networks.
+        UsageError: No size is known, there are fewer or more weights files than networks, or the method
+            does not suit the images or the networks.
         WeightsError: A weights file does not fit.
     """
-    names, files = split_names(config.authorized), config.authorized_weights
+    names, files = authorized_names(config), config.authorized_weights
     size = config.size or images.native_size()
     if size is None:
         raise UsageError(f"the images of {images.name} have mixed or non-square sizes; give --size N (for instance 64)")
     if files and len(files) != len(names):
         raise UsageError(f"{len(names)} authorised networks need as many --authorized-weights, got {len(files)}")
-    networks, secret = [], _content_digest(images)
+    if config.method == "keyed" and images.channels() == 1:
+        raise UsageError(
+            f"method 'keyed' writes its perturbation in the colours, but the images of {images.name} are gray; "
+            "give --method uge"
+        )
+    networks, secret = list[ImageClassifier](), _content_digest(images)
     for number, name in enumerate(names):
         seed = stream_seed(config.authorized_seed + number, "theta0", secret)
         network = build(name, len(images.classes), channels=images.channels(), size=size, seed=seed)
         if files:
             restore(network, *load_weights(files[number]))
+        if isinstance(network, KeyedClassifier) and networks and not files:
+            network.key = shared_key(networks)  # One copy is made for all of them.
         networks.append(network)
     return networks
+
+
+def authorized_names(config: ProtectConfig) -> list[str]:
+    """Names of the authorised networks: with method ``keyed`` each carries a key, with others none.
+
+    Raises:
+        UsageError: A keyed network under a method of the paper.
+    """
+    names = split_names(config.authorized)
+    if config.method == "keyed":
+        return [name if name.startswith(KEYED) else KEYED + name for name in names]
+    for name in names:
+        if name.startswith(KEYED):
+            plain = name.removeprefix(KEYED)
+            raise UsageError(
+                f"method '{config.method}' protects for networks without a colour key, got '{name}'; "
+                f"give --authorized {plain}, or --method keyed"
+            )
+    return names
 
 
 def _content_digest(images: ImageSet) -> str:
@@ -85,7 +113,16 @@ def check_names(config: ProtectConfig) -> None:
 
     Raises:
         UnknownNameError: The encoder is neither ``local`` nor ``clip:ID``, or there is no such network.
+        UsageError: The method does not go with the networks, with refinement or with the recipe's augmentation.
     """
+    authorized_names(config)
+    if config.method == "keyed" and config.refine:
+        raise UsageError("method 'keyed' has nothing to refine; leave out --refine, or choose --method uge")
+    if config.method == "keyed" and config.recipe.augment == "rotate-flip":
+        raise UsageError(
+            "method 'keyed' cannot follow rotations, got the augmentation 'rotate-flip'; give "
+            "--recipe.augment crop-flip, or --method uge"
+        )
     kind, _, name = config.encoder.partition(":")
     if config.encoder != "local" and not (kind == "clip" and name):
         raise UnknownNameError("encoder", config.encoder, ["local", "clip:ID"], "ID is a hub id or a local folder")

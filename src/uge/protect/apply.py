@@ -15,17 +15,25 @@ from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
 from uge.data.store import Records
 from uge.errors import WeightsError
-from uge.networks import load_weights
-from uge.protect.generator import Generator, Levels, perturb_images
+from uge.networks import ColourKey, load_weights
+from uge.protect.colour_code import ColourCode
+from uge.protect.generator import Generator, Levels
 from uge.runs import canonical_json, stable_safetensors, write_atomic
 from uge.runtime import Runtime
 
+GENERATOR_KIND, CODE_KIND = "uge-generator", "uge-colour-code"
 _CHUNK = 256
 _CHUNK_BYTES = 64 * 2**20
 
 
+GENERATOR = "generator.safetensors"
+"""File in a private folder from which new images can be protected."""
+Perturber = Generator | ColourCode
+"""What gives the perturbation of an image; both have ``budget`` and ``levels(images, labels, ids)``."""
+
+
 def protected_images(
-    images: ImageSet, generator: Generator, runtime: Runtime, *, delta: Records | None = None
+    images: ImageSet, generator: Perturber, runtime: Runtime, *, delta: Records | None = None
 ) -> Iterator[tuple[Pixels, Pixels]]:
     """Clean and protected pixels of every image, in order.
 
@@ -44,8 +52,10 @@ def protected_images(
     for start, clean in _chunks(images):
         refined = None if delta is None else delta.read(torch.arange(start, start + len(clean))).cpu()
         exact = refined is not None and all(image.shape[:2] == refined.shape[2:] for image in clean)
+        rows = range(start, start + len(clean))
+        labels, ids = [int(images.labels[row]) for row in rows], [images.ids[row] for row in rows]
         with runtime.autocast():
-            base = [np.zeros(0, np.int8)] * len(clean) if exact else list(perturb_images(generator, clean))
+            base = [np.zeros(0, np.int8)] * len(clean) if exact else list(generator.levels(clean, labels, ids))
         for number, (image, levels) in enumerate(zip(clean, base, strict=True)):
             own = levels if refined is None else _place(refined[number], image, levels)
             yield image, budget.add(image, own)
@@ -80,31 +90,50 @@ def _place(delta: torch.Tensor, image: Pixels, base: Levels) -> Levels:
     return out
 
 
-def save_generator(path: Path, generator: Generator) -> None:
-    """Write a generator with its options and budget as safetensors.
+def save_perturber(path: Path, perturber: Perturber) -> None:
+    """Write a generator or a colour code with its options and budget as safetensors.
 
     Raises:
         StorageError: The disk is full or read-only.
     """
-    options = {**generator.options, "rho": generator.budget.rho}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in generator.state_dict().items()}
-    data = save(tensors, metadata={"kind": "uge-generator", "options": canonical_json(options)})
-    write_atomic(path, stable_safetensors(data))
+    kind, options = (CODE_KIND, {}) if isinstance(perturber, ColourCode) else (GENERATOR_KIND, perturber.options)
+    module = perturber.key if isinstance(perturber, ColourCode) else perturber
+    tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    metadata = {"kind": kind, "options": canonical_json({**options, "rho": perturber.budget.rho})}
+    write_atomic(path, stable_safetensors(save(tensors, metadata=metadata)))
 
 
-def load_generator(path: Path) -> Generator:
-    """Read a generator, in eval mode.
+def load_perturber(path: Path) -> Perturber:
+    """Read what :func:`save_perturber` wrote, in eval mode.
 
     Raises:
-        WeightsError: The file is missing, no generator, damaged, or holds NaN.
+        WeightsError: The file is missing, of another kind, damaged, or holds NaN.
     """
     tensors, metadata = load_weights(path)
-    if metadata.get("kind") != "uge-generator":
-        raise WeightsError(f"{path} holds no generator of this project; give OUT.private/generator.safetensors")
+    kind = metadata.get("kind")
+    if kind not in (GENERATOR_KIND, CODE_KIND):
+        raise WeightsError(f"{path} holds no generator of this project; give OUT.private/{GENERATOR}")
     try:
         options = json.loads(metadata["options"])
-        generator = Generator(budget=Budget(options.pop("rho")), **options)
+        budget = Budget(options.pop("rho"))
+        if kind == CODE_KIND:
+            key = ColourKey(len(tensors["waves"]), seed=0)
+            key.load_state_dict(tensors)
+            return ColourCode(key, budget).eval()
+        generator = Generator(budget=budget, **options)
         generator.load_state_dict(tensors)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"the generator at {path} does not fit its own description; it is damaged") from error
     return generator.eval()
+
+
+def load_generator(path: Path) -> Generator:
+    """Read a trained generator, in eval mode.
+
+    Raises:
+        WeightsError: The file is no generator; see :func:`load_perturber`.
+    """
+    found = load_perturber(path)
+    if not isinstance(found, Generator):
+        raise WeightsError(f"{path} holds a colour code, where a trained generator was expected; start anew")
+    return found

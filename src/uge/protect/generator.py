@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -78,6 +78,10 @@ class Generator(nn.Module):
         raw = self.decoder(self.blocks(self.encoder(padded * 4 - 2)))
         delta: Tensor = torch.tanh(raw[..., :height, :width].float()) * (self.budget.levels / 255)
         return delta
+
+    def levels(self, images: Sequence[Pixels], labels: Sequence[int], ids: Sequence[str]) -> Iterator[Levels]:
+        """Perturbation of stored images at their own size; see :func:`perturb_images`. Labels and ids play no part."""
+        return perturb_images(self, images)
 
 
 class _Residual(nn.Module):

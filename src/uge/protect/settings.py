@@ -8,12 +8,13 @@ from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
 METHODS: dict[str, frozenset[str]] = {
+    "keyed": frozenset(),
     "uge": frozenset({"gradient_matching", "feature_distance", "undistill"}),
     "uge-no-ud": frozenset({"gradient_matching", "feature_distance"}),
     "unlearn": frozenset({"feature_distance"}),
     "undistill": frozenset({"undistill"}),
 }
-"""Which losses each variant of the paper uses (Table 1)."""
+"""Which losses each method uses: the variants of the paper's Table 1, and ``keyed``, which needs none."""
 
 
 class LossWeights(BaseModel):

@@ -47,6 +47,7 @@ You need this folder and the key file that its owner gave you (the initial weigh
   holds against those it tries; the margin counts, not the intention.
 - Lossy compression, resizing, blurring and strong augmentation weaken it, and adversarial training usually breaks it.
 - Whoever has the original images, or the key, trains as well as ever. A leaked key cannot be called back.
+- Whoever has the trained authorised network has a network that works; if it is a keyed one, he has the key as well.
 - Images that were public before are public still.
 
 ## Check the folder

@@ -12,6 +12,8 @@ from uge.runs import canonical_json
 
 Facts = list[tuple[str, str]]
 METHODS = {
+    "keyed": "every class has waves of its own, written along colour axes that only the authorised network's secret "
+    "key takes out again; other networks take the waves for the classes",
     "uge": "three losses at once: gradient matching keeps the images learnable for the authorised network, feature "
     "distance leads other networks astray, undistill makes the authorised network a poor teacher",
     "uge-no-ud": "two losses: gradient matching keeps the images learnable for the authorised network, feature "

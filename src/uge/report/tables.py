@@ -8,8 +8,18 @@ from typing import Literal
 
 from uge.audit.metrics import HackerResult, Result, Summary
 
-SCHEMES = {"direct": "trained on labels", "distill": "distilled"}
-"""Plain words for the attacks of the paper; others are shown by their names."""
+SCHEMES = {
+    "direct": "trained on labels",
+    "distill": "distilled",
+    "distill-inside": "distilled with the network in hand",
+    "distill-jpeg75": "distilled, JPEG 75",
+    "grayscale": "labels, gray images",
+    "jpeg75": "labels, JPEG 75",
+    "jpeg10": "labels, JPEG 10",
+    "axis-removal": "labels, colour axes guessed",
+    "other-key": "labels, a key of the hacker's own",
+}
+"""Plain words for attacks; others are shown by their names."""
 
 
 @dataclass(frozen=True)

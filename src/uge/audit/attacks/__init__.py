@@ -2,11 +2,17 @@
 
 from uge.audit.attacks.base import Attack, Context
 from uge.audit.attacks.direct import direct
-from uge.audit.attacks.distill import distill
+from uge.audit.attacks.distill import distill, distill_inside
+from uge.audit.attacks.preprocess import PREPROCESSING
 from uge.errors import UnknownNameError
 
-ATTACKS: dict[str, Attack] = {"direct": direct, "distill": distill}
-"""Attacks by name."""
+ATTACKS: dict[str, Attack] = {
+    "direct": direct,
+    "distill": distill,
+    "distill-inside": distill_inside,
+    **PREPROCESSING,
+}
+"""Attacks by name; those whose names start with ``distill`` need the trained authorised network."""
 
 
 def attack(name: str) -> Attack:

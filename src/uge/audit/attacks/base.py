@@ -42,7 +42,5 @@ class Context:
 class Attack(Protocol):
     """Trains ``context.network`` and returns what was measured after each epoch."""
 
-    __name__: str
-
     def __call__(self, context: Context) -> History:
         """Run the attack."""

@@ -1,0 +1,114 @@
+"""The default way with a colour key: what is secret stays at home, new images follow, and the key trains."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command import CLASSES, TINY, contents, make_folder, refused, run_uge, tiny
+from safetensors.torch import load_file
+
+from uge.data import load_images
+from uge.networks import from_weights, weights_hash
+from uge.publish import read_manifest
+
+
+@pytest.fixture
+def generator(finished: Path) -> Path:
+    """The colour code of ``finished``."""
+    return finished.with_name("copy.private") / "generator.safetensors"
+
+
+def test_the_published_folder_holds_no_secret(finished: Path, key: Path, generator: Path) -> None:
+    secret, network = load_file(generator), from_weights(key)
+    assert set(secret) == {"tile", "waves", "phases"}
+    for name, tensor in secret.items():
+        assert torch.equal(network.state_dict()[f"key.{name}"], tensor)
+    pieces = [tensor.numpy().tobytes()[:64] for tensor in secret.values()]
+    pieces += [tensor.numpy().tobytes()[:64] for name, tensor in load_file(key).items() if "weight" in name]
+    assert min(len(piece) for piece in pieces) >= 12
+    names = (b'"tile"', b'"waves"', b'"phases"', b"key.tile")
+    files = contents(finished)
+    assert len(files) > 2
+    for data in files.values():
+        assert not any(piece in data for piece in (*pieces, *names))
+    # What names the key is a digest of all weights, in which the key is one part.
+    manifest = read_manifest(finished)
+    assert [one.network for one in manifest.authorized] == ["keyed:lenet"]
+    assert manifest.authorized[0].weights_sha256 == weights_hash(network)
+    values = [round(value, 4) for value in secret["phases"].flatten().tolist()]
+    text = json.dumps(manifest.model_dump(mode="json")) + (finished / "README.md").read_text()
+    assert not any(str(value) in text for value in values)
+
+
+def test_a_pixel_changes_in_all_colours_by_as_much(toy: Path, finished: Path) -> None:
+    originals, published = load_images(str(toy), split="train"), load_images(str(finished))
+    place = {name: row for row, name in enumerate(originals.ids)}
+    for row, name in enumerate(published.ids):
+        clean = originals.read(place[name]).astype(int)
+        change = np.abs(published.read(row) - clean)
+        room = np.minimum(clean, 255 - clean).min(2) >= 10
+        assert room.mean() > 0.8
+        assert (change[room] == 10).all()
+
+
+def test_one_key_for_several_networks(toy: Path, tmp_path: Path) -> None:
+    ran = run_uge("protect", toy, tmp_path / "a", *tiny(authorized="lenet,keyed:cnn"), "--json")
+    assert ran.code == 0, ran.err
+    networks = [from_weights(path) for path in ran.json["keys"]]
+    assert [network.name for network in networks] == ["keyed:lenet", "keyed:cnn"]
+    assert weights_hash(networks[0].key) == weights_hash(networks[1].key)
+    for path in ran.json["keys"]:
+        assert run_uge("train", tmp_path / "a", "--key", path, "-q").code == 0
+
+
+def test_naming_the_key_changes_nothing(toy: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    assert run_uge("protect", toy, out, *tiny(authorized="keyed:lenet", method="keyed"), "-q").code == 0
+    assert contents(out / "data") == contents(finished / "data")
+
+
+def test_other_seeds_of_the_key_give_other_pixels(toy: Path, finished: Path, tmp_path: Path) -> None:
+    assert run_uge("protect", toy, tmp_path / "copy", *tiny(authorized_seed=1), "-q").code == 0
+    assert contents(tmp_path / "copy" / "data") != contents(finished / "data")
+
+
+def test_new_images_of_the_same_id_and_class_get_what_they_would_have_got(
+    toy: Path, finished: Path, generator: Path, tmp_path: Path
+) -> None:
+    assert run_uge("apply", generator, toy, tmp_path / "again", "-q").code == 0
+    assert contents(tmp_path / "again" / "data") == contents(finished / "data")
+    assert run_uge("verify", tmp_path / "again", "--against", toy).code == 0
+
+
+def test_new_images_are_learnt_with_the_key(finished: Path, generator: Path, key: Path, tmp_path: Path) -> None:
+    more = make_folder(tmp_path / "more", train=3, test=2, size=24)
+    for split, count in (("train", 9), ("test", 6)):
+        ran = run_uge("apply", generator, more, tmp_path / split, "--split", split, "--json")
+        assert (ran.code, ran.json["images"]) == (0, count), ran.err
+        assert ran.json["measured"]["linf_levels"] == 10
+    assert run_uge("verify", tmp_path / "train", "--against", more).code == 0
+    trained = run_uge("train", tmp_path / "train", "--key", key, "--test", more, "--json")
+    assert (trained.code, trained.json["network"]) == (0, "keyed:lenet"), trained.err
+
+
+def test_more_classes_than_waves(generator: Path, tmp_path: Path) -> None:
+    more = make_folder(tmp_path / "more", (*CLASSES, "pig"), train=2, test=0)
+    refused(
+        2, "the key has waves for 3 classes, got a class 4", "apply", generator, more, tmp_path / "out", inside=tmp_path
+    )
+
+
+def test_a_key_that_is_a_plain_network(toy: Path, finished: Path, paper: Path, tmp_path: Path) -> None:
+    """A plain key trains on a keyed copy as a hacker would: nothing ties a folder to its key."""
+    plain = paper.with_name("copy.private") / "authorized-0.key.safetensors"
+    assert run_uge("train", finished, "--key", plain, "--test", toy, "--json").json["network"] == "lenet"
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+def test_dry_run_names_the_keyed_network(toy: Path, tmp_path: Path) -> None:
+    found = run_uge("protect", toy, tmp_path / "out", *TINY, "--dry-run", "--json").json
+    assert found["authorized"] == ["keyed:lenet"]
+    assert found["config"]["method"] == "keyed"
