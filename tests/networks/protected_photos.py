@@ -19,7 +19,10 @@ def photos(key: ColourKey, count: int = 100, *, margin: int = 0) -> tuple[Tensor
     white that the perturbation has to leave its axis.
     """
     images, budget = load_images("photos").take(count), Budget()
-    code, pixels = ColourCode(key, budget), [images.read(row).clip(margin, 255 - margin) for row in range(count)]
+    code, pixels = (
+        ColourCode(key, budget, images.classes),
+        [images.read(row).clip(margin, 255 - margin) for row in range(count)],
+    )
     levels = code.levels(pixels, images.labels.tolist(), images.ids)
     stored = [budget.add(image, own) for image, own in zip(pixels, levels, strict=True)]
     clean, protected = (torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2) / 255 for part in (pixels, stored))

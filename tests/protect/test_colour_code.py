@@ -27,7 +27,7 @@ MakeImages = Callable[..., ImageSet]
 
 
 def code(levels: int = 10, key: ColourKey = KEY) -> ColourCode:
-    return ColourCode(key, Budget(levels / 255))
+    return ColourCode(key, Budget(levels / 255), [f"class {number}" for number in range(len(key.waves))])
 
 
 def random_images(count: int, *shape: int, seed: int = 0) -> list[Pixels]:
@@ -227,10 +227,22 @@ class TestImageSets:
         monkeypatch.setattr(apply, "_CHUNK", 3)
         assert [protected.tobytes() for _, protected in protected_images(images, code(), runtime)] == whole
 
-    def test_more_classes_than_the_key_has_are_refused(self, make_images: MakeImages, runtime: Runtime) -> None:
+    def test_a_class_without_waves_is_refused(self, make_images: MakeImages, runtime: Runtime) -> None:
         images = make_images(count=12, classes=6)
-        with pytest.raises(UsageError, match="waves for 5 classes"):
+        with pytest.raises(UsageError, match=f"got '{images.classes[5]}'"):
             list(protected_images(images, code(), runtime))
+
+    def test_classes_are_known_by_name(self, make_images: MakeImages, runtime: Runtime) -> None:
+        images = make_images(count=6, classes=3)
+        made = ColourCode(ColourKey(3, seed=0), Budget(), images.classes)
+        renamed = replace(images, classes=images.classes[::-1], labels=2 - images.labels)
+        for (_, one), (_, other) in zip(
+            protected_images(images, made, runtime), protected_images(renamed, made, runtime), strict=True
+        ):
+            assert np.array_equal(one, other)
+        assert made.numbers(images.classes[1:]) == [1, 2]
+        with pytest.raises(UsageError, match="3 classes, got 2 names"):
+            ColourCode(ColourKey(3, seed=0), Budget(), ["a", "b"])
 
     def test_gray_ones_among_colours(self, make_images: MakeImages, runtime: Runtime) -> None:
         arrays = [*random_images(1, 16, 16, 3), *random_images(1, 16, 16, 1)]

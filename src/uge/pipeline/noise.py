@@ -104,7 +104,7 @@ class NoiseRun:
         return Noise(generator, delta, self._provenance(space))
 
     def _coded(self) -> Noise:
-        code, path = ColourCode(shared_key(self.networks), self.budget), self._file(GENERATOR)
+        code, path = ColourCode(shared_key(self.networks), self.budget, self.store.classes), self._file(GENERATOR)
         if path is not None:
             save_perturber(path, code)
         return Noise(code, None, self._provenance(None))

@@ -29,7 +29,7 @@ _CHUNK_BYTES = 64 * 2**20
 GENERATOR = "generator.safetensors"
 """File in a private folder from which new images can be protected."""
 Perturber = Generator | ColourCode
-"""What gives the perturbation of an image; both have ``budget`` and ``levels(images, labels, ids)``."""
+"""What gives the perturbation of an image; both have ``budget``, ``numbers`` and ``levels``."""
 
 
 def protected_images(
@@ -48,12 +48,12 @@ def protected_images(
         uint8 arrays of the image's own shape; they differ by at most the budget.
     """
     runtime.place(generator).eval()
-    budget = generator.budget
+    budget, numbers = generator.budget, generator.numbers(images.classes)
     for start, clean in _chunks(images):
         refined = None if delta is None else delta.read(torch.arange(start, start + len(clean))).cpu()
         exact = refined is not None and all(image.shape[:2] == refined.shape[2:] for image in clean)
         rows = range(start, start + len(clean))
-        labels, ids = [int(images.labels[row]) for row in rows], [images.ids[row] for row in rows]
+        labels, ids = [numbers[images.labels[row]] for row in rows], [images.ids[row] for row in rows]
         with runtime.autocast():
             base = [np.zeros(0, np.int8)] * len(clean) if exact else list(generator.levels(clean, labels, ids))
         for number, (image, levels) in enumerate(zip(clean, base, strict=True)):
@@ -96,10 +96,11 @@ def save_perturber(path: Path, perturber: Perturber) -> None:
     Raises:
         StorageError: The disk is full or read-only.
     """
-    kind, options = (CODE_KIND, {}) if isinstance(perturber, ColourCode) else (GENERATOR_KIND, perturber.options)
+    coded = isinstance(perturber, ColourCode)
     module = perturber.key if isinstance(perturber, ColourCode) else perturber
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    metadata = {"kind": kind, "options": canonical_json({**options, "rho": perturber.budget.rho})}
+    options = canonical_json({**perturber.options, "rho": perturber.budget.rho})
+    metadata = {"kind": CODE_KIND if coded else GENERATOR_KIND, "options": options}
     write_atomic(path, stable_safetensors(save(tensors, metadata=metadata)))
 
 
@@ -119,7 +120,7 @@ def load_perturber(path: Path) -> Perturber:
         if kind == CODE_KIND:
             key = ColourKey(len(tensors["waves"]), seed=0)
             key.load_state_dict(tensors)
-            return ColourCode(key, budget).eval()
+            return ColourCode(key, budget, options["classes"]).eval()
         generator = Generator(budget=budget, **options)
         generator.load_state_dict(tensors)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:

@@ -36,14 +36,35 @@ class ColourCode(nn.Module):
     Args:
         key: The authorised networks' secret.
         budget: Bound on the stored change.
+        classes: Names of the classes, in the order of the key's waves.
+
+    Raises:
+        UsageError: There are not as many names as waves.
     """
 
-    def __init__(self, key: ColourKey, budget: Budget) -> None:
+    def __init__(self, key: ColourKey, budget: Budget, classes: Sequence[str]) -> None:
         super().__init__()
-        self.key, self.budget, self.channels = key, budget, 3
+        if len(classes) != len(key.waves):
+            raise UsageError(f"the key has waves for {len(key.waves)} classes, got {len(classes)} names")
+        self.key, self.budget, self.classes, self.channels = key, budget, tuple(classes), 3
+        self.options = {"classes": list(classes)}
         self.requires_grad_(False)
         self._secret = weights_hash(key)
         self._told = False
+
+    def numbers(self, names: Sequence[str]) -> list[int]:
+        """Numbers under which this code knows classes, by name: other images may have fewer, in another order.
+
+        Raises:
+            UsageError: It has no waves for one of them.
+        """
+        unknown = sorted(set(names) - set(self.classes))
+        if unknown:
+            raise UsageError(
+                f"the key has waves for the classes {', '.join(self.classes)}, got '{unknown[0]}'; protect these "
+                "images by a run of their own"
+            )
+        return [self.classes.index(name) for name in names]
 
     @torch.no_grad()
     def levels(self, images: Sequence[Pixels], labels: Sequence[int], ids: Sequence[str]) -> Iterator[Levels]:
@@ -53,18 +74,14 @@ class ColourCode(nn.Module):
 
         Args:
             images: uint8, height × width × (1 to 4).
-            labels: Class of each.
+            labels: Number of each one's class, see :meth:`numbers`.
             ids: Stable sample id of each.
 
         Yields:
             Signed integers of each image's shape; adding them leaves every pixel in 0..255.
 
-        Raises:
-            UsageError: The key has no waves for a class.
         """
-        rows, classes = range(len(images)), len(self.key.waves)
-        if max(labels, default=0) >= classes:
-            raise UsageError(f"the key has waves for {classes} classes, got a class {max(labels) + 1}; protect anew")
+        rows = range(len(images))
         for _, group in groupby(rows, key=lambda row: images[row].shape):
             same = list(group)
             if images[same[0]].shape[2] < 3:

@@ -79,6 +79,10 @@ class Generator(nn.Module):
         delta: Tensor = torch.tanh(raw[..., :height, :width].float()) * (self.budget.levels / 255)
         return delta
 
+    def numbers(self, names: Sequence[str]) -> list[int]:
+        """Numbers of classes by name; here any will do."""
+        return list(range(len(names)))
+
     def levels(self, images: Sequence[Pixels], labels: Sequence[int], ids: Sequence[str]) -> Iterator[Levels]:
         """Perturbation of stored images at their own size; see :func:`perturb_images`. Labels and ids play no part."""
         return perturb_images(self, images)
