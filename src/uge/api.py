@@ -11,7 +11,7 @@ from pathlib import Path
 
 from uge.audit.metrics import Summary
 from uge.budget import Budget
-from uge.config import AuditConfig, Method, ProtectConfig, PublishConfig
+from uge.config import STANDARD_ATTACKS, AuditConfig, Method, ProtectConfig, PublishConfig
 from uge.data.images import ImageSet
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError
@@ -262,7 +262,7 @@ def audit(
     *,
     test: str | Path,
     networks: Sequence[str] = ("cnn", "resnetc20"),
-    attacks: Sequence[str] = ("direct", "distill"),
+    attacks: Sequence[str] = STANDARD_ATTACKS,
     seeds: int = 1,
     keys: Sequence[Path] = (),
     folder: Path | None = None,

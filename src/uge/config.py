@@ -13,6 +13,9 @@ from uge.errors import UsageError
 from uge.protect.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.recipes import Recipe
 
+STANDARD_ATTACKS = ("direct", "distill", "grayscale", "axis-removal")
+"""What an audit tries unless told otherwise: the paper's two, and two that are cheap and break much."""
+
 Method = Literal["keyed", "uge", "uge-no-ud", "unlearn", "undistill"]
 
 
@@ -75,7 +78,7 @@ class AuditConfig(_Settings):
     """How a published folder is attacked."""
 
     networks: Annotated[str, Field(description="Architectures of the hackers, separated by commas.")] = "cnn,resnetc20"
-    attacks: Annotated[str, Field(description="Attacks, separated by commas.")] = "direct,distill"
+    attacks: Annotated[str, Field(description="Attacks, separated by commas.")] = ",".join(STANDARD_ATTACKS)
     seeds: Annotated[int, Field(description="Repetitions.", ge=1)] = 1
     size: Annotated[int | None, Field(description="Side length for training; by default the manifest's.", ge=16)] = None
     limit_test: Annotated[int | None, Field(description="First N test images only.", ge=1)] = None

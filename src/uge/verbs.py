@@ -197,7 +197,7 @@ def audit(
 
     Finished cases are kept and not run again (`--overwrite` throws them away).
 
-    Example: `uge audit out/mine --test my-images/ --networks cnn,resnetc20 --attacks direct,distill --seeds 3`
+    Example: `uge audit out/mine --test my-images/ --networks cnn,resnetc20 --seeds 3`
 
     Parameters
     ----------

@@ -142,7 +142,7 @@ def test_train_with_the_key(toy: Path, finished: Path, key: Path, tmp_path: Path
 def test_apply_protects_new_images_of_another_size(
     fixture: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    more = make_folder(tmp_path / "more", ("ant", "bee"), train=3, test=0, size=21)
+    more = make_folder(tmp_path / "more", ("owl", "cat"), train=3, test=0, size=21)
     generator = request.getfixturevalue(fixture).with_name("copy.private") / "generator.safetensors"
     ran = run_uge("apply", generator, more, tmp_path / "out", "--json")
     assert ran.code == 0, ran.err
