@@ -87,11 +87,13 @@ class Job:
 def plan(setup: Setup, authorized: str, own: Recipe) -> list[Job]:
     """Every case, the most important first; ``own`` is the authorised network's recipe."""
     standard, order = Recipe(epochs=setup.epochs), stream_seed(setup.seed, "conditional", "order")
-    hackers = list(dict.fromkeys([*setup.hackers, authorized.removeprefix(KEYED)]))
+    strangers = list(dict.fromkeys([*setup.hackers, authorized.removeprefix(KEYED)]))
+    # The authorised architecture itself is among the hackers, if it is a keyed one with a key of its own.
+    hackers = list(dict.fromkeys([*strangers, authorized]))
     jobs = [Job("authorized", authorized, own, order)]
     jobs += [Job(kind, name, standard, order) for kind in ("plain", "distill") for name in hackers]
     jobs += [Job("control", authorized, own, order)]
-    jobs += [Job("clean", name, standard, order) for name in hackers]
+    jobs += [Job("clean", name, standard, order) for name in strangers]
     jobs += [Job("variant", authorized, own, stream_seed(setup.seed, "trajectory", 0), "protector-order")]
     changes: JSON = {
         "batch-x2": {"batch_size": 2 * own.batch_size},
