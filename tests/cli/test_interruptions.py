@@ -209,7 +209,7 @@ def test_the_resume_hint_of_an_overwriting_run_does_not_overwrite(interrupt: Int
 def test_an_interrupted_audit_goes_on(
     interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch, toy: Path, copy: Path
 ) -> None:
-    arguments = ("audit", copy, "--test", toy, "--networks", "lenet")
+    arguments = ("audit", copy, "--test", toy, "--networks", "lenet", "--attacks", "direct,distill")
     interrupt("uge.audit.runner.write_case", KeyboardInterrupt, call=3)
     ran = run_uge(*arguments)
     assert ran.code == 130
