@@ -26,10 +26,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conditional.bench import KEYED, YARDSTICK, Bench, Job, Setup, protect, run_jobs
+from conditional.bench import YARDSTICK, Bench, Job, Setup, protect, run_jobs
 from conditional.summary import case_table, seeds_table, summarize_folder
 from uge.console import make_progress
 from uge.errors import UGEError, UsageError
+from uge.networks import KEYED
 from uge.pipeline.session import Session
 from uge.runs import JSON, write_json
 from uge.runtime import Runtime

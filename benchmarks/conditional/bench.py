@@ -17,14 +17,14 @@ import torch
 from torch import nn
 
 from conditional.summary import finished_case
-from uge.audit.cases import Case, Data, Epoch, Role, Start, case_id, write_case
-from uge.audit.runner import key_recipe
-from uge.checkpoint import load_checkpoint, save_checkpoint
+from uge.audit.cases import Case, Data, Role, Start, case_id, write_case
+from uge.audit.runner import key_recipe, load_trained, measured
+from uge.checkpoint import save_checkpoint
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
 from uge.data.store import load_pixels
-from uge.errors import UsageError, WeightsError
-from uge.networks import build, from_weights, weights_hash
+from uge.errors import UsageError
+from uge.networks import KEYED, build, from_weights, weights_hash
 from uge.objectives import Objective, distillation, supervised
 from uge.pipeline.noise import key_path
 from uge.pipeline.protect import ProtectRun
@@ -38,8 +38,6 @@ from uge.training import DivergedError, fit
 
 YARDSTICK = 1
 """Goes up when the cases change; older cases are run again then."""
-KEYED = "keyed:"
-"""Before the name of an architecture that carries a key; what follows is its base."""
 KINDS: dict[str, tuple[Role, Start, str, Data]] = {
     "authorized": ("authorized", "theta0", "direct", "protected"),
     "plain": ("hacker", "random", "direct", "protected"),
@@ -173,8 +171,6 @@ class Bench:
                 history = error.history
         if job.kind == "authorized":
             save_checkpoint(self._weights(job), {"network": network}, None, {"fingerprint": self.fingerprint(job)})
-        best = history.best
-        assert best is not None
         case = Case(
             id=self.id(job),
             role=role,
@@ -184,14 +180,7 @@ class Bench:
             data=data,
             seed=self.setup.seed,
             recipe={**recipe.json_dict(), "classes": self.theta0.classes, "size": self.theta0.size},
-            history=[
-                Epoch(epoch=e.epoch, loss=e.loss, train_accuracy=e.train_accuracy, test_accuracy=e.test_accuracy or 0.0)
-                for e in history.epochs
-            ],
-            last=history.last,
-            best=best.test_accuracy or 0.0,
-            best_epoch=best.epoch,
-            seconds=round(history.seconds, 2),
+            **measured(history),
             environment=self.runtime.environment(),
             fingerprint=self.fingerprint(job),
         )
@@ -208,12 +197,7 @@ class Bench:
         return self.setup.folder / "weights" / f"{self.id(job)}.safetensors"
 
     def _trained(self, job: Job) -> nn.Module | None:
-        network = self._network(job)
-        try:
-            meta = load_checkpoint(self._weights(job), {"network": network})
-        except WeightsError:
-            return None
-        return network if meta.get("fingerprint") == self.fingerprint(job) else None
+        return load_trained(self._weights(job), self._network(job), self.fingerprint(job))
 
 
 def code_digest(network: nn.Module) -> str:

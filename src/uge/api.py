@@ -24,7 +24,7 @@ from uge.pipeline.stages import authorized_networks, check_names, publish_stream
 from uge.progress import Progress, Silent
 from uge.protect.apply import GENERATOR, save_perturber
 from uge.protect.losses import Authorized
-from uge.protect.settings import METHODS, GeneratorSettings, LossWeights, RefineSettings
+from uge.protect.settings import METHODS, NEED_PATH, GeneratorSettings, LossWeights, RefineSettings
 from uge.publish import Manifest, private_folder
 from uge.publish.manifest import Codec, Format
 from uge.publish.private import MODE
@@ -191,7 +191,7 @@ def protect(
         refinement=refinement or defaults.refinement,
     )
     check_names(config)
-    if METHODS[method] - {"feature_distance"} and len(recorded) < len(paths):
+    if METHODS[method] & NEED_PATH and len(recorded) < len(paths):
         raise UsageError(f"method '{method}' needs the networks' paths; make them with record_trajectory")
     store = read_store(images.check_trainable(), first.theta0.size, first.theta0.channels, session)
     run = NoiseRun(config, store, [path.theta0 for path in paths], session)

@@ -182,8 +182,6 @@ class Audit:
         return self._case(job, history)
 
     def _case(self, job: Job, history: History) -> Case:
-        best = history.best
-        assert best is not None
         return Case(
             id=job.id,
             role=job.role,
@@ -193,14 +191,7 @@ class Audit:
             data=job.data,
             seed=job.seed,
             recipe={**self.recipe.json_dict(), "classes": len(self.protected.classes), "size": self.protected.size},
-            history=[
-                Epoch(epoch=e.epoch, loss=e.loss, train_accuracy=e.train_accuracy, test_accuracy=e.test_accuracy or 0.0)
-                for e in history.epochs
-            ],
-            last=history.last,
-            best=best.test_accuracy or 0.0,
-            best_epoch=best.epoch,
-            seconds=round(history.seconds, 2),
+            **measured(history),
             environment=self.runtime.environment(),
             fingerprint=self._fingerprint(job),
         )
@@ -224,12 +215,7 @@ class Audit:
 
     def _trained(self, job: Job) -> nn.Module | None:
         """The trained network as this very job left it, if it did."""
-        network = self._network(job)
-        try:
-            meta = load_checkpoint(self._weights(job), {"network": network})
-        except WeightsError:
-            return None
-        return network if meta.get("fingerprint") == self._fingerprint(job) else None
+        return load_trained(self._weights(job), self._network(job), self._fingerprint(job))
 
     def _teacher(self, job: Job) -> nn.Module:
         """The authorised network trained on the published data with the same seed.
@@ -244,6 +230,32 @@ class Audit:
         if network is None:
             raise UsageError(f"{job.id} needs the trained network of {teacher.id}; run that case first")
         return self.runtime.place(network)
+
+
+def measured(history: History) -> dict[str, Any]:
+    """What a case says of a tested run: ``history``, ``last``, ``best``, ``best_epoch`` and ``seconds``."""
+    best = history.best
+    assert best is not None
+    epochs = [
+        Epoch(epoch=e.epoch, loss=e.loss, train_accuracy=e.train_accuracy, test_accuracy=e.test_accuracy or 0.0)
+        for e in history.epochs
+    ]
+    return {
+        "history": epochs,
+        "last": history.last,
+        "best": best.test_accuracy or 0.0,
+        "best_epoch": best.epoch,
+        "seconds": round(history.seconds, 2),
+    }
+
+
+def load_trained(path: Path, network: nn.Module, wanted: str) -> nn.Module | None:
+    """``network`` with the weights at ``path``; None unless they are there, fit, and have the wanted fingerprint."""
+    try:
+        meta = load_checkpoint(path, {"network": network})
+    except WeightsError:
+        return None
+    return network if meta.get("fingerprint") == wanted else None
 
 
 def key_network(path: Path, store: PixelStore) -> ImageClassifier:

@@ -25,7 +25,7 @@ from uge.protect.generator import Generator
 from uge.protect.losses import Authorized, TotalLoss
 from uge.protect.protector import train_generator
 from uge.protect.refine import delta_records, protected_store, refine_pass, start_delta
-from uge.protect.settings import METHODS
+from uge.protect.settings import METHODS, NEED_PATH
 from uge.publish import Provenance
 from uge.publish.manifest import Authorized as AuthorizedRecord
 from uge.recipes import Recipe
@@ -87,7 +87,7 @@ class NoiseRun:
         parts, encoder_file = METHODS[self.config.method], self._file("encoder.safetensors")
         if space is None and "feature_distance" in parts:
             space = open_encoder(self.config, self.store, self.session, encoder_file)
-        needs_path = bool(parts & {"gradient_matching", "undistill"})
+        needs_path = bool(parts & NEED_PATH)
         authorized = list(authorized or self._authorized(self.store, "round-0")) if needs_path else []
         total = TotalLoss(
             self.config.method,

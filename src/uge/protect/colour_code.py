@@ -79,7 +79,6 @@ class ColourCode(nn.Module):
 
         Yields:
             Signed integers of each image's shape; adding them leaves every pixel in 0..255.
-
         """
         rows = range(len(images))
         for _, group in groupby(rows, key=lambda row: images[row].shape):

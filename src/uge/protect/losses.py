@@ -13,7 +13,7 @@ from uge.encoders import FeatureSpace
 from uge.errors import UnknownNameError, UsageError
 from uge.protect.feature_distance import class_derangement, feature_distance, least_similar_classes
 from uge.protect.gradient_matching import gradient_matching
-from uge.protect.settings import METHODS, LossWeights
+from uge.protect.settings import METHODS, NEED_PATH, LossWeights
 from uge.protect.undistill import undistill
 from uge.runtime import Runtime
 from uge.trajectory import Trajectory, network_at
@@ -61,7 +61,7 @@ class TotalLoss:
         self.authorized, self.space = list(authorized), space
         # Modules of its own: two entries may share one, and the caller's must keep their weights.
         self._students = [copy.deepcopy(one.network) for one in self.authorized]
-        if self.parts & {"gradient_matching", "undistill"} and not self.authorized:
+        if self.parts & NEED_PATH and not self.authorized:
             raise UsageError(f"method '{method}' needs at least one authorised network, got none")
         if "feature_distance" in self.parts:
             if space is None:

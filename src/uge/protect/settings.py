@@ -17,6 +17,10 @@ METHODS: dict[str, frozenset[str]] = {
 """Which losses each method uses: the variants of the paper's Table 1, and ``keyed``, which needs none."""
 
 
+NEED_PATH = frozenset({"gradient_matching", "undistill"})
+"""Losses that look at the path that an authorised network takes."""
+
+
 class LossWeights(BaseModel):
     """Weights and constants of Eq. 4-11; the defaults are Table 5's for CIFAR-10.
 
