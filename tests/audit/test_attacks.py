@@ -14,7 +14,7 @@ from uge.audit.attacks import ATTACKS
 from uge.audit.attacks.base import Context
 from uge.audit.attacks.distill import distill_inside
 from uge.audit.attacks.filters import grayscale, jpeg, roughest_axis_out
-from uge.audit.attacks.preprocess import preprocessing, transformed
+from uge.audit.attacks.preprocess import changing, transformed
 from uge.audit.plan import plan
 from uge.data.store import PixelStore, Records
 from uge.errors import UsageError
@@ -98,7 +98,7 @@ def test_training_and_test_images_are_changed_alike() -> None:
 
     pixels = smooth_photos(8)
     original = context(pixels)
-    preprocessing(lambda _: lambda batch: 255 - batch, look)(original)
+    look(changing(lambda _: lambda batch: 255 - batch)(original))
     for images in seen.values():
         assert torch.equal(images.pixels.read(torch.arange(8)), 255 - pixels)
     assert torch.equal(original.store.pixels.read(torch.arange(8)), pixels)

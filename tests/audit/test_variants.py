@@ -7,7 +7,7 @@ import torch
 
 from uge.audit.plan import Job, plan
 from uge.audit.runner import Audit
-from uge.audit.variants import VARIANTS, choose_variants, subset, without_class
+from uge.audit.variants import VARIANTS, choose_variants, without_class
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError
 from uge.networks import build, save_weights
@@ -105,7 +105,7 @@ def test_a_recompressed_copy_leaves_the_test_images_alone(make_store: MakeStore)
 def test_subsets(resident: int, make_store: MakeStore) -> None:
     store = make_store(count=9, resident_bytes=resident)
     rows = torch.tensor([7, 0, 3])
-    found = subset(store, rows)
+    found = store.subset(rows)
     assert torch.equal(found.pixels.read(torch.arange(3)), store.pixels.read(rows))
     assert torch.equal(found.labels, store.labels[rows])
     assert found.pixels.resident == store.pixels.resident

@@ -77,7 +77,7 @@ def test_killed_runs_resume_to_the_same_bytes(
     module: str, name: str, call: int, refined: Path, toy: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "copy"
-    arguments = ["protect", str(toy), str(out), *REFINED, "-q"]
+    arguments = ["protect", str(toy), str(out), *REFINED, "--threads", "1", "-q"]
     killed = subprocess.run([sys.executable, "-c", SUICIDE, module, name, str(call), *arguments])
     assert killed.returncode == -signal.SIGKILL
     state = json.loads((tmp_path / "copy.private" / "run" / "refine.json").read_text())

@@ -9,14 +9,13 @@ from typing import get_args
 
 from uge.audit.attacks import ATTACKS, attack
 from uge.audit.attacks.base import Entry, Family, Need
+from uge.audit.attacks.combine import PLUS
 from uge.audit.cases import Case, Data, Role, Start, case_id
 from uge.audit.variants import VARIANTS
 from uge.errors import UnknownNameError, UsageError
 
 VARIANT = "variant"
 """Family of the authorised user's own changes."""
-PLUS = "+"
-"""Joins two attacks of which the first is done before the second."""
 FIRST_STEPS: tuple[Family, ...] = ("preprocess", "purify", "augment")
 """Families of which a combination has at least one: what they do to images leaves room for another attack."""
 MISSING: Mapping[Need, str] = {

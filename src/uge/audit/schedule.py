@@ -13,7 +13,6 @@ import torch
 
 from uge.audit.plan import Job
 from uge.audit.runner import Audit
-from uge.audit.variants import subset
 from uge.errors import UsageError
 from uge.runtime import stream_seed
 from uge.training import evaluate, fit, steps_per_epoch
@@ -156,7 +155,7 @@ def warm_up(audit: Audit, network: str) -> float:
 
     fit(
         learner,
-        subset(store, torch.arange(count)),
+        store.subset(torch.arange(count)),
         recipe.model_copy(update={"epochs": 1, "lr": 1e-3}),
         seed=stream_seed(audit.seed, "warm-up"),
         runtime=audit.runtime,
@@ -164,7 +163,7 @@ def warm_up(audit: Audit, network: str) -> float:
     )
     steps = [after - before for before, after in itertools.pairwise(marks)]
     step = statistics.median(steps[_WARM_STEPS:] or steps)
-    part = subset(test, torch.arange(min(len(test), _TESTED)))
+    part = test.subset(torch.arange(min(len(test), _TESTED)))
     began = time.perf_counter()
     evaluate(learner, part, audit.runtime)
     tested = (time.perf_counter() - began) * len(test) / len(part)

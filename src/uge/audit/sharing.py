@@ -19,7 +19,6 @@ from uge.runtime import Runtime
 
 SHARED = ".images-"
 """Start of the name of the folder, inside the audit folder, in which decoded images lie while workers run."""
-_CHUNK = 1000
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class StoredImages:
         Raises:
             StorageError: The disk is full or read-only.
         """
-        _copy(store.pixels, Records(len(store), store.pixels.shape, torch.uint8, path=path))
+        Records(len(store), store.pixels.shape, torch.uint8, path=path).copy(store.pixels)
         return cls(path, len(store), store.pixels.shape, tuple(store.labels.tolist()), store.classes)
 
     def open(self, device: torch.device) -> PixelStore:
@@ -47,14 +46,9 @@ class StoredImages:
         pixels = Records(self.count, self.shape, torch.uint8, device=device, path=self.path)
         if device.type != "cpu":
             resident = Records(self.count, self.shape, torch.uint8, device=device)
-            _copy(pixels, resident)
+            resident.copy(pixels)
             pixels = resident
         return PixelStore(pixels, torch.tensor(self.labels, device=device), self.classes)
-
-
-def _copy(source: Records, target: Records) -> None:
-    for rows in torch.split(torch.arange(source.count), _CHUNK):
-        target.write(rows, source.read(rows))
 
 
 @dataclass(frozen=True)

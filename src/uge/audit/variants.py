@@ -14,14 +14,12 @@ from uge.audit.attacks.base import Context
 from uge.audit.attacks.preprocess import jpeg, transformed
 from uge.data.augment import cutout
 from uge.data.loader import Batch
-from uge.data.store import RESIDENT_BYTES, PixelStore, Records
+from uge.data.store import PixelStore
 from uge.errors import UnknownNameError
 from uge.objectives import Objective, supervised
 from uge.recipes import Recipe
 from uge.runtime import Runtime, stream
 from uge.training import History, fit
-
-_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -75,19 +73,9 @@ class Variant:
         )
 
 
-def subset(store: PixelStore, rows: Tensor) -> PixelStore:
-    """The images at ``rows`` (int64, on the CPU) as a store of their own."""
-    source = store.pixels
-    limit = RESIDENT_BYTES if source.resident else 0
-    pixels = Records(len(rows), source.shape, source.dtype, device=source.device, resident_bytes=limit)
-    for places in torch.split(torch.arange(len(rows)), _BATCH):
-        pixels.write(places, source.read(rows[places]))
-    return PixelStore(pixels, store.labels[rows.to(store.device)], store.classes)
-
-
 def without_class(store: PixelStore, number: int) -> PixelStore:
     """The images of all classes but one; labels stay as they are."""
-    return subset(store, torch.nonzero(store.labels != number).flatten().cpu())
+    return store.subset(torch.nonzero(store.labels != number).flatten().cpu())
 
 
 def _with_cutout(seed: int) -> Objective:

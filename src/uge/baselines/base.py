@@ -165,10 +165,9 @@ def kept(material: Material, make: Callable[[Material], Records]) -> Records:
         made, part = make(material), place.with_name(f"part-{place.name}")
         with storage_errors(place):
             part.unlink(missing_ok=True)
-        copy = Records(made.count, made.shape, sample.dtype, device=made.device, path=part)
-        for indices in torch.split(torch.arange(made.count), _BATCH):
-            copy.write(indices, made.read(indices))
-        copy.flush()
+        whole = Records(made.count, made.shape, sample.dtype, device=made.device, path=part)
+        whole.copy(made)
+        whole.flush()
         with storage_errors(place):
             part.rename(place)
     return Records(sample.count, sample.shape, sample.dtype, device=sample.device, path=place)

@@ -95,6 +95,11 @@ class Records:
             for row, index in enumerate(indices.tolist()):
                 _write_all(handle, array[row].tobytes(), index * self._bytes)
 
+    def copy(self, source: Records) -> None:
+        """Replace all records by those of ``source``, which has as many of the same shape."""
+        for indices in torch.split(torch.arange(self.count), _CHUNK):
+            self.write(indices, source.read(indices))
+
     def flush(self) -> None:
         """Make a file's records durable; nothing for resident ones."""
         if self._tensor is None:
@@ -154,10 +159,18 @@ class PixelStore:
 
     def empty_like(self) -> PixelStore:
         """A store of the same labels whose pixels are yet to be written (zeros)."""
-        source = self.pixels
-        limit = RESIDENT_BYTES if source.resident else 0
-        copy = Records(source.count, source.shape, source.dtype, device=source.device, resident_bytes=limit)
-        return PixelStore(copy, self.labels, self.classes)
+        return PixelStore(self._records(len(self)), self.labels, self.classes)
+
+    def subset(self, rows: Tensor) -> PixelStore:
+        """The images at ``rows`` (int64, on the CPU; one may come several times) as a store of their own."""
+        pixels = self._records(len(rows))
+        for places in torch.split(torch.arange(len(rows)), _CHUNK):
+            pixels.write(places, self.pixels.read(rows[places]))
+        return PixelStore(pixels, self.labels[rows.to(self.device)], self.classes)
+
+    def _records(self, count: int) -> Records:
+        source, limit = self.pixels, RESIDENT_BYTES if self.pixels.resident else 0
+        return Records(count, source.shape, source.dtype, device=source.device, resident_bytes=limit)
 
 
 def load_pixels(

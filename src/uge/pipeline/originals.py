@@ -100,17 +100,15 @@ def _matched(images: ImageSet, published: ImageSet) -> Originals:
     return Originals(images if _same_shapes(images, published) and _alike(images, published) else None)
 
 
-def _probes(images: ImageSet) -> list[Pixels]:
-    return [images.read(int(row)) for row in np.unique(np.linspace(0, len(images) - 1, _PROBES).astype(int))]
-
-
 def _same_shapes(images: ImageSet, published: ImageSet) -> bool:
-    return all(one.shape == other.shape for one, other in zip(_probes(images), _probes(published), strict=True))
+    return all(
+        one.shape == other.shape for one, other in zip(images.probe(_PROBES), published.probe(_PROBES), strict=True)
+    )
 
 
 def _alike(images: ImageSet, published: ImageSet) -> bool:
     """Whether most images at the same place resemble each other more than those at other places do."""
-    ours, theirs = (np.stack([_thumbnail(pixels) for pixels in _probes(found)]) for found in (images, published))
+    ours, theirs = (np.stack([_thumbnail(pixels) for pixels in found.probe(_PROBES)]) for found in (images, published))
     nearest = (theirs @ ours.T).argmax(1)
     return bool((nearest == np.arange(len(ours))).mean() > 0.5)
 

@@ -15,7 +15,6 @@ from uge.audit.attacks import ATTACKS
 from uge.audit.cases import Case
 from uge.audit.plan import Job
 from uge.audit.runner import Audit
-from uge.audit.variants import subset
 from uge.data import ImageSet
 from uge.data.images import Pixels
 from uge.data.store import PixelStore
@@ -52,7 +51,7 @@ def save_attacked(folder: Path, audit: Audit, cases: Iterable[Case], published: 
     schemes = dict.fromkeys(case.scheme for case in cases if case.role == "hacker" and case.family == "preprocess")
     chosen = _one_a_class(published, _ATTACKED)
     others = [row for row in range(min(len(published), _SAMPLE)) if row not in chosen]
-    sample = subset(audit.protected, torch.tensor(chosen + others))
+    sample = audit.protected.subset(torch.tensor(chosen + others))
     job = Job("hacker", "lenet", "random", "direct", "protected", 0)
     context = replace(audit.context(job), store=sample, test=sample)
     entries: list[dict[str, Any]] = []

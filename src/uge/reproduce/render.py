@@ -204,8 +204,3 @@ def write_all(shown: Shown, scale: Scale, kept: Kept) -> list[Path]:
 def summary_line(shown: Shown) -> str:
     """``table1: 54 done, 84 missing, 0 failed``."""
     return f"{shown.experiment.name}: " + ", ".join(f"{count} {state}" for state, count in shown.counts.items())
-
-
-def scale_of(text: JSON) -> Scale:
-    """The scale that an experiment's JSON file was made at."""
-    return Scale.model_validate(text["scale"])

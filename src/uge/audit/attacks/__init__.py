@@ -4,7 +4,7 @@ import functools
 
 from uge.audit.attacks.augment import AUGMENTATION
 from uge.audit.attacks.base import Attack, Context, Entry, direct
-from uge.audit.attacks.combine import combination
+from uge.audit.attacks.combine import PLUS, combination
 from uge.audit.attacks.distill import DISTILLATION, distill
 from uge.audit.attacks.knowledge import KNOWLEDGE
 from uge.audit.attacks.preprocess import PREPROCESSING
@@ -33,7 +33,7 @@ def attack(name: str) -> Entry:
         UnknownNameError: There is none of that name.
         UsageError: The parts cannot be combined.
     """
-    parts = name.split("+")
+    parts = name.split(PLUS)
     for part in parts:
         if part not in ATTACKS:
             raise UnknownNameError("attack", part, ATTACKS, "two of them make a third: 'grayscale+ueraser'")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import torch
 from torch import nn
 
-from uge.audit.attacks.base import Context, Entry, Preparation
-from uge.audit.attacks.transfer import on_leak, probe
+from uge.audit.attacks.base import Context, Entry, Preparation, with_recipe
+from uge.audit.attacks.leak import on_leak
+from uge.audit.attacks.transfer import probe
 from uge.errors import UsageError
 from uge.runtime import stream
 from uge.training import History
@@ -52,8 +52,7 @@ def _theta0(percent: int) -> Preparation:
 
 def _finetuned(context: Context) -> Context:
     start_from(context.network, context.teacher())
-    recipe = context.recipe
-    return dataclasses.replace(context, recipe=recipe.model_copy(update={"lr": recipe.lr / 10}))
+    return with_recipe(lr=context.recipe.lr / 10)(context)
 
 
 def _authorized_features(context: Context) -> History:

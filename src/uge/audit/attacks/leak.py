@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from uge.audit.attacks.base import Context
-from uge.data.store import RESIDENT_BYTES, PixelStore, Records
+from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.runtime import stream
 
@@ -48,23 +50,19 @@ def originals(context: Context) -> PixelStore:
 
 def replaced(store: PixelStore, other: PixelStore, rows: Tensor) -> PixelStore:
     """``store`` with the pixels at ``rows`` from ``other``."""
-    found, chosen = store.empty_like(), torch.zeros(len(store), dtype=torch.bool)
-    chosen[rows] = True
-    for indices in torch.split(torch.arange(len(store)), CHUNK):
-        pixels = torch.where(
-            chosen[indices].to(store.device)[:, None, None, None],
-            other.pixels.read(indices),
-            store.pixels.read(indices),
-        )
-        found.pixels.write(indices, pixels)
+    found = store.empty_like()
+    found.pixels.copy(store.pixels)
+    for indices in torch.split(rows, CHUNK):
+        found.pixels.write(indices, other.pixels.read(indices))
     return found
 
 
 def repeated(store: PixelStore, rows: Tensor, count: int) -> PixelStore:
     """A store of ``count`` images, ``rows`` of ``store`` again and again: as many steps as on a full set."""
-    source, places = store.pixels, rows[torch.arange(count) % len(rows)]
-    limit = RESIDENT_BYTES if source.resident else 0
-    pixels = Records(count, source.shape, source.dtype, device=source.device, resident_bytes=limit)
-    for indices in torch.split(torch.arange(count), CHUNK):
-        pixels.write(indices, source.read(places[indices]))
-    return PixelStore(pixels, store.labels[places.to(store.device)], store.classes)
+    return store.subset(rows[torch.arange(count) % len(rows)])
+
+
+def on_leak(context: Context, percent: int) -> Context:
+    """The context with a share of leaked originals as the images to learn from, repeated to the same steps."""
+    rows = leaked_rows(context, part(context, percent))
+    return replace(context, store=repeated(originals(context), rows, len(context.store)))

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from uge.audit.attacks import filters
-from uge.audit.attacks.base import Attack, Context, Entry, Preparation, direct
+from uge.audit.attacks.base import Context, Entry, Preparation
 from uge.audit.attacks.filters import jpeg
 from uge.audit.attacks.notch import notch
 from uge.data.store import PixelStore
 from uge.runtime import stream, stream_seed
-from uge.training import History
 
 Transform = Callable[[Tensor], Tensor]
 """uint8 pixels, batch × channels × size × size, to pixels of the same shape and type."""
@@ -45,20 +44,6 @@ def changing(transform: Callable[[Context], Transform]) -> Preparation:
         )
 
     return prepare
-
-
-def preprocessing(transform: Callable[[Context], Transform], attack: Attack = direct) -> Attack:
-    """An attack behind a transform of every image.
-
-    Args:
-        transform: Makes the transform for one attack.
-        attack: What follows it.
-    """
-
-    def changed(context: Context) -> History:
-        return attack(changing(transform)(context))
-
-    return changed
 
 
 def _fixed(transform: Callable[..., Tensor], **settings: float) -> Callable[[Context], Transform]:
@@ -105,7 +90,7 @@ _ROWS: dict[str, tuple[Callable[[Context], Transform], str, float, float]] = {
     "other-key": (_other_key, "trains behind a colour key of the hacker's own", 1.1, 10.0),
 }
 
-__all__ = ["BATCH", "PREPROCESSING", "TRANSFORMS", "Transform", "changing", "jpeg", "preprocessing", "transformed"]
+__all__ = ["BATCH", "PREPROCESSING", "TRANSFORMS", "Transform", "changing", "jpeg", "transformed"]
 
 TRANSFORMS = {name: row[0] for name, row in _ROWS.items()}
 """What makes each transform for one attack."""

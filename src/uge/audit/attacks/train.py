@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uge.audit.attacks.augment import drawn
-from uge.audit.attacks.base import Context, Entry, Need, Preparation, learn
-from uge.audit.attacks.leak import leaked_rows, originals, part, repeated, replaced
+from uge.audit.attacks.base import Context, Entry, Need, Preparation, learn, with_recipe
+from uge.audit.attacks.leak import leaked_rows, on_leak, originals, part, replaced
 from uge.audit.attacks.policies import randaugment
 from uge.data.augment import augmentation
 from uge.data.loader import Batch, fetch, to_unit
@@ -29,17 +29,13 @@ LONGER = 3
 
 
 def _rate(factor: float) -> Preparation:
-    return lambda context: _recipe(context, lr=context.recipe.lr * factor)
+    return lambda context: with_recipe(lr=context.recipe.lr * factor)(context)
 
 
 def _longer(context: Context) -> Context:
     recipe = context.recipe
     milestones = tuple(LONGER * epoch for epoch in recipe.milestones)
-    return _recipe(context, epochs=LONGER * recipe.epochs, milestones=milestones)
-
-
-def _recipe(context: Context, **changes: object) -> Context:
-    return dataclasses.replace(context, recipe=context.recipe.model_copy(update=changes))
+    return with_recipe(epochs=LONGER * recipe.epochs, milestones=milestones)(context)
 
 
 def _mixed(percent: int) -> Preparation:
@@ -48,16 +44,6 @@ def _mixed(percent: int) -> Preparation:
     def prepare(context: Context) -> Context:
         rows = leaked_rows(context, part(context, percent))
         return dataclasses.replace(context, store=replaced(context.store, originals(context), rows))
-
-    return prepare
-
-
-def _clean_only(percent: int) -> Preparation:
-    """The leaked originals alone, repeated to the same number of steps."""
-
-    def prepare(context: Context) -> Context:
-        rows = leaked_rows(context, part(context, percent))
-        return dataclasses.replace(context, store=repeated(originals(context), rows, len(context.store)))
 
     return prepare
 
@@ -153,7 +139,7 @@ TRAINING: dict[str, Entry] = {
     },
     **{
         f"clean-only-{percent}": Entry.prepared(
-            _clean_only(percent),
+            functools.partial(on_leak, percent=percent),
             "yardstick",
             f"trains on {percent} % leaked originals alone: what the leak gives without the copy",
             expected=gain,

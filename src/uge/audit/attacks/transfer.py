@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uge.audit.attacks.base import Context, Entry, direct, learn
-from uge.audit.attacks.leak import leaked_rows, originals, part, repeated
+from uge.audit.attacks.leak import on_leak
 from uge.data.loader import Batch
 from uge.errors import UsageError
 from uge.networks import ImageClassifier, build
@@ -84,12 +84,6 @@ def _pretrained(context: Context) -> Context:
 
 def _frozen(context: Context) -> History:
     return probe(_pretrained(context))
-
-
-def on_leak(context: Context, percent: int) -> Context:
-    """The context with a share of leaked originals as the images to learn from, repeated to the same steps."""
-    rows = leaked_rows(context, part(context, percent))
-    return dataclasses.replace(context, store=repeated(originals(context), rows, len(context.store)))
 
 
 def _last_layer_again(percent: int) -> Callable[[Context], History]:
