@@ -30,7 +30,7 @@ from conditional.bench import YARDSTICK, Bench, Job, Setup, protect, run_jobs
 from conditional.summary import case_table, seeds_table, summarize_folder
 from uge.console import make_progress
 from uge.errors import UGEError, UsageError
-from uge.networks import KEYED
+from uge.names import behind_key
 from uge.pipeline.session import Session
 from uge.runs import JSON, write_json
 from uge.runtime import Runtime
@@ -132,7 +132,7 @@ def run(arguments: argparse.Namespace) -> JSON:
         "yardstick": YARDSTICK,
         "label": setup.label,
         "group": group + end,
-        "base": bench.theta0.name.removeprefix(KEYED),
+        "base": behind_key(bench.theta0.name),
         "settings": {
             **names,
             "label": arguments.label,

@@ -24,7 +24,8 @@ from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
 from uge.data.store import load_pixels
 from uge.errors import UsageError
-from uge.networks import KEYED, build, from_weights, weights_hash
+from uge.names import behind_key
+from uge.networks import build, from_weights, weights_hash
 from uge.objectives import Objective, distillation, supervised
 from uge.pipeline.noise import key_path
 from uge.pipeline.protect import ProtectRun
@@ -85,7 +86,7 @@ class Job:
 def plan(setup: Setup, authorized: str, own: Recipe) -> list[Job]:
     """Every case, the most important first; ``own`` is the authorised network's recipe."""
     standard, order = Recipe(epochs=setup.epochs), stream_seed(setup.seed, "conditional", "order")
-    strangers = list(dict.fromkeys([*setup.hackers, authorized.removeprefix(KEYED)]))
+    strangers = list(dict.fromkeys([*setup.hackers, behind_key(authorized)]))
     # The authorised architecture itself is among the hackers, if it is a keyed one with a key of its own.
     hackers = list(dict.fromkeys([*strangers, authorized]))
     jobs = [Job("authorized", authorized, own, order)]

@@ -15,7 +15,8 @@ from uge.config import Method, ProtectConfig, PublishConfig
 from uge.data.images import ImageSet
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError
-from uge.networks import KEYED, KeyedClassifier
+from uge.names import is_keyed
+from uge.networks import KeyedClassifier
 from uge.pipeline.noise import NoiseRun, write_keys
 from uge.pipeline.protected import AuthorizedPath, Protected
 from uge.pipeline.session import Session
@@ -67,7 +68,7 @@ def authorize(
     recipe = recipe or ProtectConfig().recipe
     recipe = recipe if epochs is None else recipe.model_copy(update={"epochs": epochs})
     files = () if weights is None else (weights,)
-    method: Method = "keyed" if network.startswith(KEYED) else "uge"
+    method: Method = "keyed" if is_keyed(network) else "uge"
     config = ProtectConfig.checked(
         authorized=network, method=method, authorized_seed=seed, authorized_weights=files, size=size
     )

@@ -106,7 +106,12 @@ class PublishConfig(_Settings):
 class AuditConfig(_Settings):
     """How a published folder is attacked."""
 
-    networks: Annotated[str, Field(description="Architectures of the hackers, separated by commas.")] = "cnn,resnetc20"
+    networks: Annotated[
+        str,
+        Field(
+            description="Architectures of the hackers, separated by commas; checkpoint:PATH is one on disk."
+        ),
+    ] = "cnn,resnetc20"
     attacks: Annotated[
         str, Field(description="Attacks: names, families, A+B, standard or all, separated by commas.")
     ] = "standard"

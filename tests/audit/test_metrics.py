@@ -202,10 +202,12 @@ def test_margins_by_what_the_hacker_holds() -> None:
     cases += [
         case("hacker", "cnn", 30.0, scheme="mix-clean-10", needs=["clean"]),
         case("hacker", "cnn", 55.0, scheme="theta0", needs=["key"]),
+        case("hacker", "checkpoint:vit", 22.0),
     ]
     summary = summarize(cases)
     assert [(m.holds, m.last, m.scheme) for m in summary.margins] == [
         ("nothing", 38.0, "direct"),
+        ("public", 36.0, "direct"),
         ("clean", 28.0, "mix-clean-10"),
         ("key", 3.0, "theta0"),
     ]

@@ -205,6 +205,17 @@ class TestAudit:
         again.run(JOBS)
         assert again.progress.run == ids(stale)
 
+    def test_a_network_that_starts_from_a_checkpoint(self, make_audit: Callable[..., Run], tmp_path: Path) -> None:
+        path = tmp_path / "elsewhere.safetensors"
+        save_weights(path, build("lenet", 7, seed=1, size=16))
+        jobs = plan([f"checkpoint:{path}"], ["direct", "linear-probe"], 1, [], controls=True).jobs
+        cases = make_audit(keys=[]).run(jobs)
+        assert [case.network for case in cases] == [f"checkpoint:{path}"] * 3
+        save_weights(path, build("lenet", 7, seed=2, size=16))
+        again = make_audit(keys=[])
+        assert _results(again.run(jobs)) != _results(cases)
+        assert again.progress.run == ids(jobs)
+
     def test_the_teacher_is_the_trained_authorised_network(
         self, make_audit: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
     ) -> None:

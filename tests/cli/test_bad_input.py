@@ -115,6 +115,7 @@ SETTINGS = [
     ({"rho": "0.001"}, "less than one 8-bit level"),
     ({"authorized": "lennet"}, "unknown network 'lennet'; did you mean 'lenet'?"),
     ({"authorized": ","}, "expected names separated by commas"),
+    ({"authorized": "checkpoint:weights.safetensors"}, "cannot start from parameters that others may have"),
     ({"hacker": "shufelnetv2", "method": "uge"}, "unknown network 'shufelnetv2'; did you mean 'shufflenetv2'?"),
     ({"encoder": "locl"}, "unknown encoder 'locl'; did you mean 'local'?"),
     ({"encoder": "clip"}, "unknown encoder 'clip'"),

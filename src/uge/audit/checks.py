@@ -21,6 +21,7 @@ from typing import Any
 from uge.audit.cases import Case
 from uge.audit.summary import NOISE, Doubt, Result, Summary
 from uge.audit.verdict import listed, points, too_low
+from uge.names import behind_key, is_keyed
 from uge.runs import canonical_json
 
 ENOUGH_SEEDS = 3
@@ -125,7 +126,7 @@ def _above_control(evidence: Evidence) -> Found:
 
 
 def _no_effect(evidence: Evidence) -> Found:
-    plain = [h for h in evidence.summary.hackers if h.scheme == "direct" and not h.network.startswith("keyed:")]
+    plain = [h for h in evidence.summary.hackers if h.scheme == "direct" and not is_keyed(h.network)]
     close = [h.network for h in plain if h.clean is not None and abs(h.clean - h.last) <= NOISE]
     what = f"Plain training on the published images is within {NOISE:.0f} points of clean for {listed(close)}."
     meaning = "The protection shows nothing there: what attacks add cannot be seen either."
@@ -220,8 +221,8 @@ def _retention(evidence: Evidence) -> Found:
 
 def _control_below_authorized(evidence: Evidence) -> Found:
     chosen = evidence.summary.authorized
-    controls = {name.removeprefix("keyed:"): value for name, value in evidence.summary.clean.items()}
-    clean = controls.get(chosen.network.removeprefix("keyed:")) if chosen else None
+    controls = {behind_key(name): value for name, value in evidence.summary.clean.items()}
+    clean = controls.get(behind_key(chosen.network)) if chosen else None
     if chosen is None or clean is None or chosen.last <= clean + NOISE:
         return None
     what = f"The clean control of {chosen.network} ({points(clean)} %) is below the authorised network's accuracy."

@@ -13,6 +13,7 @@ from uge.audit import checks
 from uge.audit.cases import Case
 from uge.audit.summary import HOLDS, NOISE, HackerResult, Holds, Interval, Margin, Result, Strongest, Summary
 from uge.audit.verdict import headline, label, verdict
+from uge.names import CHECKPOINT, behind_key
 
 __all__ = ["NOISE", "HackerResult", "Margin", "Result", "Strongest", "Summary", "interval", "summarize", "verdict"]
 
@@ -55,11 +56,11 @@ def summarize(
     attacks = _grouped(case for case in hacked if _family(case) != "yardstick")
     yardsticks = _grouped(case for case in hacked if _family(case) == "yardstick")
     meant = _grouped(case for case in keyed if case.scheme == "direct")
-    networks = {_behind_key(case.network) for case in keyed}
+    networks = {behind_key(case.network) for case in keyed}
 
     authorized = [Result(**_means(group, controls)) for group in meant.values()]
     hackers = [
-        HackerResult(**_means(group, controls), same_architecture=_behind_key(network) in networks)
+        HackerResult(**_means(group, controls), same_architecture=behind_key(network) in networks)
         for (network, *_), group in attacks.items()
     ]
     hackers.sort(key=lambda hacker: (-hacker.last, -hacker.best, hacker.network, hacker.scheme))
@@ -102,11 +103,6 @@ def interval(values: Sequence[float]) -> Interval | None:
     mean = statistics.fmean(values)
     half = float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / len(values) ** 0.5
     return mean - half, mean + half
-
-
-def _behind_key(network: str) -> str:
-    """The architecture of a network, with or without a colour key in front."""
-    return network.removeprefix("keyed:")
 
 
 def _grouped(cases: Iterable[Case]) -> dict[tuple[str, str, int], list[Case]]:
@@ -167,6 +163,7 @@ def _family(case: Case) -> str:
 def _holds(case: Case) -> Holds:
     # Distillation always had the key, also in cases that do not say what they needed.
     needs = {*case.needs} | ({"key"} if case.scheme.startswith("distill") else set())
+    needs |= {"public"} if case.network.startswith(CHECKPOINT) else set()
     return next((name for name in reversed(HOLDS) if name in needs), "nothing")
 
 

@@ -18,7 +18,9 @@ from uge.audit.variants import VARIANTS
 from uge.checkpoint import load_checkpoint, save_checkpoint
 from uge.data.store import PixelStore
 from uge.errors import DataError, UsageError, WeightsError
+from uge.names import CHECKPOINT
 from uge.networks import ImageClassifier, build, from_weights, load_weights, weights_hash
+from uge.networks.checkpoint import checkpoint_hash
 from uge.progress import Tell
 from uge.recipes import Recipe
 from uge.runs import fingerprint
@@ -157,7 +159,9 @@ class Audit:
         data: dict[str, str | None] = {name: self.digests.get(name) for name in ("protected", "test")}
         data |= {name: self.digests.get(name) if needed else None for name, needed in needs.items()}
         theta0 = None if job.key is None else self._theta0_hashes[job.key]
-        parts = {"data": data, "job": vars(job), "theta0": theta0, "seed": self.seed}
+        parts: dict[str, Any] = {"data": data, "job": vars(job), "theta0": theta0, "seed": self.seed}
+        if job.network.startswith(CHECKPOINT):
+            parts["checkpoint"] = checkpoint_hash(job.network)
         return fingerprint(parts | {"recipe": self.recipe.json_dict(), "precision": self.runtime.precision})
 
     def _case(self, job: Job, history: History) -> Case:

@@ -12,7 +12,7 @@ Interval = tuple[float, float]
 Holds = Literal["nothing", "public", "clean", "key"]
 HOLDS: dict[Holds, str] = {
     "nothing": "nothing but the published folder",
-    "public": "other public images as well",
+    "public": "other public images or a public checkpoint as well",
     "clean": "some of the originals as well",
     "key": "the key or the trained authorised network",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from uge.audit.summary import HOLDS, NOISE, HackerResult, Interval, Margin, Result, Summary
+from uge.names import is_keyed
 
 LEARNS, PARTLY = 5.0, 15.0
 """Points below its clean control at which the authorised network learns as well, and learns with a loss."""
@@ -44,7 +45,7 @@ def label(summary: Summary) -> str:
 
 def _broken(breaking: Sequence[HackerResult]) -> str:
     order = list(HOLDS)
-    plain = [hacker for hacker in breaking if hacker.scheme == "direct" and not hacker.network.startswith("keyed:")]
+    plain = [hacker for hacker in breaking if hacker.scheme == "direct" and not is_keyed(hacker.network)]
     if plain:
         return "learns: plain training is enough"
     freest = min(breaking, key=lambda hacker: (order.index(hacker.holds), -max(hacker.last, hacker.best)))
@@ -59,7 +60,7 @@ def _broken(breaking: Sequence[HackerResult]) -> str:
 
 def _keyed(hacker: HackerResult | Margin) -> bool:
     """Whether he trains behind a colour key that is not the authorised one."""
-    return hacker.scheme == "other-key" or hacker.network.startswith("keyed:")
+    return hacker.scheme == "other-key" or is_keyed(hacker.network)
 
 
 def too_low(clean: float, chance: float) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 
 from uge.encoders.base import prompt, unit_length
-from uge.errors import MissingExtraError, UsageError
+from uge.errors import UsageError
 from uge.networks import weights_hash
+from uge.networks.pretrained import first_line, import_transformers, preprocessing, read_json, resized
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,9 @@ class ClipSpace:
             MissingExtraError: transformers is not installed.
             UsageError: The checkpoint cannot be found or reached, or is no complete CLIP model.
         """
-        transformers = _import_transformers()
+        transformers = import_transformers("the CLIP encoder")
         folder = _find_folder(str(id_or_folder))
-        config = _read_json(folder / "config.json")
+        config = read_json(folder / "config.json", OTHERWISE)
         if config.get("model_type") != "clip":
             raise UsageError(
                 f"{id_or_folder} must be a CLIP checkpoint, its model type is '{config.get('model_type')}'"
@@ -83,12 +83,14 @@ class ClipSpace:
             )
             tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         except Exception as error:  # many kinds, by file and by version of transformers
-            raise UsageError(f"the CLIP checkpoint in {folder} cannot be read ({_line(error)}); {OTHERWISE}") from error
+            what = first_line(error)
+            raise UsageError(f"the CLIP checkpoint in {folder} cannot be read ({what}); {OTHERWISE}") from error
         missing = sorted(report["missing_keys"])
         if missing:
             raise UsageError(f"the CLIP checkpoint in {folder} lacks the tensor '{missing[0]}'; {OTHERWISE}")
         checkpoint = folder.resolve().name if Path(id_or_folder).is_dir() else str(id_or_folder)
-        mean, std = _normalisation(folder)
+        asked = preprocessing(folder, OTHERWISE)
+        mean, std = asked.get("image_mean", CLIP_MEAN), asked.get("image_std", CLIP_STD)
         logger.info("CLIP checkpoint %s on %s", checkpoint, device)
         return cls(model, tokenizer, checkpoint=checkpoint, mean=mean, std=std).to(device)
 
@@ -146,10 +148,7 @@ class ClipSpace:
         return weights_hash(self._model)
 
     def preprocess(self, x: Tensor) -> Tensor:
-        """Resized (bicubic with antialiasing) and normalised RGB images, differentiable.
-
-        Unlike 8-bit preprocessing, values that the bicubic filter carries beyond [0, 1] stay:
-        clamping would erase the gradient in white and black areas.
+        """Resized and normalised RGB images, differentiable.
 
         Args:
             x: (B, 1 or 3, H, W) in [0, 1].
@@ -158,67 +157,15 @@ class ClipSpace:
             (B, 3, side, side), fp32.
         """
         with torch.autocast(x.device.type, enabled=False):  # bf16 has 8 bits: it would swallow single levels
-            x = x.float()
-            for dim, side in zip((2, 3), self._size, strict=True):
-                if x.shape[dim] != side:
-                    x = (_resize_matrix(x.shape[dim], side, x.device) @ x.transpose(2, dim)).transpose(2, dim)
             mean, std = self._normalisation
-            normalised: Tensor = (x - mean) / std  # broadcasts gray to three channels
+            normalised: Tensor = (resized(x.float(), self._size) - mean) / std  # broadcasts gray to three channels
         return normalised
-
-
-@functools.lru_cache(maxsize=64)
-def _resize_matrix(before: int, after: int, device: torch.device) -> Tensor:
-    """The (after, before) matrix of bicubic resizing along one axis.
-
-    Resizing is linear and separable. As a matrix product it has, other than torch's own kernel, a
-    deterministic gradient on every device.
-    """
-    with torch.inference_mode(False), torch.no_grad():  # the cached matrix must serve later gradients
-        identity = torch.eye(before)[None, None]
-        resized: Tensor = torch.nn.functional.interpolate(identity, (after, before), mode="bicubic", antialias=True)
-        return resized[0, 0].to(device)
 
 
 def _pooled(output: Any) -> Tensor:
     """The projected features, which transformers 5 wraps in an output object."""
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features
-
-
-def _import_transformers() -> Any:
-    try:
-        transformers = importlib.import_module("transformers")
-    except ImportError as error:
-        raise MissingExtraError("transformers", "clip", "the CLIP encoder") from error
-    try:
-        _ = transformers.CLIPModel, transformers.CLIPTokenizer
-    except Exception as error:
-        raise UsageError(
-            f"transformers cannot load its CLIP model ({_line(error)}); is a torchvision installed that was built "
-            "for another torch? Remove it, this package needs none"
-        ) from error
-    return transformers
-
-
-def _normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation of the checkpoint's preprocessing, CLIP's own where it says none."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            found = _read_json(folder / name)
-            found = found.get("image_processor", found)
-            return found.get("image_mean", CLIP_MEAN), found.get("image_std", CLIP_STD)
-    return CLIP_MEAN, CLIP_STD
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"a CLIP checkpoint needs a readable {path} ({_line(error)}); {OTHERWISE}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} must hold a JSON object, got {type(found).__name__}; {OTHERWISE}")
-    return found
 
 
 def _find_folder(spec: str) -> Path:
@@ -277,8 +224,8 @@ def _download(hub: Any, owner_name: str, revision: str, spec: str) -> Path:
         raise
     except Exception as error:
         raise UsageError(
-            f"CLIP checkpoint '{spec}' is not in the cache and could not be fetched from the hub ({_line(error)}); "
-            f"{OTHERWISE}"
+            f"CLIP checkpoint '{spec}' is not in the cache and could not be fetched from the hub "
+            f"({first_line(error)}); {OTHERWISE}"
         ) from error
     if not _is_complete(folder):
         raise UsageError(f"CLIP checkpoint '{spec}' lacks config.json, *.safetensors or its tokenizer; {OTHERWISE}")
@@ -288,8 +235,3 @@ def _download(hub: Any, owner_name: str, revision: str, spec: str) -> Path:
 def _is_complete(folder: Path) -> bool:
     tokenizer = (folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()
     return tokenizer and (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-
-
-def _line(error: BaseException) -> str:
-    """The first line of a foreign error, for one sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

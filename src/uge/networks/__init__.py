@@ -2,12 +2,11 @@
 
 from uge.networks.base import ImageClassifier
 from uge.networks.colour_key import ColourKey
-from uge.networks.keyed import KEYED, KeyedClassifier
+from uge.networks.keyed import KeyedClassifier
 from uge.networks.table import NETWORKS, Architecture, build, check_name
 from uge.networks.weights import describe, from_weights, load_weights, restore, save_weights, weights_hash
 
 __all__ = [
-    "KEYED",
     "NETWORKS",
     "Architecture",
     "ColourKey",

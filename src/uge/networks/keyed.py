@@ -8,8 +8,6 @@ from torch import Tensor
 from uge.networks.base import ImageClassifier
 from uge.networks.colour_key import ColourKey
 
-KEYED = "keyed:"
-
 
 class KeyedClassifier(ImageClassifier):
     """An ordinary network behind a frozen :class:`ColourKey` (``keyed:NAME``).

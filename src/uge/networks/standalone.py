@@ -18,9 +18,10 @@ from itertools import pairwise
 from typing import Any
 
 from uge.errors import UsageError
+from uge.names import behind_key, is_keyed
 from uge.networks.base import BodyAndHead, ImageClassifier
 from uge.networks.colour_key import ColourKey
-from uge.networks.keyed import KEYED, KeyedClassifier
+from uge.networks.keyed import KeyedClassifier
 from uge.networks.table import NETWORKS
 
 _PACKAGE = "uge."
@@ -28,7 +29,7 @@ _PACKAGE = "uge."
 
 def has_standalone(name: str) -> bool:
     """Whether a network can be written as one file: one of the table, with a colour key or without."""
-    return name.removeprefix(KEYED) in NETWORKS
+    return behind_key(name) in NETWORKS
 
 
 def standalone_source(network: ImageClassifier) -> str:
@@ -48,7 +49,7 @@ def standalone_source(network: ImageClassifier) -> str:
             f"network '{network.name}' is not of this package, so its definition cannot be written as one file; "
             "hand over the code that defines it"
         )
-    keyed, base = network.name.startswith(KEYED), network.name.removeprefix(KEYED)
+    keyed, base = is_keyed(network.name), behind_key(network.name)
     body, options = _call(base)
     found = _Collection()
     for part in (body, BodyAndHead, *((KeyedClassifier, ColourKey) if keyed else ())):

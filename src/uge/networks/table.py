@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 from torch import nn
 
 from uge.errors import UnknownNameError, UsageError
+from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
 from uge.networks import plugins
 from uge.networks.base import BodyAndHead, ImageClassifier
 from uge.networks.cnn import cnn
 from uge.networks.colour_key import ColourKey
-from uge.networks.keyed import KEYED, KeyedClassifier
+from uge.networks.keyed import KeyedClassifier
 from uge.networks.lenet import lenet
 from uge.networks.mobilenet import mobilenetv2
 from uge.networks.resnet import resnet18
@@ -22,7 +25,10 @@ from uge.networks.shufflenet import shufflenetv2
 from uge.runtime import seeded, stream_seed
 
 SMALLEST = 16
-HINT = "a network of your own is 'package.module:function', one of timm's is 'timm:name'"
+HINT = (
+    "a network of your own is 'package.module:function', one of timm's 'timm:name', "
+    "one that starts from a checkpoint on disk 'checkpoint:PATH'"
+)
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,13 @@ def check_name(name: str) -> None:
 
     Raises:
         UnknownNameError: The name is in no table and has no plug-in form.
+        UsageError: It names a checkpoint that is not there.
     """
-    name = name.removeprefix(KEYED)
-    if name.startswith(KEYED) or (name not in NETWORKS and not plugins.is_plugin(name)):
+    if name.startswith(CHECKPOINT):
+        _checkpoints().checkpoint_path(name)
+        return
+    name = behind_key(name)
+    if name.startswith((KEYED, CHECKPOINT)) or (name not in NETWORKS and not plugins.is_plugin(name)):
         raise UnknownNameError("network", name, NETWORKS, HINT)
 
 
@@ -71,7 +81,9 @@ def build(name: str, classes: int, *, seed: int, channels: int = 3, size: int = 
         name: A key of ``NETWORKS``, ``"package.module:function"`` (called as
             ``function(classes, channels, size)``, returning a module that takes [0, 1] images),
             or ``"timm:name"``; any of them after ``"keyed:"``, which puts a secret colour key
-            in front of it (:class:`uge.networks.keyed.KeyedClassifier`).
+            in front of it (:class:`uge.networks.keyed.KeyedClassifier`). ``"checkpoint:PATH"`` has
+            the features of a checkpoint and only its last layer from the seed
+            (:func:`uge.networks.checkpoint.build_checkpoint`).
         classes: Number of logits, at least 2.
         seed: The initial weights depend on this, the name and the shape, and on nothing else.
         channels: Colour channels: 1 for gray, 3 for RGB.
@@ -89,13 +101,21 @@ def build(name: str, classes: int, *, seed: int, channels: int = 3, size: int = 
     for label, value, least in (("classes", classes, 2), ("channels", channels, 1), ("size", size, SMALLEST)):
         if not isinstance(value, int) or value < least:
             raise UsageError(f"network '{name}' needs {label} as a whole number of at least {least}, got {value}")
-    if name.startswith(KEYED):
+    if is_keyed(name):
         if channels != 3:
             raise UsageError(f"network '{name}' has its key in the colours and needs 3 channels, got {channels}")
-        base = build(name.removeprefix(KEYED), classes, seed=seed, channels=channels, size=size)
+        base = build(behind_key(name), classes, seed=seed, channels=channels, size=size)
         return KeyedClassifier(base, ColourKey(classes, seed=stream_seed(seed, "colour-key")), name)
     with seeded(seed, "network", name):
+        if name.startswith(CHECKPOINT):
+            network: ImageClassifier = _checkpoints().build_checkpoint(name, classes, channels, size)
+            return network
         if plugins.is_plugin(name):
             return plugins.build_plugin(name, classes, channels, size)
         row = NETWORKS[name]
         return BodyAndHead(row.body(channels), row.width, name=name, classes=classes, channels=channels, size=size)
+
+
+def _checkpoints() -> ModuleType:
+    """The module of networks from checkpoints, which builds networks itself and so imports this one."""
+    return importlib.import_module("uge.networks.checkpoint")

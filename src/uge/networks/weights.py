@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from uge.errors import WeightsError
+from uge.names import behind_key, is_keyed
 from uge.networks.base import ImageClassifier
-from uge.networks.keyed import KEYED
 from uge.networks.plugins import is_plugin
 from uge.networks.table import build
 from uge.runs import stable_safetensors, write_atomic
@@ -118,14 +118,14 @@ def from_weights(path: Path | str, *, plugins: bool = False) -> ImageClassifier:
             f"the metadata of {path} must give network, classes, channels and size, got {json.dumps(metadata)}; "
             "build the network yourself and use restore()"
         )
-    foreign = is_plugin(name.removeprefix(KEYED))
+    foreign = is_plugin(behind_key(name))
     if foreign and not plugins:
         raise WeightsError(
             f"{path} is for the plug-in network '{name}', whose code would be run; "
             "if you trust the file, allow plug-ins, or build the network yourself and use restore()"
         )
     waves = tuple(state.get("key.waves", torch.empty(0)).shape)
-    if name.startswith(KEYED) and waves[:1] != (classes,):  # before a key is made, which takes time for each class
+    if is_keyed(name) and waves[:1] != (classes,):  # before a key is made, which takes time for each class
         problem = f"tensor 'key.waves' must have {classes} rows, got shape {waves}"
         raise WeightsError(f"{path} says that it is for {_sentence(metadata)}, but does not fit: {problem}")
     if not foreign:

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uge.config import first_problem
 from uge.errors import DataError, UsageError, WeightsError
+from uge.names import KEYED, behind_key, is_keyed
 from uge.networks import (
-    KEYED,
     ImageClassifier,
     KeyedClassifier,
     build,
@@ -142,8 +142,8 @@ def write_request(
     theta0_path = out.with_name(out.stem + SUFFIX)
     for path in (out, theta0_path):
         check_output(path, overwrite=session.overwrite)
-    name = KEYED + network if method == "keyed" and not network.startswith(KEYED) else network
-    if method == "uge" and name.startswith(KEYED):
+    name = KEYED + network if method == "keyed" and not is_keyed(network) else network
+    if method == "uge" and is_keyed(name):
         raise UsageError(f"method 'uge' protects for networks without a colour key, got '{name}'; give --method keyed")
     _check_network(name, "ask")
     theta0 = _theta0(name, classes, size, channels, seed, weights)
@@ -175,7 +175,7 @@ def write_request(
 
 
 def _check_network(name: str, what: str) -> None:
-    if is_plugin(name.removeprefix(KEYED)):
+    if is_plugin(behind_key(name)):
         raise UsageError(
             f"a request cannot {what} for the plug-in network '{name}', whose code the data's owner would have to run; "
             "choose a network of the table"

@@ -8,7 +8,8 @@ from pathlib import Path
 from uge.config import ProtectConfig
 from uge.data.images import ImageSet
 from uge.errors import UsageError
-from uge.networks import KEYED, load_weights, weights_hash
+from uge.names import is_keyed
+from uge.networks import load_weights, weights_hash
 from uge.pipeline.request import Request, read_request, theta0_file
 from uge.protect.settings import METHODS
 from uge.publish import Provenance
@@ -58,7 +59,7 @@ def _key_hash(file: Path) -> str:
 
 
 def _check_method(path: Path, request: Request, method: str) -> None:
-    if (method == "keyed") != request.network.startswith(KEYED):
+    if (method == "keyed") != is_keyed(request.network):
         wanted, other = ("keyed", "uge") if method == "keyed" else ("uge", "keyed")
         raise UsageError(
             f"the request {path} is for '{request.network}', which does not go with method '{method}'; "

@@ -14,7 +14,8 @@ from uge.data.images import ImageSet, Pixels
 from uge.data.store import PixelStore, load_pixels
 from uge.encoders import ClipSpace, FeatureSpace, LocalSpace
 from uge.errors import DataError, UnknownNameError, UsageError
-from uge.networks import KEYED, ImageClassifier, KeyedClassifier, build, check_name, load_weights, restore
+from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
+from uge.networks import ImageClassifier, KeyedClassifier, build, check_name, load_weights, restore
 from uge.pipeline.session import Session
 from uge.protect.colour_code import shared_key
 from uge.protect.settings import DEFAULT_RHO, METHODS
@@ -115,11 +116,17 @@ def authorized_names(config: ProtectConfig) -> list[str]:
         UsageError: A keyed network under a method of the paper.
     """
     names = split_names(config.authorized)
-    if config.method == "keyed":
-        return [name if name.startswith(KEYED) else KEYED + name for name in names]
     for name in names:
-        if name.startswith(KEYED):
-            plain = name.removeprefix(KEYED)
+        if behind_key(name).startswith(CHECKPOINT):
+            raise UsageError(
+                f"an authorised network cannot start from parameters that others may have, got '{name}'; give the "
+                "architecture, and with --authorized-weights a private file"
+            )
+    if config.method == "keyed":
+        return [name if is_keyed(name) else KEYED + name for name in names]
+    for name in names:
+        if is_keyed(name):
+            plain = behind_key(name)
             raise UsageError(
                 f"method '{config.method}' protects for networks without a colour key, got '{name}'; "
                 f"give --authorized {plain}, or --method keyed"

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
+from uge.names import behind_key, is_keyed
 from uge.publish.manifest import Manifest
 from uge.recipes import Recipe
-
-KEYED = "keyed:"
 
 
 def training_guide(manifest: Manifest) -> str:
@@ -40,7 +39,7 @@ def _body(manifest: Manifest) -> str:
         count=len(lines),
         script="\n".join(lines),
         classes="" if manifest.format == "parquet" else ", with the folder names of `published/train`",
-        keyed=_KEYED_NOTE if first.network.startswith(KEYED) else "",
+        keyed=_KEYED_NOTE if is_keyed(first.network) else "",
         method=manifest.method,
     )
 
@@ -62,7 +61,7 @@ def script(manifest: Manifest) -> list[str]:
         return []
     size, channels = (manifest.method_details.get(name) for name in ("training_size", "channels"))
     first = manifest.authorized[0]
-    if not isinstance(size, int) or channels not in (1, 3) or ":" in first.network.removeprefix(KEYED):
+    if not isinstance(size, int) or channels not in (1, 3) or ":" in behind_key(first.network):
         return []
     batch = min(recipe.batch_size, manifest.count)
     alone = manifest.count % batch == 1  # Batch statistics need two images.

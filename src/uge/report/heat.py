@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from uge.audit.summary import HackerResult, Result, Summary
+from uge.names import behind_key
 from uge.report.tables import HELD, by_family, words
 
 _STOPS = ("ffffe5", "fff7bc", "fee391", "fec44f", "fe9929", "ec7014", "cc4c02", "993404", "662506")
@@ -104,7 +105,7 @@ def heat_map(summary: Summary) -> HeatMap | None:
 
 def _authorized(result: Result, networks: Sequence[str]) -> Line:
     """In the column of its network, or of the same one without its colour key; else in the first."""
-    plain = result.network.removeprefix("keyed:")
+    plain = behind_key(result.network)
     column = next((networks.index(name) for name in (result.network, plain) if name in networks), 0)
     note = "" if networks[column] == result.network else result.network
     found: list[Cell | None] = [None] * len(networks)

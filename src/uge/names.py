@@ -1,0 +1,18 @@
+"""How names of networks begin that are not in the table. Needs no torch."""
+
+KEYED = "keyed:"
+"""A secret colour key stands in front of the network named after it."""
+TIMM = "timm:"
+"""A model of timm."""
+CHECKPOINT = "checkpoint:"
+"""A file or folder on disk, whose features the network starts from."""
+
+
+def behind_key(network: str) -> str:
+    """A network's name without the colour key in front of it, if it has one."""
+    return network.removeprefix(KEYED)
+
+
+def is_keyed(network: str) -> bool:
+    """Whether a network stands behind a colour key."""
+    return network.startswith(KEYED)
