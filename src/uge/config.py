@@ -108,9 +108,7 @@ class AuditConfig(_Settings):
 
     networks: Annotated[
         str,
-        Field(
-            description="Architectures of the hackers, separated by commas; checkpoint:PATH is one on disk."
-        ),
+        Field(description="Architectures of the hackers, separated by commas; checkpoint:PATH is one on disk."),
     ] = "cnn,resnetc20"
     attacks: Annotated[
         str, Field(description="Attacks: names, families, A+B, standard or all, separated by commas.")

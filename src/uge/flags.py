@@ -32,6 +32,12 @@ class Common(BaseModel):
     config: Annotated[Path | None, Field(description="TOML or YAML file with settings of this verb.")] = None
 
 
+class Page(Common):
+    """Flags of the verbs that write a page of what is there."""
+
+    overwrite: Annotated[bool, _ON, Field(description="Replace what is in the output.")] = False
+
+
 class Compute(Common):
     """Flags of the verbs that compute."""
 

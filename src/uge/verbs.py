@@ -10,8 +10,8 @@ from cyclopts import Parameter
 
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
 from uge.console import Outcome, make_progress, open_session, set_logging
-from uge.flags import FLAT, Common, Compute, Resumable, Writing
-from uge.verbs_audit import audit, audit_text
+from uge.flags import FLAT, Common, Compute, Page, Resumable, Writing
+from uge.verbs_audit import audit, audit_text, compare
 from uge.verbs_exchange import fingerprint_text, request
 from uge.verbs_federated import federated
 from uge.verbs_reproduce import reproduce
@@ -201,7 +201,7 @@ def verify(out: Path, *, against: str | None = None, common: Annotated[Common, F
     return Outcome(found, text, complaints=problems, code=int(bool(problems)))
 
 
-def report(run: Path, out: Path, *, common: Annotated[Writing, FLAT] = Writing()) -> Outcome:
+def report(run: Path, out: Path, *, common: Annotated[Page, FLAT] = Page()) -> Outcome:
     """Write the HTML page of an audit folder.
 
     Example: `uge report out/mine.audit page.html`
@@ -246,4 +246,4 @@ def env(*, common: Annotated[Compute, FLAT] = Compute()) -> Outcome:
     return Outcome(found, "\n".join(f"{name}: {value}" for name, value in found.items()))
 
 
-VERBS = (demo, protect, apply, train, verify, audit, report, inspect, env, federated, request, reproduce)
+VERBS = (demo, protect, apply, train, verify, audit, compare, report, inspect, env, federated, request, reproduce)

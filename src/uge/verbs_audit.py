@@ -1,4 +1,4 @@
-"""The verb ``audit``."""
+"""The verbs ``audit`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from uge.config import AuditConfig
-from uge.console import Outcome, open_session
-from uge.flags import FLAT, Resumable
+from uge.console import Outcome, open_session, set_logging
+from uge.flags import FLAT, Page, Resumable
 
 Key = Annotated[tuple[Path, ...], Parameter(name="--key")]
 _LISTED = 12
@@ -83,3 +83,31 @@ def audit_text(found: dict[str, Any]) -> str:
             "(the reasons are in summary.json)"
         )
     return "\n".join([*lines, f"report: {found['report']}"])
+
+
+def compare(*run: str, out: Path, common: Annotated[Page, FLAT] = Page()) -> Outcome:
+    """Put several audits side by side: a heat map of attacks and protections, and where each stands.
+
+    Beside the page come the same tables as Markdown, CSV and JSON. Differences that forbid comparing (recipe,
+    networks, test images, seeds) are named.
+
+    Examples:
+
+    - `uge compare out/em.audit out/tap.audit out/mine.audit --out comparison.html`
+    - `uge compare "error-minimising=out/em.audit" "ours=out/mine.audit" --out comparison.html`
+
+    Parameters
+    ----------
+    run
+        Audit folders, at least two; NAME=FOLDER gives one another name.
+    out
+        The page, .html.
+    """
+    set_logging(common)
+    from uge.report.compare_files import text_comparison, write_comparison
+    from uge.runs import read_json
+
+    files = write_comparison(run, out, overwrite=common.overwrite)
+    found = {key: value for key, value in read_json(files[-1]).items() if key != "summaries"}
+    text = text_comparison(found)
+    return Outcome({**found, "files": [str(path) for path in files]}, f"{text}\nreport: {out}")

@@ -277,7 +277,7 @@ def test_heat_map_holds_every_result_once(run: Path) -> None:
     assert sorted(cell.last for cell in cells) == sorted(hacker.last for hacker in summary.hackers)
     assert [cell.last for cell in cells if cell.strongest] == [summary.hackers[0].last]
     assert found.clean is not None
-    assert [cell.last for cell in found.clean.cells if cell] == [summary.clean[name] for name in found.networks]
+    assert [cell.last for cell in found.clean.cells if cell] == [summary.clean[name] for name in found.columns]
 
 
 def many(count: int) -> list[Case]:
@@ -324,7 +324,7 @@ def test_authorised_behind_a_key_stands_in_the_column_of_its_architecture() -> N
     assert found is not None
     (line,) = found.authorized
     assert [cell and (cell.last, cell.note) for cell in line.cells] == [None, None, (50.0, "keyed:resnet18")]
-    assert found.networks == ["cnn", "lenet", "resnet18"]
+    assert found.columns == ["cnn", "lenet", "resnet18"]
 
 
 def test_variants_are_judged_against_training_as_meant(tmp_path: Path) -> None:

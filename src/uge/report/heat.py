@@ -50,13 +50,47 @@ class Family:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """The whole map; ``scale`` are (accuracy, colour) from chance to the best clean control."""
+    """The whole map: a column for each network, or for each protection of a comparison."""
 
-    networks: list[str]
+    columns: list[str]
     clean: Line | None
     authorized: list[Line]
     families: list[Family]
-    scale: list[tuple[float, str]]
+    scale: Scale
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Colours of accuracies from ``low`` (chance) to ``high`` (the best clean control)."""
+
+    low: float
+    high: float
+
+    def cell(self, result: Result, *, note: str = "", strongest: bool = False) -> Cell:
+        """A result in the colours of its last epoch."""
+        return Cell(result.last, result.best, *self.colours(result.last), result.seeds, note, strongest)
+
+    def control(self, value: float) -> Cell:
+        """A clean control, of which the last epoch alone is known."""
+        return Cell(value, value, *self.colours(value), 0)
+
+    def colours(self, value: float) -> tuple[str, str]:
+        """Of background and text."""
+        return shade((value - self.low) / (self.high - self.low))
+
+    @property
+    def steps(self) -> list[str]:
+        """Nine backgrounds from ``low`` to ``high``."""
+        return [shade(i / 8)[0] for i in range(9)]
+
+
+def scale_of(summaries: Sequence[Summary]) -> Scale:
+    """From chance to the largest accuracy of all."""
+    found = [value for summary in summaries for value in summary.clean.values()]
+    for summary in summaries:
+        found += [one.last for one in (*summary.hackers, *summary.yardsticks, *summary.authorized_all)]
+    low = min((summary.chance or 0.0 for summary in summaries), default=0.0)
+    return Scale(low, max([*found, low + 1]))
 
 
 def heat_map(summary: Summary) -> HeatMap | None:
@@ -65,41 +99,29 @@ def heat_map(summary: Summary) -> HeatMap | None:
     if not networks and not summary.authorized_all:
         return None
     networks = networks or [summary.authorized_all[0].network]
-    chance = summary.chance or 0.0
-    ends = [*summary.clean.values(), *(result.last for result in (*summary.hackers, *summary.yardsticks))]
-    top = max([*ends, *(result.last for result in summary.authorized_all), chance + 1])
-
-    def colours(value: float) -> tuple[str, str]:
-        return shade((value - chance) / (top - chance))
-
-    def cell(result: Result) -> Cell:
-        chosen = summary.strongest
-        strongest = chosen is not None and (result.network, result.scheme) == (chosen.network, chosen.scheme)
-        strongest = strongest and isinstance(result, HackerResult)
-        paper, ink = colours(result.last)
-        return Cell(result.last, result.best, paper, ink, result.seeds, "", strongest)
+    scale, top = scale_of([summary]), summary.strongest
 
     def row(scheme: str, results: Sequence[HackerResult]) -> Line:
         # Of two keys the stronger hacker: a cell must not hide him.
         mine = {result.network: result for result in sorted(results, key=lambda result: result.last)}
-        cells = [cell(mine[network]) if network in mine else None for network in networks]
+        marked = top.network if top and top.scheme == scheme and results[0] in summary.hackers else None
+        cells = [scale.cell(mine[name], strongest=name == marked) if name in mine else None for name in networks]
         return Line(scheme, words(results[0]), HELD[results[0].holds], cells)
 
-    many = len({hacker.scheme for hacker in summary.hackers}) > OPEN
+    shown = SHOWN if len({hacker.scheme for hacker in summary.hackers}) > OPEN else None
     families = []
     for name, attacks in by_family(summary).items():
         lines = [row(scheme, results) for scheme, results in attacks.items()]
-        shown = SHOWN if many else len(lines)
         worst = max(result.last for results in attacks.values() for result in results)
-        families.append(Family(name, lines[:shown], lines[shown:], worst))
+        families.append(Family(name, lines[:shown], lines[shown:] if shown else [], worst))
     clean = [summary.clean.get(network) for network in networks]
-    controls = [None if v is None else Cell(v, v, *colours(v), 0) for v in clean]
+    controls = [None if value is None else scale.control(value) for value in clean]
     return HeatMap(
-        networks=networks,
+        columns=networks,
         clean=Line("clean control", "trained on the originals", "", controls) if any(controls) else None,
         authorized=[_authorized(result, networks) for result in summary.authorized_all],
         families=families,
-        scale=[(chance + (top - chance) * i / 8, shade(i / 8)[0]) for i in range(9)],
+        scale=scale,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from uge.report.heat import heat_map
 from uge.report.pictures import load_attacked, load_pictures
 from uge.report.quality import QualityView, load_quality
 from uge.report.tables import number, rows, spread, words
-from uge.runs import check_output, read_events, read_json, write_atomic
+from uge.runs import JSON, check_output, read_events, read_json, write_atomic
 
 log = logging.getLogger(__name__)
 TEMPLATES = Path(__file__).parent / "templates"
@@ -53,53 +54,101 @@ def write_report(run: Path, out: Path, *, overwrite: bool = False) -> Path:
             f"expected a file name for the report, got the folder {out}; give {out / 'report.html'}"
         )
     check_output(out, overwrite=overwrite)
-    cases = read_cases(run)
-    if not cases:
-        raise UsageError(f"expected audit cases in {run / 'cases'}, found none; run the audit first or check the path")
-    write_atomic(out, render(run, cases))
+    write_atomic(out, render(load_run(run)))
     log.info("wrote the report %s", out)
     return out
 
 
-def render(run: Path, cases: Sequence[Case]) -> str:
-    """The page as text; see :func:`write_report`."""
-    manifest = read_json(run / "manifest.json") if (run / "manifest.json").is_file() else {}
-    quality = load_quality(run / "quality")
-    summary = _summary(run / "summary.json", cases, manifest, quality)
-    events = read_events(run / "protect.jsonl")
+@dataclass(frozen=True)
+class Run:
+    """An audit folder, read.
+
+    Attributes:
+        folder: Where it is.
+        cases: All finished cases, at least one.
+        manifest: Of the published folder; empty where that had none.
+        quality: How the published images differ from the originals, if that was measured.
+        summary: What the cases say, with what the stored summary alone knows.
+    """
+
+    folder: Path
+    cases: list[Case]
+    manifest: JSON
+    quality: QualityView | None
+    summary: Summary
+
+
+def load_run(folder: Path) -> Run:
+    """Read an audit folder.
+
+    Raises:
+        UsageError: It has no cases.
+        DataError: A file in it is damaged.
+    """
+    cases = read_cases(folder)
+    if not cases:
+        raise UsageError(
+            f"expected audit cases in {folder / 'cases'}, found none; run the audit first or check the path"
+        )
+    manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
+    quality = load_quality(folder / "quality")
+    return Run(folder, cases, manifest, quality, _summary(folder / "summary.json", cases, manifest, quality))
+
+
+def page_environment(*folders: Path) -> jinja2.Environment:
+    """Templates of these folders, then those of the report, with how numbers are written.
+
+    A page takes the style sheet as ``css``.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader([*folders, TEMPLATES]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"number": number, "spread": spread, "words": words, "certainty": certainty}
-    return environment.get_template("report.html.j2").render(
-        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        name=story.look(manifest, "name") or "",
-        headline=story.headline(manifest, cases, summary),
-        label=summary.label[0].upper() + summary.label[1:],
-        verdict=verdict(summary),
-        partial=partial(summary),
-        summary=summary,
-        margin=summary.margin,
-        holds=HOLDS,
-        noise_points=NOISE,
-        retention=RETENTION,
-        heat=heat_map(summary),
-        rows=rows(summary),
-        groups=curves.by_attack(cases, summary),
-        legend=curves.legend(cases),
-        losses=[*curves.losses(events, "step", "step"), *curves.losses(events, "refine", "pass")],
-        attacked=load_attacked(run / "attacked"),
-        pictures=load_pictures(run / "pictures", story.look(manifest, "budget", "levels")),
-        quality=quality,
-        protection=story.protection(manifest),
-        audit=story.audit(summary, cases),
-        settings=story.settings(manifest, cases),
-        limits=story.limits(summary, cases),
+    css = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    environment.globals |= {"css": css, "number": number, "spread": spread, "words": words, "certainty": certainty}
+    return environment
+
+
+def render(run: Run) -> str:
+    """The page as text; see :func:`write_report`."""
+    cases, manifest, quality, summary = run.cases, run.manifest, run.quality, run.summary
+    events = read_events(run.folder / "protect.jsonl")
+    return (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            name=story.look(manifest, "name") or "",
+            headline=story.headline(manifest, cases, summary),
+            label=capital(summary.label),
+            verdict=verdict(summary),
+            partial=partial(summary),
+            summary=summary,
+            margin=summary.margin,
+            holds=HOLDS,
+            noise_points=NOISE,
+            retention=RETENTION,
+            heat=heat_map(summary),
+            rows=rows(summary),
+            groups=curves.by_attack(cases, summary),
+            legend=curves.legend(cases),
+            losses=[*curves.losses(events, "step", "step"), *curves.losses(events, "refine", "pass")],
+            attacked=load_attacked(run.folder / "attacked"),
+            pictures=load_pictures(run.folder / "pictures", story.look(manifest, "budget", "levels")),
+            quality=quality,
+            protection=story.protection(manifest),
+            audit=story.audit(summary, cases),
+            settings=story.settings(manifest, cases),
+            limits=story.limits(summary, cases),
+        )
     )
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter; the others stay."""
+    return text[:1].upper() + text[1:]
 
 
 def _summary(path: Path, cases: Sequence[Case], manifest: Mapping[str, Any], quality: QualityView | None) -> Summary:

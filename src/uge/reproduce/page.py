@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from uge.report.lines import Line, plot, swatch
-from uge.report.page import TEMPLATES as REPORT
+from uge.report.page import page_environment
 from uge.report.pictures import Pictures, load_pictures
-from uge.report.tables import number, spread
 from uge.reproduce.cells import Section
 from uge.reproduce.kept import Kept
 from uge.reproduce.render import as_json, notes, row_name, state_text
@@ -35,18 +33,11 @@ def page(shown: Shown, scale: Scale, kept: Kept) -> str:
         scale: At which scale.
         kept: Where its pictures lie.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"number": number, "spread": spread, "state_text": state_text, "row_name": row_name}
-    environment.globals |= {"minutes": minutes, "label": label, "at": shown.at}
+    environment = page_environment(TEMPLATES)
+    environment.globals |= {"state_text": state_text, "row_name": row_name, "minutes": minutes, "label": label}
+    environment.globals |= {"at": shown.at}
     found = as_json(shown, scale)
     return environment.get_template("page.html.j2").render(
-        css=Markup((REPORT / "report.css").read_text(encoding="utf-8")),
         own_css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         shown=shown,
         states=shown.counts,
