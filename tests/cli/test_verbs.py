@@ -206,7 +206,8 @@ def test_fail_under(limit: str, code: int, toy: Path, finished: Path) -> None:
     assert "gap" in ran.out
 
 
-def test_compare(copy: Path, tmp_path: Path) -> None:
+def test_compare(toy: Path, copy: Path, tmp_path: Path) -> None:
+    run_uge("audit", copy, "--test", toy, "--networks", "lenet", "--attacks", "direct", "-q")
     audit, page = copy.with_name("copy.audit"), tmp_path / "page.html"
     ran = run_uge("compare", audit, f"again={audit}", "--out", page, "--json")
     assert ran.code == 0, ran.err
@@ -281,11 +282,25 @@ def test_help_needs_no_torch_and_shows_every_verb() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 0
-    for word in ("demo", "protect", "apply", "train", "verify", "audit", "compare", "report", "inspect", "env", "Exit codes"):
+    for word in (
+        "demo",
+        "protect",
+        "apply",
+        "train",
+        "verify",
+        "audit",
+        "compare",
+        "report",
+        "inspect",
+        "env",
+        "Exit codes",
+    ):
         assert word in ran.stdout
 
 
-@pytest.mark.parametrize("verb", ["demo", "protect", "apply", "train", "verify", "audit", "compare", "report", "inspect", "env"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "protect", "apply", "train", "verify", "audit", "compare", "report", "inspect", "env"]
+)
 def test_every_verb_has_help_with_an_example(verb: str) -> None:
     ran = run_uge(verb, "--help")
     assert ran.code == 0
