@@ -180,9 +180,7 @@ class Bench:
             scheme=scheme,
             data=data,
             seed=self.setup.seed,
-            recipe={**recipe.json_dict(), "classes": self.theta0.classes, "size": self.theta0.size},
-            **measured(history),
-            environment=self.runtime.environment(),
+            **measured(history, recipe, self.runtime, classes=self.theta0.classes, size=self.theta0.size),
             fingerprint=self.fingerprint(job),
         )
         write_case(self.cases(job), case)

@@ -77,12 +77,6 @@ def look(cases: Sequence[Case], summary: Summary, facts: Mapping[str, Any]) -> l
     return [Doubt(check=n, what=f[0], meaning=f[1], advice=f[2]) for n, f in found if f]
 
 
-def warnings_from(facts: Mapping[str, Any]) -> list[str]:
-    """The doubts that the data alone give, as sentences; ``summarize(facts=…)`` finds the same ones."""
-    found = (CHECKS[name](Evidence(facts=facts)) for name in DATA_CHECKS)
-    return [" ".join(parts) for parts in found if parts]
-
-
 def _no_key(evidence: Evidence) -> Found:
     if evidence.summary.authorized is not None:
         return None
@@ -262,8 +256,6 @@ def _class_names(evidence: Evidence) -> Found:
     return what, "A label may mean another class in the test set; accuracies are then wrong.", "Make both alike."
 
 
-DATA_CHECKS = ("budget", "overlap", "labels", "class-names")
-"""Checks that need facts alone."""
 CHECKS: dict[str, Callable[[Evidence], Found]] = {
     "labels": _labels,
     "class-names": _class_names,

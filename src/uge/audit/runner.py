@@ -179,9 +179,7 @@ class Audit:
             family=job.family,
             needs=sorted(job.entry.needs),
             about=job.about,
-            recipe={**recipe.json_dict(), "classes": len(self.protected.classes), "size": self.protected.size},
-            **measured(history),
-            environment=runtime.environment(),
+            **measured(history, recipe, runtime, classes=len(self.protected.classes), size=self.protected.size),
             fingerprint=self._fingerprint(job),
         )
 
@@ -211,8 +209,16 @@ class Audit:
         return self.runtime.place(network)
 
 
-def measured(history: History) -> dict[str, Any]:
-    """What a case says of a tested run: ``history``, ``last``, ``best``, ``best_epoch`` and ``seconds``."""
+def measured(history: History, recipe: Recipe, runtime: Runtime, *, classes: int, size: int) -> dict[str, Any]:
+    """What a case says of a tested run: what was measured, by which recipe, and where.
+
+    Args:
+        history: Of the run; at least one epoch was tested.
+        recipe: By which it was trained.
+        runtime: Where.
+        classes: Number of classes.
+        size: Side length that it was trained at.
+    """
     best = history.best
     assert best is not None
     epochs = [
@@ -225,6 +231,8 @@ def measured(history: History) -> dict[str, Any]:
         "best": best.test_accuracy or 0.0,
         "best_epoch": best.epoch,
         "seconds": round(history.seconds, 2),
+        "recipe": {**recipe.json_dict(), "classes": classes, "size": size},
+        "environment": runtime.environment(),
     }
 
 

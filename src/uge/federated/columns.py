@@ -193,9 +193,7 @@ class Table:
             family=attack(run.scheme).family,
             data=run.data,
             seed=run.seed,
-            recipe={**self.recipe.json_dict(), "classes": len(store.classes), "size": store.size},
-            **measured(history),
-            environment=self.runtime.environment(),
+            **measured(history, self.recipe, self.runtime, classes=len(store.classes), size=store.size),
             fingerprint=wanted,
         )
         write_json(_file(place, "parts", run), {"fingerprint": wanted, "accuracy": parts})

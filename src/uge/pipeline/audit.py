@@ -32,6 +32,7 @@ from uge.report import write_report
 from uge.runs import storage_errors, write_json
 from uge.runtime import Runtime
 
+PAGE = "report.html"
 _MEASURED = 20_000
 """Pairs of original and published image that are measured at most."""
 
@@ -166,7 +167,7 @@ def run_audit(
         failed=found.failed,
         facts={name: value for name, value in facts.items() if value is not None},
     )
-    return _finish(folder, summary)
+    return judge(folder, summary, report=str(folder / PAGE))
 
 
 def workers(text: str, runtime: Runtime) -> int:
@@ -181,13 +182,18 @@ def workers(text: str, runtime: Runtime) -> int:
     return cores if runtime.device.type == "cpu" else min(cores, 4)
 
 
-def _finish(folder: Path, summary: Summary) -> dict[str, Any]:
-    """Write ``summary.json`` and the page, and return the summary as JSON values."""
-    page = folder / "report.html"
-    summary = summary.model_copy(update={"report": str(page)})
+def judge(folder: Path, summary: Summary, *, report: str) -> dict[str, Any]:
+    """Write ``summary.json`` and the page of an audit folder, and return the summary as JSON values.
+
+    Args:
+        folder: The audit folder.
+        summary: What was found.
+        report: How the summary names the page.
+    """
+    summary = summary.model_copy(update={"report": report})
     found = {**summary.model_dump(mode="json"), "verdict": verdict(summary)}
     write_json(folder / "summary.json", found)
-    write_report(folder, page, overwrite=True)
+    write_report(folder, folder / PAGE, overwrite=True)
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from uge.audit.cases import Case, Data
-from uge.audit.metrics import summarize, verdict
+from uge.audit.metrics import summarize
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
 from uge.data.images import ImageSet
@@ -22,13 +22,14 @@ from uge.federated.servers import Server, write_part
 from uge.federated.settings import Federation
 from uge.federated.split import split_rows
 from uge.networks import ImageClassifier, check_name, weights_hash
+from uge.pipeline.audit import PAGE, judge
 from uge.pipeline.noise import key_path, write_keys
+from uge.pipeline.originals import clean_images
 from uge.pipeline.requested import with_requests
 from uge.pipeline.session import Session
-from uge.pipeline.stages import authorized_networks, clean_test, split_names
+from uge.pipeline.stages import authorized_networks, split_names
 from uge.protect.settings import METHODS
 from uge.publish import create_private, read_manifest
-from uge.report import write_report
 from uge.runs import JSON, check_output, fingerprint, read_json, storage_errors, write_json
 from uge.runtime import stream_seed
 
@@ -87,7 +88,7 @@ def run_federated(
 
         check_flower()
     images = load_images(source, split="train", limit=config.limit).check_trainable()
-    tests = clean_test(test, images, limit_test)
+    tests = clean_images(test, images, limit_test)
     seed = stream_seed(config.seed, "federated")
     parts = split_rows(images.labels, federation.servers, federation.split, alpha=federation.alpha, seed=seed)
     if session.dry_run:
@@ -120,7 +121,7 @@ def run_federated(
             "servers": [_server(server) for server in servers],
             "columns": tabulate(results),
             "fedavg": _averaging(place, table, federation, session) if federation.rounds else None,
-            **_judge(place / "audit", [case for run, case, _ in results if run.server is None], len(images.classes)),
+            **_judge(place, [case for run, case, _ in results if run.server is None], len(images.classes)),
             "settings": {
                 "protect": config.model_dump(mode="json", exclude={"authorized_weights", "requests"}),
                 "federation": federation.model_dump(mode="json"),
@@ -249,18 +250,10 @@ def _averaging(place: Path, table: Table, federation: Federation, session: Sessi
     }
 
 
-def _judge(folder: Path, cases: list[Case], classes: int) -> JSON:
-    """Write the summary and the page of the audit of the union."""
-    page = folder / "report.html"
-    summary = summarize(cases, classes=classes).model_copy(update={"report": "report.html"})
-    write_json(folder / "summary.json", {**summary.model_dump(mode="json"), "verdict": verdict(summary)})
-    write_report(folder, page, overwrite=True)
-    return {
-        "gap": summary.gap,
-        "gap_best": summary.gap_best,
-        "verdict": verdict(summary),
-        "report": "audit/report.html",
-    }
+def _judge(place: Path, cases: list[Case], classes: int) -> JSON:
+    """Judge the audit of the union; paths are relative, since the folder may be moved to its place yet."""
+    found = judge(place / "audit", summarize(cases, classes=classes), report=PAGE)
+    return {**{name: found[name] for name in ("gap", "gap_best", "verdict")}, "report": f"audit/{PAGE}"}
 
 
 def _server(server: Server) -> JSON:

@@ -9,11 +9,10 @@ from pathlib import Path
 from uge.baselines import BASELINES, read_settings
 from uge.budget import Budget
 from uge.config import ProtectConfig, PublishConfig
-from uge.data import has_split, load_images
 from uge.data.images import ImageSet, Pixels
 from uge.data.store import PixelStore, load_pixels
 from uge.encoders import ClipSpace, FeatureSpace, LocalSpace
-from uge.errors import DataError, UnknownNameError, UsageError
+from uge.errors import UnknownNameError, UsageError
 from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
 from uge.networks import ImageClassifier, KeyedClassifier, build, check_name, load_weights, restore
 from uge.pipeline.session import Session
@@ -216,19 +215,3 @@ def publish_stream(
             overwrite=overwrite,
             progress=lambda done: tell(done, len(images), {}),
         )
-
-
-def clean_test(source: str, published: ImageSet, limit: int | None) -> ImageSet:
-    """The clean test images of a source: its test split, or the whole where it has only one split.
-
-    Raises:
-        DataError: Their classes are not those of the published images, in the same order.
-    """
-    split = "test" if has_split(source, "test") else "train"
-    images = load_images(source, split=split, limit=limit)
-    if images.classes != published.classes:
-        raise DataError(
-            f"the test images have the classes {list(images.classes)}, but the published folder has "
-            f"{list(published.classes)}; give the test set of the same data"
-        )
-    return images

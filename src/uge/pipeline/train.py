@@ -10,8 +10,9 @@ from uge.audit.runner import key_network, key_recipe
 from uge.data import load_images
 from uge.errors import UsageError
 from uge.networks import ImageClassifier, load_weights, save_weights, weights_hash
+from uge.pipeline.originals import clean_images
 from uge.pipeline.session import Session
-from uge.pipeline.stages import clean_test, read_store
+from uge.pipeline.stages import read_store
 from uge.publish import read_manifest
 from uge.publish.manifest import MANIFEST
 from uge.runs import check_output
@@ -60,7 +61,7 @@ def run_train(
     _warn_of_another_key(out, key, network)
     test = None
     if test_source is not None:
-        test = read_store(clean_test(test_source, published, limit_test), size, channels, session)
+        test = read_store(clean_images(test_source, published, limit_test), size, channels, session)
     if session.dry_run:
         return {"network": network.name, "images": len(store), "recipe": recipe.json_dict()}
     with session.progress.stage(f"train {network.name}") as tell:

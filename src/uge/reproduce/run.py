@@ -163,9 +163,9 @@ _WORKSHOP: Workshop | None = None
 
 def _side_by_side(stages: Sequence[Sequence[Spec]], workshop: Workshop, workers: int) -> None:
     """Every stage in several processes; each keeps the images that it read."""
-    import torch
+    from uge.audit.sharing import threads_each
 
-    session, threads = workshop.session, max(1, torch.get_num_threads() // workers)
+    session, threads = workshop.session, threads_each(workers)
     args = (workshop.kept.folder, workshop.sources, str(session.runtime.device), session.runtime.precision, threads)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, args)
     with pool:

@@ -19,9 +19,10 @@ from uge.data.store import PixelStore
 from uge.errors import DataError, UsageError
 from uge.networks import build
 from uge.pipeline.noise import key_path
+from uge.pipeline.originals import clean_images
 from uge.pipeline.protect import ProtectRun
 from uge.pipeline.session import Session
-from uge.pipeline.stages import authorized_networks, clean_test, read_store
+from uge.pipeline.stages import authorized_networks, read_store
 from uge.publish import private_folder
 from uge.reproduce.kept import Kept, variant
 from uge.reproduce.scale import SEED_STRIDE
@@ -81,7 +82,7 @@ class Workshop:
             size, channels = images.size or train.native_size(), train.channels()
             stores = {
                 "train": read_store(train, size, channels, self.session),
-                "test": read_store(clean_test(source, train, images.limit_test), size, channels, self.session),
+                "test": read_store(clean_images(source, train, images.limit_test), size, channels, self.session),
             }
         except (DataError, UsageError) as error:
             self._absent[images.name] = str(error)  # A hub is not asked again for every case.
@@ -164,9 +165,7 @@ class Workshop:
             scheme=unit.scheme,
             data=unit.data,
             seed=unit.seed,
-            recipe={**unit.recipe.json_dict(), "classes": len(store.classes), "size": store.size},
-            **measured(history),
-            environment=self.session.runtime.environment(),
+            **measured(history, unit.recipe, self.session.runtime, classes=len(store.classes), size=store.size),
             fingerprint=self.kept.fingerprint(unit),
         )
         write_case(self.kept.folder / "cases", case)
