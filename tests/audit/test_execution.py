@@ -16,7 +16,7 @@ from uge.audit.ray_workers import require_ray
 from uge.audit.runner import Audit
 from uge.audit.schedule import Deadline, Pace, by_damage, in_words, parse_budget, warm_up
 from uge.audit.sharing import SHARED, StoredImages, shared
-from uge.audit.workers import Outcome, Processes, Serial
+from uge.audit.workers import LocalProcesses, Outcome, Serial
 from uge.data.store import PixelStore
 from uge.errors import MissingExtraError, UsageError
 from uge.networks import build, save_weights
@@ -126,15 +126,15 @@ class TestWorkers:
     ) -> None:
         work = hackers("lenet", schemes=("direct", "grayscale", "jpeg75"))
         whole = execute(make_audit("whole"), work)
-        audit, waits, real = make_audit(), [0], Processes.wait
+        audit, waits, real = make_audit(), [0], LocalProcesses.wait
 
-        def interrupted(self: Processes) -> list[Outcome]:
+        def interrupted(self: LocalProcesses) -> list[Outcome]:
             waits[0] += 1
             if waits[0] == 2:
                 raise KeyboardInterrupt
             return real(self)
 
-        monkeypatch.setattr(Processes, "wait", interrupted)
+        monkeypatch.setattr(LocalProcesses, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             execute(audit, work, workers=2)
         kept = len(read_cases(audit.folder))

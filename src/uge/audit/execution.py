@@ -11,13 +11,12 @@ from uge.audit.plan import Job, LeftOut, Plan, combinations
 from uge.audit.runner import Audit
 from uge.audit.schedule import Deadline, Pace, by_damage, in_words, warm_up
 from uge.audit.sharing import shared
-from uge.audit.workers import Outcome, Pool, Processes, Serial
+from uge.audit.workers import LocalProcesses, Outcome, Pool, Serial
 from uge.errors import UsageError
+from uge.processes import TRIES
 from uge.progress import Progress, Silent
 from uge.runs import write_json
 
-TRIES = 2
-"""How often a case is started whose process dies."""
 COMBINED = 1.5
 """Time of a combination of two attacks in units of plain training, for what is kept free of a limited audit."""
 COMBINATION = "the combination of the two best attacks"
@@ -192,7 +191,7 @@ def _local(audit: Audit, workers: int, progress: Progress) -> Iterator[Pool]:
     if workers == 1:
         yield Serial(audit, progress)
         return
-    with shared(audit, workers) as setup, contextlib.closing(Processes(setup, workers, progress)) as pool:
+    with shared(audit, workers) as setup, contextlib.closing(LocalProcesses(setup, workers, progress)) as pool:
         yield pool
 
 

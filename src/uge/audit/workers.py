@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import signal
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Protocol
 
 from uge.audit.cases import Case
 from uge.audit.plan import Job
 from uge.audit.runner import Audit
 from uge.audit.sharing import Setup
 from uge.errors import DataError, UGEError, UsageError
+from uge.processes import Processes
 from uge.progress import Progress
 
 
@@ -95,7 +93,7 @@ def told(error: BaseException) -> str:
     return " ".join(f"unexpected {type(error).__name__}: {error}".split())
 
 
-class Processes:
+class LocalProcesses:
     """Runs jobs in processes of their own; one that dies takes nothing but its own job with it.
 
     Args:
@@ -105,46 +103,33 @@ class Processes:
     """
 
     def __init__(self, setup: Setup, size: int, progress: Progress) -> None:
-        self.size, self._setup, self._progress = size, setup, progress
-        self._context = multiprocessing.get_context(_start_method())
-        self._idle, self._busy = list[_Worker](), dict[_Worker, tuple[Job, str]]()
+        self.size, self._progress = size, progress
+        self._processes = Processes[Job, Outcome | Failure](functools.partial(_opened, setup), size, preload=__name__)
+        self._names: dict[Job, str] = {}
 
     @property
     def running(self) -> list[Job]:
         """The jobs in work."""
-        return [job for job, _ in self._busy.values()]
+        return self._processes.running
 
     def start(self, job: Job, name: str) -> None:
         """Hand a job to an idle process, or to a new one."""
-        worker = self._idle.pop() if self._idle else _Worker(self._context, self._setup)
-        self._busy[worker] = job, name
-        worker.send(job)
+        self._names[job] = name
+        self._processes.start(job)
 
     def wait(self) -> list[Outcome]:
         """Wait for an answer, or for the end of a process."""
-        waiting: dict[Any, _Worker] = {worker.pipe: worker for worker in self._busy}
-        waiting |= {worker.process.sentinel: worker for worker in self._busy}
         found = list[Outcome]()
-        for worker in dict.fromkeys(waiting[ready] for ready in wait(list(waiting))):
-            job, name = self._busy.pop(worker)
-            answer = worker.answer()
+        for job, answer in self._processes.wait():
             if isinstance(answer, Failure):
                 raise answer.error()
-            if answer is None:
-                worker.end()
-                answer = Outcome(job, error="the process that ran it died", killed=True)
-            else:
-                self._idle.append(worker)
-            tell(self._progress, name, answer)
-            found.append(answer)
+            found.append(answer or Outcome(job, error="the process that ran it died", killed=True))
+            tell(self._progress, self._names[job], found[-1])
         return found
 
     def close(self) -> None:
         """End all processes, whatever they do."""
-        for worker in [*self._idle, *self._busy]:
-            worker.end()
-        self._idle.clear()
-        self._busy.clear()
+        self._processes.close()
 
 
 def tell(progress: Progress, name: str, outcome: Outcome) -> None:
@@ -152,39 +137,6 @@ def tell(progress: Progress, name: str, outcome: Outcome) -> None:
     if outcome.case is not None:
         case = outcome.case
         progress.note(f"{name}: done in {outcome.seconds:.1f} s  last {case.last:.2f}  best {case.best:.2f}")
-
-
-def _start_method() -> str:
-    """``forkserver`` where there is one: the libraries are loaded once, and a process that died is replaced at once."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return "spawn"
-    # The first optimizer of a process imports the second module, which takes as long as torch itself.
-    multiprocessing.set_forkserver_preload([__name__, "torch._dynamo"])
-    return "forkserver"
-
-
-class _Worker:
-    def __init__(self, context: Any, setup: Setup) -> None:
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, setup), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def send(self, job: Job) -> None:
-        with contextlib.suppress(OSError):  # A process that is dead already is noticed when it is waited for.
-            self.pipe.send(job)
-
-    def answer(self) -> Outcome | Failure | None:
-        try:
-            found: Outcome | Failure = self.pipe.recv()
-        except (EOFError, OSError):
-            return None
-        return found
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
 
 
 @dataclass(frozen=True)
@@ -210,16 +162,5 @@ def outcome(audit: Callable[[], Audit], job: Job) -> Outcome | Failure:
         return Outcome(job, error=told(error), seconds=time.perf_counter() - began)
 
 
-def _serve(pipe: Connection, setup: Setup) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one; it ends it.
-    opened = list[Audit]()
-
-    def audit() -> Audit:
-        if not opened:
-            opened.append(setup.open())
-        return opened[0]
-
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            job: Job = pipe.recv()
-            pipe.send(outcome(audit, job))
+def _opened(setup: Setup) -> Callable[[Job], Outcome | Failure]:
+    return functools.partial(outcome, functools.cache(setup.open))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uge.config import ProtectConfig
 from uge.errors import StorageError, UGEError
 from uge.pipeline.session import Session
+from uge.processes import Processes
 from uge.progress import Silent
 from uge.reproduce.kept import Kept, Spec
 from uge.reproduce.pictures import save_pictures
@@ -24,6 +24,7 @@ from uge.reproduce.work import NotAtHandError, Workshop
 from uge.runtime import Runtime
 
 log = logging.getLogger(__name__)
+_DIED = "the process that ran it died, twice; is there enough memory?"
 
 
 def carry_out(
@@ -158,24 +159,26 @@ def _by_data(spec: Spec) -> tuple[str, str]:
     return copy.images.digest, copy.digest
 
 
-_WORKSHOP: Workshop | None = None
-
-
 def _side_by_side(stages: Sequence[Sequence[Spec]], workshop: Workshop, workers: int) -> None:
     """Every stage in several processes; each keeps the images that it read."""
     from uge.audit.sharing import threads_each
 
     session, threads = workshop.session, threads_each(workers)
     args = (workshop.kept.folder, workshop.sources, str(session.runtime.device), session.runtime.precision, threads)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, args)
-    with pool:
+    opened = functools.partial(_opened, *args)
+    with contextlib.closing(Processes[Spec, _Said](opened, workers, preload=__name__)) as processes:
         for number, stage in enumerate(stages):
-            jobs = [pool.submit(_do, spec) for spec in stage]
             with session.progress.stage(f"stage {number + 1} of {len(stages)}") as tell:
-                for done, job in enumerate(jobs):
-                    for note in job.result():
+                for done, (spec, said) in enumerate(processes.map(stage)):
+                    if said is None:
+                        workshop.kept.keep_failure(spec, _DIED)
+                        session.progress.note(f"{spec.id}: failed, {_DIED}")
+                        continue
+                    for note in said.notes:
                         session.progress.note(note)
-                    tell(done + 1, len(jobs), {})
+                    if said.full:
+                        raise StorageError(said.full)
+                    tell(done + 1, len(stage), {})
 
 
 class _Notes(Silent):
@@ -188,17 +191,29 @@ class _Notes(Silent):
         self.texts.append(text)
 
 
-def _start(folder: Path, sources: dict[str, str], device: str, precision: str, threads: int) -> None:
-    global _WORKSHOP
+@dataclass(frozen=True)
+class _Said:
+    """What another process tells of a specification: notes, and why the disk took no result."""
+
+    notes: list[str]
+    full: str = ""
+
+
+def _opened(
+    folder: Path, sources: dict[str, str], device: str, precision: str, threads: int
+) -> Callable[[Spec], _Said]:
     import torch
 
     torch.set_num_threads(threads)
-    _WORKSHOP = Workshop(Kept(folder), sources, Session(Runtime.create(device, precision), _Notes()))
+    notes = _Notes()
+    workshop = Workshop(Kept(folder), sources, Session(Runtime.create(device, precision), notes))
 
+    def do(spec: Spec) -> _Said:
+        notes.texts = []
+        try:
+            attempt(workshop, spec, _ACTIONS[type(spec)])
+        except StorageError as error:
+            return _Said(notes.texts, str(error))
+        return _Said(notes.texts)
 
-def _do(spec: Spec) -> list[str]:
-    assert _WORKSHOP is not None
-    assert isinstance(_WORKSHOP.session.progress, _Notes)
-    _WORKSHOP.session.progress.texts = []
-    attempt(_WORKSHOP, spec, _ACTIONS[type(spec)])
-    return _WORKSHOP.session.progress.texts
+    return do

@@ -1,0 +1,65 @@
+"""Tasks in processes of their own."""
+
+import contextlib
+import functools
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from uge.processes import TRIES, Processes
+
+
+def opened(folder: Path) -> Callable[[int], tuple[int, int]]:
+    """Squares numbers, notes every try, and kills its process: for 13 always, for 7 the first time."""
+
+    def square(number: int) -> tuple[int, int]:
+        with (folder / str(number)).open("a") as file:
+            file.write("x")
+        tries = (folder / str(number)).stat().st_size
+        if number == 13 or (number == 7 and tries == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number**2, os.getpid()
+
+    return square
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_process_that_dies_takes_nothing_but_its_task(size: int, tmp_path: Path) -> None:
+    numbers = [1, 7, 2, 13, 3, 4]
+    with contextlib.closing(Processes[int, tuple[int, int]](functools.partial(opened, tmp_path), size)) as processes:
+        found = dict(processes.map(numbers))
+        assert processes.running == []
+    assert {number: answer and answer[0] for number, answer in found.items()} == {
+        1: 1,
+        7: 49,
+        2: 4,
+        13: None,
+        3: 9,
+        4: 16,
+    }
+    assert {number: (tmp_path / str(number)).stat().st_size for number in numbers} == {
+        **dict.fromkeys(numbers, 1),
+        7: 2,
+        13: TRIES,
+    }
+    assert os.getpid() not in {answer[1] for answer in found.values() if answer}
+
+
+def test_a_process_is_used_again(tmp_path: Path) -> None:
+    with contextlib.closing(Processes[int, tuple[int, int]](functools.partial(opened, tmp_path), 1)) as processes:
+        pids = {answer[1] for _, answer in processes.map([1, 2, 3]) if answer}
+    assert len(pids) == 1
+
+
+def test_closing_ends_what_is_running(tmp_path: Path) -> None:
+    processes = Processes[int, tuple[int, int]](functools.partial(opened, tmp_path), 1)
+    processes.start(1)
+    ((_, answer),) = processes.wait()
+    assert answer is not None
+    processes.start(2)
+    processes.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(answer[1], 0)
