@@ -221,7 +221,7 @@ def report(run: Path, out: Path, *, common: Annotated[Page, FLAT] = Page()) -> O
 
 
 def inspect(target: str, *, common: Annotated[Common, FLAT] = Common()) -> Outcome:
-    """Say what a path is: published folder, private folder, audit, weights file, or image source.
+    """Say what a path is: published or private folder, audit, federation, request, weights file, or image source.
 
     Example: `uge inspect out/mine`
 

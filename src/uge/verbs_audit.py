@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from cyclopts import Parameter
 
+from uge.audit.summary import Holds
 from uge.config import AuditConfig
 from uge.console import Outcome, open_session, set_logging
 from uge.flags import FLAT, Page, Resumable
@@ -25,6 +27,7 @@ def audit(
     config: Annotated[AuditConfig, FLAT] = AuditConfig(),
     folder: Path | None = None,
     fail_under: float | None = None,
+    fail_holding: Holds = "key",
     common: Annotated[Resumable, FLAT] = Resumable(),
 ) -> Outcome:
     """Attack a published folder: train the authorised network and hackers, judge all on clean test images.
@@ -54,6 +57,9 @@ def audit(
         Audit folder; OUT.audit by default.
     fail_under
         Exit with 3 when the gap (the smaller of last and best epoch) is below this many points, or there is none.
+    fail_holding
+        What a hacker may hold to count for `--fail-under`: nothing but the folder, public images as well, clean
+        originals as well, or the key as well.
     """
     session = open_session(common)
     from uge.pipeline.audit import run_audit
@@ -63,9 +69,22 @@ def audit(
     )
     if common.dry_run:
         return Outcome(found, f"would run {len(found['cases'])} cases; nothing was written")
-    gaps = [gap for gap in (found["gap"], found["gap_best"]) if gap is not None]
-    failed = fail_under is not None and (not gaps or min(gaps) < fail_under)
+    gap = smallest_gap(found["margins"], fail_holding)
+    failed = fail_under is not None and (gap is None or gap < fail_under)
     return Outcome(found, audit_text(found), code=3 if failed else 0)
+
+
+def smallest_gap(margins: Sequence[Mapping[str, Any]], holding: Holds) -> float | None:
+    """The smaller of last and best epochs behind hackers who hold no more than that; None without any.
+
+    Args:
+        margins: Of a summary, from least to most.
+        holding: The most that a hacker may hold.
+    """
+    levels = get_args(Holds)
+    known = levels[: levels.index(holding) + 1]
+    gaps = [min(one["last"], one["best"]) for one in margins if one["kind"] == "gap" and one["holds"] in known]
+    return gaps[-1] if gaps else None
 
 
 def audit_text(found: dict[str, Any]) -> str:

@@ -55,6 +55,15 @@ def served(asked: Path, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
+def test_inspect_shows_a_request_and_refuses_a_changed_one(asked: Path, tmp_path: Path) -> None:
+    ran = run_uge("inspect", asked, "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["kind"], ran.json["network"]) == ("uge-request", json.loads(asked.read_text())["network"])
+    changed = tmp_path / "changed.json"
+    changed.write_text(asked.read_text().replace('"classes": 3', '"classes": 4'))
+    assert run_uge("inspect", changed).code == 2
+
+
 @pytest.fixture
 def request_file(asked: Path, tmp_path: Path) -> Path:
     """A copy of the request's files that a test may change."""

@@ -8,12 +8,14 @@ import tomllib
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import CLASSES, PAPER, TINY, contents, make_folder, run_uge, tiny
 from PIL import Image
 
 from uge.publish import read_manifest
+from uge.verbs_audit import smallest_gap
 
 LENETS = ("--networks", "lenet", "--attacks", "direct,distill")
 SUMMARY_KEYS = {"clean", "authorized", "hackers", "gap", "report"}
@@ -204,6 +206,21 @@ def test_fail_under(limit: str, code: int, toy: Path, finished: Path) -> None:
     ran = run_uge("audit", finished, "--test", toy, "--networks", "lenet", "--fail-under", limit)
     assert ran.code == code
     assert "gap" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("holding", "gap"),
+    [("nothing", 20.0), ("public", 20.0), ("clean", 10.0), ("key", -1.0)],
+    ids=lambda value: str(value),
+)
+def test_the_gap_that_may_fail_is_of_hackers_who_hold_no_more(holding: Any, gap: float) -> None:
+    margins = [
+        {"kind": "gap", "holds": holds, "last": last, "best": last + 1}
+        for holds, last in (("nothing", 20.0), ("clean", 10.0), ("key", -1.0))
+    ]
+    assert smallest_gap(margins, holding) == gap
+    assert smallest_gap([{**margins[0], "kind": "protection"}], holding) is None
+    assert smallest_gap(margins[2:], "clean") is None
 
 
 def test_compare(toy: Path, copy: Path, tmp_path: Path) -> None:

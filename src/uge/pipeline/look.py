@@ -9,15 +9,19 @@ from typing import Any
 from uge.data import has_split, load_images
 from uge.errors import UsageError
 from uge.networks import load_weights, weights_hash
+from uge.pipeline.identity import key_fingerprint
+from uge.pipeline.request import read_request
 from uge.publish import read_manifest
 from uge.runs import read_json
 
 
 def inspect(target: str) -> dict[str, Any]:
-    """Describe a published folder, an audit folder, a weights file, or any image source.
+    """Describe a published folder, an audit, a federation, a request, a weights file, or any image source.
 
     Raises:
-        UsageError: There is nothing there.
+        MissingExtraError: It is a request, and the library ``cryptography`` is not installed.
+        UsageError: There is nothing there, or it is a request that was changed after it was signed.
+        WeightsError: It is a request whose θ0 is missing or another.
         DataError: It is of no known kind, or damaged.
     """
     path = Path(target)
@@ -25,6 +29,15 @@ def inspect(target: str) -> dict[str, Any]:
         return {"kind": "published folder", **read_manifest(path).model_dump(mode="json", exclude={"files"})}
     if (path / "summary.json").is_file():
         return {"kind": "audit", **read_json(path / "summary.json")}
+    if (path / "federated.json").is_file():
+        return {"kind": "federation", **read_json(path / "federated.json")}
+    if path.is_file() and path.suffix == ".json":
+        request = read_request(path)
+        return {
+            "kind": "request",
+            **request.model_dump(mode="json"),
+            "fingerprint": key_fingerprint(request.public_key),
+        }
     if path.is_file() and path.suffix == ".safetensors":
         return _weights(path)
     if (path / "run" / "run.json").is_file():
