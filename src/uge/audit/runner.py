@@ -117,20 +117,10 @@ class Audit:
             save_checkpoint(self._weights(job), {"network": context.network}, None, meta)
         return self._case(job, history)
 
-    def network(self, job: Job) -> nn.Module:
+    def network(self, job: Job) -> ImageClassifier:
         """The network of a job before training."""
-        store = self.protected
-        network = build(
-            job.network,
-            len(store.classes),
-            channels=store.channels,
-            size=store.size,
-            seed=stream_seed(self.seed, "audit-network", job.network, job.seed),
-        )
-        if job.start == "theta0":
-            assert job.key is not None
-            network.load_state_dict(self.theta0[job.key].state_dict())
-        return network
+        theta0 = None if job.key is None else self.theta0[job.key]
+        return untrained(job, self.protected, self.seed, theta0)
 
     def context(self, job: Job, tell: Tell | None = None) -> Context:
         """What whoever does the job has."""
@@ -207,6 +197,28 @@ class Audit:
         if network is None:
             raise UsageError(f"{job.id} needs the trained network of {teacher.id}; run that case first")
         return self.runtime.place(network)
+
+
+def untrained(job: Job, store: PixelStore, seed: int, theta0: nn.Module | None) -> ImageClassifier:
+    """The network of a job before training.
+
+    Args:
+        job: What is to be trained.
+        store: Images of the shape and classes that it is for.
+        seed: Root seed of the audit.
+        theta0: Where a job starts from it, the authorised network before training.
+    """
+    network = build(
+        job.network,
+        len(store.classes),
+        channels=store.channels,
+        size=store.size,
+        seed=stream_seed(seed, "audit-network", job.network, job.seed),
+    )
+    if job.start == "theta0":
+        assert theta0 is not None
+        network.load_state_dict(theta0.state_dict())
+    return network
 
 
 def measured(history: History, recipe: Recipe, runtime: Runtime, *, classes: int, size: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from uge.audit.attacks import attack
-from uge.audit.cases import Case, Data, Role, Start, case_id, read_case, write_case
-from uge.audit.runner import load_trained, measured
+from uge.audit.cases import Case, Data, read_case, write_case
+from uge.audit.plan import Job
+from uge.audit.runner import load_trained, measured, untrained
 from uge.checkpoint import save_checkpoint
 from uge.data.images import ImageSet
 from uge.data.store import PixelStore, load_pixels
 from uge.errors import DataError, UsageError
 from uge.federated.union import union
-from uge.networks import ImageClassifier, build, weights_hash
+from uge.networks import ImageClassifier, weights_hash
 from uge.objectives import Objective, distillation, supervised
 from uge.progress import Progress, Silent
 from uge.recipes import Recipe
@@ -33,22 +33,16 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training run; ``server`` is None where it trains on the union."""
+class Run(Job):
+    """One training run.
 
-    column: str
-    role: Role
-    network: str
-    start: Start
-    scheme: str
-    data: Data
-    seed: int
+    Attributes:
+        column: Its column of Table 9.
+        server: Whose part it trains on; None where it trains on the union.
+    """
+
+    column: str = ""
     server: int | None = None
-
-    @property
-    def id(self) -> str:
-        """The id of its case."""
-        return case_id(self.role, self.network, self.scheme, self.data, self.seed, start=self.start)
 
     def place(self, folder: Path) -> Path:
         """Where it belongs below the audit folder: runs on the union make the audit, each server has a folder."""
@@ -70,15 +64,17 @@ def columns(network: str, hackers: Sequence[str], servers: int, seeds: int) -> l
     """
     runs = []
     for seed in range(seeds):
-        runs.append(Run("joint", "clean", network, "theta0", "direct", "clean", seed))
+        joint = Run("clean", network, "theta0", "direct", "clean", seed, column="joint")
+        published = Run("authorized", network, "theta0", "direct", "protected", seed, column="global")
+        runs.append(joint)
         for server in range(servers):
-            runs.append(Run(f"separate-{server}", "clean", network, "theta0", "direct", "clean", seed, server))
-            runs.append(Run(f"server-{server}", "authorized", network, "theta0", "direct", "protected", seed, server))
-        runs.append(Run("global", "authorized", network, "theta0", "direct", "protected", seed))
+            runs.append(replace(joint, column=f"separate-{server}", server=server))
+            runs.append(replace(published, column=f"server-{server}", server=server))
+        runs.append(published)
         for name in dict.fromkeys(hackers):
-            runs.append(Run(f"{name}-n", "clean", name, "random", "direct", "clean", seed))
-            runs.append(Run(f"{name}-h", "hacker", name, "random", "direct", "protected", seed))
-            runs.append(Run(f"{name}-d", "hacker", name, "random", "distill", "protected", seed))
+            runs.append(Run("clean", name, "random", "direct", "clean", seed, column=f"{name}-n"))
+            runs.append(Run("hacker", name, "random", "direct", "protected", seed, column=f"{name}-h"))
+            runs.append(Run("hacker", name, "random", "distill", "protected", seed, column=f"{name}-d"))
     return runs
 
 
@@ -190,7 +186,7 @@ class Table:
             network=run.network,
             start=run.start,
             scheme=run.scheme,
-            family=attack(run.scheme).family,
+            family=run.family,
             data=run.data,
             seed=run.seed,
             **measured(history, self.recipe, self.runtime, classes=len(store.classes), size=store.size),
@@ -202,21 +198,12 @@ class Table:
         return case, parts
 
     def _network(self, run: Run) -> ImageClassifier:
-        network = build(
-            run.network,
-            len(self.test.classes),
-            channels=self.test.channels,
-            size=self.test.size,
-            seed=stream_seed(self.seed, "audit-network", run.network, run.seed),
-        )
-        if run.start == "theta0":
-            network.load_state_dict(self.theta0.state_dict())
-        return network
+        return untrained(run, self.test, self.seed, self.theta0)
 
     def _objective(self, run: Run) -> Objective:
         if run.scheme == "direct":
             return supervised
-        teacher = Run("global", "authorized", self.theta0.name, "theta0", "direct", "protected", run.seed)
+        teacher = Run("authorized", self.theta0.name, "theta0", "direct", "protected", run.seed, column="global")
         network = self._teacher(teacher)
         if network is None:
             raise UsageError(f"{run.column} needs the trained network of 'global' with seed {run.seed}; run that first")
