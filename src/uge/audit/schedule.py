@@ -82,12 +82,13 @@ def by_damage(jobs: Iterable[Job], seconds: Callable[[Job], float]) -> list[Job]
     """The jobs in the order of a limited audit.
 
     Repetition by repetition: clean controls, the authorised network and plain hackers first, then attacks by
-    expected damage per second (points of accuracy that they usually win back, over the time they take), then the
-    authorised user's variants.
+    expected damage per second (points of accuracy that they usually win back, over the time they take), then
+    yardsticks and the authorised user's variants.
     """
 
     def place(job: Job) -> tuple[int, int, float]:
-        kind = 0 if job.essential else 1 if job.role == "hacker" else 2
+        attack = job.role == "hacker" and job.family != "yardstick"
+        kind = 0 if job.essential else 1 if attack else 2
         worth = job.entry.expected / max(seconds(job), 1e-9) if kind == 1 else 0.0
         return job.seed, kind, -worth
 

@@ -192,7 +192,7 @@ def _conditions(run: Run) -> dict[str, Any]:
         **{name.replace("_", " "): case.recipe.get(name) for name in names},
         "precision": case.environment.get("precision"),
         "number of test images": run.summary.facts.get("test_images"),
-        "networks": " and ".join(sorted({hacker.network for hacker in run.summary.hackers})),
+        "networks": " and ".join(sorted({hacker.network for hacker in run.summary.hackers if hacker.holds != "key"})),
         "number of seeds": run.summary.seeds,
     }
 
