@@ -117,6 +117,7 @@ SETTINGS = [
     ({"authorized": ","}, "expected names separated by commas"),
     ({"authorized": "checkpoint:weights.safetensors"}, "cannot start from parameters that others may have"),
     ({"hacker": "shufelnetv2", "method": "uge"}, "unknown network 'shufelnetv2'; did you mean 'shufflenetv2'?"),
+    ({"method": "uge", "refinement__hackers": "cnn,lennet"}, "unknown network 'lennet'; did you mean 'lenet'?"),
     ({"encoder": "locl"}, "unknown encoder 'locl'; did you mean 'local'?"),
     ({"encoder": "clip"}, "unknown encoder 'clip'"),
     ({"method": "ugee"}, "'pil', 'random' or 'random-class', got 'ugee'"),

@@ -16,7 +16,10 @@ from command import PAPER, TINY, contents, run_uge, tiny
 from uge.pipeline.work import PrivateWork
 
 Interrupt = Callable[..., None]
-REFINED = (*tiny(method="uge", refinement__rounds=2, refinement__passes=3, refinement__batch_size=12), "--refine")
+REFINED = (
+    *tiny(method="uge", refinement__rounds=2, refinement__passes=3, refinement__batch_size=12),
+    *("--refine", "--refinement.hackers=lenet", "--refinement.hacker-steps=3"),
+)
 
 # A run that kills itself the hard way inside the given call of a function.
 SUICIDE = """

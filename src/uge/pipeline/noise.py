@@ -24,6 +24,7 @@ from uge.pipeline.stages import budget_of, open_encoder
 from uge.protect.apply import GENERATOR, Perturber, load_generator, save_perturber
 from uge.protect.colour_code import ColourCode, shared_key
 from uge.protect.generator import Generator
+from uge.protect.hackers import Losses, train_hackers, with_hackers
 from uge.protect.losses import Authorized, TotalLoss
 from uge.protect.protector import train_generator
 from uge.protect.refine import delta_records, protected_store, refine_pass, start_delta
@@ -193,12 +194,13 @@ class NoiseRun:
                     one.trajectory = fresh.trajectory
                 total.refresh_teachers()
             name = f"refine round {round_number + 1}/{settings.rounds} pass {inner + 1}"
+            losses = self._against_hackers(total, files[done % 2], (round_number, inner))
             with self.session.progress.stage(name) as tell:
                 refine_pass(
                     self.store,
                     files[done % 2],
                     files[(done + 1) % 2],
-                    total,
+                    losses,
                     self.budget,
                     step=max(1, round(settings.step * (1 - inner / settings.passes))),
                     batch_size=settings.batch_size,
@@ -209,6 +211,16 @@ class NoiseRun:
                 )
             done = _keep(state, done + 1)
         return files[done % 2]
+
+    def _against_hackers(self, total: TotalLoss, delta: Records, name: tuple[int, int]) -> Losses:
+        """The loss of a pass: with hackers in the loop, theirs is part of it."""
+        settings, runtime = self.config.refinement, self.session.runtime
+        if not settings.hacker_names:
+            return total
+        seen = self.store if settings.hacker_term == "target" else protected_store(self.store, delta, self.budget)
+        with self.session.progress.stage(f"hackers in the loop ({', '.join(settings.hacker_names)})"):
+            pool = train_hackers(seen, settings, seed=self.config.seed, name=name, runtime=runtime)
+        return with_hackers(total, pool, settings, classes=len(self.store.classes), runtime=runtime)
 
     def _provenance(self, space: FeatureSpace | None) -> Provenance:
         config, details = self.config, dict[str, Any]()

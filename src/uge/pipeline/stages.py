@@ -168,6 +168,8 @@ def check_names(config: ProtectConfig) -> None:
             "method 'keyed' cannot follow rotations, got the augmentation 'rotate-flip'; give "
             "--recipe.augment crop-flip, or --method uge"
         )
+    for name in config.refinement.hacker_names:
+        check_name(name)
     kind, _, name = config.encoder.partition(":")
     if config.encoder != "local" and not (kind == "clip" and name):
         raise UnknownNameError("encoder", config.encoder, ["local", "clip:ID"], "ID is a hub id or a local folder")

@@ -14,7 +14,7 @@ from uge.data.loader import epoch_order, fetch
 from uge.data.store import PixelStore, Records
 from uge.errors import UGEError
 from uge.protect.generator import Generator, add_perturbation, level_type
-from uge.protect.losses import TotalLoss
+from uge.protect.hackers import Losses
 from uge.runs import EventLog
 from uge.runtime import Runtime, seeded, stream
 
@@ -37,7 +37,7 @@ def refine_pass(
     store: PixelStore,
     before: Records,
     after: Records,
-    total: TotalLoss,
+    total: Losses,
     budget: Budget,
     *,
     step: int,

@@ -97,6 +97,11 @@ class RefineSettings(BaseModel):
         rounds: Rounds; before each after the first, the authorised networks train from θ0
             on the *current* protected data and their new path is matched (on-policy).
         batch_size: Images per step.
+        hackers: Networks in the loop, separated by commas: before every pass fresh ones are trained; empty for none.
+        hacker_weight: λ_h, the weight of their loss.
+        hacker_steps: Steps that each is trained at most; how many is drawn, from a quarter of it on.
+        hacker_term: ``"minimise"``: they shall find protected images easy; ``"target"``: networks that know
+            the clean images shall take protected ones for the next class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -105,3 +110,12 @@ class RefineSettings(BaseModel):
     step: int = Field(2, ge=1)
     rounds: int = Field(1, ge=1)
     batch_size: int = Field(128, ge=2)
+    hackers: str = ""
+    hacker_weight: float = Field(1.0, ge=0)
+    hacker_steps: int = Field(100, ge=1)
+    hacker_term: Literal["minimise", "target"] = "minimise"
+
+    @property
+    def hacker_names(self) -> list[str]:
+        """The networks in the loop by name; may be none."""
+        return [name for part in self.hackers.split(",") if (name := part.strip())]

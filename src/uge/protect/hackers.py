@@ -1,0 +1,91 @@
+"""Hackers in the loop of direct optimisation (ours): networks of others, trained on the copy as it is at the moment.
+
+The feature distance (Eq. 7-9) fights one encoder. Here a pool of fresh networks is trained before every pass, each
+for a number of steps of its own, and the perturbation is moved so that they learn something else than the picture:
+
+- ``minimise``: L_h = mean over the pool of CE(h(x_u), y), with h trained on the protected images. What they were to
+  learn is already there, as in error-minimising noise (Huang et al., ICLR 2021), which has one such network.
+- ``target``: L_h = mean of CE(h(x_u), t(y)), with h trained on the *clean* images and t the next class, as in
+  targeted adversarial poisoning (Fowl et al., NeurIPS 2021): to clean eyes the image looks like another class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uge.data.store import PixelStore
+from uge.networks import build
+from uge.objectives import full_precision
+from uge.protect.settings import RefineSettings
+from uge.recipes import Recipe
+from uge.runtime import Runtime, stream, stream_seed
+from uge.training import fit
+
+Losses = Callable[[Tensor, Tensor, Tensor, torch.Generator], dict[str, Tensor]]
+"""From clean and protected pixels, labels and a random stream to every part of a loss and their sum ``"loss"``."""
+_RECIPE = Recipe(epochs=1, batch_size=128, lr=0.1)
+_LEAST = 4
+"""A hacker is trained for at least this part of the steps, one in four."""
+
+
+def train_hackers(
+    store: PixelStore, settings: RefineSettings, *, seed: int, name: Sequence[str | int], runtime: Runtime
+) -> list[nn.Module]:
+    """Fresh networks, trained plainly on ``store``; the same for the same seed and name.
+
+    Args:
+        store: The images that they see: protected ones for ``minimise``, clean ones for ``target``.
+        settings: Which networks, and for how many steps at most.
+        seed: Root seed.
+        name: Names the pool in the random streams.
+        runtime: Device and precision.
+
+    Returns:
+        The networks in evaluation mode, whose parameters need no gradient.
+    """
+    found = list[nn.Module]()
+    for number, architecture in enumerate(settings.hacker_names):
+        draw = stream(seed, "hackers", *name, number)
+        most = settings.hacker_steps
+        steps = int(torch.randint(max(1, most // _LEAST), most + 1, (1,), generator=draw))
+        size = min(_RECIPE.batch_size, len(store))
+        wanted = steps * size
+        rounds = [torch.randperm(len(store), generator=draw) for _ in range(-(-wanted // len(store)))]
+        one = stream_seed(seed, "hackers", "network", *name, number)
+        network = build(architecture, len(store.classes), channels=store.channels, size=store.size, seed=one)
+        fit(network, store.subset(torch.cat(rounds)[:wanted]), _RECIPE, seed=one, runtime=runtime)
+        found.append(network.eval().requires_grad_(False))
+    return found
+
+
+def hacker_loss(hackers: Sequence[nn.Module], x_u: Tensor, y: Tensor, *, term: str, classes: int) -> Tensor:
+    """L_h: the mean over hackers and images of the cross-entropy with the label, or with the next class.
+
+    Args:
+        hackers: From :func:`train_hackers`, at least one.
+        x_u: Protected pixels in [0, 1].
+        y: Labels.
+        term: ``minimise`` or ``target``.
+        classes: Number of classes.
+    """
+    wanted = y if term == "minimise" else (y + 1) % classes
+    return torch.stack([F.cross_entropy(full_precision(hacker(x_u)), wanted) for hacker in hackers]).mean()
+
+
+def with_hackers(
+    total: Losses, hackers: Sequence[nn.Module], settings: RefineSettings, *, classes: int, runtime: Runtime
+) -> Losses:
+    """L_all + λ_h · L_h."""
+
+    def losses(x: Tensor, x_u: Tensor, y: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        parts = total(x, x_u, y, draw)
+        with runtime.autocast():
+            pixels = x_u.to(memory_format=runtime.memory_format)
+            found = hacker_loss(hackers, pixels, y, term=settings.hacker_term, classes=classes)
+        return {**parts, "hackers": found, "loss": parts["loss"] + settings.hacker_weight * found}
+
+    return losses
