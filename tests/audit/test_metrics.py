@@ -223,6 +223,27 @@ def test_a_yardstick_is_nobodys_attack() -> None:
     assert [(one.scheme, one.last) for one in summary.yardsticks] == [("clean-only-50", 57.0)]
 
 
+@pytest.mark.parametrize(
+    ("scheme", "last", "owes_nothing"),
+    [
+        ("mix-clean-50", 59.9, True),
+        ("mix-clean-50", 60.1, False),
+        ("semi-supervised-50+jpeg10", 55.0, True),
+        ("last-layer-10", 55.0, False),
+        ("inversion-500", 55.0, False),
+    ],
+)
+def test_who_gets_no_more_than_his_originals_give_breaks_nothing(scheme: str, last: float, owes_nothing: bool) -> None:
+    cases = [case("clean", "cnn", 62.0), case("authorized", "cnn", 61.9), case("hacker", "cnn", 15.0)]
+    leak = case("hacker", "cnn", 57.0, scheme="clean-only-50", needs=["clean"], family="yardstick")
+    summary = summarize([*cases, leak, case("hacker", "cnn", last, scheme=scheme, needs=["clean"])], classes=10)
+    (hacker,) = (one for one in summary.hackers if one.scheme == scheme)
+    assert hacker.owes_nothing == owes_nothing
+    assert summary.label.startswith("broken by") != owes_nothing
+    assert summary.margin is not None
+    assert summary.margin.scheme == scheme
+
+
 @given(st.lists(st.sampled_from(["left", "failed", "planned"]), max_size=3))
 def test_a_partial_audit_is_never_called_complete(reasons: list[str]) -> None:
     base = [case("clean", "cnn", 60.0), case("authorized", "cnn", 58.0), case("hacker", "cnn", 15.0)]

@@ -5,6 +5,7 @@ The sentences are in :mod:`uge.audit.verdict`, the reasons for doubt in :mod:`ug
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -19,6 +20,8 @@ __all__ = ["NOISE", "HackerResult", "Margin", "Result", "Strongest", "Summary", 
 
 _FAMILIES = {"grayscale": "preprocess", "jpeg": "preprocess", "axis-removal": "preprocess", "distill": "knowledge"}
 """Beginnings of the names of attacks whose cases were written before cases named their family."""
+_LEAKS = re.compile(r"(?:mix-clean|semi-supervised|last-layer)-(\d+)")
+"""Attacks that hold so many percent of the originals."""
 Value = Callable[[Case], float]
 
 
@@ -59,9 +62,15 @@ def summarize(
     networks = {behind_key(case.network) for case in keyed}
 
     authorized = [Result(**_means(group, controls)) for group in meant.values()]
+    measures = [HackerResult(**_means(group, controls)) for group in yardsticks.values()]
+    alone = {(one.network, one.scheme): max(one.last, one.best) for one in measures}
     hackers = [
-        HackerResult(**_means(group, controls), same_architecture=behind_key(network) in networks)
-        for (network, *_), group in attacks.items()
+        HackerResult(
+            **_means(group, controls),
+            same_architecture=behind_key(network) in networks,
+            alone=alone.get((network, _yardstick(scheme))),
+        )
+        for (network, scheme, _), group in attacks.items()
     ]
     hackers.sort(key=lambda hacker: (-hacker.last, -hacker.best, hacker.network, hacker.scheme))
     margins = _margins(next(iter(meant.values()), None), list(attacks.values()), controls)
@@ -74,7 +83,7 @@ def summarize(
         authorized_all=authorized,
         variants=[Result(**_means(g, controls)) for g in _grouped(c for c in keyed if c.scheme != "direct").values()],
         hackers=hackers,
-        yardsticks=[HackerResult(**_means(group, controls)) for group in yardsticks.values()],
+        yardsticks=measures,
         margin=margin,
         margins=margins,
         gap=None if gap is None else gap.last,
@@ -158,6 +167,12 @@ def _means(group: Sequence[Case], controls: Sequence[Case]) -> dict[str, Any]:
 def _family(case: Case) -> str:
     older = (family for name, family in _FAMILIES.items() if case.scheme.startswith(name))
     return next(older, "plain") if case.family == "plain" else case.family
+
+
+def _yardstick(scheme: str) -> str:
+    """The scheme that has the same leaked originals and nothing else; empty where an attack has no share of them."""
+    shares = [int(percent) for percent in _LEAKS.findall(scheme)]
+    return f"clean-only-{max(shares)}" if shares else ""
 
 
 def _holds(case: Case) -> Holds:

@@ -61,9 +61,21 @@ class Result(BaseModel):
 
 
 class HackerResult(Result):
-    """A hacker's result; ``same_architecture`` tells whether an authorised network has the same architecture."""
+    """A hacker's result.
+
+    Attributes:
+        same_architecture: Whether an authorised network has the same architecture.
+        alone: Where he holds a share of the originals: what these give by themselves, without the published copy
+            (the yardstick of the same share, last or best epoch, the larger); ``None`` where that was not run.
+    """
 
     same_architecture: bool = False
+    alone: float | None = None
+
+    @property
+    def owes_nothing(self) -> bool:
+        """Whether he gets no more with the published copy than from his originals alone, noise aside."""
+        return self.alone is not None and max(self.last, self.best) <= self.alone + NOISE
 
     def kept(self, chance: float) -> float | None:
         """Of what the clean control learns above chance, the share that the hacker reaches; best or last, the larger.

@@ -18,12 +18,12 @@ def label(summary: Summary) -> str:
 
     A hacker "breaks" the protection when he reaches more than 2/3 of what his clean control learns above chance, at
     the last or the best epoch. Of several the one that needs least is named. Hackers whose clean control is missing
-    or hardly above chance are not judged.
+    or hardly above chance are not judged, and one who gets no more than from his leaked originals alone breaks nothing.
     """
     chance, first = summary.chance or 0.0, summary.authorized
     judged = [hacker for hacker in summary.hackers if hacker.clean is not None and not too_low(hacker.clean, chance)]
-    shares = {hacker.name: hacker.kept(chance) or 0.0 for hacker in judged}
-    breaking = [hacker for hacker in judged if shares[hacker.name] > HELD_SHARE]
+    shares = {hacker.name: hacker.kept(chance) or 0.0 for hacker in judged if not hacker.owes_nothing}
+    breaking = [hacker for hacker in judged if shares.get(hacker.name, 0.0) > HELD_SHARE]
     if not summary.hackers:
         return "not attacked"
     if first is not None and first.clean is not None and first.clean - first.last > PARTLY:
@@ -38,7 +38,7 @@ def label(summary: Summary) -> str:
     if len(judged) < len(summary.hackers):
         return "cannot be judged without clean controls that learn"
     so_far = " so far" if summary.partial else ""
-    if max(shares.values()) > FAIL_SHARE:
+    if max(shares.values(), default=0.0) > FAIL_SHARE:
         return f"partly: hackers are held back but still learn{so_far}"
     return f"holds against everything tried{so_far}"
 

@@ -54,6 +54,7 @@ class Row:
         seeds: Number of seeds.
         strongest: Whether it is the strongest hacker.
         same_architecture: Whether a hacker has an authorised network's architecture.
+        owes_nothing: Whether a hacker gets no more than from his leaked originals alone.
     """
 
     role: Literal["authorized", "hacker"]
@@ -68,6 +69,7 @@ class Row:
     seeds: int
     strongest: bool = False
     same_architecture: bool = False
+    owes_nothing: bool = False
 
     @property
     def label(self) -> str:
@@ -78,7 +80,8 @@ class Row:
     def remark(self) -> str:
         """What is special about the row, or nothing."""
         remarks = ["strongest"] if self.strongest else []
-        return ", ".join(remarks + (["same architecture"] if self.same_architecture else []))
+        remarks += ["same architecture"] if self.same_architecture else []
+        return ", ".join(remarks + (["no more than his originals alone"] if self.owes_nothing else []))
 
 
 def rows(summary: Summary) -> list[Row]:
@@ -112,6 +115,7 @@ def _row(role: Literal["authorized", "hacker"], result: Result, strongest: bool 
         seeds=result.seeds,
         strongest=strongest,
         same_architecture=isinstance(result, HackerResult) and result.same_architecture,
+        owes_nothing=isinstance(result, HackerResult) and result.owes_nothing,
     )
 
 
