@@ -14,8 +14,8 @@ from uge.errors import UsageError
 from uge.protect.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.recipes import Recipe
 
-STANDARD_ATTACKS = ("direct", "distill", "grayscale", "axis-removal")
-"""What ``standard`` stands for among attacks: the paper's two, and two that are cheap and break much."""
+STANDARD_ATTACKS = ("direct", "distill", "grayscale", "jpeg30", "jpeg10", "axis-removal")
+"""What ``standard`` stands for among attacks: the paper's two, and filters that are cheap and break much."""
 
 Method = Literal[
     "keyed",
