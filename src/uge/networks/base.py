@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from uge.errors import UsageError
+
 MEAN, STD = 0.5, 0.25
 
 
@@ -73,6 +75,29 @@ class BodyAndHead(ImageClassifier):
         """Logits (B, classes); see the base class."""
         out: Tensor = self.head(self.features(x))
         return out
+
+
+def last_layer(network: nn.Module) -> nn.Linear:
+    """The last linear layer.
+
+    Raises:
+        UsageError: There is none.
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise UsageError(f"this needs a network that ends in a linear layer, got {type(network).__name__}")
+    return layers[-1]
+
+
+def feature_state(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of everything but the last linear layer.
+
+    Raises:
+        UsageError: There is no such layer.
+    """
+    head = {id(parameter) for parameter in last_layer(network).parameters()}
+    kept = {name for name, value in network.state_dict(keep_vars=True).items() if id(value) not in head}
+    return {name: value for name, value in network.state_dict().items() if name in kept}
 
 
 class FlattenGrid(nn.Module):

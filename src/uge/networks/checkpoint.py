@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from uge.errors import UsageError
 from uge.names import CHECKPOINT
-from uge.networks.base import ImageClassifier
+from uge.networks.base import ImageClassifier, feature_state
 from uge.networks.plugins import Wrapped
 from uge.networks.pretrained import first_line, import_transformers, preprocessing, read_json, resized
 from uge.networks.table import build
@@ -87,9 +87,7 @@ def _transplanted(trained: ImageClassifier, name: str, classes: int, channels: i
         raise UsageError(f"'{name}' is for images of {trained.channels} channels, these have {channels}")
     draw = int(torch.randint(2**31, ()))
     network = build(trained.name, classes, seed=draw, channels=channels, size=size)
-    last = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
-    state = {key: value for key, value in trained.state_dict().items() if not key.startswith(f"{last}.")}
-    mine = network.state_dict()
+    state, mine = feature_state(trained), network.state_dict()
     other = next((key for key, value in state.items() if mine[key].shape != value.shape), None)
     if other is not None:
         raise UsageError(

@@ -86,7 +86,7 @@ def compare(runs: Mapping[str, Run]) -> Comparison:
     """Arrange audits: protections by the strongest hacker who holds nothing, attacks by family."""
     standings = sorted((_standing(name, run) for name, run in runs.items()), key=_place)
     summaries = {one.name: runs[one.name].summary for one in standings}
-    return Comparison(standings, _heat(summaries), _warnings(runs))
+    return Comparison(standings, _heat(summaries), _warnings(runs, standings))
 
 
 def _standing(name: str, run: Run) -> Standing:
@@ -165,14 +165,14 @@ def _heat(summaries: Mapping[str, Summary]) -> HeatMap:
     )
 
 
-def _warnings(runs: Mapping[str, Run]) -> list[str]:
+def _warnings(runs: Mapping[str, Run], standings: Sequence[Standing]) -> list[str]:
     """Why numbers of different columns may not be compared."""
     found, conditions = list[str](), {name: _conditions(run) for name, run in runs.items()}
     for what in dict.fromkeys(what for one in conditions.values() for what in one):
         values = {name: one.get(what) for name, one in conditions.items()}
         if len(set(values.values())) > 1:
             found.append(f"Not the same {what} ({_listed(values)}).")
-    controls = {name: value for name, run in runs.items() if (value := _standing(name, run).clean) is not None}
+    controls = {one.name: one.clean for one in standings if one.clean is not None}
     if controls and max(controls.values()) - min(controls.values()) > NOISE:
         listed = _listed({name: number(value) for name, value in controls.items()})
         found.append(f"Clean controls differ by more than {NOISE:.0f} points ({listed}).")

@@ -25,11 +25,12 @@ from uge.audit.attacks.purify import (
     regress,
     restorer,
 )
-from uge.audit.attacks.transfer import last_layer, probe
+from uge.audit.attacks.transfer import probe
 from uge.data.loader import to_unit
 from uge.data.store import PixelStore, Records
 from uge.errors import UsageError
 from uge.networks import build
+from uge.networks.base import last_layer
 from uge.recipes import Recipe
 from uge.runtime import Runtime, seeded
 

@@ -14,6 +14,7 @@ from uge.audit.attacks.leak import on_leak
 from uge.data.loader import Batch
 from uge.errors import UsageError
 from uge.networks import ImageClassifier, build
+from uge.networks.base import feature_state, last_layer
 from uge.objectives import full_precision
 from uge.runtime import seeded, stream_seed
 from uge.training import History, fit
@@ -28,18 +29,6 @@ def classifier(network: nn.Module) -> ImageClassifier:
     if not isinstance(network, ImageClassifier):
         raise UsageError(f"this attack needs a network made by uge.networks.build, got {type(network).__name__}")
     return network
-
-
-def last_layer(network: nn.Module) -> nn.Linear:
-    """The last linear layer.
-
-    Raises:
-        UsageError: There is none.
-    """
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        raise UsageError(f"this attack needs a network that ends in a linear layer, got {type(network).__name__}")
-    return layers[-1]
 
 
 def on_frozen_features(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -71,13 +60,8 @@ def _pretrained(context: Context) -> Context:
     seed = stream_seed(context.seed, "backbone")
     other = build(network.name, len(public.classes), channels=public.channels, size=public.size, seed=seed)
     fit(other, public, context.recipe, seed=seed, runtime=context.runtime)
-    head = {id(parameter) for parameter in last_layer(network).parameters()}
-    mine = network.state_dict(keep_vars=True)
-    state = {
-        name: value
-        for name, value in other.state_dict().items()
-        if id(mine[name]) not in head and mine[name].shape == value.shape
-    }
+    mine = network.state_dict()
+    state = {name: value for name, value in feature_state(other).items() if mine[name].shape == value.shape}
     network.load_state_dict(state, strict=False)
     return context
 
