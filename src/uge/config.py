@@ -82,8 +82,8 @@ class ProtectConfig(_Settings):
     snapshots: Annotated[int, Field(description="Snapshots per trajectory.", ge=2)] = 10
     hacker: Annotated[str, Field(description="Architecture of the random hacker in the undistill loss.")] = "resnetc20"
     seed: Annotated[int, Field(description="Root seed of the run.")] = 0
-    recipe: Annotated[Recipe, Field(description="How the authorised network trains.")] = Recipe(epochs=15)
-    encoder_recipe: Annotated[Recipe, Field(description="How the local encoder trains.")] = Recipe(epochs=12)
+    recipe: Annotated[Recipe, Field(description="How the authorised network trains.")] = Recipe()
+    encoder_recipe: Annotated[Recipe, Field(description="How the local encoder trains.")] = Recipe()
     loss: Annotated[LossWeights, Field(description="Weights and constants of the losses.")] = LossWeights()
     generator: Annotated[GeneratorSettings, Field(description="The perturbation generator.")] = GeneratorSettings()
     refinement: Annotated[RefineSettings, Field(description="Direct optimisation.")] = RefineSettings()

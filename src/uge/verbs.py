@@ -53,7 +53,7 @@ def protect(
     Examples:
 
     - `uge protect photos out/photos --authorized cnn`
-    - `uge protect my-images/ out/mine --authorized resnet18 --size 64 --rho 8/255 --refine`
+    - `uge protect my-images/ out/mine --method uge --authorized resnet18 --size 64 --rho 8/255 --refine`
     - `uge protect data/cifar10 out/cifar --limit 10000 --recipe.epochs 30 --resume`
     - `uge protect my-images/ out/for-alice --for alice.json`
 
