@@ -39,10 +39,11 @@ class EpochResult:
 
 @dataclass
 class History:
-    """What happened in a run, epoch by epoch; accuracies in percent on the test set."""
+    """What happened in a run, epoch by epoch; accuracies in percent on the test set; and by which recipe."""
 
     epochs: list[EpochResult] = field(default_factory=list)
     seconds: float = 0.0
+    recipe: Recipe | None = None
 
     def tested(self) -> list[EpochResult]:
         """Epochs in which the test accuracy was measured."""
@@ -129,6 +130,7 @@ def fit(
         meta = load_checkpoint(checkpoint, {"network": network}, optimizer)
         history = History.from_json(meta)
         first = len(history.epochs)
+    history.recipe = recipe
     augment = augmentation(recipe.augment)
     size = min(recipe.batch_size, len(store))
     total = recipe.epochs * steps_per_epoch(len(store), size)

@@ -56,7 +56,8 @@ def audit(
     folder
         Audit folder; OUT.audit by default.
     fail_under
-        Exit with 3 when the gap (the smaller of last and best epoch) is below this many points, or there is none.
+        Exit with 3 when the gap (the smaller of last and best epoch) is below this many points, when there is none,
+        or when a case failed.
     fail_holding
         What a hacker may hold to count for `--fail-under`: nothing but the folder, public images as well, clean
         originals as well, or the key as well.
@@ -70,7 +71,7 @@ def audit(
     if common.dry_run:
         return Outcome(found, f"would run {len(found['cases'])} cases; nothing was written")
     gap = smallest_gap(found["margins"], fail_holding)
-    failed = fail_under is not None and (gap is None or gap < fail_under)
+    failed = fail_under is not None and (gap is None or gap < fail_under or bool(found["failed"]))
     return Outcome(found, audit_text(found), code=3 if failed else 0)
 
 

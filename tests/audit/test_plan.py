@@ -115,19 +115,28 @@ def case(scheme: str, best: float, network: str = "cnn", seed: int = 0) -> Case:
 
 
 class TestCombinations:
-    def test_the_two_best_of_different_families(self) -> None:
-        cases = [
-            case("direct", 99),
-            case("grayscale", 60),
-            case("jpeg10", 70),
-            case("distill", 50),
-            case("cutout16", 40),
-        ]
-        found = combinations(cases, 2)
+    CASES = (("direct", 99), ("jpeg30", 60), ("jpeg10", 70), ("distill", 69), ("cutout16", 40), ("clean-only-50", 90))
+
+    def test_the_two_best_of_all_and_of_those_that_need_nothing(self) -> None:
+        found = combinations([case(*one) for one in self.CASES], 2)
         assert [(job.scheme, job.network, job.seed, job.key) for job in found] == [
-            ("jpeg10+distill", "cnn", seed, 0) for seed in (0, 1)
+            *(("jpeg10+cutout16", "cnn", seed, None) for seed in (0, 1)),  # Two JPEGs would be one and the same.
+            *(("jpeg10+distill", "cnn", seed, 0) for seed in (0, 1)),
         ]
-        assert all(attack(job.scheme).family == "combination" and job.taught for job in found)
+        assert {attack(job.scheme).family for job in found} == {"combination"}
+        assert [job.taught for job in found] == [False, False, True, True]
+
+    @given(st.permutations(CASES))
+    def test_the_order_of_the_cases_does_not_matter(self, results: list[tuple[str, float]]) -> None:
+        assert combinations([case(*one) for one in results], 1) == combinations([case(*one) for one in self.CASES], 1)
+
+    def test_two_filters_of_different_kinds(self) -> None:
+        found = combinations([case("sharpen", 50), case("low-pass", 60), case("mix-clean-50", 30)], 1)
+        assert [job.scheme for job in found] == ["low-pass+sharpen"]
+
+    def test_originals_are_mixed_in_before_a_filter(self) -> None:
+        found = combinations([case("mix-clean-50", 70), case("grayscale", 60)], 1)
+        assert [job.scheme for job in found] == ["mix-clean-50+grayscale"]
 
     def test_each_network_has_its_own(self) -> None:
         cases = [case("grayscale", 60), case("distill", 50), case("jpeg10", 70, "lenet"), case("cutout16", 40, "lenet")]
@@ -143,8 +152,8 @@ class TestCombinations:
     def test_what_is_combined(self, results: list[tuple[str, float]]) -> None:
         for job in combinations([case(scheme, best) for scheme, best in dict(results).items()], 1):
             first, second = (ATTACKS[name] for name in job.scheme.split("+"))
-            assert first.family != second.family
             assert {first.family, second.family} & set(FIRST_STEPS)
+            assert "yardstick" not in {first.family, second.family}
             assert first.prepare is not None
             assert not first.same_architecture
             assert not second.same_architecture

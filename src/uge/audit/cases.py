@@ -18,6 +18,8 @@ from uge.runs import write_json
 Role = Literal["clean", "authorized", "hacker"]
 Start = Literal["theta0", "random"]
 Data = Literal["clean", "protected"]
+YARDSTICK = "yardstick"
+"""Family of what is no attack: what leaked originals give without the copy."""
 STILL_IMPROVING = 2.0
 """Percent points from one tenth of the epochs to the next that mean "not converged"."""
 

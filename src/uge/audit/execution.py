@@ -10,7 +10,7 @@ from uge.audit.cases import Case, write_case
 from uge.audit.plan import Job, LeftOut, Plan, combinations
 from uge.audit.runner import Audit
 from uge.audit.schedule import Deadline, Pace, by_damage, in_words, warm_up
-from uge.audit.sharing import shared
+from uge.audit.sharing import shared, threads_each
 from uge.audit.workers import LocalProcesses, Outcome, Pool, Serial
 from uge.errors import UsageError
 from uge.processes import TRIES
@@ -127,7 +127,10 @@ class Execution:
         for network in dict.fromkeys(job.network for job in pending):
             if not self._pace.knows(network):
                 with self.progress.stage(f"time {network}"):
-                    self._pace.plain[network] = (self.warm or (lambda name: warm_up(self.audit, name)))(network)
+                    self._pace.plain[network] = (self.warm or self._warm_up)(network)
+
+    def _warm_up(self, network: str) -> float:
+        return warm_up(self.audit, network, threads_each(self.workers))
 
     def _fill(self, pending: list[Job], kept: float) -> None:
         """Start what can be started; leave out what cannot be run any more."""

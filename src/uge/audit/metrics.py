@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from uge.audit import checks
-from uge.audit.cases import Case
+from uge.audit.cases import YARDSTICK, Case
 from uge.audit.summary import HOLDS, NOISE, HackerResult, Holds, Interval, Margin, Result, Strongest, Summary
 from uge.audit.verdict import headline, label, verdict
 from uge.names import CHECKPOINT, behind_key
@@ -56,8 +56,8 @@ def summarize(
     controls = [case for case in cases if case.data == "clean"]
     keyed = [case for case in cases if case.role == "authorized" and case.data == "protected"]
     hacked = [case for case in cases if case.role == "hacker" and case.data == "protected"]
-    attacks = _grouped(case for case in hacked if _family(case) != "yardstick")
-    yardsticks = _grouped(case for case in hacked if _family(case) == "yardstick")
+    attacks = _grouped(case for case in hacked if _family(case) != YARDSTICK)
+    yardsticks = _grouped(case for case in hacked if _family(case) == YARDSTICK)
     meant = _grouped(case for case in keyed if case.scheme == "direct")
     networks = {behind_key(case.network) for case in keyed}
 
@@ -91,6 +91,7 @@ def summarize(
         strongest=Strongest(network=hackers[0].network, scheme=hackers[0].scheme) if hackers else None,
         seeds=min((result.seeds for result in [*authorized, *hackers]), default=0),
         chance=100 / count if count else None,
+        cases=[case.id for case in cases],
         ran=len(cases),
         planned=planned,
         left_out=[dict(item) for item in left_out],

@@ -10,7 +10,7 @@ from typing import get_args
 from uge.audit.attacks import ATTACKS, attack
 from uge.audit.attacks.base import Entry, Family, Need
 from uge.audit.attacks.combine import PLUS
-from uge.audit.cases import Case, Data, Role, Start, case_id
+from uge.audit.cases import YARDSTICK, Case, Data, Role, Start, case_id
 from uge.audit.variants import VARIANTS
 from uge.errors import UnknownNameError, UsageError
 
@@ -234,8 +234,10 @@ def _hackers(networks: Sequence[str], attacks: Iterable[str], seed: int, keys: S
 def combinations(cases: Iterable[Case], seeds: int) -> list[Job]:
     """The two best single attacks of the first repetition, combined, for every network and repetition.
 
-    The two are of different families, at least one of them of :data:`FIRST_STEPS`, and the pair with the largest
-    sum of best accuracies is taken. Attacks that need the authorised architecture are left alone.
+    Twice: of all attacks, and of those that need nothing but the published folder. At least one of the two is of
+    :data:`FIRST_STEPS`, two of one family are two filters of different kinds, and the pair with the largest sum of
+    best accuracies is taken. Attacks that need the authorised architecture are left alone. What comes out does not
+    depend on the order of the cases.
 
     Args:
         cases: Finished cases.
@@ -249,20 +251,35 @@ def combinations(cases: Iterable[Case], seeds: int) -> list[Job]:
             singles.setdefault(case.network, {})[case.scheme, key] = case.best
     jobs = list[Job]()
     for network, found in singles.items():
-        pairs = [pair for pair in itertools.permutations(found, 2) if _combine(pair[0][0], pair[1][0])]
-        pairs = [pair for pair in pairs if None in (pair[0][1], pair[1][1]) or pair[0][1] == pair[1][1]]
-        if pairs:
-            (one, first), (two, second) = max(pairs, key=lambda pair: found[pair[0]] + found[pair[1]])
-            key = second if first is None else first
-            scheme = f"{one}{PLUS}{two}"
-            jobs += [Job("hacker", network, "random", scheme, "protected", seed, key) for seed in range(seeds)]
-    return jobs
+        pairs = [pair for pair in itertools.combinations(sorted(found, key=_place), 2) if _combine(*pair)]
+        free = [pair for pair in pairs if not any(ATTACKS[name].needs for name, _ in pair)]
+        for group in (free, pairs):
+            if group:
+                (one, first), (two, second) = max(group, key=lambda pair: found[pair[0]] + found[pair[1]])
+                key = second if first is None else first
+                scheme = f"{one}{PLUS}{two}"
+                jobs += [Job("hacker", network, "random", scheme, "protected", seed, key) for seed in range(seeds)]
+    return list(dict.fromkeys(jobs))
 
 
-def _combine(one: str, two: str) -> bool:
+def _place(single: tuple[str, int | None]) -> tuple[bool, bool, str, int]:
+    """Where an attack stands in a combination: filters after what mixes images, before what trains otherwise."""
+    name, key = single
+    entry = ATTACKS[name]
+    return entry.prepare is None, entry.family in FIRST_STEPS, name, key or 0
+
+
+def _combine(one: tuple[str, int | None], two: tuple[str, int | None]) -> bool:
     """Whether two attacks make a third, in this order."""
-    first, second = ATTACKS[one], ATTACKS[two]
+    (name, key), (other, other_key) = one, two
+    first, second = ATTACKS[name], ATTACKS[other]
     families = {first.family, second.family}
-    if "yardstick" in families:
+    if {YARDSTICK, "plain"} & families or first.prepare is None or not families & set(FIRST_STEPS):
         return False
-    return first.prepare is not None and len(families - {"plain"}) == 2 and bool(families & set(FIRST_STEPS))
+    alike = len(families) == 1 and (second.prepare is None or _kind(name) == _kind(other))
+    return not alike and (None in (key, other_key) or key == other_key)
+
+
+def _kind(name: str) -> str:
+    """The name without its setting: ``jpeg`` of ``jpeg30``."""
+    return name.rstrip("0123456789").rstrip("-")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from uge.audit.attacks import Context
-from uge.audit.cases import Case, Epoch, read_case
+from uge.audit.cases import YARDSTICK, Case, Epoch, read_case
 from uge.audit.plan import Job
 from uge.audit.variants import VARIANTS
 from uge.checkpoint import load_checkpoint, save_checkpoint
@@ -105,13 +106,14 @@ class Audit:
         Raises:
             UsageError: The job needs a trained authorised network that is not there.
         """
-        context = self.context(job, tell)
+        context, began = self.context(job, tell), time.perf_counter()
         try:
             history = VARIANTS[job.scheme].run(context, job.seed) if job.varied else job.entry.run(context)
         except DivergedError as error:
             # A result like any other: this network, so trained, learns nothing from these images.
             log.warning("%s: %s", job.id, error)
             history = error.history
+        history.seconds = time.perf_counter() - began  # What comes before training counts as well.
         if job.teaches:
             meta = {"fingerprint": self._fingerprint(job)}
             save_checkpoint(self._weights(job), {"network": context.network}, None, meta)
@@ -141,22 +143,26 @@ class Audit:
             runtime=self.runtime,
             teacher=lambda: self._teacher(job),
             progress=tell,
+            leak_seed=stream_seed(self.seed, "leak", job.seed),
             **given,
         )
 
     def _fingerprint(self, job: Job) -> str:
         needs = {"clean": job.data == "clean" or "clean" in job.entry.needs, "public": "public" in job.entry.needs}
-        data: dict[str, str | None] = {name: self.digests.get(name) for name in ("protected", "test")}
-        data |= {name: self.digests.get(name) if needed else None for name, needed in needs.items()}
+        needs |= {"protected": job.family != YARDSTICK, "test": True}
+        data = {name: self.digests.get(name) if needed else None for name, needed in needs.items()}
         theta0 = None if job.key is None else self._theta0_hashes[job.key]
         parts: dict[str, Any] = {"data": data, "job": vars(job), "theta0": theta0, "seed": self.seed}
         if job.network.startswith(CHECKPOINT):
             parts["checkpoint"] = checkpoint_hash(job.network)
+        if job.entry.revision:
+            parts["revision"] = job.entry.revision
+        if self.runtime.device.type != "cpu":
+            parts["device"] = self.runtime.device.type
         return fingerprint(parts | {"recipe": self.recipe.json_dict(), "precision": self.runtime.precision})
 
     def _case(self, job: Job, history: History) -> Case:
         variant = VARIANTS[job.scheme] if job.varied else None
-        recipe = variant.recipe(self.recipe) if variant else self.recipe
         runtime = variant.runtime(self.runtime) if variant else self.runtime
         return Case(
             id=job.id,
@@ -169,7 +175,13 @@ class Audit:
             family=job.family,
             needs=sorted(job.entry.needs),
             about=job.about,
-            **measured(history, recipe, runtime, classes=len(self.protected.classes), size=self.protected.size),
+            **measured(
+                history,
+                history.recipe or self.recipe,
+                runtime,
+                classes=len(self.protected.classes),
+                size=self.protected.size,
+            ),
             fingerprint=self._fingerprint(job),
         )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from uge.audit.cases import YARDSTICK
 from uge.audit.plan import Job
 from uge.audit.runner import Audit
 from uge.errors import UsageError
@@ -87,7 +88,7 @@ def by_damage(jobs: Iterable[Job], seconds: Callable[[Job], float]) -> list[Job]
     """
 
     def place(job: Job) -> tuple[int, int, float]:
-        attack = job.role == "hacker" and job.family != "yardstick"
+        attack = job.role == "hacker" and job.family != YARDSTICK
         kind = 0 if job.essential else 1 if attack else 2
         worth = job.entry.expected / max(seconds(job), 1e-9) if kind == 1 else 0.0
         return job.seed, kind, -worth
@@ -136,13 +137,23 @@ class Deadline:
             )
 
 
-def warm_up(audit: Audit, network: str) -> float:
+def warm_up(audit: Audit, network: str, threads: int | None = None) -> float:
     """Seconds of plain training of a network, from a few steps and a part of the test images.
 
     Args:
         audit: Images, recipe and device.
         network: Name of the architecture.
+        threads: As many as a worker has; by default those of this process.
     """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        return _plain_seconds(audit, network)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _plain_seconds(audit: Audit, network: str) -> float:
     store, test, recipe = audit.protected, audit.test, audit.recipe
     size = min(recipe.batch_size, len(store))
     count = min(len(store), (_WARM_STEPS + _STEPS) * size)

@@ -172,6 +172,7 @@ class Summary(BaseModel):
         strongest: The hacker with the largest last-epoch accuracy.
         seeds: Seeds of the group that has fewest.
         chance: Accuracy of guessing, in percent; ``None`` when the number of classes is unknown.
+        cases: Their ids: what else lies in the folder does not count.
         ran: Cases that there are.
         planned: Cases that a complete audit would have had.
         left_out: What was not run: ``attack``, ``network``, ``reason``.
@@ -200,6 +201,7 @@ class Summary(BaseModel):
     strongest: Strongest | None = None
     seeds: int = 0
     chance: float | None = None
+    cases: list[str] = Field(default_factory=list)
     ran: int = 0
     planned: int | None = None
     left_out: list[dict[str, str]] = Field(default_factory=list)

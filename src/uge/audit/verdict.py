@@ -64,8 +64,11 @@ def _keyed(hacker: HackerResult | Margin) -> bool:
 
 
 def too_low(clean: float, chance: float) -> bool:
-    """Whether a clean control says nothing: below twice chance, or a fifth of the way from chance to 100 %."""
-    return clean < min(2 * chance, chance + (100 - chance) / 5)
+    """Whether a clean control says nothing.
+
+    That is below the smaller of a fifth of the way from chance to 100 %, and twice chance or 5 points above it.
+    """
+    return clean < min(chance + (100 - chance) / 5, max(2 * chance, chance + 5))
 
 
 def separated(margin: Margin) -> bool:
@@ -172,11 +175,13 @@ def _hacker_part(summary: Summary) -> str:
     if not summary.hackers:
         return "no hacker was tried"
     top = summary.hackers[0]
-    shares = [share for h in summary.hackers if (share := h.kept(summary.chance or 0.0)) is not None]
+    chance = summary.chance or 0.0
+    judged = [hacker for hacker in summary.hackers if hacker.clean is not None and not too_low(hacker.clean, chance)]
+    shares = [hacker.kept(chance) or 0.0 for hacker in judged]
     if max(shares, default=0.0) > HELD_SHARE:
         how = "hackers still learn"
     elif len(shares) < len(summary.hackers):
-        how = "the hackers cannot all be judged for lack of a clean control"
+        how = "the hackers cannot all be judged for lack of a clean control that learns"
     else:
         how = "the hackers tried " + ("fail" if max(shares) <= FAIL_SHARE else "are held back but still learn")
     clean = f" against {top.clean:.1f}% clean" if top.clean is not None else ""

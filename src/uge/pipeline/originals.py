@@ -17,6 +17,7 @@ from uge.data.store import PixelStore
 from uge.errors import DataError
 
 _PROBES = 16
+_FEW = 8
 _THUMBNAIL = 8
 _ROWS = 1000
 
@@ -56,10 +57,27 @@ def clean_images(source: str, published: ImageSet, limit: int | None) -> ImageSe
     """The clean test images of a source: its test split, or the whole where it has only one split.
 
     Raises:
-        DataError: Their classes are not those of the published images.
+        DataError: Their classes are not those of the published images, or they are the originals of those.
     """
     split = "test" if has_split(source, "test") else "train"
-    return aligned(load_images(source, split=split, limit=limit), published.classes, "test images")
+    found = aligned(load_images(source, split=split, limit=limit), published.classes, "test images")
+    _check_apart(found, published)
+    return found
+
+
+def _check_apart(test: ImageSet, published: ImageSet) -> None:
+    """Refuse to test on the originals of the published images: everybody would be tested on what he was trained on."""
+    place = {name: number for number, name in enumerate(published.ids)}
+    rows = [number for number, name in enumerate(test.ids) if name in place]
+    if len(rows) < max(_FEW, len(test) / 2):
+        return
+    common = test.subset(rows)
+    theirs = published.subset([place[name] for name in common.ids])
+    if _same_shapes(common, theirs) and _alike(common, theirs):
+        raise DataError(
+            f"the test images are the originals of the published ones ({len(rows)} of {len(test)} have their ids and "
+            "look like them); give test images that were not protected, such as a source with a test split"
+        )
 
 
 def find_originals(test_source: str, clean_source: str | None, published: ImageSet) -> Originals:

@@ -27,7 +27,8 @@ def dataset_card(manifest: Manifest) -> str:
 # {name}, a protected copy
 
 {manifest.count:,} labelled images in {len(manifest.classes)} classes, changed slightly so that the network they were
-made for learns from them and other networks should not. The originals are not in here. Nobody needs special code to read this folder: it is an ordinary image data set.
+made for learns from them and other networks should not. The originals are not in here. Nobody needs special code
+to read this folder: it is an ordinary image data set.
 
 ## What was changed
 
@@ -45,8 +46,8 @@ made for learns from them and other networks should not. The originals are not i
 - It lowers what a network learns from this copy; it does not encrypt. People see the same pictures as before.
 - Nobody can promise failure for every network, recipe and purification. `uge audit` measures how well the protection
   holds against those it tries; the margin counts, not the intention.
-- Gray conversion, JPEG of quality 50 or less and strong augmentation undo most of a keyed protection, and a keyed network with another
-  key learns from it; adversarial training usually breaks others.
+- Gray conversion, JPEG of quality 50 or less and strong augmentation undo most of a keyed protection, and a keyed
+  network with another key learns from it; adversarial training usually breaks others.
 - Whoever has the original images, or the key, trains as well as ever. A leaked key cannot be called back.
 - Whoever has the trained authorised network has a network that works; if it is a keyed one, he has the key as well.
 - Images that were public before are public still.

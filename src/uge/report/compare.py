@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uge.audit.summary import NOISE, HackerResult, Holds, Result, Summary
-from uge.audit.verdict import HELD_SHARE
+from uge.audit.verdict import HELD_SHARE, listed, too_low
 from uge.errors import UsageError
 from uge.report.heat import Cell, Family, HeatMap, Line, scale_of
 from uge.report.page import Run, load_run
@@ -95,7 +95,8 @@ def _standing(name: str, run: Run) -> Standing:
     gaps = [gap for gap in (summary.gap, summary.gap_best) if gap is not None]
     controls = [control for hacker in _plain(summary) if (control := hacker.clean) is not None]
     free = [hacker for hacker in summary.hackers if hacker.holds == NONE]
-    kept = [share for hacker in free if (share := hacker.kept(summary.chance or 0.0)) is not None]
+    chance = summary.chance or 0.0
+    kept = [share for one in free if not too_low(one.clean or 0.0, chance) and (share := one.kept(chance)) is not None]
     return Standing(
         name=name,
         method=look(run.manifest, "method") or "",
@@ -113,7 +114,7 @@ def _standing(name: str, run: Run) -> Standing:
 
 
 def _place(one: Standing) -> tuple[float, str]:
-    return (-1.0 if one.free is None else one.free.last, one.name)
+    return (-1.0 if one.free is None else _reached(one.free)[0], one.name)
 
 
 def _plain(summary: Summary) -> list[HackerResult]:
@@ -121,7 +122,12 @@ def _plain(summary: Summary) -> list[HackerResult]:
 
 
 def _top(hackers: Iterable[HackerResult]) -> HackerResult | None:
-    return max(hackers, key=lambda hacker: (hacker.last, hacker.best), default=None)
+    return max(hackers, key=_reached, default=None)
+
+
+def _reached(hacker: HackerResult) -> tuple[float, float]:
+    """What counts of a hacker: the better of last and best epoch, since he may stop early."""
+    return max(hacker.last, hacker.best), hacker.last
 
 
 def _heat(summaries: Mapping[str, Summary]) -> HeatMap:
@@ -132,7 +138,7 @@ def _heat(summaries: Mapping[str, Summary]) -> HeatMap:
             family = tried.setdefault(FAMILIES.get(hacker.family, hacker.family), {})
             # Which two are combined depends on the protection: all stand in one line.
             cells = family.setdefault(COMBINED if hacker.family == "combination" else hacker.scheme, {})
-            cells[name] = max(cells.get(name, hacker), hacker, key=lambda one: (one.last, one.best))
+            cells[name] = max(cells.get(name, hacker), hacker, key=_reached)
 
     def cell(name: str, result: HackerResult | None) -> Cell | None:
         top = _top(summaries[name].hackers)
@@ -174,8 +180,14 @@ def _warnings(runs: Mapping[str, Run], standings: Sequence[Standing]) -> list[st
             found.append(f"Not the same {what} ({_listed(values)}).")
     controls = {one.name: one.clean for one in standings if one.clean is not None}
     if controls and max(controls.values()) - min(controls.values()) > NOISE:
-        listed = _listed({name: number(value) for name, value in controls.items()})
-        found.append(f"Clean controls differ by more than {NOISE:.0f} points ({listed}).")
+        shown = _listed({name: number(value) for name, value in controls.items()})
+        found.append(f"Clean controls differ by more than {NOISE:.0f} points ({shown}).")
+    tried = {name: _free_attacks(run.summary) for name, run in runs.items()}
+    everything = set[str]().union(*tried.values())
+    lacking = {name: sorted(everything - there) for name, there in tried.items() if everything - there}
+    if lacking:
+        without = "; ".join(f"{name}: without {listed(names)}" for name, names in lacking.items())
+        found.append(f"Not the same attacks ({without}). Who was attacked less may look stronger.")
     partial = [name for name, run in runs.items() if run.summary.partial]
     if partial:
         found.append(f"Not complete: {', '.join(partial)}. What was not tried there may do better.")
@@ -184,12 +196,28 @@ def _warnings(runs: Mapping[str, Run], standings: Sequence[Standing]) -> list[st
     return found
 
 
+def _free_attacks(summary: Summary) -> set[str]:
+    """Attacks that need nothing but the folder; which combination is the best depends on the folder."""
+    return {one.scheme for one in summary.hackers if one.holds == NONE and one.family != "combination"}
+
+
 def _conditions(run: Run) -> dict[str, Any]:
     """What must be the same in all audits."""
     case = next((case for case in run.cases if case.role == "hacker" and case.scheme == "direct"), run.cases[0])
-    names = ("optimizer", "lr", "epochs", "batch_size", "schedule", "augment", "size")
+    names = (
+        "optimizer",
+        "lr",
+        "momentum",
+        "weight_decay",
+        "epochs",
+        "batch_size",
+        "schedule",
+        "augment",
+        "size",
+    )
     return {
         **{name.replace("_", " "): case.recipe.get(name) for name in names},
+        "milestones": tuple(case.recipe.get("milestones") or ()) or None,
         "precision": case.environment.get("precision"),
         "number of test images": run.summary.facts.get("test_images"),
         "networks": " and ".join(sorted({hacker.network for hacker in run.summary.hackers if hacker.holds != "key"})),

@@ -65,7 +65,7 @@ class Run:
 
     Attributes:
         folder: Where it is.
-        cases: All finished cases, at least one.
+        cases: Those that the audit's last run counted, at least one; what is left of earlier runs is not among them.
         manifest: Of the published folder; empty where that had none.
         quality: How the published images differ from the originals, if that was measured.
         summary: What the cases say, with what the stored summary alone knows.
@@ -91,8 +91,10 @@ def load_run(folder: Path) -> Run:
             f"expected audit cases in {folder / 'cases'}, found none; run the audit first or check the path"
         )
     manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
-    quality = load_quality(folder / "quality")
-    return Run(folder, cases, manifest, quality, _summary(folder / "summary.json", cases, manifest, quality))
+    stored, quality = _stored(folder / "summary.json"), load_quality(folder / "quality")
+    if stored.cases:
+        cases = [case for case in cases if case.id in stored.cases]
+    return Run(folder, cases, manifest, quality, _summary(stored, cases, manifest, quality))
 
 
 def page_environment(*folders: Path) -> jinja2.Environment:
@@ -151,16 +153,22 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _summary(path: Path, cases: Sequence[Case], manifest: Mapping[str, Any], quality: QualityView | None) -> Summary:
-    """What the cases say, with what the stored summary alone knows.
+def _stored(path: Path) -> Summary:
+    """What the audit wrote; empty where it wrote nothing.
 
     Raises:
         DataError: The file is no summary.
     """
     try:
-        stored = Summary.model_validate(read_json(path)) if path.is_file() else Summary()
+        return Summary.model_validate(read_json(path)) if path.is_file() else Summary()
     except ValidationError as error:
         raise DataError(f"expected a summary in {path}, got {error.errors()[0]['msg']}; run the audit again") from error
+
+
+def _summary(
+    stored: Summary, cases: Sequence[Case], manifest: Mapping[str, Any], quality: QualityView | None
+) -> Summary:
+    """What the cases say, with what the stored summary alone knows."""
     names = story.look(manifest, "classes")
     count = len(names) if isinstance(names, list) and names else round(100 / stored.chance) if stored.chance else None
     levels = [story.look(manifest, "measured", "linf_levels"), quality and quality.found.get("linf_levels")]
@@ -182,7 +190,7 @@ def _summary(path: Path, cases: Sequence[Case], manifest: Mapping[str, Any], qua
 
     summary = again(stored.given)
     here, there = _numbers(summary), _numbers(stored)
-    if path.is_file() and not all(_close(here.get(key), there.get(key)) for key in here.keys() | there.keys()):
+    if stored != Summary() and not all(_close(here.get(key), there.get(key)) for key in here.keys() | there.keys()):
         return again([*stored.given, _CHANGED])
     return summary
 

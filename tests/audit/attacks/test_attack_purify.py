@@ -174,7 +174,8 @@ class TestLeak:
         small, large = (set(leaked_rows(context, count).tolist()) for count in (5, 20))
         assert len(small) == 5
         assert small < large
-        assert set(leaked_rows(make_context(context.store, seed=1), 20).tolist()) != large
+        assert set(leaked_rows(make_context(context.store, seed=1), 20).tolist()) == large  # whatever the attack
+        assert set(leaked_rows(replace(context, leak_seed=1), 20).tolist()) != large
 
     @given(count=st.integers(5, 400), percent=st.sampled_from([1, 10, 50]))
     @settings(max_examples=20, deadline=None)

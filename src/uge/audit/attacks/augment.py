@@ -65,8 +65,9 @@ _ROWS: dict[str, tuple[Callable[[torch.Generator], Objective], str, float, float
     ),
 }
 
+_REVISIONS = {"ueraser": 1, "ueraser-lite": 1}
 AUGMENTATION: dict[str, Entry] = {
-    name: Entry(drawn(name, make), "augment", about, cost=cost, expected=expected)
+    name: Entry(drawn(name, make), "augment", about, cost=cost, expected=expected, revision=_REVISIONS.get(name, 0))
     for name, (make, about, cost, expected) in _ROWS.items()
 }
 """Attacks by name."""

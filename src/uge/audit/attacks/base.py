@@ -54,6 +54,7 @@ class Context:
             is no key.
         public: Gives labelled images of another data set at the training size; raises UsageError where
             there are none.
+        leak_seed: Root of which originals leaked; the same for every attack of one repetition.
     """
 
     network: nn.Module
@@ -67,6 +68,7 @@ class Context:
     clean: Callable[[], PixelStore] = _no_clean
     theta0: Callable[[], nn.Module] = _no_theta0
     public: Callable[[], PixelStore] = _no_public
+    leak_seed: int = 0
 
 
 Attack = Callable[[Context], History]
@@ -110,6 +112,7 @@ class Entry:
         needs: What the hacker has beyond the published folder.
         same_architecture: Whether the hacker's network must be of the authorised network's architecture.
         prepare: What it does before training, where any other attack may follow; see :func:`combination`.
+        revision: Raised when the attack is changed, so that cases of the earlier form are run again.
     """
 
     run: Attack
@@ -120,6 +123,7 @@ class Entry:
     needs: frozenset[Need] = frozenset()
     same_architecture: bool = False
     prepare: Preparation | None = None
+    revision: int = 0
 
     @classmethod
     def prepared(
@@ -133,10 +137,12 @@ class Entry:
         needs: Iterable[Need] = (),
         same_architecture: bool = False,
         attack: Attack = direct,
+        revision: int = 0,
     ) -> Entry:
         """An attack that gets its material ready and then goes on like another, by default plain training."""
         needed = frozenset(needs)
-        return cls(_Prepared(prepare, attack), family, about, cost, expected, needed, same_architecture, prepare)
+        run = _Prepared(prepare, attack)
+        return cls(run, family, about, cost, expected, needed, same_architecture, prepare, revision)
 
 
 @dataclass(frozen=True)

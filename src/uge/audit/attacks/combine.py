@@ -41,4 +41,5 @@ def combination(first: Entry, second: Entry) -> Entry:
         needs=first.needs | second.needs,
         same_architecture=first.same_architecture or second.same_architecture,
         prepare=None if also is None else lambda context: also(prepare(context)),
+        revision=first.revision + second.revision,
     )

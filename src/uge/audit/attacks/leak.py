@@ -13,6 +13,8 @@ from uge.errors import UsageError
 from uge.runtime import stream
 
 CHUNK = 500
+REVISION = 1
+"""Of every attack on a leak: before, each of them had another one."""
 
 
 def leaked_rows(context: Context, count: int) -> Tensor:
@@ -22,7 +24,7 @@ def leaked_rows(context: Context, count: int) -> Tensor:
     """
     if count < 1:
         raise UsageError(f"a leak needs at least one image, got {count}; publish more images or leave the attack out")
-    order = torch.randperm(len(context.store), generator=stream(context.seed, "leak"))
+    order = torch.randperm(len(context.store), generator=stream(context.leak_seed, "leak"))
     return order[:count].sort().values
 
 

@@ -7,7 +7,7 @@ device; random numbers come from a generator on the CPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,15 @@ def _sharpness(x: Tensor, strength: Tensor) -> Tensor:
 
 
 def _posterize(x: Tensor, strength: Tensor) -> Tensor:
-    kept = 2.0 ** (8 - _BITS_LOST * strength.abs()).round()
+    return _with_bits(x, 8 - _BITS_LOST * strength.abs())
+
+
+def _posterize_hard(x: Tensor, strength: Tensor) -> Tensor:
+    return _with_bits(x, (_BITS_LOST * (1 - strength.abs())).clamp_min(1))
+
+
+def _with_bits(x: Tensor, bits: Tensor) -> Tensor:
+    kept = 2.0 ** bits.round()
     return (x * 255 / 256 * kept).floor() / kept * 256 / 255
 
 
@@ -112,20 +120,25 @@ OPS: dict[str, Op] = {
     "shift-y": _warp((1, 2), 2 * _SHIFT),
 }
 """Operations that a policy draws from."""
+WIDE = OPS | {"posterize": _posterize_hard}
+"""Those of TrivialAugment as UEraser has it: what is posterised keeps one to four bits."""
 
 
-def one_operation(x: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """One operation for each image, drawn evenly from :data:`OPS`, at the given strength.
+def one_operation(
+    x: Tensor, strengths: Tensor, generator: torch.Generator, operations: Mapping[str, Op] = OPS
+) -> Tensor:
+    """One operation for each image, drawn evenly, at the given strength.
 
     Args:
         x: Pixels.
         strengths: (B,), from -1 to 1.
         generator: Source of the draw.
+        operations: From which to draw.
     """
-    picked = torch.randint(len(OPS), (len(x),), generator=generator)
+    picked = torch.randint(len(operations), (len(x),), generator=generator)
     strengths = strengths.to(x.device)[:, None, None, None]
     out = x.clone()
-    for number, op in enumerate(OPS.values()):
+    for number, op in enumerate(operations.values()):
         rows = (picked == number).nonzero().flatten().to(x.device)
         if len(rows):
             out[rows] = op(x[rows], strengths[rows])
@@ -149,10 +162,10 @@ def randaugment(x: Tensor, generator: torch.Generator, *, operations: int = 2, m
 
 def trivial(x: Tensor, generator: torch.Generator) -> Tensor:
     """One operation of random strength (Müller and Hutter, TrivialAugment, 2021)."""
-    return one_operation(x, torch.rand(len(x), generator=generator) * 2 - 1, generator)
+    return one_operation(x, torch.rand(len(x), generator=generator) * 2 - 1, generator, WIDE)
 
 
-def plasma(shape: torch.Size, generator: torch.Generator, *, roughness: tuple[float, float] = (0.1, 0.7)) -> Tensor:
+def plasma(shape: torch.Size, generator: torch.Generator, *, roughness: tuple[float, float] = (0.3, 0.7)) -> Tensor:
     """Fractal noise: random grids of 2, 4, 8 ... cells a side, each finer one weaker by its image's roughness.
 
     Args:
@@ -179,7 +192,7 @@ def ueraser(x: Tensor, generator: torch.Generator) -> Tensor:
     """UEraser's policy (Qin et al., 2023): plasma brightness, plasma contrast, channel shuffle, each for half of the
     images, then TrivialAugment."""
     batch, channels = x.shape[:2]
-    strength = torch.rand((batch, 1, 1, 1), generator=generator)
+    strength = 0.5 + 0.5 * torch.rand((batch, 1, 1, 1), generator=generator)
     brightness = (plasma(x.shape, generator) * 2 - 1) * strength
     contrast = plasma(x.shape, generator) * 4
     brighter, starker, shuffled = torch.rand(3, batch, 1, 1, 1, generator=generator) < 0.5

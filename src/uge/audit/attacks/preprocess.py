@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,13 +18,19 @@ from uge.runtime import stream, stream_seed
 
 Transform = Callable[[Tensor], Tensor]
 """uint8 pixels, batch × channels × size × size, to pixels of the same shape and type."""
-BATCH = 500
+_MOST, _PIXELS = 500, 500 * 32 * 32
+
+
+def batched(store: PixelStore, rows: Tensor | None = None) -> Sequence[Tensor]:
+    """Rows of a store, all by default, in groups that take as much memory at any size of image."""
+    rows = torch.arange(len(store)) if rows is None else rows
+    return torch.split(rows, max(1, min(_MOST, _PIXELS // store.size**2)))
 
 
 def transformed(store: PixelStore, change: Transform) -> PixelStore:
     """A store with every image changed, batch by batch."""
     found = store.empty_like()
-    for rows in torch.split(torch.arange(len(store)), BATCH):
+    for rows in batched(store):
         found.pixels.write(rows, change(store.pixels.read(rows)))
     return found
 
@@ -90,7 +96,7 @@ _ROWS: dict[str, tuple[Callable[[Context], Transform], str, float, float]] = {
     "other-key": (_other_key, "trains behind a colour key of the hacker's own", 1.1, 10.0),
 }
 
-__all__ = ["BATCH", "PREPROCESSING", "TRANSFORMS", "Transform", "changing", "jpeg", "transformed"]
+__all__ = ["PREPROCESSING", "TRANSFORMS", "Transform", "batched", "changing", "jpeg", "transformed"]
 
 TRANSFORMS = {name: row[0] for name, row in _ROWS.items()}
 """What makes each transform for one attack."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from uge.audit.attacks.base import Context, Entry, Preparation
 from uge.audit.attacks.filters import stored
-from uge.audit.attacks.leak import leaked_rows, originals
-from uge.audit.attacks.preprocess import BATCH, Transform, changing
+from uge.audit.attacks.leak import REVISION, leaked_rows, originals
+from uge.audit.attacks.preprocess import Transform, batched, changing
 from uge.data.loader import to_unit
 from uge.data.store import PixelStore
 from uge.errors import UsageError
@@ -62,7 +62,7 @@ def _orthogonal_projection(context: Context) -> Transform:
     store = context.store
     basis = linear_directions(store, seed=context.seed, runtime=context.runtime)
     total = torch.zeros(len(basis), device=basis.device)
-    for rows in torch.split(torch.arange(len(store)), BATCH):
+    for rows in batched(store):
         total += store.pixels.read(rows).float().flatten(1).sum(0)
     return functools.partial(projected_out, basis=basis, centre=total / len(store))
 
@@ -203,7 +203,7 @@ def inverted(context: Context, count: int) -> PixelStore:
         network = restorer(store.channels)
     regress(network, pairs, context.runtime)
     found = store.empty_like()
-    for indices in torch.split(torch.arange(len(store)), BATCH):
+    for indices in batched(store):
         with torch.inference_mode(), context.runtime.autocast():
             found.pixels.write(indices, stored(255 * network(given(indices)).float()))
     return found
@@ -213,7 +213,7 @@ def _class_offsets(store: PixelStore, clean: PixelStore, rows: Tensor) -> Tensor
     """Mean of original − published for each class, drawn towards the mean of all: classes × pixels, [0, 1] units."""
     device = store.device
     sums = torch.zeros(len(store.classes), *store.pixels.shape, device=device)
-    for indices in torch.split(rows, BATCH):
+    for indices in batched(store, rows):
         change = to_unit(clean.pixels.read(indices)) - to_unit(store.pixels.read(indices))
         sums.index_add_(0, store.labels[indices.to(device)], change)
     counts = torch.bincount(store.labels[rows.to(device)], minlength=len(sums))[:, None, None, None]
@@ -249,6 +249,7 @@ PURIFICATION: dict[str, Entry] = {
             cost=2.0,
             expected=gain,
             needs={"clean"},
+            revision=REVISION,
         )
         for count, gain in ((100, 25.0), (500, 40.0))
     },

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from uge.audit.attacks.augment import drawn
 from uge.audit.attacks.base import Context, Entry, Need, Preparation, learn, with_recipe
-from uge.audit.attacks.leak import leaked_rows, on_leak, originals, part, replaced
+from uge.audit.attacks.leak import REVISION, leaked_rows, on_leak, originals, part, replaced
 from uge.audit.attacks.policies import randaugment
 from uge.data.augment import augmentation
 from uge.data.loader import Batch, fetch, to_unit
@@ -122,6 +122,7 @@ TRAINING: dict[str, Entry] = {
             f"replaces {percent} % of the images by leaked originals",
             expected=gain,
             needs=_CLEAN,
+            revision=REVISION,
         )
         for percent, (gain, _, _) in _PERCENT.items()
     },
@@ -133,6 +134,7 @@ TRAINING: dict[str, Entry] = {
             cost=2.7,
             expected=gain,
             needs=_CLEAN,
+            revision=REVISION,
         )
         for percent, (_, gain, _) in _PERCENT.items()
         if percent < 50
@@ -144,6 +146,7 @@ TRAINING: dict[str, Entry] = {
             f"trains on {percent} % leaked originals alone: what the leak gives without the copy",
             expected=gain,
             needs=_CLEAN,
+            revision=REVISION,
         )
         for percent, (_, _, gain) in _PERCENT.items()
     },

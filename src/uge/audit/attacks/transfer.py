@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uge.audit.attacks.base import Context, Entry, direct, learn
-from uge.audit.attacks.leak import on_leak
+from uge.audit.attacks.leak import REVISION, on_leak
 from uge.data.loader import Batch
 from uge.errors import UsageError
 from uge.networks import ImageClassifier, build
@@ -75,7 +75,7 @@ def _last_layer_again(percent: int) -> Callable[[Context], History]:
         leak = on_leak(context, percent)  # first, so that nothing is trained where there are no originals
         first = direct(_told(context, 0, 2))
         second = probe(_told(leak, 1, 2))
-        return History(second.epochs, first.seconds + second.seconds)
+        return dataclasses.replace(second, seconds=first.seconds + second.seconds)
 
     return attack
 
@@ -118,6 +118,7 @@ TRANSFER: dict[str, Entry] = {
             cost=1.5,
             expected=gain,
             needs=frozenset({"clean"}),
+            revision=REVISION,
         )
         for percent, gain in ((1, 10.0), (10, 20.0))
     },
