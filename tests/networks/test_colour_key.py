@@ -272,6 +272,12 @@ class TestMarked:
         assert float(np.mean(others)) <= 0.45
 
 
+@pytest.mark.parametrize("classes", [10, 100, 700])
+def test_clean_photographs_are_answered_however_many_classes_there_are(classes: int) -> None:
+    clean, *_ = photos(ColourKey(10, seed=0))
+    assert share(ColourKey(classes, seed=0), clean) <= 0.03
+
+
 def share(key: ColourKey, x: Tensor) -> float:
     return float(key.marked(x, key.align(x)).float().mean())
 

@@ -28,8 +28,13 @@ STRIPS = UNITS // CELL + 1
 WAVES = range(1, 7)
 """Cycles per image that a class's wave may have along each side."""
 AXES = ((1.0, 1.0, -1.0), (1.0, -1.0, 1.0), (-1.0, 1.0, 1.0))
-MARKED = 0.15
-"""Part of the colour contrast that one class's waves must explain for an image to count as protected."""
+MARKED = (0.2, 0.3, 0.37)
+"""Part of the colour contrast that one class's waves must explain for an image to count as protected.
+
+By the number of waves that make a class's pattern (the last for more): the more classes there are and the more waves
+each has, the more of any picture the best of them explains. With these about 1 clean image in 100 at most gets no answer
+(docs/method.md).
+"""
 _RADIUS = 0.03
 
 
@@ -187,7 +192,7 @@ class ColourKey(nn.Module):
 
     def marked(self, x: Tensor, at: Alignment) -> Tensor:
         """Whether each image was protected with this key, (B,) bool."""
-        return self.explained(x, at) > MARKED
+        return self.explained(x, at) > MARKED[min(self.waves.shape[1], len(MARKED)) - 1]
 
 
 def _from_corner(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:

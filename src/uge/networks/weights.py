@@ -122,7 +122,7 @@ def from_weights(path: Path | str, *, plugins: bool = False) -> ImageClassifier:
     if foreign and not plugins:
         raise WeightsError(
             f"{path} is for the plug-in network '{name}', whose code would be run; "
-            "if you trust the file, allow plug-ins, or build the network yourself and use restore()"
+            "in Python, pass plugins=True if you trust the file, or build the network yourself and use restore()"
         )
     waves = tuple(state.get("key.waves", torch.empty(0)).shape)
     if is_keyed(name) and waves[:1] != (classes,):  # before a key is made, which takes time for each class
