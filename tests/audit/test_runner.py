@@ -205,6 +205,43 @@ class TestAudit:
         again.run(JOBS)
         assert again.progress.run == ids(stale)
 
+    def test_a_revised_attack_is_run_again_and_no_other(
+        self, make_audit: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        jobs = plan(["lenet"], ["direct", "mixup", "grayscale"], 1, [], controls=False).jobs
+        make_audit(keys=[]).run(jobs)
+        monkeypatch.setitem(ATTACKS, "mixup", replace(ATTACKS["mixup"], revision=ATTACKS["mixup"].revision + 1))
+        again = make_audit(keys=[])
+        again.run(jobs)
+        assert again.progress.run == [job.id for job in jobs if job.scheme == "mixup"]
+
+    def test_a_yardstick_does_not_depend_on_the_copy(
+        self, make_audit: Callable[..., Run], make_store: MakeStore
+    ) -> None:
+        jobs = [
+            job
+            for job in plan(["lenet"], ["mix-clean-50", "clean-only-50"], 1, [], controls=True).jobs
+            if job.role == "hacker"
+        ]
+        first = make_audit(keys=[]).run(jobs)
+        other = make_audit(keys=[], protected=make_store(seed=9))
+        second = other.run(jobs)
+        assert other.progress.run == ids([job for job in jobs if job.scheme == "mix-clean-50"])
+        assert first[1] == second[1]
+
+    def test_all_attacks_of_a_repetition_know_the_same_leak(self, make_audit: Callable[..., Run]) -> None:
+        jobs = plan(["lenet"], ["mix-clean-10", "clean-only-10"], 2, [], controls=True).jobs
+        leaks = {
+            (job.scheme, job.seed): make_audit(keys=[]).context(job).leak_seed for job in jobs if job.role == "hacker"
+        }
+        assert leaks["mix-clean-10", 0] == leaks["clean-only-10", 0] != leaks["mix-clean-10", 1]
+
+    def test_a_case_names_the_recipe_that_trained_it(self, make_audit: Callable[..., Run]) -> None:
+        jobs = plan(["lenet"], ["direct", "lr-tenth", "longer"], 1, [], controls=False).jobs
+        direct, slower, longer = make_audit(keys=[], recipe=RECIPE).run(jobs)
+        assert slower.recipe["lr"] == pytest.approx(direct.recipe["lr"] / 10)
+        assert (direct.recipe["epochs"], longer.recipe["epochs"]) == (2, 6)
+
     def test_a_network_that_starts_from_a_checkpoint(self, make_audit: Callable[..., Run], tmp_path: Path) -> None:
         path = tmp_path / "elsewhere.safetensors"
         save_weights(path, build("lenet", 7, seed=1, size=16))

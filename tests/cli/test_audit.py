@@ -41,6 +41,12 @@ def test_a_folder_of_which_nothing_is_known(foreign: Path, toy: Path, tmp_path: 
     assert found.json["facts"]["overlap"] == 0
 
 
+def test_test_images_that_are_the_originals_are_refused(toy: Path, tmp_path: Path) -> None:
+    source, copy = toy / "train", tmp_path / "copy"
+    assert run_uge("protect", source, copy, "--method", "random").code == 0
+    refused(1, "the test images are the originals", "audit", copy, "--test", source, *SHORT, inside=tmp_path)
+
+
 def test_other_originals_are_refused(foreign: Path, toy: Path, tmp_path: Path) -> None:
     other = make_folder(tmp_path / "other", train=5, test=0)
     words = "has not the originals of the published images: expected 36 images"

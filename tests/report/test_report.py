@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -23,9 +24,11 @@ from uge.errors import DataError, OutputExistsError, UsageError
 from uge.report import rows, text_table, write_report
 from uge.report.heat import heat_map, shade
 from uge.report.lines import Line, plot, ticks
+from uge.report.page import load_run
 from uge.report.pictures import load_attacked, load_pictures
 from uge.report.quality import load_quality
 from uge.report.story import protection
+from uge.runs import write_json
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -173,6 +176,19 @@ def test_stored_summary(run: Path, tmp_path: Path) -> None:
     (copy / "summary.json").write_text('{"hackers": 3}')
     with pytest.raises(DataError, match=r"summary\.json"):
         write_report(copy, tmp_path / "c.html")
+
+
+def test_cases_of_earlier_runs_do_not_count(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "again"
+    shutil.copytree(run, folder)
+    counted = summarize(load_run(folder).cases)
+    write_json(folder / "summary.json", counted.model_dump(mode="json"))
+    stale = counted.hackers[0].model_dump()
+    old = next(case for case in read_cases(folder) if case.role == "hacker")
+    write_case(folder / "cases", old.model_copy(update={"id": "hacker-stale", "scheme": "mixup", "last": 99.0}))
+    again = load_run(folder)
+    assert [case.id for case in again.cases] == counted.cases
+    assert again.summary.hackers[0].model_dump() == stale
 
 
 def test_refuses_to_overwrite(run: Path, tmp_path: Path) -> None:

@@ -185,6 +185,11 @@ class TestPolicies:
             # Posterising to eight bits is rounding.
             assert torch.allclose(policies.OPS[name](x, 0 * strength), x, atol=1 / 255 + 1e-5)
 
+    def test_trivial_augment_posterises_harder_than_randaugment(self) -> None:
+        x, strength = torch.rand(4, 3, 16, 16, generator=generator()), torch.full((4, 1, 1, 1), 0.9)
+        levels = [len(ops["posterize"](x, strength).unique()) for ops in (policies.OPS, policies.WIDE)]
+        assert levels == [16, 2]
+
     def test_plasma_is_smooth_noise_over_the_whole_range(self) -> None:
         found = policies.plasma(torch.Size((5, 3, 33, 33)), generator())
         assert torch.allclose(found.amin((2, 3)), torch.zeros(5, 3))
