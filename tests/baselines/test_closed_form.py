@@ -14,11 +14,12 @@ from uge.baselines import BASELINES, Material
 from uge.baselines.ar import ArSettings, autoregress, class_processes, response
 from uge.baselines.base import scaled
 from uge.baselines.cuda import CudaSettings, blurred, class_filters
-from uge.baselines.lsp import patches
+from uge.baselines.lsp import class_centres, patches
 from uge.baselines.ops import choose, corner_colours, scores
 from uge.baselines.pil import PilSettings, loss, surrogate
 from uge.data.loader import fetch
 from uge.data.store import PixelStore
+from uge.errors import UsageError
 
 MakeMaterial = Callable[..., Material]
 
@@ -119,6 +120,14 @@ def test_lsp_is_linearly_separable(make_material: MakeMaterial) -> None:
     assert ((delta @ means.T).argmax(1) == labels).all()
 
 
+def test_lsp_gives_no_two_classes_the_same_colours() -> None:
+    centres = class_centres(8, (3, 1, 1), seed=0)
+    assert len({tuple(centre) for centre in centres.flatten(1).tolist()}) == 8
+    assert set(centres.flatten().tolist()) == {-1.0, 1.0}
+    with pytest.raises(UsageError, match="only 8 patterns for 9 classes; lower its setting patch"):
+        class_centres(9, (3, 1, 1), seed=0)
+
+
 # AR.
 
 
@@ -147,6 +156,11 @@ def test_ar_processes_are_stable_and_answer_to_their_own_noise_only() -> None:
     answers = response(processes, scaled(autoregress(processes, start), 1.0))
     assert answers.diagonal().max() < 1e-9
     assert answers[~torch.eye(3, dtype=torch.bool)].min() > 0.5
+
+
+def test_ar_says_when_its_bound_admits_hardly_any_process() -> None:
+    with pytest.raises(UsageError, match="stays within its setting bound, 1e-06; raise it"):
+        class_processes(3, 3, 8, ArSettings(bound=1e-6), seed=0)
 
 
 def test_ar_survives_rounding_to_levels(make_material: MakeMaterial) -> None:

@@ -106,6 +106,11 @@ def test_noise_grows_from_visit_to_visit(material: Callable[..., Material]) -> N
     assert found == {1: 1, 4: 2}  # 0.6 and 2.4, rounded.
 
 
+def test_no_pass_takes_more_images_at_a_time_than_the_batch_size(material: Callable[..., Material]) -> None:
+    run = _Run(material(**{**QUICK, "batch_size": 10}), "sample")
+    assert [len(indices) for indices in run.chunks()] == [10, 10, 4]
+
+
 def test_published_settings() -> None:
     settings = EMSettings()
     assert (settings.form, settings.theta_steps, settings.theta_batches, settings.clip) == ("fixed", 5000, 10, 5.0)

@@ -1,6 +1,7 @@
 """A named receiver asks, the owner protects for him: what is signed, what is refused, and what stays secret."""
 
 import json
+import secrets
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from uge.networks import build, from_weights, save_weights, weights_hash
 from uge.pipeline.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
 from uge.pipeline.request import read_request
 from uge.publish import read_manifest
-from uge.runs import canonical_json
+from uge.runs import canonical_json, fingerprint
 
 SHAPE = ("--network=lenet", "--classes=3", "--size=16", "--recipe.epochs=2")
 
@@ -34,8 +35,9 @@ def ask(out: Path, *flags: str | Path) -> Any:
 def resign(path: Path, **changes: Any) -> None:
     """Change a request as its own author would, who signs it again."""
     key = open_identity(path.parent / "me.pem")
-    body = {name: value for name, value in json.loads(path.read_text()).items() if name != "signature"}
-    path.write_text(json.dumps(sign(key, body | changes)))
+    body = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("id", "signature")}
+    body |= changes
+    path.write_text(json.dumps(sign(key, {"id": fingerprint(body)[:16], **body})))
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +122,15 @@ def test_a_seed_that_can_be_guessed_is_told(flags: list[str], told: bool, tmp_pa
     assert ("can be guessed" in ran.err) == told
 
 
+def test_a_key_that_would_be_refused_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cells of root 87 have two of the three axes."""
+    refused(2, "must use the axes 0, 1 and 2", "request", tmp_path / "a.json", *SHAPE, "--seed=87", inside=tmp_path)
+    roots = iter([87, 1])
+    monkeypatch.setattr(secrets, "randbits", lambda bits: next(roots))
+    drawn, wanted = ask(tmp_path / "a.json"), ask(tmp_path / "b.json", "--seed=1")
+    assert drawn["theta0"]["weights_sha256"] == wanted["theta0"]["weights_sha256"]
+
+
 def test_the_identity_is_made_once_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
     one, other = (
@@ -185,7 +196,13 @@ def test_two_receivers_of_the_papers_method(toy: Path, tmp_path: Path) -> None:
     flags = [f"--for={tmp_path / name}.json" for name in "ab"]
     for name in "ab":
         ask(tmp_path / f"{name}.json", "--method=uge")
-    small = ("--generator.width=8", "--generator.blocks=1", "--max-steps=4", "--encoder-recipe.epochs=1")
+    small = (
+        "--generator.width=8",
+        "--generator.blocks=1",
+        "--generator.lr=0.02",
+        "--max-steps=6",
+        "--encoder-recipe.epochs=1",
+    )
     out = tmp_path / "out" / "copy"
     ran = run_uge("protect", toy, out, *flags, "--method=uge", "--hacker=lenet", *small, "-q")
     assert ran.code == 0, ran.err
@@ -292,10 +309,16 @@ def nan_weights(path: Path) -> None:
     signed_for(path, network)
 
 
-def impossible_key(path: Path) -> None:
-    network = build("keyed:lenet", 3, seed=0, size=16)
-    network.key.tile.fill_(7)
-    signed_for(path, network)
+def key_with(name: str, values: Any) -> Callable[[Path], None]:
+    """Spoils a request by a colour key whose ``name`` holds ``values``."""
+
+    def spoil(path: Path) -> None:
+        network = build("keyed:lenet", 3, seed=0, size=16)
+        tensor = getattr(network.key, name)
+        tensor.copy_(torch.tensor(values, dtype=tensor.dtype).expand_as(tensor))
+        signed_for(path, network)
+
+    return spoil
 
 
 def elsewhere(path: Path) -> None:
@@ -320,7 +343,12 @@ REFUSED: list[tuple[Callable[[Path], Any], str]] = [
     ),
     (wrong_digest, "but alice.theta0.safetensors is for"),
     (nan_weights, "holds NaN or infinity"),
-    (impossible_key, "must number axes from 0 to 2"),
+    (key_with("tile", 7), "must use the axes 0, 1 and 2"),
+    (key_with("tile", 1), "must use the axes 0, 1 and 2"),
+    (key_with("waves", 0), "must have waves of 1 to 6 whole cycles"),
+    (key_with("waves", 1.5), "must have waves of 1 to 6 whole cycles"),
+    (key_with("waves", 3), "must give every class waves of its own"),
+    (lambda path: resign(path, id="0" * 16), "is not the digest of its other fields"),
     (lambda path: resign(path, network="keyed:lennet"), "did you mean 'lenet'"),
     (lambda path: resign(path, network="os:system"), "whose code the data's owner would have to run"),
     (lambda path: resign(path, network="keyed:os:system"), "whose code the data's owner would have to run"),

@@ -7,18 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fed_toy import CLASSES, CONFIG, RUNTIME, TWO, federate, in_this_process
+from fed_toy import CLASSES, CONFIG, RUNTIME, TWO, federate, in_this_process, make_folder
 
 from uge.audit.cases import read_cases
+from uge.config import ProtectConfig
 from uge.data import load_images
 from uge.errors import DataError, OutputExistsError, UsageError
 from uge.federated import columns
 from uge.federated.servers import Server
 from uge.networks import from_weights, weights_hash
 from uge.pipeline import federated
+from uge.pipeline.federated import run_federated
+from uge.pipeline.request import read_request, write_request
+from uge.pipeline.requested import describe_requests
 from uge.pipeline.session import Session
 from uge.pipeline.verify import run_verify
 from uge.progress import Silent
+from uge.publish import read_manifest
 from uge.report import write_report
 from uge.runs import file_sha256, read_json
 
@@ -124,6 +129,64 @@ def test_a_finished_federation_is_not_done_again(toy: Path, copy: Path, monkeypa
     monkeypatch.setattr(columns, "fit", never)
     monkeypatch.setattr(federated.subprocess, "run", never)
     assert without_times(federate(toy, copy, resume=True)) == without_times(before)
+
+
+def test_hackers_may_train_by_a_recipe_of_their_own(toy: Path, copy: Path) -> None:
+    before = {case.id: case.fingerprint for case in read_cases(copy / "audit")}
+    own = CONFIG.recipe.model_copy(update={"lr": 0.01})
+    run_federated(
+        *(str(toy), copy),
+        test=str(toy),
+        config=CONFIG,
+        federation=TWO,
+        recipes={"lenet": own},
+        session=Session(RUNTIME, resume=True),
+    )
+    after = read_cases(copy / "audit")
+    assert {case.recipe["lr"] for case in after if case.network == "lenet"} == {0.01}
+    others = [case for case in after if case.network != "lenet"]
+    assert len(others) == 2
+    assert all(before[case.id] == case.fingerprint for case in others), "those were not done again"
+
+
+@pytest.fixture
+def request_file(tmp_path: Path) -> Path:
+    """A receiver's request for the toy set."""
+    pytest.importorskip("cryptography", reason="needs the extra sign")
+    write_request(
+        *(tmp_path / "bob.json", "lenet", 4),
+        size=16,
+        channels=3,
+        method="keyed",
+        recipe=CONFIG.recipe,
+        seed=None,
+        weights=None,
+        identity=tmp_path / "me.pem",
+        session=Session(RUNTIME),
+    )
+    return tmp_path / "bob.json"
+
+
+def test_every_server_protects_for_the_request_and_says_so(
+    toy: Path, request_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    config, out = ProtectConfig(requests=(request_file,)), tmp_path / "fed"
+    found, asked = federate(toy, out, config=config), read_request(request_file)
+    assert found["requests"] == describe_requests([asked])
+    assert found["weights_sha256"] == asked.theta0.weights_sha256
+    for server in servers(out):
+        (network,) = read_manifest(server.published).authorized
+        assert network.request == asked.record
+        assert network.weights_sha256 == asked.theta0.weights_sha256
+    for path in (out / "request").rglob("*.safetensors"):
+        assert path.stat().st_mode & 0o077 == 0 or path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_a_request_for_other_classes_is_refused(request_file: Path, tmp_path: Path) -> None:
+    other = make_folder(tmp_path / "other", classes=(*CLASSES, "eel"))
+    with pytest.raises(UsageError, match="is for 4 classes, but"):
+        federate(other, tmp_path / "fed", config=ProtectConfig(requests=(request_file,)), dry_run=True)
 
 
 def test_a_killed_run_resumes_to_the_same_results(

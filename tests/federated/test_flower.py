@@ -157,6 +157,26 @@ def test_a_reply_with_anything_else_is_not_sent(
         check_reply(asked, record(arrays, metrics, config))
 
 
+def test_a_reply_holds_each_tensor_once_and_no_more_bytes_than_came() -> None:
+    pytest.importorskip("flwr", reason="needs the extra fl")
+    from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+
+    def weights(dtype: Any = np.float32, **sizes: int) -> ArrayRecord:
+        return ArrayRecord({name: Array(np.zeros(size, dtype)) for name, size in sizes.items()})
+
+    asked = RecordDict({"arrays": weights(v=9, w=900)})
+    refused = [
+        ({"arrays": weights(v=9, w=900), "more": weights(w=900)}, "not 'more'"),
+        ({"arrays": weights(v=9, w=900), "more": MetricRecord({"loss": 1.0})}, "not 'more'"),
+        ({"arrays": weights(w=900)}, "'v' is missing"),
+        ({"arrays": weights(np.float64, v=9, w=900)}, "as many as it got, not"),
+    ]
+    for records, words in refused:
+        with pytest.raises(DataError, match=words):
+            check_reply(asked, RecordDict(records))
+    check_reply(asked, RecordDict({"arrays": weights(v=9, w=900), "metrics": MetricRecord({"loss": 1.0})}))
+
+
 def test_weights_are_averaged_by_images(wire: Wire, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def shifted(network: ImageClassifier, store: PixelStore, *args: Any, **options: Any) -> History:
         for tensor in exchanged(network).values():

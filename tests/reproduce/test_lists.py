@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +11,14 @@ from uge.errors import UnknownNameError, UsageError
 from uge.networks.table import check_name
 from uge.reproduce.cells import Cell, Experiment
 from uge.reproduce.facts import paper_table
+from uge.reproduce.kept import Kept
 from uge.reproduce.lists import Lists
 from uge.reproduce.plan import plan
 from uge.reproduce.scale import DATA, SCALES, Scale, parse_data, scale
 from uge.reproduce.specs import ORIGINAL, Unit
 from uge.reproduce.tables import EXPERIMENTS, experiments
 from uge.reproduce.work import protect_config
+from uge.runs import fingerprint
 
 PRINTED = {"table2": 16, "table3": 24, "table7": 14, "table8": 16, "table9": 29}
 each_scale = pytest.mark.parametrize("size", SCALES.values(), ids=SCALES)
@@ -136,6 +139,25 @@ def test_the_paper_scale_is_tables_5_and_6() -> None:
     assert size.recipe("cifar10", "cnn").optimizer == "adam"
     assert size.recipe("cifar10", "resnet18").epochs == 160
     assert size.limit is None
+
+
+def test_hackers_of_table_9_train_by_their_own_recipe() -> None:
+    run = Lists(scale("paper")).federation("cifar10", 0)
+    assert (run.recipe.epochs, run.recipes["cnn"].optimizer, run.recipes["cnn"].epochs) == (160, "adam", 100)
+    alike = Lists(scale("cpu")).federation("cifar10", 0)
+    assert not alike.recipes
+    assert alike.digest == fingerprint(alike.model_dump(mode="json", exclude={"recipes"})), "as before there were any"
+    assert run.digest == fingerprint(run.model_dump(mode="json"))
+
+
+def test_published_results_still_count_except_those_of_changed_baselines() -> None:
+    kept, lists = Kept(Path(__file__).parents[2] / "results" / "reproduce" / "cpu"), Lists(scale("cpu"))
+    units = {u for cell in cells(experiments("table3", lists)[0]) for u in cell.all_units}
+    units = {unit for unit in units if unit.of.images.name == "cifar10"}
+    assert len(units) == 13
+    assert {unit.of.method for unit in units if kept.case(unit) is None} <= {"ntga"}
+    protected = {unit.of for unit in units if unit.of.method != ORIGINAL}
+    assert {copy.method for copy in protected if kept.result(copy) is None} <= {"ntga"}
 
 
 def test_nobody_rotates_what_a_colour_key_protects() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_scale import put_case, put_images
 
 from uge.reproduce.cells import Cell
-from uge.reproduce.kept import Kept
+from uge.reproduce.kept import REVISIONS, Kept
 from uge.reproduce.lists import Lists
 from uge.reproduce.page import page, shared
 from uge.reproduce.render import FIELDS, as_csv, as_json, beside, latex, markdown, tex, write_all
@@ -111,6 +111,53 @@ def test_images_that_are_not_at_hand_are_a_reason_not_a_failure(tmp_path: Path) 
     found = entry(kept)
     assert (found.measured.state, found.measured.reason) == ("missing", "no such folder")
     assert beside(found) == "no data / 43.3"
+
+
+def test_pictures_of_images_that_are_not_at_hand_are_missing(tmp_path: Path) -> None:
+    kept, figure = Kept(tmp_path), experiments("fig6", LISTS)[0]
+    kept.keep_images("tinyimagenet", {"reason": "no such folder"})
+    shown = look(figure, kept)
+    assert shown.counts == {"done": 0, "missing": 2, "failed": 0}
+    assert {one["state"] for one in as_json(shown, SIZE)["pictures"]} == {"missing"}
+    assert markdown(shown, SIZE).count("no such folder") == 2
+    kept.keep_failure(figure.pictures[0], "the disk is on fire")
+    assert look(figure, kept).counts == {"done": 0, "missing": 1, "failed": 1}
+
+
+@pytest.mark.parametrize("room", ["copies", "federations"])
+def test_what_is_made_again_leaves_nothing_of_itself_behind(kept: Kept, room: str) -> None:
+    """Or protecting would go on with the old folder."""
+    (unit,), _ = CELL.units
+    spec = unit.of if room == "copies" else LISTS.federation("cifar10", 0)
+    place, picture = kept.place(room, spec), kept.picture(unit.of)
+    other = place.with_name(f"{place.name}0")
+    names = [place.name, f"{place.name}.private", f"{place.name}.private.new", f".{place.name}.staging-1"]
+    for folder in (*(place.with_name(name) / "data" for name in names), other, picture):
+        folder.mkdir(parents=True)
+    kept.keep_result(spec, {})
+    kept.forget(spec)
+    assert list(place.parent.iterdir()) == [other]
+    assert picture.exists() == (room == "federations")
+    assert kept.result(spec) is None
+
+
+def test_results_in_another_precision_do_not_count(kept: Kept) -> None:
+    for (unit,) in CELL.units:
+        put_case(kept, unit, 10.0)
+    kept.keep_precision("fp32")
+    assert entry(kept).measured.state == "done"
+    kept.keep_precision("bf16-mixed")
+    assert Kept(kept.folder).precision() == "bf16-mixed"
+    assert entry(kept).measured.state == "missing"
+    kept.keep_precision("fp32")
+    assert entry(kept).measured.state == "done"
+
+
+def test_results_of_a_changed_baseline_do_not_count(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    (unit,), _ = CELL.units
+    put_case(kept, unit, 10.0)
+    monkeypatch.setitem(REVISIONS, unit.of.method, 1)
+    assert kept.case(unit) is None
 
 
 def test_a_damaged_case_counts_as_missing(kept: Kept) -> None:

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from uge.baselines.base import Baseline, Material, Settings, reference_radius, scaled
 from uge.data.store import Records
+from uge.errors import UsageError
 from uge.runtime import stream
 
 _START = 2
 """Rows and columns that are drawn freely, since a 3 × 3 window needs them."""
 _VALUES = 2**22
 """Values that a filtered batch has at most."""
+_DRAWN, _RARE = 256, 1000
+"""Processes that are drawn at a time, and of how many drawn ones at least one must be bounded."""
 
 
 class ArSettings(Settings):
@@ -83,12 +86,19 @@ def class_processes(classes: int, channels: int, size: int, settings: ArSettings
 
     Returns:
         classes × channels × 3 × 3, float64.
+
+    Raises:
+        UsageError: Hardly any process stays within ``bound``.
     """
     wanted, kept, whole = settings.pool * classes * channels, list[Tensor](), size + settings.crop
     number = 0
-    while sum(map(len, kept)) < wanted:
+    while (found := sum(map(len, kept))) < wanted:
+        if found < number * _DRAWN // _RARE:
+            raise UsageError(
+                f"hardly any process of the ar baseline stays within its setting bound, {settings.bound:g}; raise it"
+            )
         generator = stream(seed, "ar-processes", number)
-        drawn = _draw(256, generator)
+        drawn = _draw(_DRAWN, generator)
         start = torch.randn(2, len(drawn), whole, whole, dtype=torch.float64, generator=generator)
         made = autoregress(drawn, start)[..., settings.crop :, settings.crop :]
         kept.append(drawn[(made.pow(2).mean((2, 3)).sqrt() < settings.bound).all(0)])

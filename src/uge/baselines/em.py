@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 Scope = Literal["sample", "class"]
 _CHUNK = 250
+"""Images at a time that passes over all images take at most."""
 
 
 class EMSettings(Settings):
@@ -103,7 +104,7 @@ class _Run:
             self.material.progress(done, total, {**figures, "gradients": float(self.surrogate.gradients)})
 
     def chunks(self) -> tuple[Tensor, ...]:
-        return torch.split(torch.arange(len(self.material.store)), _CHUNK)
+        return torch.split(torch.arange(len(self.material.store)), min(_CHUNK, self.settings.batch_size))
 
 
 def _fixed(run: _Run) -> None:

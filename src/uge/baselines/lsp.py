@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from uge.baselines.base import Baseline, Material, Settings, reference_radius, scaled
 from uge.data.store import Records
+from uge.errors import UsageError
 from uge.runtime import stream
 
 
@@ -43,11 +46,30 @@ def patches(colours: Tensor, size: int, patch: int, radius: float) -> Tensor:
     return scaled(out, radius)
 
 
+def class_centres(classes: int, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Colours of ±1 for every class, classes × ``shape``; no two classes have the same.
+
+    Raises:
+        UsageError: There are fewer such patterns than classes.
+    """
+    if 2 ** math.prod(shape) < classes:
+        raise UsageError(
+            f"the lsp baseline has only {2 ** math.prod(shape)} patterns for {classes} classes; lower its setting patch"
+        )
+    generator, taken = stream(seed, "lsp-centres"), set[tuple[int, ...]]()
+    centres = torch.randint(2, (classes, *shape), generator=generator)
+    for centre in centres.flatten(1):
+        while tuple(centre.tolist()) in taken:
+            centre.copy_(torch.randint(2, centre.shape, generator=generator))
+        taken.add(tuple(centre.tolist()))
+    return centres * 2.0 - 1
+
+
 def _make(material: Material) -> Records:
     settings, store = material.settings(LspSettings), material.store
     cells = -(-store.size // settings.patch)
     shape, radius = (store.channels, cells, cells), reference_radius(settings.radius, store)
-    centres = torch.randint(2, (len(store.classes), *shape), generator=stream(material.seed, "lsp-centres")) * 2.0 - 1
+    centres = class_centres(len(store.classes), shape, material.seed)
     records = material.records()
     for indices, pixels, labels in material.chunks():
         generator = stream(material.seed, "lsp-colours", int(indices[0]))

@@ -36,7 +36,7 @@ class NTGASettings(Settings):
         time: t of the prediction; 8 and 4096 by default.
         loss: On the predictions for the held-out images.
         block: Images that are perturbed together; there are at least two blocks.
-        held_out: Clean images from outside the block on which the loss is predicted.
+        held_out: Clean images on which the loss is predicted: the same for all blocks, less the block's own.
         steps: Sign steps.
         step: Their length in 8-bit levels (published: 1.1 · 8/10).
         chunk: Images whose gradients are computed at once.
@@ -126,17 +126,20 @@ def centred(labels: Tensor, classes: int) -> Tensor:
 def blocks(count: int, settings: NTGASettings, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(block, held-out) indices: every image is in one block, none of them among the block's held-out images.
 
+    All blocks share one held-out set, spread over the order, of which each leaves out its own images.
+
     Raises:
         UsageError: There are fewer than two images.
     """
     if count < 2:
         raise UsageError(f"the ntga baseline needs at least two images, one to hold out, got {count}")
     order = epoch_order(count, stream(seed, "ntga", "order"))
-    end = 0
+    wanted = min(settings.held_out, count)
+    # Blocks with other judges are pushed in other directions, and then there is no pattern for a hacker to learn.
+    common = order[torch.arange(wanted) * count // wanted]
     for block in torch.chunk(order, max(2, -(-count // settings.block))):
-        end += len(block)
-        others = torch.cat([order[end:], order[: end - len(block)]])
-        yield block, others[: settings.held_out]
+        others = common[~torch.isin(common, block)]
+        yield block, others if len(others) else order[~torch.isin(order, block)][: settings.held_out]
 
 
 def neural_tangent_attack(material: Material) -> Records:

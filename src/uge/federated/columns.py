@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -88,6 +88,7 @@ class Table:
         test: Clean test images of all classes.
         theta0: The global network with its initial parameters.
         recipe: How everybody trains.
+        recipes: How hackers train, by network, where other than everybody.
         seed: Root seed of these runs.
         runtime: Device and precision.
         progress: Shows runs.
@@ -102,12 +103,13 @@ class Table:
         *,
         theta0: ImageClassifier,
         recipe: Recipe,
+        recipes: Mapping[str, Recipe] | None = None,
         seed: int,
         runtime: Runtime,
         progress: Progress | None = None,
     ) -> None:
         self.folder, self.theta0, self.recipe, self.seed, self.runtime = folder, theta0, recipe, seed, runtime
-        self.progress = progress or Silent()
+        self.recipes, self.progress = recipes or {}, progress or Silent()
         self._images: dict[Data, Sequence[ImageSet]] = {"protected": published, "clean": originals}
         self._union: dict[Data, PixelStore] = {
             data: self._load(union(parts)) for data, parts in self._images.items() if len(parts)
@@ -142,7 +144,7 @@ class Table:
     def _fingerprint(self, run: Run) -> str:
         parts = {"data": self._digests, "sizes": self._sizes, "run": vars(run), "theta0": weights_hash(self.theta0)}
         return fingerprint(
-            parts | {"seed": self.seed, "recipe": self.recipe.json_dict(), "precision": self.runtime.precision}
+            parts | {"seed": self.seed, "recipe": self._recipe(run).json_dict(), "precision": self.runtime.precision}
         )
 
     def _finished(self, run: Run) -> tuple[Case, list[float | None]] | None:
@@ -163,7 +165,7 @@ class Table:
             history = fit(
                 network,
                 store,
-                self.recipe,
+                self._recipe(run),
                 seed=stream_seed(self.seed, "audit", run.role, run.scheme, run.seed),
                 runtime=self.runtime,
                 objective=self._objective(run),
@@ -189,13 +191,17 @@ class Table:
             family=run.family,
             data=run.data,
             seed=run.seed,
-            **measured(history, self.recipe, self.runtime, classes=len(store.classes), size=store.size),
+            **measured(history, self._recipe(run), self.runtime, classes=len(store.classes), size=store.size),
             fingerprint=wanted,
         )
         write_json(_file(place, "parts", run), {"fingerprint": wanted, "accuracy": parts})
         write_case(place / "cases", case)
         checkpoint.unlink(missing_ok=True)
         return case, parts
+
+    def _recipe(self, run: Run) -> Recipe:
+        """Everybody's for whoever starts from θ0."""
+        return self.recipe if run.start == "theta0" else self.recipes.get(run.network, self.recipe)
 
     def _network(self, run: Run) -> ImageClassifier:
         return untrained(run, self.test, self.seed, self.theta0)
@@ -207,7 +213,8 @@ class Table:
         network = self._teacher(teacher)
         if network is None:
             raise UsageError(f"{run.column} needs the trained network of 'global' with seed {run.seed}; run that first")
-        return distillation(self.runtime.place(network), temperature=self.recipe.temperature, alpha=self.recipe.alpha)
+        recipe = self._recipe(run)
+        return distillation(self.runtime.place(network), temperature=recipe.temperature, alpha=recipe.alpha)
 
     def _weights(self, run: Run) -> Path:
         return self.folder / "weights" / f"{run.id}.safetensors"

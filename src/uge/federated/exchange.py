@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from flwr.app import ArrayRecord, RecordDict
 
 ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
+_MARGIN = 64
+"""Bytes that a reply's tensors may take more than those received, for another header of the same tensors."""
 SENT_METRICS = frozenset({"num-examples", "server", "loss", "train-accuracy"})
 """All numbers that a client sends beside its weights."""
 
@@ -48,14 +50,21 @@ def check_reply(received: RecordDict, reply: RecordDict) -> None:
     """Refuse a reply that holds anything but the network's tensors and the numbers that are meant to be sent.
 
     Raises:
-        DataError: It holds something else; the message names it.
+        DataError: It holds something else or not all of that; the message says what.
     """
-    wanted, got = contents(received)["arrays"], contents(reply)
-    strange = [name for name, shape in got["arrays"].items() if wanted.get(name) != shape]
+    asked, got = contents(received), contents(reply)
+    wanted = asked["arrays"]
+    # Records of other names could hold the same tensors again, with other bytes.
+    strange = sorted(set(reply.array_records) - {ARRAYS}) + sorted(set(reply.metric_records) - {METRICS})
+    strange += [name for name, shape in got["arrays"].items() if wanted.get(name) != shape]
     strange += sorted(set(got["metrics"]) - SENT_METRICS) + sorted(got["config"])
     strange += [name for name, value in got["metrics"].items() if not isinstance(value, int | float)]
     if strange:
         raise DataError(f"a client may send the network's tensors and {sorted(SENT_METRICS)} only, not '{strange[0]}'")
+    if missing := sorted(wanted.keys() - got["arrays"].keys()):
+        raise DataError(f"a client must send all of the network's tensors, but '{missing[0]}' is missing")
+    if got["bytes"] > asked["bytes"] + _MARGIN:
+        raise DataError(f"a client may send {asked['bytes']} bytes of tensors, as many as it got, not {got['bytes']}")
 
 
 def put(network: ImageClassifier, arrays: Mapping[str, Any]) -> None:

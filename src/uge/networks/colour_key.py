@@ -32,8 +32,8 @@ MARKED = (0.2, 0.3, 0.37)
 """Part of the colour contrast that one class's waves must explain for an image to count as protected.
 
 By the number of waves that make a class's pattern (the last for more): the more classes there are and the more waves
-each has, the more of any picture the best of them explains. With these about 1 clean image in 100 at most gets no answer
-(docs/method.md).
+each has, the more of any picture the best of them explains. With these, about 1 clean image in 100 at most gets no
+answer (docs/method.md).
 """
 _RADIUS = 0.03
 

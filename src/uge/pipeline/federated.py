@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +25,20 @@ from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
 from uge.pipeline.noise import key_path, write_keys
 from uge.pipeline.originals import clean_images
-from uge.pipeline.requested import with_requests
+from uge.pipeline.request import Request, theta0_file
+from uge.pipeline.requested import check_fits, describe_requests, with_requests
 from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks, split_names
 from uge.protect.settings import METHODS
 from uge.publish import create_private, read_manifest
+from uge.recipes import Recipe
 from uge.runs import JSON, check_output, fingerprint, read_json, storage_errors, write_json
 from uge.runtime import stream_seed
 
 STATE = "federation.json"
 RESULT = "federated.json"
 REQUEST = "request"
+RECEIVED = "received"
 SETTINGS = "settings.yaml"
 
 
@@ -48,12 +51,14 @@ def run_federated(
     federation: Federation,
     publishing: PublishConfig | None = None,
     limit_test: int | None = None,
+    recipes: Mapping[str, Recipe] | None = None,
     session: Session,
 ) -> JSON:
     """Divide images among servers, let each protect its own for one global network, and measure Table 9.
 
     The coordinator makes θ0 from its seed and its clean test images, or takes it from
-    ``config.authorized_weights``. A server gets θ0 and the settings, and reads no image but its own.
+    ``config.authorized_weights`` or a receiver's request. A server gets θ0 and the settings, and reads no image but
+    its own.
 
     Args:
         source: Training images; ``config.limit`` takes the first so many.
@@ -63,21 +68,23 @@ def run_federated(
         federation: Servers, split, hackers, repetitions, rounds of federated averaging.
         publishing: How every server publishes; as by default where not given.
         limit_test: First N test images.
+        recipes: How hackers train, by network, where other than everybody.
         session: Device, progress, whether to resume, overwrite, or only say what would be done.
 
     Returns:
-        JSON values, also in ``federated.json``: ``servers``, ``columns`` (see
+        JSON values, also in ``federated.json``: ``requests``, ``servers``, ``columns`` (see
         :func:`uge.federated.columns.tabulate`), ``fedavg`` (None without rounds), ``gap``, ``verdict``, ``report``.
 
     Raises:
-        UsageError: A setting is wrong, or a run to resume has other settings.
+        UsageError: A setting is wrong, a request is refused, or a run to resume has other settings.
         DataError: The images cannot be divided so, or the test images have other classes.
         OutputExistsError: ``out`` holds something that may not be replaced.
     """
     publishing, hackers = publishing or PublishConfig(), split_names(federation.networks)
     for name in hackers:
         check_name(name)
-    config, _ = with_requests(config)
+    given = config
+    config, requests = with_requests(given)
     if len(split_names(config.authorized)) != 1 or config.method not in METHODS:
         raise UsageError(
             f"a federation protects for one global network, got --authorized {config.authorized} and --method "
@@ -88,15 +95,17 @@ def run_federated(
 
         check_flower()
     images = load_images(source, split="train", limit=config.limit).check_trainable()
+    check_fits(config, requests, images)
     tests = clean_images(test, images, limit_test)
     seed = stream_seed(config.seed, "federated")
     parts = split_rows(images.labels, federation.servers, federation.split, alpha=federation.alpha, seed=seed)
     if session.dry_run:
-        return {"images": len(images), "servers": [held(images.subset(rows)) for rows in parts]}
+        servers_hold = [held(images.subset(rows)) for rows in parts]
+        return {"images": len(images), "requests": describe_requests(requests), "servers": servers_hold}
     work = _Work(out, images.root, session)
     (theta0,) = authorized_networks(config, tests)
-    with work.opened(_fingerprint(images, theta0, config, federation, publishing)) as place:
-        _request(place, theta0, config, publishing)
+    with work.opened(_fingerprint(images, theta0, config, requests, federation, publishing)) as place:
+        _request(place, theta0, given, requests, publishing)
         servers = [Server.at(place, number) for number in range(federation.servers)]
         for server, rows in zip(servers, parts, strict=True):
             write_part(server, source, images, rows.tolist(), limit=config.limit)
@@ -109,6 +118,7 @@ def run_federated(
             tests,
             theta0=theta0,
             recipe=config.recipe,
+            recipes=recipes,
             seed=seed,
             runtime=session.runtime,
             progress=session.progress,
@@ -117,6 +127,7 @@ def run_federated(
         found: JSON = {
             "network": theta0.name,
             "weights_sha256": weights_hash(theta0),
+            "requests": describe_requests(requests),
             "classes": list(images.classes),
             "servers": [_server(server) for server in servers],
             "columns": tabulate(results),
@@ -180,6 +191,7 @@ def _fingerprint(
     images: ImageSet,
     theta0: ImageClassifier,
     config: ProtectConfig,
+    requests: Sequence[Request],
     federation: Federation,
     publishing: PublishConfig,
 ) -> str:
@@ -193,19 +205,36 @@ def _fingerprint(
             "theta0": weights_hash(theta0),
             "publishing": publishing.model_dump(mode="json"),
             "split": federation.model_dump(mode="json", include={"servers", "split", "alpha"}),
+            **({"requests": describe_requests(requests)} if requests else {}),
         }
     )
 
 
-def _request(place: Path, theta0: ImageClassifier, config: ProtectConfig, publishing: PublishConfig) -> None:
-    """Write what every server is given: θ0 and settings."""
-    folder = create_private(place / REQUEST)
-    write_keys(folder, [theta0], config.recipe)
-    # The path is relative: published bytes must not depend on where the federation lies.
-    weights = (key_path(Path(REQUEST), 0),)
-    changes = {"authorized_weights": weights, "requests": (), "limit": None, "size": theta0.size}
-    shared = config.model_copy(update=changes).model_dump(mode="json", exclude_defaults=True)
-    write_json(folder / SETTINGS, {**shared, **publishing.model_dump(exclude_defaults=True)})
+def _request(
+    place: Path, theta0: ImageClassifier, given: ProtectConfig, requests: Sequence[Request], publishing: PublishConfig
+) -> None:
+    """Write what every server is given: θ0 and settings, or the receiver's request, which every server checks itself.
+
+    Args:
+        place: Folder of the federation.
+        theta0: The global network.
+        given: The settings as they were given: with a request, that names network and recipe.
+        requests: What ``given`` names, read.
+        publishing: How every server publishes.
+    """
+    folder, recipe = create_private(place / REQUEST), requests[0].recipe if requests else given.recipe
+    write_keys(folder, [theta0], recipe)
+    # Paths are relative: published bytes must not depend on where the federation lies.
+    changes: JSON = {"authorized_weights": () if requests else (key_path(Path(REQUEST), 0),), "requests": ()}
+    shared = given.model_copy(update={**changes, "limit": None, "size": theta0.size})
+    settings = shared.model_dump(mode="json", exclude_defaults=True)
+    for path, request in zip(given.requests, requests, strict=True):
+        received = create_private(folder / RECEIVED)
+        with storage_errors(received):
+            for file in (path, theta0_file(path, request)):
+                shutil.copy(file, received)
+        settings["for"] = [f"{REQUEST}/{RECEIVED}/{path.name}"]
+    write_json(folder / SETTINGS, {**settings, **publishing.model_dump(exclude_defaults=True)})
 
 
 def _protect(place: Path, server: Server, session: Session) -> None:

@@ -29,6 +29,7 @@ from uge.networks import (
     save_weights,
     weights_hash,
 )
+from uge.networks.colour_key import AXES, WAVES
 from uge.networks.plugins import is_plugin
 from uge.pipeline.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
 from uge.pipeline.session import Session
@@ -134,6 +135,7 @@ def write_request(
 
     Raises:
         UsageError: A name, number or file is wrong, or the network is a plug-in.
+        WeightsError: The colour key is one that :func:`read_request` refuses.
         MissingExtraError: The library ``cryptography`` is not installed.
         OutputExistsError: One of the files exists.
     """
@@ -147,6 +149,7 @@ def write_request(
         raise UsageError(f"method 'uge' protects for networks without a colour key, got '{name}'; give --method keyed")
     _check_network(name, "ask")
     theta0 = _theta0(name, classes, size, channels, seed, weights)
+    _check_key(theta0, weights or "θ0")
     identity = identity or default_identity()
     found: dict[str, Any] = {"request": str(out), "weights": str(theta0_path), "identity": str(identity)}
     shape = {"network": name, "classes": classes, "channels": channels, "size": size, "recipe": recipe.json_dict()}
@@ -169,7 +172,7 @@ def write_request(
         "theta0": record.model_dump(mode="json"),
         "public_key": public_key,
     }
-    body["id"] = fingerprint(body)[:16]
+    body["id"] = _id(body)
     write_json(out, sign(key, body))
     return {**found, **body, "fingerprint": key_fingerprint(public_key)}
 
@@ -192,6 +195,8 @@ def _theta0(
         log.warning("the seed %d can be guessed, and manifests name the digest of θ0; leave out --seed", seed)
     root = secrets.randbits(256) if seed is None else seed
     network = build(name, classes, channels=channels, size=size, seed=stream_seed(root, "theta0", "request"))
+    if seed is None and _key_fault(network):  # One key in 250 has cells of two axes only.
+        return _theta0(name, classes, size, channels, None, weights)
     if weights is not None:
         state, metadata = load_weights(weights)
         behind = isinstance(network, KeyedClassifier) and not metadata.get("network", KEYED).startswith(KEYED)
@@ -210,14 +215,19 @@ def _write_secret_weights(path: Path, network: ImageClassifier, recipe: Recipe) 
             made.replace(path)
 
 
+def _id(body: dict[str, Any]) -> str:
+    return fingerprint({name: value for name, value in body.items() if name not in ("id", "signature")})[:16]
+
+
 def read_request(path: Path) -> Request:
     """Read a request and check its signature, its form and the θ0 beside it.
 
     Raises:
         MissingExtraError: The library ``cryptography`` is not installed.
         UnknownNameError: It asks for a network that this version does not know.
-        UsageError: It is no request, was changed after it was signed, or asks for a plug-in network.
-        WeightsError: θ0 is missing, not the file that was signed, holds NaN, or does not fit the architecture.
+        UsageError: It is no request, was changed after it was signed, has another's id, or asks for a plug-in network.
+        WeightsError: θ0 is missing, not the file that was signed, holds NaN, does not fit the architecture, or has a
+            colour key that no class can be written by.
     """
     try:
         raw = read_json(path)
@@ -228,6 +238,8 @@ def read_request(path: Path) -> Request:
         request = Request.model_validate(raw)
     except ValidationError as error:
         raise UsageError(f"{path} is no request that this version knows: {first_problem(error)}") from None
+    if request.id != _id(raw):
+        raise UsageError(f"the id of {path} is not the digest of its other fields; have the request made anew")
     _check_network(request.network, "be taken")
     _check_theta0(path, request)
     return request
@@ -244,8 +256,27 @@ def _check_theta0(path: Path, request: Request) -> None:
     asked = (request.network, request.classes, request.channels, request.size)
     if found != asked or weights_hash(network) != wanted.weights_sha256:
         raise WeightsError(f"the request {path} asks for {_words(*asked)}, but {file.name} is for {_words(*found)}")
-    if isinstance(network, KeyedClassifier) and not 0 <= int(network.key.tile.min()) <= int(network.key.tile.max()) < 3:
-        raise WeightsError(f"the colour key in {file} must number axes from 0 to 2; have the request made anew")
+    _check_key(network, file)
+
+
+def _check_key(network: ImageClassifier, where: Path | str) -> None:
+    if fault := _key_fault(network):
+        raise WeightsError(f"the colour key in {where} must {fault}; θ0 has to be made anew, from another seed")
+
+
+def _key_fault(network: ImageClassifier) -> str:
+    """What a colour key fails to do by which nothing, or the same for several classes, would be written."""
+    if not isinstance(network, KeyedClassifier):
+        return ""
+    if set(network.key.tile.flatten().tolist()) != set(range(len(AXES))):
+        return "use the axes 0, 1 and 2, all of them"
+    waves = [[tuple(wave) for wave in own] for own in network.key.waves.tolist()]
+    if not all(cycles in WAVES for own in waves for wave in own for cycles in wave):
+        return f"have waves of {WAVES[0]} to {WAVES[-1]} whole cycles"
+    # Equal waves of one class could cancel each other.
+    if len({frozenset(own) for own in waves}) < len(waves) or any(len(set(own)) < len(own) for own in waves):
+        return "give every class waves of its own"
+    return ""
 
 
 def _words(name: str, classes: int, channels: int, size: int) -> str:

@@ -1,11 +1,13 @@
 """What a folder of results holds, by specification: cases, federated runs, failures. Needs no torch.
 
-A result counts only while it has the fingerprint of its specification and of the images that are there.
+A result counts only while it has the fingerprint of its specification, of the images that are there and of how it is
+computed.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,15 @@ from typing import Any
 from uge.audit.cases import Case, read_case
 from uge.errors import DataError
 from uge.reproduce.specs import Copy, Federation, Images, Unit
-from uge.runs import JSON, fingerprint, read_json, write_json
+from uge.runs import JSON, fingerprint, read_json, storage_errors, write_json
 
 log = logging.getLogger(__name__)
 Spec = Copy | Unit | Federation
+PRECISION = "fp32"
+"""What results were measured in unless the folder says otherwise."""
+REVISIONS = {"ntga": 1}
+"""Baselines that make other perturbations than they first did, and how often that changed; results of earlier ones
+do not count any more."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,25 @@ class Kept:
         """Note what is known of a data set."""
         write_json(self.folder / "data" / f"{name}.json", found)
 
+    def precision(self) -> str:
+        """What results here are measured in."""
+        path = self.folder / "precision.json"
+        return str(read_json(path)["precision"]) if path.is_file() else PRECISION
+
+    def keep_precision(self, precision: str) -> None:
+        """Note what results here are measured in from now on; those in another precision do not count any more."""
+        if precision != self.precision():
+            write_json(self.folder / "precision.json", {"precision": precision})
+
     def fingerprint(self, spec: Spec) -> str:
-        """Of a specification and the images that it uses."""
-        images = spec.of.images if isinstance(spec, Unit) else spec.images
-        return fingerprint({"spec": spec.digest, "images": self.images(images.name).get(variant(images), "")})
+        """Of a specification, the images that it uses, how they are protected and what it is computed in."""
+        copy = spec.of if isinstance(spec, Unit) else spec
+        parts: JSON = {"spec": spec.digest, "images": self.images(copy.images.name).get(variant(copy.images), "")}
+        if copy.method in REVISIONS:
+            parts["revision"] = REVISIONS[copy.method]
+        if (precision := self.precision()) != PRECISION:
+            parts["precision"] = precision
+        return fingerprint(parts)
 
     def case(self, unit: Unit) -> Case | None:
         """The finished case of a run, if it is there."""
@@ -91,10 +113,21 @@ class Kept:
             write_json(self._failure_path(spec), {"fingerprint": self.fingerprint(spec), "sentence": sentence})
 
     def forget(self, spec: Spec) -> None:
-        """Remove a result, so that it is made again."""
+        """Remove a result, and of a copy or federation all that it was made of, so that it is made again.
+
+        Raises:
+            StorageError: It cannot be removed.
+        """
         self.keep_failure(spec, None)
         path = self.folder / "cases" / f"{spec.id}.json" if isinstance(spec, Unit) else self._result_path(spec)
         path.unlink(missing_ok=True)
+        rooms = {Copy: ("copies", "pictures"), Federation: ("federations",), Unit: ()}[type(spec)]
+        for place in (self.place(room, spec) for room in rooms):
+            # With the private folder beside it, and what a killed run left: NAME.private.new, .NAME.staging-1 …
+            for there in sorted(place.parent.iterdir()) if place.parent.is_dir() else ():
+                if there.name == place.name or there.name.removeprefix(".").startswith(f"{place.name}."):
+                    with storage_errors(there):
+                        shutil.rmtree(there)
 
     def place(self, room: str, spec: Spec) -> Path:
         """Where the images or weights of a specification are: another place for other images."""

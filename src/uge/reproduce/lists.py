@@ -123,14 +123,16 @@ class Lists:
     def federation(self, data: str, seed: int) -> Federation:
         """Table 9's run: two servers, a ResNet-18 for all of them."""
         images, network = self.images(data), self.network("ResNet-18")
-        settings = self._settings(images.name, "uge", (network,))
+        settings, hackers = self._settings(images.name, "uge", (network,)), (self.network("CNN"), network)
+        recipes = {name: self.scale.recipe(images.name, name) for name in hackers}
         return Federation(
             images=images,
             method="uge",
             network=network,
-            hackers=(self.network("CNN"), network),
+            hackers=hackers,
             rho=RHO,
-            recipe=self.scale.recipe(images.name, network),
+            recipe=recipes[network],
+            recipes={name: one for name, one in recipes.items() if one != recipes[network]},
             seed=seed,
             settings=settings,
         )

@@ -45,7 +45,7 @@ def page(shown: Shown, scale: Scale, kept: Kept) -> str:
         hardware=list(dict.fromkeys(text for entry in shown.entries for text in entry.measured.hardware)),
         seconds=sum(shared(shown.entries).values()),
         drawings={id(section): _drawing(shown, section) for section in shown.experiment.sections},
-        pictures=[(copy, _pictures(kept, copy, record), why) for copy, record, why in shown.pictures],
+        pictures=[(one.copy, _pictures(kept, one.copy, one.result), one.reason) for one in shown.pictures],
         recipes=[json.dumps(one, ensure_ascii=False) for one in found["recipes"]],
         protections=[json.dumps(one, ensure_ascii=False) for one in found["protections"]],
         id=id,

@@ -85,8 +85,9 @@ def markdown(shown: Shown, scale: Scale) -> str:
             cells = [beside(entry) if entry else "" for entry in entries]
             lines.append(f"| {row_name(section, row)} | " + " | ".join(cells) + " |")
         lines.append("")
-    for copy, found, why in shown.pictures:
-        lines.append(f"- {label(copy.images.name)}, {copy.method}: {'done' if found else why or NOT_RUN}")
+    for one in shown.pictures:
+        text = "done" if one.state == "done" else one.reason or NOT_RUN
+        lines.append(f"- {label(one.copy.images.name)}, {one.copy.method}: {text}")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -141,12 +142,7 @@ def as_json(shown: Shown, scale: Scale) -> JSON:
         for entry in shown.entries
     ]
     pictures = [
-        {
-            "images": copy.images.name,
-            "method": copy.method,
-            "state": "done" if found else "failed" if why else "missing",
-        }
-        for copy, found, why in shown.pictures
+        {"images": one.copy.images.name, "method": one.copy.method, "state": one.state} for one in shown.pictures
     ]
     return {
         "schema": 1,

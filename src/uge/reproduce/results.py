@@ -81,12 +81,29 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Pictured:
+    """A copy whose images are shown.
+
+    Attributes:
+        copy: What is shown.
+        state: ``done``, ``failed``, or ``missing``: not drawn, or its images are not at hand.
+        result: What its protection left; None unless it is done.
+        reason: Why it is not done, in one sentence; empty where it was simply not run.
+    """
+
+    copy: Copy
+    state: State
+    result: JSON | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class Shown:
     """An experiment with its results."""
 
     experiment: Experiment
     entries: tuple[Entry, ...] = field(default_factory=tuple)
-    pictures: tuple[tuple[Copy, JSON | None, str], ...] = ()
+    pictures: tuple[Pictured, ...] = ()
 
     def at(self, section: Section, row: str, column: str) -> Entry | None:
         """The entry at a place of a section."""
@@ -97,7 +114,7 @@ class Shown:
     def counts(self) -> dict[str, int]:
         """How many cells (or pictures) are in which state."""
         states = [one.measured.state for one in self.entries]
-        states += ["done" if found else "failed" if why else "missing" for _, found, why in self.pictures]
+        states += [one.state for one in self.pictures]
         return {state: states.count(state) for state in ("done", "missing", "failed")}
 
 
@@ -108,11 +125,13 @@ def look(experiment: Experiment, kept: Kept) -> Shown:
         for section in experiment.sections
         for cell in section.cells
     )
-    pictures = tuple(
-        (copy, kept.result(copy) if (kept.picture(copy) / "pictures.json").is_file() else None, _why(kept, copy))
-        for copy in experiment.pictures
-    )
-    return Shown(experiment, entries, pictures)
+    return Shown(experiment, entries, tuple(_pictured(copy, kept) for copy in experiment.pictures))
+
+
+def _pictured(copy: Copy, kept: Kept) -> Pictured:
+    found = kept.result(copy) if (kept.picture(copy) / "pictures.json").is_file() else None
+    state: State = "done" if found else "failed" if kept.failure(copy) else "missing"
+    return Pictured(copy, state, found, "" if found else _why(kept, copy))
 
 
 def _trained(cell: Cell, kept: Kept) -> Measured:
@@ -169,7 +188,7 @@ def _federated(cell: Cell, kept: Kept) -> Measured:
         clean=fmean(clean) if clean else None,
         costs={run.id: float(result["seconds"]) for run, result in there},
         hardware=_hardware(result["environment"] for _, result in there),
-        recipes=_distinct(run.recipe.json_dict() for run, _ in there),
+        recipes=_distinct(one.json_dict() for run, _ in there for one in (run.recipe, *run.recipes.values())),
         protections=_distinct({"method": run.method, "rho": run.rho, "settings": run.settings} for run, _ in there),
         cases=tuple(run.id for run, _ in there),
     )

@@ -44,6 +44,7 @@ def carry_out(
         StorageError: Results cannot be written.
     """
     kept = Kept(folder)
+    kept.keep_precision(session.runtime.precision)
     if overwrite:
         for spec in (spec for stage in todo.stages for spec in stage):
             kept.forget(spec)
@@ -142,6 +143,7 @@ def _federate(workshop: Workshop, spec: Spec) -> None:
         config=config,
         federation=Settings(servers=spec.servers, networks=",".join(spec.hackers)),
         limit_test=spec.images.limit_test,
+        recipes=spec.recipes,
         session=replace(workshop.session, resume=True, overwrite=False),
     )
     columns = {name: {k: v for k, v in column.items() if k != "case"} for name, column in found["columns"].items()}

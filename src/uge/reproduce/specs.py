@@ -137,6 +137,7 @@ class Federation(_Spec):
         servers: How many servers.
         rho: L-inf budget.
         recipe: How everybody trains.
+        recipes: How hackers train, by network, where other than everybody.
         seed: Number of the repetition.
         settings: Other settings of ``uge protect``.
     """
@@ -148,8 +149,14 @@ class Federation(_Spec):
     servers: int = 2
     rho: str
     recipe: Recipe
+    recipes: dict[str, Recipe] = Field(default_factory=dict)
     seed: int = 0
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """As of any specification; a run in which everybody trains alike keeps the digest that it always had."""
+        return fingerprint(self.model_dump(mode="json", exclude=None if self.recipes else {"recipes"}))
 
     @property
     def id(self) -> str:
