@@ -29,6 +29,7 @@ def audit(
     keys: Sequence[Path] = (),
     clean: str | Path | None = None,
     public: str | Path | None = None,
+    trust_plugins: bool = False,
     folder: Path | None = None,
     size: int | None = None,
     limit_test: int | None = None,
@@ -57,6 +58,7 @@ def audit(
         keys: Key files; by default those in ``OUT.private``.
         clean: The originals, if they are not the train split of ``test``.
         public: Labelled images of another data set, for attacks that use some.
+        trust_plugins: Whether a key may name code of others, which is then run as its network.
         folder: Where results go; ``OUT.audit`` by default.
         size: Side length for training; by default the manifest's.
         limit_test: First N test images only.
@@ -93,6 +95,7 @@ def audit(
         keys=keys,
         clean_source=None if clean is None else str(clean),
         public_source=None if public is None else str(public),
+        trust_plugins=trust_plugins,
         folder=folder,
         session=Session(runtime or Runtime.create(), progress or Silent()),
     )

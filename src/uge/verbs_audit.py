@@ -26,6 +26,7 @@ def audit(
     public: str | None = None,
     config: Annotated[AuditConfig, FLAT] = AuditConfig(),
     folder: Path | None = None,
+    trust_plugins: Annotated[bool, Parameter(negative="")] = False,
     fail_under: float | None = None,
     fail_holding: Holds = "key",
     common: Annotated[Resumable, FLAT] = Resumable(),
@@ -55,6 +56,8 @@ def audit(
         Labelled images of another data set, for attacks that use some.
     folder
         Audit folder; OUT.audit by default.
+    trust_plugins
+        Allow a key whose network is a plug-in (`package.module:function`, `timm:name`): its code is run.
     fail_under
         Exit with 3 when the gap (the smaller of last and best epoch) is below this many points, when there is none,
         or when a case failed.
@@ -66,7 +69,15 @@ def audit(
     from uge.pipeline.audit import run_audit
 
     found = run_audit(
-        out, test, config, keys=key, clean_source=clean, public_source=public, folder=folder, session=session
+        out,
+        test,
+        config,
+        keys=key,
+        clean_source=clean,
+        public_source=public,
+        folder=folder,
+        trust_plugins=trust_plugins,
+        session=session,
     )
     if common.dry_run:
         return Outcome(found, f"would run {len(found['cases'])} cases; nothing was written")

@@ -30,8 +30,9 @@ CONTRACT = {
     "family": "knowledge",
     "needs": ["key"],
     "about": "trains with the answers of the authorised network",
+    "start_accuracy": 9.5,
 }
-NEWER = {"family", "needs", "about"}
+NEWER = {"family", "needs", "about", "start_accuracy"}
 
 
 def test_the_contract_survives_a_round_trip(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_older_files_stay_readable(tmp_path: Path) -> None:
     older = {key: value for key, value in CONTRACT.items() if key not in NEWER}
     (tmp_path / "old.json").write_text(json.dumps(older))
     (case,) = read_cases(tmp_path)
-    assert (case.family, case.needs, case.about) == ("plain", [], "")
+    assert (case.family, case.needs, case.about, case.start_accuracy) == ("plain", [], "", None)
 
 
 def test_a_diverged_loss_becomes_null() -> None:

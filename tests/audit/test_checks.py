@@ -58,6 +58,7 @@ TROUBLE: dict[str, tuple[list[Case], dict[str, Any], dict[str, Any]]] = {
     "control-below-authorized": (replaced("clean", last=50.0, best=50.0), {}, {}),
     "above-control": ([*sound(), *(case("hacker", "cnn", 64.0, seed=s, scheme="mixup") for s in range(3))], {}, {}),
     "no-effect": (replaced("hacker", last=58.0, best=58.0), {}, {}),
+    "trained-start": (replaced("authorized", start_accuracy=13.1), {}, {}),
     "retention": (replaced("authorized", last=55.0, best=55.0), {}, {}),
     "diverged": (replaced("hacker", history=lost()), {}, {}),
     "not-converged": (replaced("hacker", history=climbing(), best_epoch=3), {}, {}),
@@ -113,6 +114,12 @@ def test_data_checks_need_no_cases(name: str) -> None:
     assert found is not None
     assert " ".join(found) in summarize(sound(), classes=10, facts={**GOOD, **TROUBLE[name][1]}).warnings
     assert CHECKS[name](Evidence(facts=GOOD)) is CHECKS[name](Evidence()) is None
+
+
+@pytest.mark.parametrize(("start", "images"), [(12.9, 10_000), (15.0, 100), (None, 10_000)])
+def test_a_start_at_chance_is_no_trouble(start: float | None, images: int) -> None:
+    cases, facts = replaced("authorized", start_accuracy=start), {**GOOD, "test_images": images}
+    assert "trained-start" not in {doubt.check for doubt in summarize(cases, classes=10, facts=facts).doubts}
 
 
 @given(st.lists(st.binary(max_size=2)), st.lists(st.binary(max_size=2)))

@@ -9,7 +9,7 @@ from made_cases import case
 from scipy import stats
 
 from uge.audit.cases import Case
-from uge.audit.metrics import Summary, interval, summarize, verdict
+from uge.audit.metrics import Margin, Summary, interval, summarize, verdict
 
 
 def three_seeds() -> list[Case]:
@@ -161,6 +161,27 @@ def test_the_margin_follows_the_strongest_hacker_of_every_seed() -> None:
     assert summary.strongest.scheme == "a"
 
 
+@pytest.mark.parametrize("kind", ["gap", "protection"])
+def test_the_interval_counts_only_seeds_that_both_sides_have(kind: str) -> None:
+    role = "authorized" if kind == "gap" else "clean"
+    cases = [case(role, "cnn", 60.0 + seed, seed=seed) for seed in range(3)]
+    cases += [case("hacker", "cnn", 20.0 + 3 * seed, seed=seed) for seed in range(3)]
+    strong = [case("hacker", "cnn", 50.0 + 4 * seed, scheme="a", seed=seed) for seed in range(3)]
+
+    def margin(*more: Case) -> Margin:
+        found = summarize([*cases, *more]).margin
+        assert found is not None
+        assert found.kind == kind
+        return found
+
+    one, two, three = (margin(*strong[:count]) for count in (1, 2, 3))
+    assert (one.last, one.seeds, one.last_interval) == (pytest.approx(11.0), 1, None)
+    assert (two.last, two.seeds) == (pytest.approx(9.0), 2)
+    assert two.last_interval == pytest.approx((9 - 19.06, 9 + 19.06), abs=0.01)  # 60 - 50 and 61 - 54, t = 12.706.
+    assert (three.last, three.seeds) == (pytest.approx(7.0), 3)
+    assert three.last_interval == pytest.approx((7 - 7.452, 7 + 7.452), abs=0.01)  # 10, 7 and 4, t = 4.303.
+
+
 @settings(deadline=None)  # The first call imports scipy.
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=9))
 def test_interval_is_students(values: list[float]) -> None:
@@ -303,6 +324,13 @@ def test_label(words: str) -> None:
 def test_label_without_a_clean_control(scheme: str, needs: list[str], words: str) -> None:
     cases = [case("authorized", "cnn", 60.0), case("hacker", "cnn", 20.0)]
     assert summarize([*cases, case("hacker", "cnn", 59.0, scheme=scheme, needs=needs)]).label == words
+
+
+@pytest.mark.parametrize(("classes", "clean", "hacker"), [(200, 1.2, 0.6), (1000, 0.25, 0.1), (100, 4.9, 1.9)])
+def test_a_control_that_hardly_learns_clears_nobody(classes: int, clean: float, hacker: float) -> None:
+    found = summarize([case("clean", "cnn", clean), case("hacker", "cnn", hacker)], classes=classes)
+    assert found.label == "cannot be judged without clean controls that learn"
+    assert "cannot all be judged" in verdict(found)
 
 
 def test_label_of_an_authorised_network_that_fails() -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from uge.networks import build, save_weights, weights_hash
 from uge.progress import Tell
 from uge.recipes import Recipe
 from uge.runtime import Runtime, stream_seed
-from uge.training import fit
+from uge.training import evaluate, fit
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.02, temperature=3)
 MakeStore = Callable[..., PixelStore]
@@ -296,6 +297,20 @@ class TestAudit:
             assert JOBS[1].id in again.progress.run
             assert weights.read_bytes() == good
 
+    def test_the_authorised_network_is_measured_before_training(self, make_audit: Callable[..., Run]) -> None:
+        audit = make_audit()
+        cases = audit.run(JOBS)
+        start = evaluate(build("lenet", 3, seed=5, size=16), audit.test, audit.runtime)
+        expected = [start if job.role == "authorized" else None for job in JOBS]
+        assert [case.start_accuracy for case in cases] == expected
+        older = audit.folder / "cases" / f"{JOBS[1].id}.json"
+        text = json.loads(older.read_text())
+        del text["start_accuracy"]
+        older.write_text(json.dumps(text))
+        again = make_audit()
+        assert again.run(JOBS)[1].start_accuracy is None
+        assert again.progress.run == []
+
     def test_a_student_without_its_teacher_is_refused(self, make_audit: Callable[..., Run]) -> None:
         with pytest.raises(UsageError, match="run that case first"):
             make_audit().run([JOBS[-1]])
@@ -324,6 +339,12 @@ class TestKey:
         for other in ({"classes": 4}, {"channels": 1}, {"size": 18}):
             with pytest.raises(UsageError, match="made with this folder"):
                 key_network(key, make_store(**other))
+
+    def test_a_plug_in_runs_only_where_it_is_trusted(self, key: Path, make_store: MakeStore) -> None:
+        save_weights(key, build("fragile_networks:fragile", 3, seed=5, size=16))
+        with pytest.raises(UsageError, match="'fragile_networks:fragile', whose code would be run; give --trust-plug"):
+            key_network(key, make_store())
+        assert key_network(key, make_store(), plugins=True).name == "fragile_networks:fragile"
 
     @pytest.mark.parametrize("recipe", ["{", '{"lr": -1}', '{"unknown": 1}'])
     def test_a_damaged_recipe(self, recipe: str, key: Path) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import CLASSES, make_folder, refused, run_uge
+from command import CLASSES, make_folder, refused, run_uge, tiny
 from PIL import Image
+from torch import nn
 
 SHORT = ("--networks", "lenet", "--epochs", "1")
 
@@ -65,6 +66,32 @@ def test_a_partial_audit_says_so(foreign: Path, toy: Path, monkeypatch: pytest.M
     whole = run_uge(*arguments)
     assert "partial audit" not in whole.out
     assert whole.err.count("audit ") == 1
+
+
+def linear(classes: int, channels: int, size: int) -> nn.Module:
+    """A plug-in."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, classes))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_key_for_a_plug_in_needs_trust(workers: str, toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    ran = run_uge("protect", toy, out, *tiny(authorized="test_audit:linear"), "-q")
+    assert ran.code == 0, ran.err
+    arguments = ("audit", out, "--test", toy, *SHORT, "--attacks", "direct", "--workers", workers)
+    refused(2, "'keyed:test_audit:linear', whose code would be run; give --trust-plugins", *arguments, inside=tmp_path)
+    found = run_uge(*arguments, "--trust-plugins", "--json")
+    assert found.code == 0, found.err
+    assert found.json["authorized"]["network"] == "keyed:test_audit:linear"
+    assert found.json["failed"] == []
+
+
+def test_a_keyed_network_is_not_audited_with_rotations(toy: Path, copy: Path) -> None:
+    arguments = ("audit", copy, "--test", toy, *SHORT, "--attacks", "direct")
+    words = "'keyed:lenet' cannot follow rotations, got the augmentation 'rotate-flip'"
+    refused(2, words, *arguments, "--recipe", "paper-tinyimagenet", inside=copy.parent)
+    listed = run_uge(*arguments, "--variants", "rotate", "--dry-run", "--json").json["cases"]
+    assert any("-rotate-" in name for name in listed)
 
 
 @pytest.mark.parametrize("flags", [("--budget", "soon"), ("--workers", "0"), ("--variants", "x")])

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uge.protect.undistill import undistill
+from uge.config import ProtectConfig
+from uge.data.store import PixelStore
+from uge.networks import build, weights_hash
+from uge.pipeline.noise import NoiseRun
+from uge.pipeline.session import Session
+from uge.progress import Silent
+from uge.protect.undistill import measure_statistics, undistill
+from uge.runtime import Runtime
 
 Make = Callable[..., nn.Module]
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -74,3 +81,30 @@ def test_gradient_is_that_of_finite_differences(smooth: Make, batch: Batch) -> N
     assert torch.autograd.gradcheck(
         lambda moved: undistill(authorized, hacker, moved, y, omega=1, temperature=2), x_u.requires_grad_(True)
     )
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2", "resnetc20"])
+def test_a_random_network_with_measured_statistics_is_moved_by_the_images(
+    name: str, make_store: Callable[..., PixelStore], runtime: Runtime
+) -> None:
+    store = make_store(count=70)
+    raw, one, two = (build(name, 3, seed=0, size=16) for _ in range(3))
+    states = [measure_statistics(network, store, seed=1, runtime=runtime).state_dict() for network in (one, two)]
+    assert weights_hash(states[0]) == weights_hash(states[1])
+    for parameter, value in raw.named_parameters():
+        assert torch.equal(states[0][parameter], value)
+    assert not one.training
+    x = (store.pixels.read(torch.arange(8)) / 255).requires_grad_(True)
+    logits = one(x)
+    assert 0.01 < logits.std(0).mean() < 3
+    (gradient,) = torch.autograd.grad(logits.softmax(1).square().sum(), x)
+    assert gradient.abs().mean() > 1e-5
+    norms = [module for module in one.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(norm.num_batches_tracked == 2 and norm.momentum == 0.1 for norm in norms)
+
+
+def test_the_random_network_of_a_run_is_measured(make_store: Callable[..., PixelStore], runtime: Runtime) -> None:
+    run = NoiseRun(ProtectConfig(method="undistill", hacker="resnet8"), make_store(), [], Session(runtime, Silent()))
+    norms = [module for module in run._hacker().modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert all(norm.num_batches_tracked == 1 for norm in norms)

@@ -96,6 +96,18 @@ def test_what_forbids_comparing_is_named(runs: list[str], tmp_path: Path) -> Non
     assert any(w.startswith("Not the same attacks (longer: without grayscale)") for w in warnings)
 
 
+def test_doubts_that_came_with_an_audit_are_carried_over(runs: list[str]) -> None:
+    folder = Path(runs[0])
+    summary = load_runs(runs)[folder.name.removesuffix(".audit")].summary
+    assert compare(load_runs(runs)).warnings[0].startswith("Not")
+    changed = summary.hackers[0].model_copy(update={"last": 1.0})
+    other = summary.model_copy(update={"given": ["The disk was slow."], "hackers": [changed, *summary.hackers[1:]]})
+    (folder / "summary.json").write_text(other.model_dump_json())
+    first, second, *_ = compare(load_runs(runs)).warnings
+    assert first == "weak: The disk was slow."
+    assert second.startswith("weak: The stored summary does not match")
+
+
 def test_an_early_peak_counts_in_the_order(runs: list[str], tmp_path: Path) -> None:
     early = audit(tmp_path / "early", ("clean", "cnn", "direct", 70.0, 70.0), ("hacker", "cnn", "direct", 15.0, 66.0))
     standings = compare(load_runs([*runs, str(early)])).standings

@@ -21,13 +21,13 @@ from uge.audit.cases import Case, read_cases, write_case
 from uge.audit.metrics import summarize
 from uge.audit.quality import write_quality
 from uge.errors import DataError, OutputExistsError, UsageError
-from uge.report import rows, text_table, write_report
+from uge.report import curves, rows, text_table, write_report
 from uge.report.heat import heat_map, shade
 from uge.report.lines import Line, plot, ticks
 from uge.report.page import load_run
 from uge.report.pictures import load_attacked, load_pictures
 from uge.report.quality import load_quality
-from uge.report.story import protection
+from uge.report.story import limits, protection
 from uge.runs import write_json
 
 HOSTILE = [
@@ -352,6 +352,68 @@ def test_variants_are_judged_against_training_as_meant(tmp_path: Path) -> None:
     section = text[text.index("can afford") : text.index("What was done")]
     judged = re.findall(r"(order|lr-double|adam)\s.*?(yes|at a loss|no)\n", section, re.S)
     assert judged == [("order", "yes"), ("lr-double", "at a loss"), ("adam", "no")]
+
+
+def two_keys(network: str = "cnn") -> list[Case]:
+    """Two authorised networks, a student of each, and the controls; key 1 is the weaker."""
+    found = []
+    for role, scheme, start, values in (
+        ("authorized", "direct", "theta0", (80.0, 40.0)),
+        ("hacker", "distill", "random", (60.0, 20.0)),
+    ):
+        for number, last in enumerate(values):
+            one = {"id": f"{role}-x-{scheme}-protected{'-key1' * number}-s0", "role": role, "scheme": scheme}
+            history = [{"epoch": epoch, "test_accuracy": last} for epoch in (1, 2)]
+            what = {"network": network, "start": start, "last": last, "best": last, "history": history}
+            found.append(Case.model_validate({**MANY, **one, **what}))
+    return found
+
+
+def test_every_key_has_a_line_of_its_own() -> None:
+    cases = two_keys()
+    (group,) = curves.by_attack(cases, summarize(cases))
+    (panel,) = group.panels
+    assert panel.drawing.count('class="line authorized thin"') == 2
+    assert panel.drawing.count('class="line hacker"') == 2
+    assert "cnn ends at 60.0 %, cnn, key 1 ends at 20.0 %" in panel.drawing
+    assert [words for _, words in curves.legend(cases)] == [
+        "hacker, cnn",
+        "hacker, cnn, key 1",
+        "authorised, cnn",
+        "authorised, cnn, key 1",
+    ]
+    assert len({drawn for drawn, _ in curves.legend(cases)}) == 4
+
+
+@pytest.mark.parametrize(("kind", "field"), [("step", "step"), ("refine", "name")])
+def test_what_a_resumed_run_logs_again_counts_once(kind: str, field: str) -> None:
+    places = [10, 20, 30, 20, 30, 40]
+    events = [{"event": kind, field: place, "loss": float(number)} for number, place in enumerate(places)]
+    (panel,) = curves.losses(events, kind, "step")
+    across = [float(x) for x in re.findall(r"[ML]([0-9.]+) [0-9.]+", panel.drawing.split('class="line')[1])]
+    assert across == sorted(set(across))
+    assert len(across) == 4
+    assert panel.note == "5"
+    assert "from 0 to 5." in panel.drawing
+
+
+@pytest.mark.parametrize("network", ["cnn", "keyed:cnn"])
+def test_what_is_said_of_several_networks_suits_the_method(network: str) -> None:
+    cases = two_keys(network)
+    said = " ".join(limits(summarize(cases), cases))
+    keyed = network != "cnn"
+    assert ("weakens with every further network" in said) != keyed
+    assert ("the architecture must stay secret too" in said) != keyed
+    assert ("a leak by one receiver is a leak by all" in said) == keyed
+    assert "leak by all" not in " ".join(limits(summarize(cases[::2]), cases[::2]))
+
+
+def test_a_trained_start_is_told(tmp_path: Path) -> None:
+    cases = [case.model_copy(update={"start_accuracy": 45.0, "recipe": {"classes": 10}}) for case in two_keys()[::2]]
+    for case in cases:
+        write_case(tmp_path / "cases", case)
+    text = Tags(write_report(tmp_path, tmp_path / "report.html").read_text()).text
+    assert text.count("θ0 of cnn reaches 45.0 % before any training.") == 2  # As a doubt, and in what was done.
 
 
 def test_attacked_pictures(tmp_path: Path) -> None:

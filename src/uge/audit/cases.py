@@ -72,6 +72,7 @@ class Case(BaseModel):
         family: What kind of attack it is, for instance ``plain`` or ``preprocess``; older files have none.
         needs: What the hacker must have besides the published folder: ``key``, ``clean``, ``public``.
         about: What was done, in one plain sentence; the report shows it.
+        start_accuracy: Of the authorised network before any training, in percent; ``None`` where not measured.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
@@ -95,6 +96,7 @@ class Case(BaseModel):
     family: str = "plain"
     needs: list[str] = Field(default_factory=list)
     about: str = ""
+    start_accuracy: float | None = Field(default=None, ge=0, le=100)
 
     def as_json(self) -> dict[str, Any]:
         """The case with the key names of the contract, ready for ``json.dumps``."""

@@ -26,6 +26,7 @@ from uge.runs import canonical_json
 
 ENOUGH_SEEDS = 3
 WOBBLE = 5.0
+STARTED = "trained-start"
 RETENTION = 4.0
 """Points that the authorised network may lie below its clean control."""
 Found = tuple[str, str, str] | None
@@ -213,6 +214,20 @@ def _retention(evidence: Evidence) -> Found:
     return (what, "The receiver pays for the protection.", "Protect less, or tell the receiver.") if how else None
 
 
+def _trained_start(evidence: Evidence) -> Found:
+    chance, images = evidence.summary.chance, evidence.facts.get("test_images")
+    if chance is None:
+        return None
+    luck = 1.96 * math.sqrt(chance * (100 - chance) / images) if isinstance(images, int) and images > 0 else 0.0
+    high = listed(
+        f"θ0 of {case.network}{f', key {case.key},' if case.key else ''} reaches {points(case.start_accuracy)} %"
+        for case in evidence.cases
+        if case.start_accuracy is not None and case.start_accuracy > chance + max(NOISE, luck)
+    )
+    meaning = "The protection is judged by what training adds."
+    return (f"{high} before any training.", meaning, "Audit a key whose θ0 is untrained.") if high else None
+
+
 def _control_below_authorized(evidence: Evidence) -> Found:
     chosen = evidence.summary.authorized
     controls = {behind_key(name): value for name, value in evidence.summary.clean.items()}
@@ -269,6 +284,7 @@ CHECKS: dict[str, Callable[[Evidence], Found]] = {
     "control-below-authorized": _control_below_authorized,
     "above-control": _above_control,
     "no-effect": _no_effect,
+    STARTED: _trained_start,
     "retention": _retention,
     "diverged": _diverged,
     "not-converged": _not_converged,

@@ -190,8 +190,8 @@ def _margins(meant: list[Case] | None, attacks: list[list[Case]], controls: Sequ
     for level in (name for name in levels if any(_holds(group[0]) == name for group in groups)):
         known = [group for group in groups if levels.index(_holds(group[0])) <= levels.index(level)]
         kind: Literal["gap", "protection"] = "gap" if meant else "protection"
-        last, last_interval, top = _difference(meant, known, controls, _last)
-        best, best_interval, top_best = _difference(meant, known, controls, _best)
+        last, last_interval, seeds, top = _difference(meant, known, controls, _last)
+        best, best_interval, seeds_best, top_best = _difference(meant, known, controls, _best)
         found.append(
             Margin(
                 kind=kind,
@@ -200,7 +200,7 @@ def _margins(meant: list[Case] | None, attacks: list[list[Case]], controls: Sequ
                 last_interval=last_interval,
                 best=best,
                 best_interval=best_interval,
-                seeds=len(_per_seed(meant or [case for group in known for case in group], _last)),
+                seeds=min(seeds, seeds_best),
                 network=top[0].network,
                 scheme=top[0].scheme,
                 accuracy=_mean(top),
@@ -214,11 +214,12 @@ def _margins(meant: list[Case] | None, attacks: list[list[Case]], controls: Sequ
 
 def _difference(
     meant: list[Case] | None, attacks: Sequence[list[Case]], controls: Sequence[Case], value: Value
-) -> tuple[float, Interval | None, list[Case]]:
-    """Reference minus the strongest attack, seed by seed: mean, interval, and the strongest attack on average.
+) -> tuple[float, Interval | None, int, list[Case]]:
+    """Reference minus the strongest attack, seed by seed: mean, interval, its seeds, and the strongest on average.
 
-    A group that lacks a seed counts there with its mean. Where groups have different seeds the mean over seeds can
-    lie above the difference of the means; then the smaller one counts, and the interval moves with it.
+    For the mean, a group that lacks a seed counts there with its mean. Where groups have different seeds the mean over
+    seeds can lie above the difference of the means; then the smaller one counts. The interval is around the mean, and
+    as wide as the seeds say that the reference and the strongest attack both have.
     """
 
     def reference(group: list[Case]) -> list[Case]:
@@ -227,14 +228,19 @@ def _difference(
     def at(group: list[Case], seed: int) -> float:
         return _per_seed(group, value).get(seed, _mean(group, value))
 
+    def both(group: list[Case]) -> set[int]:
+        return {case.seed for case in group} & {case.seed for case in reference(group)}
+
     strongest = max(attacks, key=lambda group: (_mean(group, value), _mean(group, _best)))
-    differences = []
+    differences, run = [], []
     for seed in sorted(_per_seed(meant or [case for group in attacks for case in group], value)):
         top = max(attacks, key=lambda group: at(group, seed))
         differences.append(at(reference(top), seed) - at(top, seed))
-    mean, found = statistics.fmean(differences), interval(differences)
-    shift = min(0.0, _mean(reference(strongest), value) - _mean(strongest, value) - mean)
-    return mean + shift, None if found is None else (found[0] + shift, found[1] + shift), strongest
+        if seed in both(strongest) & both(top):
+            run.append(differences[-1])
+    mean = min(statistics.fmean(differences), _mean(reference(strongest), value) - _mean(strongest, value))
+    found = interval([mean + one - statistics.fmean(run) for one in run])
+    return mean, found, len(run), strongest
 
 
 def _group_control(group: Sequence[Case], controls: Sequence[Case]) -> list[Case]:

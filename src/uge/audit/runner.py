@@ -19,14 +19,15 @@ from uge.audit.variants import VARIANTS
 from uge.checkpoint import load_checkpoint, save_checkpoint
 from uge.data.store import PixelStore
 from uge.errors import DataError, UsageError, WeightsError
-from uge.names import CHECKPOINT
+from uge.names import CHECKPOINT, behind_key
 from uge.networks import ImageClassifier, build, from_weights, load_weights, weights_hash
 from uge.networks.checkpoint import checkpoint_hash
+from uge.networks.plugins import is_plugin
 from uge.progress import Tell
 from uge.recipes import Recipe
 from uge.runs import fingerprint
 from uge.runtime import Runtime, stream_seed
-from uge.training import DivergedError, History
+from uge.training import DivergedError, History, evaluate
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Audit:
             sees another data order.
         runtime: Device and precision.
         digests: Of the stores by name, where they are known already.
+        plugins: Whether keys may name networks that are not in the table, whose code is then run.
     """
 
     def __init__(
@@ -62,10 +64,12 @@ class Audit:
         seed: int = 0,
         runtime: Runtime,
         digests: Mapping[str, str | None] | None = None,
+        plugins: bool = False,
     ) -> None:
         self.folder, self.seed, self.runtime, self.keys = folder, seed, runtime, tuple(keys)
+        self.plugins = plugins
         self.protected, self.clean, self.test, self.public = protected, clean, test, public
-        self.theta0 = [key_network(path, protected) for path in keys]
+        self.theta0 = [key_network(path, protected, plugins=plugins) for path in keys]
         self.recipe = recipe or (key_recipe(keys[0]) if keys else Recipe())
         self.digests = digests or {
             name: None if store is None else store.digest() for name, store in self.stores.items()
@@ -107,6 +111,7 @@ class Audit:
             UsageError: The job needs a trained authorised network that is not there.
         """
         context, began = self.context(job, tell), time.perf_counter()
+        start = evaluate(context.network, self.test, self.runtime) if job.teaches else None
         try:
             history = VARIANTS[job.scheme].run(context, job.seed) if job.varied else job.entry.run(context)
         except DivergedError as error:
@@ -117,7 +122,7 @@ class Audit:
         if job.teaches:
             meta = {"fingerprint": self._fingerprint(job)}
             save_checkpoint(self._weights(job), {"network": context.network}, None, meta)
-        return self._case(job, history)
+        return self._case(job, history, start)
 
     def network(self, job: Job) -> ImageClassifier:
         """The network of a job before training."""
@@ -161,7 +166,7 @@ class Audit:
             parts["device"] = self.runtime.device.type
         return fingerprint(parts | {"recipe": self.recipe.json_dict(), "precision": self.runtime.precision})
 
-    def _case(self, job: Job, history: History) -> Case:
+    def _case(self, job: Job, history: History, start: float | None) -> Case:
         variant = VARIANTS[job.scheme] if job.varied else None
         runtime = variant.runtime(self.runtime) if variant else self.runtime
         return Case(
@@ -183,6 +188,7 @@ class Audit:
                 size=self.protected.size,
             ),
             fingerprint=self._fingerprint(job),
+            start_accuracy=start,
         )
 
     def _start(self, job: Job) -> nn.Module:
@@ -269,14 +275,25 @@ def load_trained(path: Path, network: nn.Module, wanted: str) -> nn.Module | Non
     return network if meta.get("fingerprint") == wanted else None
 
 
-def key_network(path: Path, store: PixelStore) -> ImageClassifier:
+def key_network(path: Path, store: PixelStore, *, plugins: bool = False) -> ImageClassifier:
     """θ0 from a key file, checked against the data it is to be trained on.
+
+    Args:
+        path: The key.
+        store: The data.
+        plugins: Also build a network that is not in the table, which runs the code that the key names.
 
     Raises:
         WeightsError: The file is missing, damaged, or no key.
-        UsageError: It was made for other classes, channels or another size.
+        UsageError: It was made for other classes, channels or another size, or for a plug-in that is not allowed.
     """
-    network = from_weights(path)
+    name = load_weights(path)[1].get("network", "")
+    if is_plugin(behind_key(name)) and not plugins:
+        raise UsageError(
+            f"the key {path} is for the plug-in network '{name}', whose code would be run; give --trust-plugins if you "
+            "trust the key"
+        )
+    network = from_weights(path, plugins=plugins)
     expected = (len(store.classes), store.channels, store.size)
     found = (network.classes, network.channels, network.size)
     if found != expected:

@@ -64,6 +64,7 @@ class Setup:
     device: str
     precision: str
     threads: int
+    plugins: bool
 
     def open(self) -> Audit:
         """The audit, in this process, which takes its share of the threads."""
@@ -84,6 +85,7 @@ class Setup:
             seed=self.seed,
             runtime=runtime,
             digests=self.digests,
+            plugins=self.plugins,
         )
 
 
@@ -116,6 +118,7 @@ def shared(audit: Audit, workers: int) -> Iterator[Setup]:
             str(audit.runtime.device),
             audit.runtime.precision,
             threads_each(workers),
+            audit.plugins,
         )
     finally:
         shutil.rmtree(place, ignore_errors=True)

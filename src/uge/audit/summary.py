@@ -103,10 +103,10 @@ class Margin(BaseModel):
         kind: ``gap``: behind the authorised network; ``protection``: behind his own clean control.
         holds: The worst of what the hackers counted here hold.
         last: Mean over the seeds, after the last epochs.
-        last_interval: 95 % t-interval over the seeds; ``None`` with one seed.
+        last_interval: 95 % t-interval over ``seeds``; ``None`` with fewer than two.
         best: The same at the best epochs.
         best_interval: Its interval.
-        seeds: Number of seeds.
+        seeds: Number of seeds that both sides really have.
         network: The strongest hacker at the last epochs.
         scheme: His attack.
         accuracy: His mean accuracy.

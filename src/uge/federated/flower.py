@@ -82,7 +82,7 @@ def client_app(out: Path, *, data: Data, local_epochs: int, seed: int, device: s
         server = Server.at(out, int(context.node_config["partition-id"]))
         config: Mapping[str, Any] = message.content.config_records[CONFIG]
         runtime = Runtime.create(device, precision)
-        network = from_weights(server.key)
+        network = from_weights(server.key, plugins=True)  # The key was written here, for a network named by the user.
         put(network, message.content.array_records[ARRAYS])
         images = server.images() if data == "protected" else server.originals()
         store = load_pixels(images, size=network.size, channels=network.channels, device=runtime.device)

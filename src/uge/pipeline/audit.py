@@ -20,6 +20,7 @@ from uge.audit.variants import VARIANTS, choose_variants
 from uge.config import STANDARD_ATTACKS, AuditConfig
 from uge.data import ImageSet, load_images
 from uge.errors import UsageError
+from uge.names import is_keyed
 from uge.networks import check_name
 from uge.pipeline.originals import clean_images, find_originals, hashes, pairs
 from uge.pipeline.pictures import save_attacked, save_pictures
@@ -56,6 +57,7 @@ def run_audit(
     clean_source: str | None = None,
     public_source: str | None = None,
     folder: Path | None = None,
+    trust_plugins: bool = False,
     session: Session,
 ) -> dict[str, Any]:
     """Train the authorised network and the hackers on a published folder and judge them on clean test images.
@@ -69,6 +71,7 @@ def run_audit(
         clean_source: The originals, if they are not the train split of ``test_source``.
         public_source: Labelled images of another data set, for attacks that need some.
         folder: Audit folder; ``OUT.audit`` by default. Finished cases in it are not run again.
+        trust_plugins: Whether keys may name code that is then run as their network.
         session: Device, progress; ``overwrite`` throws finished cases away first, ``dry_run`` only
             lists the cases that the audit has.
 
@@ -98,7 +101,8 @@ def run_audit(
     originals = find_originals(test_source, clean_source, published)
     clean = None if originals.images is None else read_store(originals.images, *protected.shape, session)
     public = public_source and read_store(load_images(public_source), *protected.shape, session)
-    key_names = [key_network(path, protected).name for path in key_files]
+    key_names = [key_network(path, protected, plugins=trust_plugins).name for path in key_files]
+    _check_augmentation(recipe, key_names)
     planned = plan(
         networks,
         choice,
@@ -129,6 +133,7 @@ def run_audit(
         recipe=recipe,
         seed=config.seed,
         runtime=session.runtime,
+        plugins=trust_plugins,
     )
     try:
         found = execute(
@@ -201,6 +206,15 @@ def audit_recipe(config: AuditConfig, keys: Sequence[Path]) -> Recipe:
     """The recipe of everybody in an audit: a named one, else the first key's, else the short one."""
     base = named_recipe(config.recipe) if config.recipe else key_recipe(keys[0]) if keys else named_recipe("short")
     return base if config.epochs is None else base.model_copy(update={"epochs": config.epochs})
+
+
+def _check_augmentation(recipe: Recipe, authorized: Sequence[str]) -> None:
+    name = next(filter(is_keyed, authorized), None)
+    if name is not None and recipe.augment == "rotate-flip":
+        raise UsageError(
+            f"the authorised network '{name}' cannot follow rotations, got the augmentation 'rotate-flip'; give a "
+            "--recipe without it, and --variants rotate to see what rotations cost"
+        )
 
 
 def _training_shape(config: AuditConfig, manifest: Manifest | None, published: ImageSet) -> tuple[int | None, int]:

@@ -17,7 +17,9 @@ from uge.config import ProtectConfig
 from uge.data.store import PixelStore, Records
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError
+from uge.names import CHECKPOINT, behind_key
 from uge.networks import ImageClassifier, build, save_weights, weights_hash
+from uge.networks.checkpoint import checkpoint_hash
 from uge.networks.standalone import has_standalone, standalone_source
 from uge.pipeline.session import Session
 from uge.pipeline.stages import budget_of, open_encoder
@@ -29,6 +31,7 @@ from uge.protect.losses import Authorized, TotalLoss
 from uge.protect.protector import train_generator
 from uge.protect.refine import delta_records, protected_store, refine_pass, start_delta
 from uge.protect.settings import BASELINE_NAMES, METHODS, NEED_PATH
+from uge.protect.undistill import measure_statistics
 from uge.publish import Provenance
 from uge.publish.manifest import Authorized as AuthorizedRecord
 from uge.recipes import Recipe
@@ -147,7 +150,8 @@ class NoiseRun:
     def _hacker(self) -> ImageClassifier:
         size, channels = self.store.shape
         seed = stream_seed(self.config.seed, "hacker")
-        return build(self.config.hacker, len(self.store.classes), channels=channels, size=size, seed=seed)
+        network = build(self.config.hacker, len(self.store.classes), channels=channels, size=size, seed=seed)
+        return measure_statistics(network, self.store, seed=seed, runtime=self.session.runtime)
 
     def _generator(self, total: TotalLoss, events: EventLog) -> Generator:
         path, settings = self._file(GENERATOR), self.config.generator
@@ -228,8 +232,11 @@ class NoiseRun:
             details = {
                 "loss": config.loss.model_dump(mode="json"),
                 "generator": config.generator.model_dump(mode="json"),
-                "refinement": config.refinement.model_dump(mode="json") if config.refine else None,
+                "refinement": None,
             }
+        if config.refine:
+            hackers = ",".join(public_name(name) for name in config.refinement.hacker_names)
+            details["refinement"] = config.refinement.model_dump(mode="json") | {"hackers": hackers}
         details |= {
             "training_size": self.store.size,
             "channels": self.store.channels,
@@ -246,6 +253,14 @@ class NoiseRun:
             config_sha256=fingerprint(config.model_dump(mode="json")),
             method_details=details,
         )
+
+
+def public_name(network: str) -> str:
+    """A network's name as a manifest may tell it: of a checkpoint what is in it, not where it lies."""
+    name = behind_key(network)
+    if not name.startswith(CHECKPOINT):
+        return network
+    return network.removesuffix(name) + CHECKPOINT + checkpoint_hash(name)[:12]
 
 
 def _keep(state: Path | None, passes: int) -> int:

@@ -34,7 +34,7 @@ class TotalLoss:
         method: A name in :data:`METHODS`.
         weights: λ and constants.
         authorized: Authorised networks with their trajectories (L_gm, L_ud).
-        hacker: A randomly initialised network (L_ud).
+        hacker: A randomly initialised network with the statistics of clean images (L_ud).
         space: Image and text features (L_fd).
         classes: Class names.
         runtime: Device and precision.

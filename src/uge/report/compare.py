@@ -173,7 +173,8 @@ def _heat(summaries: Mapping[str, Summary]) -> HeatMap:
 
 def _warnings(runs: Mapping[str, Run], standings: Sequence[Standing]) -> list[str]:
     """Why numbers of different columns may not be compared."""
-    found, conditions = list[str](), {name: _conditions(run) for name, run in runs.items()}
+    conditions = {name: _conditions(run) for name, run in runs.items()}
+    found = [f"{name}: {warning}" for name, run in runs.items() for warning in run.summary.given]
     for what in dict.fromkeys(what for one in conditions.values() for what in one):
         values = {name: one.get(what) for name, one in conditions.items()}
         if len(set(values.values())) > 1:

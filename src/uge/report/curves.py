@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -27,6 +27,8 @@ LOSSES = {
     "mean_abs_delta": "mean change",
 }
 """Fields of a ``step`` event that are drawn, and what they are called."""
+Who = tuple[str, int]
+"""A network and the number of the authorised network's key that it has to do with."""
 
 
 @dataclass(frozen=True)
@@ -47,51 +49,57 @@ class Group:
 
 
 def by_attack(cases: Sequence[Case], summary: Summary) -> list[Group]:
-    """Test accuracy by epoch: one plot for each attack, one line for each network, mean over seeds.
+    """Test accuracy by epoch: one plot for each attack, one line for each network and key, mean over seeds.
 
-    The clean controls of the same networks, and the authorised network, are drawn thin for comparison.
+    The clean controls of the same networks, and the authorised networks, are drawn thin for comparison.
     """
     cases = [case for case in cases if len(case.history) > 1]
-    dashes = network_dashes(cases)
-    authorized = [case for case in cases if case.role == "authorized" and case.scheme == "direct"]
+    hackers, meant = _hackers(cases), _authorized(cases)
+    dashes, controls = dash_patterns(hackers), [case for case in cases if _is_control(case)]
+    authorized = _lines(meant, "authorized", dash_patterns(meant), thin=True)
     top = min(100.0, 1.04 * max((e.test_accuracy for case in cases for e in case.history), default=100.0) + 1)
     groups = []
-    for name, attacks in by_family(summary).items():
+    for family, attacks in by_family(summary).items():
         panels = []
         for scheme, results in attacks.items():
-            mine = [case for case in cases if case.role == "hacker" and case.scheme == scheme]
+            mine = [case for case in hackers if case.scheme == scheme]
             if not mine:
                 continue
-            networks = list(dict.fromkeys(case.network for case in mine))
-            lines = [_line([c for c in cases if _is_control(c, n)], "clean", dashes[n], thin=True) for n in networks]
-            lines += [_line(authorized, "authorized", "", thin=True)]
-            lines += [_line([c for c in mine if c.network == n], "hacker", dashes[n]) for n in networks]
-            said = ", ".join(f"{result.network} ends at {result.last:.1f} %" for result in results)
+            networks = {case.network for case in mine}
+            clean = _lines([case for case in controls if case.network in networks], "clean", dashes, thin=True)
+            said = ", ".join(f"{name((one.network, one.key))} ends at {one.last:.1f} %" for one in results)
             drawn = plot(
-                [line for line in lines if line.points],
+                [*clean, *authorized, *_lines(mine, "hacker", dashes)],
                 low=0,
                 high=top,
                 x_label="epoch",
                 description=f"Test accuracy by epoch under {scheme}: {said}.",
             )
             panels.append(Panel(scheme, f"{max(result.last for result in results):.1f} %", drawn))
-        groups += [Group(name, panels)] if panels else []
+        groups += [Group(family, panels)] if panels else []
     return groups
 
 
-def network_dashes(cases: Sequence[Case]) -> dict[str, str]:
-    """A dash pattern for every network, solid for the first hacker's."""
-    order = sorted(cases, key=lambda case: (case.role != "hacker", case.network))
-    return dict(zip(dict.fromkeys(case.network for case in order), itertools.cycle(DASHES), strict=False))
+def dash_patterns(cases: Iterable[Case]) -> dict[Who, str]:
+    """A dash pattern for every network and key, solid for the first."""
+    return dict(zip(sorted({_who(case) for case in cases}), itertools.cycle(DASHES), strict=False))
+
+
+def name(who: Who) -> str:
+    """A network, with the number of the key where it is not the first."""
+    network, key = who
+    return f"{network}, key {key}" if key else network
 
 
 def legend(cases: Sequence[Case]) -> list[tuple[Markup, str]]:
     """(Piece of line, words) for the plots by attack."""
     cases = [case for case in cases if len(case.history) > 1]
-    roles, hackers = {case.role for case in cases}, {case.network for case in cases if case.role == "hacker"}
-    items = [(swatch("hacker", dash), f"hacker, {n}") for n, dash in network_dashes(cases).items() if n in hackers]
-    items += [(swatch("clean thin"), "clean controls")] if "clean" in roles else []
-    return items + ([(swatch("authorized thin"), "authorised")] if "authorized" in roles else [])
+    meant = dash_patterns(_authorized(cases))
+    items = [(swatch("hacker", dash), f"hacker, {name(who)}") for who, dash in dash_patterns(_hackers(cases)).items()]
+    items += [(swatch("clean thin"), "clean controls")] if any(case.role == "clean" for case in cases) else []
+    if len(meant) == 1:
+        return [*items, (swatch("authorized thin"), "authorised")]
+    return items + [(swatch("authorized thin", dash), f"authorised, {name(who)}") for who, dash in meant.items()]
 
 
 def losses(events: Sequence[Mapping[str, Any]], kind: str, axis: str) -> list[Panel]:
@@ -104,8 +112,8 @@ def losses(events: Sequence[Mapping[str, Any]], kind: str, axis: str) -> list[Pa
     """
     rows = [event for event in events if event.get("event") == kind]
     panels = []
-    for name, words in LOSSES.items():
-        points = _series(rows, name)
+    for field, words in LOSSES.items():
+        points = _series(rows, field)
         if len(points) < 2:
             continue
         low, high = min(y for _, y in points), max(y for _, y in points)
@@ -117,27 +125,49 @@ def losses(events: Sequence[Mapping[str, Any]], kind: str, axis: str) -> list[Pa
     return panels
 
 
-def _is_control(case: Case, network: str) -> bool:
-    return case.role == "clean" and case.network == network and case.start == "random"
+def _is_control(case: Case) -> bool:
+    return case.role == "clean" and case.start == "random"
 
 
-def _line(group: Sequence[Case], kind: str, dash: str, *, thin: bool = False) -> Line:
+def _hackers(cases: Iterable[Case]) -> list[Case]:
+    return [case for case in cases if case.role == "hacker"]
+
+
+def _authorized(cases: Iterable[Case]) -> list[Case]:
+    return [case for case in cases if case.role == "authorized" and case.scheme == "direct"]
+
+
+def _who(case: Case) -> Who:
+    return case.network, case.key
+
+
+def _lines(cases: Sequence[Case], kind: str, dashes: Mapping[Who, str], *, thin: bool = False) -> list[Line]:
+    """One line for each network and key: a mean over several would hide the better one."""
+    groups: dict[Who, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(_who(case), []).append(case)
+    return [_line(group, kind, dashes.get(who, ""), thin=thin) for who, group in groups.items()]
+
+
+def _line(group: Sequence[Case], kind: str, dash: str, *, thin: bool) -> Line:
     # Only epochs that every seed has: otherwise the mean would jump where a shorter run ends.
-    length = min((len(case.history) for case in group), default=0)
+    length = min(len(case.history) for case in group)
     columns = [[case.history[i].test_accuracy for case in group] for i in range(length)]
-    epochs = [float(epoch.epoch) for epoch in group[0].history[:length]] if group else []
+    epochs = [float(epoch.epoch) for epoch in group[0].history[:length]]
     points = list(zip(epochs, map(fmean, columns), strict=True))
     band = [] if thin or len(group) < 2 else [(min(column), max(column)) for column in columns]
     return Line(points, kind, dash, band, thin)
 
 
-def _series(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
-    points = []
+def _series(rows: Sequence[Mapping[str, Any]], field: str) -> list[tuple[float, float]]:
+    """(Step or number of the pass, value), once each: a resumed run logs again what it does again."""
+    found, passes = dict[float, float](), dict[str, int]()
     for number, row in enumerate(rows, 1):
-        value, place = row.get(name), row.get("step", number)
+        done = passes.setdefault(str(row.get("name", number)), len(passes) + 1)
+        value, place = row.get(field), row.get("step", done)
         if isinstance(value, int | float) and isinstance(place, int | float) and math.isfinite(value):
-            points.append((float(place), float(value)))
-    return points
+            found[float(place)] = float(value)
+    return sorted(found.items())
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

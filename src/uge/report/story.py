@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uge.audit.cases import Case
+from uge.audit.checks import STARTED
 from uge.audit.summary import Summary
+from uge.names import is_keyed
 from uge.report.tables import FAMILIES
 from uge.runs import canonical_json
 
@@ -138,6 +140,7 @@ def audit(summary: Summary, cases: Sequence[Case]) -> Facts:
             f"{count['hacker']} of hackers; {duration} in all.",
         ),
         ("Networks", ", ".join(dict.fromkeys(case.network for case in cases)) + "."),
+        *(("Before training", doubt.what) for doubt in summary.doubts if doubt.check == STARTED),
         ("Attacks", f"{attacks[0].upper()}{attacks[1:]}."),
         ("Measure", "Accuracy on the clean test set, after the last epoch and at the best epoch."),
     ]
@@ -200,12 +203,15 @@ def limits(summary: Summary, cases: Sequence[Case]) -> list[str]:
         "The pictures are not encrypted: people see them as before. Only learning from them is made harder.",
         "The numbers belong to these images, this training size and this recipe; they do not carry over to others.",
     ]
-    if any(hacker.same_architecture for hacker in summary.hackers):
+    keyed, several = any(is_keyed(one.network) for one in summary.authorized_all), len(summary.authorized_all) > 1
+    if not keyed and any(hacker.same_architecture for hacker in summary.hackers):
         found.append(
             "A hacker with the authorised architecture differs from the authorised network only in its initial "
             "weights. That is the hardest case; a small gap there means that the architecture must stay secret too."
         )
-    if len(summary.authorized_all) > 1:
+    if several and keyed:
+        found.append("The authorised networks share one colour key: a leak by one receiver is a leak by all.")
+    elif several:
         found.append("The effect weakens with every further network that is authorised.")
     return found
 
