@@ -141,6 +141,12 @@ def test_publish_writes_both_folders_or_none(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "copy.private"]
 
 
+def test_no_epochs(images: ImageSet) -> None:
+    for epochs in (0, -1):
+        with pytest.raises(UsageError, match=f"epochs must be at least 1, got {epochs}"):
+            uge.authorize("keyed:lenet", images, epochs=epochs)
+
+
 def test_wrong_arguments(images: ImageSet, runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'lenet'"):
         uge.record_trajectory("lennet", images)

@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,13 @@ def test_read_json_refuses(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "advice"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EACCES, "permission")]
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permission"),
+        (errno.EIO, "an error at"),
+    ],
 )
 def test_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
@@ -52,7 +60,7 @@ def test_failed_write_leaves_the_old_file(
 
     def half(self: Path, data: bytes) -> int:
         write(self, data[: len(data) // 2])
-        raise OSError(number, os.strerror(number))
+        raise OSError(number, os.strerror(number), str(self))
 
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(StorageError, match=advice):
@@ -97,6 +105,35 @@ class TestOutput:
                 runs.check_output(taken)
             runs.check_output(taken, overwrite=True)
         runs.check_output(empty)
+
+    def test_of_others_nothing_is_replaced(self, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        runs.check_output(out, overwrite=True, ours=lambda folder: False)
+        (out / "thesis").write_text("")
+        runs.check_output(out, overwrite=True, ours=lambda folder: folder == out)
+        with pytest.raises(UsageError, match="did not write"):
+            runs.check_output(out, overwrite=True, ours=lambda folder: False)
+
+    def test_pipes_and_devices_stay(self, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        (tmp_path / "link").symlink_to(pipe)
+        for out in (pipe, tmp_path / "link"):
+            with pytest.raises(UsageError, match="no regular file or folder; choose another"):
+                runs.check_output(out, overwrite=True)
+            with pytest.raises(UsageError, match="no regular file or folder"), runs.staged_folder(out, overwrite=True):
+                pass
+            with pytest.raises(UsageError, match="no regular file or folder"):
+                runs.write_atomic(out, "text")
+        assert pipe.is_fifo()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+    def test_names_that_no_disk_takes(self, tmp_path: Path) -> None:
+        with pytest.raises(StorageError, match="the name is too long"):
+            runs.check_output(tmp_path / ("x" * 300))
+        with pytest.raises(StorageError, match="it is a folder, where a file was expected"):
+            runs.write_atomic(tmp_path, "text")
 
 
 class TestStagedFolder:
@@ -157,6 +194,16 @@ class TestStagedFolder:
             (staging / "new").write_text("2")
         assert files(tmp_path) == {"out/new": "2"}
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_what_a_killed_process_left_goes(self, tmp_path: Path) -> None:
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        for name in (f".out.staging-{ended.pid}", f".out.staging-{os.getppid()}", f".other.staging-{ended.pid}"):
+            (tmp_path / name).mkdir()
+        with runs.staged_folder(tmp_path / "out"):
+            pass
+        left = {f".out.staging-{os.getppid()}", f".other.staging-{ended.pid}", "out"}
+        assert {path.name for path in tmp_path.iterdir()} == left
 
     def test_a_link_to_a_folder_stays_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "real").mkdir()

@@ -21,11 +21,12 @@ from uge.pipeline.noise import NoiseRun, write_keys
 from uge.pipeline.protected import AuthorizedPath, Protected
 from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks, check_names, publish_stream, read_store
+from uge.pipeline.train import with_epochs
 from uge.progress import Progress, Silent
 from uge.protect.apply import GENERATOR, save_perturber
 from uge.protect.losses import Authorized
 from uge.protect.settings import METHODS, NEED_PATH, GeneratorSettings, LossWeights, RefineSettings
-from uge.publish import Manifest, private_folder
+from uge.publish import Manifest, is_private, is_published, private_folder
 from uge.publish.manifest import Codec, Format
 from uge.publish.private import MODE
 from uge.publish.verify import Verification
@@ -62,11 +63,11 @@ def authorize(
 
     Raises:
         UnknownNameError: There is no such network.
-        UsageError: Sizes are mixed and none is given, or a keyed network is asked for gray images.
+        UsageError: Sizes are mixed and none is given, a keyed network is asked for gray images, or ``epochs`` is
+            below 1.
         DataError: The images cannot be trained on.
     """
-    recipe = recipe or ProtectConfig().recipe
-    recipe = recipe if epochs is None else recipe.model_copy(update={"epochs": epochs})
+    recipe = with_epochs(recipe or ProtectConfig().recipe, epochs)
     files = () if weights is None else (weights,)
     method: Method = "keyed" if is_keyed(network) else "uge"
     config = ProtectConfig.checked(
@@ -223,12 +224,14 @@ def publish(
 
     Raises:
         OutputExistsError: Something is there already.
+        UsageError: ``overwrite`` is true, but this package did not write what is there.
+        DataError: No image was changed.
         StorageError: The disk is full or read-only.
     """
     out, noise = Path(out), protected.noise
     private, session = private_folder(out), _session(protected.runtime, progress)
-    for place in (out, private):
-        check_output(place, source=protected.images.root, overwrite=overwrite)
+    for place, ours in ((out, is_published), (private, is_private)):
+        check_output(place, source=protected.images.root, overwrite=overwrite, ours=ours)
     with staged_folder(private, overwrite=overwrite, mode=MODE) as secrets:
         write_keys(secrets, [path.theta0 for path in protected.paths], protected.paths[0].recipe)
         save_perturber(secrets / GENERATOR, noise.generator)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 
@@ -18,7 +20,7 @@ from uge.flags import Common, Resumable, sentence, settings_for
 from uge.verbs import VERBS
 
 EPILOGUE = """\
-Exit codes: 0 done; 1 bad data or a failed check; 2 wrong use; 3 audit below `--fail-under`; 130 interrupted.
+Exit codes: 0 done; 1 bad data or a failed check; 2 wrong use; 3 audit below `--fail-under`; 130 interrupted; 143 ended.
 
 Settings come from flags, then from `--config FILE` (TOML or YAML with the flags' names, nested ones as tables).
 """
@@ -38,6 +40,8 @@ app.register_install_completion_command(name="--install-completion")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code (see the epilogue of ``uge --help``)."""
     tokens, common = list(sys.argv[1:] if argv is None else argv), Common()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that blocks end and staging folders go.
     try:
         app.config = settings_for(tokens)
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
@@ -77,7 +81,8 @@ def _show(outcome: Outcome, common: Common) -> int:
 
 
 def _how_to_go_on(tokens: Sequence[str], common: Common) -> str:
-    if not isinstance(common, Resumable):
+    kept = isinstance(common, Resumable) and (tokens[0] != "train" or any(t.startswith("--save") for t in tokens))
+    if not kept:
         return "nothing was kept, start again with the same command"
     again = [token for token in tokens if token not in ("--overwrite", "--resume")]
     return f"what is finished was kept, go on with: {shlex.join(['uge', *again, '--resume'])}"

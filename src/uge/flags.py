@@ -75,16 +75,17 @@ def settings_for(tokens: Sequence[str]) -> list[cyclopts.config.Dict]:
     layers = []
     path = _config_path(tokens)
     if path is not None:
-        layers.append(_layer(read_config(path), verb, str(path)))
+        layers += _layers(read_config(path), verb, str(path))
     preset = resources.files("uge") / "presets" / f"{verb}.toml"
     if verb and preset.is_file():
-        layers.append(_layer(parse_config(preset.read_text(), ".toml", f"preset {verb}"), verb, f"preset {verb}"))
+        layers += _layers(parse_config(preset.read_text(), ".toml", f"preset {verb}"), verb, f"preset {verb}")
     return layers
 
 
-def _layer(data: dict[str, Any], verb: str, source: str) -> cyclopts.config.Dict:
-    inner = data.get(verb)
-    return cyclopts.config.Dict(inner if isinstance(inner, dict) else data, use_commands_as_keys=False, source=source)
+def _layers(data: dict[str, Any], verb: str, source: str) -> list[cyclopts.config.Dict]:
+    inner = data.get(verb)  # Tables of verbs are no settings: cyclopts leaves them out of the rest.
+    found = [inner, data] if isinstance(inner, dict) else [data]
+    return [cyclopts.config.Dict(each, use_commands_as_keys=False, source=source) for each in found]
 
 
 def sentence(error: cyclopts.CycloptsError) -> str:

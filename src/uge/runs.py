@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a whole file or nothing: to a sibling first, then renamed.
 
     Raises:
+        UsageError: ``path`` is a device, a pipe or a socket.
         StorageError: The disk is full or read-only.
     """
     data = content.encode() if isinstance(content, str) else content
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with storage_errors(path):
+        _check_kind(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             part.write_bytes(data)
@@ -87,49 +89,88 @@ def read_json(path: Path) -> JSON:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn "disk full", "read-only" and "permission denied" into one sentence.
+    """Turn "disk full", "read-only", "permission denied" and the like into one sentence.
 
     Raises:
         StorageError: With the path and what to do.
     """
+    again = "free some space and run again, with --resume where the command has it"
     reasons = {
-        errno.ENOSPC: "the disk is full; free some space and run again with --resume",
-        errno.EDQUOT: "the disk quota is used up; free some space and run again with --resume",
+        errno.ENOSPC: f"the disk is full; {again}",
+        errno.EDQUOT: f"the disk quota is used up; {again}",
         errno.EROFS: "the file system is read-only; choose another output folder",
         errno.EACCES: "permission is denied; choose another output folder",
         errno.EPERM: "the operation is not permitted; choose another output folder",
         errno.ENOTDIR: "a part of the path is a file, not a folder; choose another output folder",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+        errno.EEXIST: "a file or folder of that name is in the way; choose another output folder",
+        errno.EISDIR: "it is a folder, where a file was expected; choose another name",
     }
     try:
         yield
     except OSError as error:
+        place = error.filename or path  # It may be something that was read.
+        reasons[errno.ENOENT] = f"{place} is missing; put it back, or choose another output folder"
+        reasons[errno.EIO] = f"the disk reports an error at {place}; check it, or choose another output folder"
         if error.errno in reasons:
             raise StorageError(f"cannot write {path}: {reasons[error.errno]}") from error
         raise
 
 
-def check_output(out: Path, *, source: Path | None = None, overwrite: bool = False) -> None:
+def _check_kind(out: Path) -> None:
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        raise UsageError(f"the output {out} is no regular file or folder; choose another")
+
+
+def check_output(
+    out: Path, *, source: Path | None = None, overwrite: bool = False, ours: Callable[[Path], bool] | None = None
+) -> None:
     """Refuse an output folder that would destroy something.
+
+    Args:
+        out: The output.
+        source: What is read; the two must not overlap.
+        overwrite: Whether what is there may be replaced.
+        ours: Whether this package wrote a folder; of others nothing is replaced. None lets any be replaced.
 
     Raises:
         OutputExistsError: ``out`` is not empty and ``overwrite`` is false.
-        UsageError: ``out`` lies inside ``source`` or the other way round.
+        UsageError: ``out`` lies inside ``source`` or the other way round, holds what is not ``ours``, or is a device,
+            a pipe or a socket.
+        StorageError: ``out`` cannot be looked at.
     """
-    if source is not None and source.exists():
-        a, b = out.resolve(), source.resolve()
-        if a == b or b in a.parents or (a in b.parents and out.exists()):
-            raise UsageError(f"the output {out} and the source {source} overlap; choose an output outside the source")
-    if out.is_file() and not overwrite:
-        raise OutputExistsError(f"the output {out} is an existing file; choose another name or give --overwrite")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise OutputExistsError(f"the output folder {out} is not empty; choose another name or give --overwrite")
+    with storage_errors(out):
+        _check_kind(out)
+        if source is not None and source.exists():
+            a, b = out.resolve(), source.resolve()
+            if a == b or b in a.parents or (a in b.parents and out.exists()):
+                raise UsageError(
+                    f"the output {out} and the source {source} overlap; choose an output outside the source"
+                )
+        if out.is_file() and not overwrite:
+            raise OutputExistsError(f"the output {out} is an existing file; choose another name or give --overwrite")
+        if not holds_something(out):
+            return
+        if not overwrite:
+            raise OutputExistsError(f"the output folder {out} is not empty; choose another name or give --overwrite")
+        if ours is not None and not ours(out):
+            raise UsageError(
+                f"the folder {out} holds what this command did not write, so that it is not replaced; choose another "
+                "name, or remove it yourself"
+            )
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether it is a folder that is not empty."""
+    return folder.is_dir() and any(folder.iterdir())
 
 
 @contextlib.contextmanager
 def staged_folder(out: Path, *, overwrite: bool = False, mode: int = 0o755) -> Iterator[Path]:
     """A new folder beside ``out`` that takes its place only if the block succeeds.
 
-    On any error the staging folder is removed and ``out`` stays as it was.
+    On any error the staging folder is removed and ``out`` stays as it was. What a process that was killed left of its
+    own staging folder goes, too.
 
     Raises:
         OutputExistsError: ``out`` is not empty and ``overwrite`` is false.
@@ -141,6 +182,10 @@ def staged_folder(out: Path, *, overwrite: bool = False, mode: int = 0o755) -> I
     retired = out.with_name(f".{out.name}.retired-{os.getpid()}")
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
+        for path in out.parent.glob(".*"):
+            start, _, process = path.name.rpartition("-")
+            if start == f".{out.name}.staging" and process.isdecimal() and not _lives(int(process)):
+                shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(mode=mode)
         try:
@@ -157,6 +202,19 @@ def staged_folder(out: Path, *, overwrite: bool = False, mode: int = 0o755) -> I
             if retired.exists() and not out.exists():
                 retired.rename(out)
             raise
+
+
+def _lives(process: int) -> bool:
+    """Whether a process of that number runs; where that cannot be asked, yes."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # of another user, or no number of a process
+        return True
+    return True
 
 
 class EventLog:

@@ -90,7 +90,14 @@ def protect(
         f"published {manifest.count} images in {out}: largest change {manifest.measured.linf_levels} of "
         f"{manifest.budget.levels} allowed 8-bit levels, PSNR {manifest.measured.psnr_db or float('inf'):.1f} dB\n"
         f"keys and everything else that is secret are in {result.private}: keep that folder to yourself{signers}",
+        complaints=_unchanged(out, manifest.measured.unchanged_images, manifest.count),
     )
+
+
+def _unchanged(out: Path, count: int, images: int) -> tuple[str, ...]:
+    """What must be said, even quietly, where some images are published as they were."""
+    said = f"{count} of {images} images in {out} are unchanged originals, from which anybody learns; leave them out"
+    return (said,) if count else ()
 
 
 def apply(
@@ -135,7 +142,8 @@ def apply(
 
     found = run_apply(noise, source, out, publishing, split=split, limit=limit, rho=rho, scope=scope, session=session)
     done = "would protect" if common.dry_run else "protected"
-    return Outcome(found, f"{done} {found['images']} images into {out}")
+    complaints = () if common.dry_run else _unchanged(out, found["measured"]["unchanged_images"], found["images"])
+    return Outcome(found, f"{done} {found['images']} images into {out}", complaints=complaints)
 
 
 def train(
@@ -147,7 +155,8 @@ def train(
     limit_test: int | None = None,
     save: Path | None = None,
     seed: int = 1,
-    common: Annotated[Writing, FLAT] = Writing(),
+    trust_plugins: Annotated[bool, Parameter(negative="")] = False,
+    common: Annotated[Resumable, FLAT] = Resumable(),
 ) -> Outcome:
     """Train as the authorised user: the published folder and a key file give an accuracy.
 
@@ -166,14 +175,26 @@ def train(
     limit_test
         First N test images only.
     save
-        Where the trained weights go (safetensors).
+        Where the trained weights go (safetensors); `--resume` goes on from what an interrupted training left beside it.
     seed
         Of data order and augmentation.
+    trust_plugins
+        Allow a key whose network is a plug-in (`package.module:function`, `timm:name`): its code is run.
     """
     session = open_session(common)
     from uge.pipeline.train import run_train
 
-    found = run_train(out, key, test, epochs=epochs, seed=seed, limit_test=limit_test, save=save, session=session)
+    found = run_train(
+        out,
+        key,
+        test,
+        epochs=epochs,
+        seed=seed,
+        limit_test=limit_test,
+        save=save,
+        trust_plugins=trust_plugins,
+        session=session,
+    )
     if common.dry_run:
         return Outcome(found, f"would train {found['network']} on {out}; nothing was written")
     measured = "not measured (no --test)" if test is None else f"{found['last']:.2f} % (best {found['best']:.2f} %)"

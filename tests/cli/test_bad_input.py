@@ -183,6 +183,10 @@ def test_outputs_that_overlap_the_source(tmp_path: Path) -> None:
     refused(2, "overlap", *arguments, inside=tmp_path)
 
 
+def test_an_output_with_too_long_a_name(toy: Path, tmp_path: Path) -> None:
+    refused(2, "the name is too long", "protect", toy, tmp_path / ("x" * 252), *TINY, inside=tmp_path)
+
+
 def test_outputs_that_are_taken(toy: Path, copy: Path, tmp_path: Path) -> None:
     words = "holds an earlier run; give --resume to go on with it or --overwrite to start again"
     refused(2, words, "protect", toy, copy, *TINY, inside=tmp_path)
@@ -201,6 +205,78 @@ def test_outputs_that_are_taken(toy: Path, copy: Path, tmp_path: Path) -> None:
     for flags in ((), ("--resume",)):
         words = "new.private is not empty; choose another output"
         refused(2, words, "protect", toy, tmp_path / "new", *TINY, *flags, inside=tmp_path)
+
+
+def test_overwrite_replaces_only_what_was_written_here(
+    toy: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "copy.private"
+    words = "did not write, so that it is not replaced"
+    for name in ("thesis", "new.private", "other.private.new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "chapter.txt").write_text("mine")
+    for name in ("thesis", "new", "other"):
+        refused(2, words, "protect", toy, tmp_path / name, *TINY, "--overwrite", inside=tmp_path)
+    monkeypatch.chdir(tmp_path / "thesis")
+    refused(2, words, "protect", toy, ".", *TINY, "--overwrite", inside=tmp_path)
+    generator = private / "generator.safetensors"
+    refused(2, words, "apply", generator, toy, private, "--overwrite", inside=tmp_path)
+    words = "overlap; choose an output outside that folder"
+    refused(2, words, "apply", generator, toy, private / "out", inside=tmp_path)
+    assert run_uge("apply", generator, toy, copy, "--overwrite", "-q").code == 0
+
+
+def test_the_noise_is_not_overwritten(toy: Path, copy: Path) -> None:
+    np.save(copy / "noise.npy", np.ones((3, 16, 16, 3), np.int8))
+    words = "overlap; choose an output outside that folder"
+    refused(2, words, "apply", copy / "noise.npy", toy, copy, "--overwrite", inside=copy.parent)
+
+
+@pytest.mark.parametrize("verb", ["protect", "apply"])
+def test_outputs_that_are_pipes(verb: str, toy: Path, key: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    arguments = {"protect": (toy, tmp_path / "pipe", *TINY), "apply": (key.parent / "generator.safetensors", toy)}
+    more = (tmp_path / "pipe",) if verb == "apply" else ()
+    refused(2, "is no regular file or folder", verb, *arguments[verb], *more, "--overwrite", inside=tmp_path)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def grayed(toy: Path, place: Path, *, without: int) -> Path:
+    """A copy of the toy set in three equal channels, but for the first images of each class."""
+    for file in toy.rglob("*.png"):
+        gray = place / file.relative_to(toy)
+        gray.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.open(file)
+        (image if int(file.stem) < without else image.convert("L")).save(gray)
+    return place
+
+
+def test_originals_are_not_published_as_protected(toy: Path, key: Path, tmp_path: Path) -> None:
+    generator, words = key.parent / "generator.safetensors", "no image was changed; nothing was published"
+    refused(1, words, "apply", generator, grayed(toy, tmp_path / "gray", without=0), tmp_path / "a", inside=tmp_path)
+    mixed = grayed(toy, tmp_path / "mixed", without=1)
+    ran = run_uge("apply", generator, mixed, tmp_path / "b", "-q")
+    assert (ran.code, ran.out) == (0, "")
+    assert "33 of 36 images in" in ran.err
+    ran = run_uge("protect", mixed, tmp_path / "c", *TINY, "-q")
+    assert ran.code == 0
+    assert "are unchanged originals, from which anybody learns" in ran.err
+
+
+def test_a_limit_that_leaves_too_little_is_named(toy: Path, tmp_path: Path) -> None:
+    words = "of the source only --limit 4 images were taken, so try more"
+    refused(1, words, "protect", toy, tmp_path / "out", *TINY, "--limit", "4", inside=tmp_path)
+
+
+@pytest.mark.parametrize("epochs", ["0", "-1"])
+def test_training_without_epochs(epochs: str, finished: Path, key: Path, tmp_path: Path) -> None:
+    words = f"epochs must be at least 1, got {epochs}"
+    refused(2, words, "train", finished, "--key", key, "--epochs", epochs, inside=tmp_path)
+
+
+def test_weights_are_saved_to_a_file(finished: Path, key: Path, tmp_path: Path) -> None:
+    words = "expected a file name for the weights, got the folder"
+    refused(2, words, "train", finished, "--key", key, "--save", tmp_path, "--overwrite", inside=tmp_path)
 
 
 def test_results_inside_the_published_folder(toy: Path, copy: Path, tmp_path: Path) -> None:
@@ -234,7 +310,7 @@ def test_a_disk_that_fills_while_publishing(
     interrupt(target, OSError(errno.ENOSPC, "No space left on device"))
     ran = run_uge("protect", toy, tmp_path / "copy", *TINY, "-q")
     assert ran.code == 2
-    assert "the disk is full; free some space and run again with --resume" in ran.err
+    assert "the disk is full; free some space and run again, with --resume where the command has it" in ran.err
     assert ran.err.count("\n") == 1
     assert os.listdir(tmp_path) == ["copy.private"]
     monkeypatch.undo()

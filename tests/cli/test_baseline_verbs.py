@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import contents, make_folder, refused, run_uge
+from command import contents, make_folder, refused, run_uge, tiny
 
 from uge.baselines import BASELINES
 from uge.data import load_images
+from uge.networks import build, save_weights
+from uge.networks.checkpoint import checkpoint_hash
 from uge.publish import read_manifest
 
 
@@ -70,6 +72,22 @@ def test_settings_of_a_baseline(toy: Path, tmp_path: Path) -> None:
         assert ran.code == 0, ran.err
         assert read_manifest(tmp_path / place).method_details["settings"] == {"pixels": 2}
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_manifests_do_not_tell_where_checkpoints_lie(toy: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "home" / "mine.safetensors"
+    save_weights(checkpoint, build("lenet", 3, seed=0, size=16))
+    name, digest = f"checkpoint:{checkpoint}", f"checkpoint:{checkpoint_hash(f'checkpoint:{checkpoint}')[:12]}"
+    em = ("--method=em", f"--baseline.surrogate={name}", "--baseline.theta-steps=1", "--baseline.steps=1")
+    refine = (*tiny(method="uge", refinement__passes=1), "--refine", f"--refinement.hackers=lenet,{name}")
+    found = []
+    for place, flags in (("a", em), ("b", (*refine, "--refinement.hacker-steps=1"))):
+        ran = run_uge("protect", toy, tmp_path / place, *flags, "-q")
+        assert ran.code == 0, ran.err
+        assert "home" not in (tmp_path / place / "manifest.json").read_text()
+        found.append(read_manifest(tmp_path / place).method_details)
+    assert found[0]["settings"]["surrogate"] == digest
+    assert found[1]["refinement"]["hackers"] == f"lenet,{digest}"
 
 
 def test_another_training_size_than_the_images(toy: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import PAPER, TINY, contents, run_uge, tiny
+from command import PAPER, TINY, contents, refused, run_uge, tiny
 
 from uge.pipeline.work import PrivateWork
 
@@ -117,6 +117,24 @@ def test_killed_keyed_runs_resume_to_the_same_bytes(
     assert "finished already" in run_uge(*arguments[:-1], "--resume").err
 
 
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_resuming_publishes_again_what_is_gone(damage: str, finished: Path, toy: Path, copy: Path) -> None:
+    shard = next((copy / "data").iterdir())
+    shard.unlink() if damage == "missing" else shard.write_bytes(b"x")
+    ran = run_uge("protect", toy, copy, *TINY, "--resume")
+    assert ran.code == 0
+    assert "are missing or changed; it is published again" in ran.err
+    same_results(copy, finished)
+
+
+def test_a_terminated_run_leaves_no_staging_folder(toy: Path, tmp_path: Path) -> None:
+    ending = SUICIDE.replace("SIGKILL", "SIGTERM")
+    arguments = ["protect", str(toy), str(tmp_path / "copy"), *TINY, "-q"]
+    ended = subprocess.run([sys.executable, "-c", ending, "uge.publish.writer", "closing", "1", *arguments])
+    assert ended.returncode == 143
+    assert os.listdir(tmp_path) == ["copy.private"]
+
+
 @pytest.fixture(scope="module")
 def refined(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("refined") / "copy"
@@ -125,12 +143,31 @@ def refined(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_verbs_that_cannot_resume_do_not_say_so(interrupt: Interrupt, toy: Path, finished: Path, key: Path) -> None:
-    interrupt("uge.pipeline.train.fit", KeyboardInterrupt)
-    ran = run_uge("train", finished, "--key", key, "--test", toy)
+def test_verbs_that_cannot_resume_do_not_say_so(interrupt: Interrupt, toy: Path, finished: Path) -> None:
+    interrupt("uge.pipeline.verify.read_manifest", KeyboardInterrupt)
+    ran = run_uge("verify", finished)
     assert ran.code == 130
     assert "--resume" not in ran.err
     assert "start again" in ran.err
+
+
+def test_a_killed_training_of_the_receiver_goes_on(toy: Path, finished: Path, key: Path, tmp_path: Path) -> None:
+    def arguments(name: str, *more: str) -> list[str]:
+        flags = ("--test", str(toy), "--epochs", "3", "--threads", "1", "-q")
+        return ["train", str(finished), "--key", str(key), "--save", str(tmp_path / name), *flags, *more]
+
+    assert run_uge(*arguments("whole")).code == 0
+    killing = [sys.executable, "-c", SUICIDE, "uge.training", "evaluate", "3", *arguments("half")]
+    assert subprocess.run(killing).returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 2
+    other = run_uge(*arguments("half", "--resume", "--seed", "9"))
+    assert (other.code, "had other images, settings" in other.err) == (2, True)
+    resumed = run_uge(*arguments("half", "--resume", "--json"))
+    assert resumed.code == 0, resumed.err
+    assert len(resumed.json["epochs"]) == 3
+    assert sorted(os.listdir(tmp_path)) == ["half", "whole"]
+    assert (tmp_path / "half").read_bytes() == (tmp_path / "whole").read_bytes()
+    refused(2, "give --save FILE", *arguments("x")[:4], "--resume", inside=tmp_path)
 
 
 @pytest.mark.parametrize(

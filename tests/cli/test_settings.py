@@ -47,10 +47,22 @@ def test_a_file_may_hold_one_table_per_verb(toy: Path, tmp_path: Path) -> None:
     assert run_uge("inspect", toy, "--config", file, "--json").code == 0
 
 
+def test_settings_beside_the_table_of_a_verb_count(toy: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(
+        'authorized = "cnn"\nrho = "8/255"\n[recipe]\nepochs = 3\nlr = 0.05\n'
+        '[protect]\nauthorized = "lenet"\n[protect.recipe]\nepochs = 2\n[audit]\nseeds = 3\n'
+    )
+    found = config_of(toy, tmp_path / "out", "--config", file)
+    assert (found["authorized"], found["rho"]) == ("lenet", "8/255")
+    assert (found["recipe"]["epochs"], found["recipe"]["lr"]) == (2, 0.05)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ('rhoo = "0.04"', "unknown setting 'rhoo' in {file}; did you mean 'rho'?"),
+        ('rhoo = "0.04"\n[protect]\nseed = 1', "unknown setting 'rhoo' in {file}; did you mean 'rho'?"),
         ("[recipe]\nepoch = 3", "unknown setting 'recipe.epoch' in {file}; did you mean 'recipe.epochs'?"),
         ("[recipe]\nepochs = 0", "--recipe.epochs: input should be greater than or equal to 1, got '0'"),
         ('seed = "x"', "--seed: input should be a valid integer"),

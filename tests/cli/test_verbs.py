@@ -130,6 +130,16 @@ def test_verify_names_the_changed_file(copy: Path) -> None:
     assert "README.md" in ran.err
 
 
+@pytest.mark.parametrize("text", [None, "{"])
+def test_verify_without_a_manifest_still_gives_json(text: str | None, copy: Path) -> None:
+    path = copy / "manifest.json"
+    path.unlink() if text is None else path.write_text(text)
+    ran = run_uge("verify", copy, "--json")
+    assert (ran.code, ran.json["count"], ran.json["measured"]) == (1, 0, None)
+    assert len(ran.json["problems"]) == 1
+    assert "manifest.json" in ran.json["problems"][0]
+
+
 def test_train_with_the_key(toy: Path, finished: Path, key: Path, tmp_path: Path) -> None:
     weights = tmp_path / "trained.safetensors"
     ran = run_uge("train", finished, "--key", key, "--test", toy, "--epochs", "2", "--save", weights, "--json")

@@ -96,6 +96,24 @@ def test_a_link_that_leads_back_ends(tmp_path: Path) -> None:
     assert list(load_images(root).ids) == ["a/1.png", "b/2.png"]
 
 
+def test_links_to_a_folder_above_are_not_followed(tmp_path: Path) -> None:
+    root = tree(tmp_path / "set", ["a/1.png", "b/2.png"])
+    elsewhere = tree(tmp_path / "more", ["3.png"])
+    (root / "a/all").symlink_to(root, target_is_directory=True)
+    (root / "everything").symlink_to(root, target_is_directory=True)
+    (root / "b/more").symlink_to(elsewhere, target_is_directory=True)
+    images = load_images(root)
+    assert (images.classes, list(images.ids)) == (("a", "b"), ["a/1.png", "b/2.png", "b/more/3.png"])
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    root = tree(tmp_path, ["a/1.png", "b/2.png"])
+    os.mkfifo(root / "b/3.png")
+    images = load_images(root)
+    with pytest.raises(DataError, match=r"3\.png: it is no regular file"):
+        images.read(2)
+
+
 def test_a_name_that_is_no_unicode_is_refused(tmp_path: Path) -> None:
     root = tree(tmp_path, ["a/1.png", "b/2.png"])
     try:

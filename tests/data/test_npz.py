@@ -108,6 +108,21 @@ def test_a_nan_anywhere_is_found_when_it_is_read(tmp_path: Path) -> None:
         images.read(1)
 
 
+def test_class_names_stored_as_bytes(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.npz", images=images_of((3, 8, 8, 3)), labels=LABELS, classes=np.array([b"cat", b"dog"]))
+    assert load_images(file).classes == ("cat", "dog")
+
+
+def test_a_label_far_above_the_number_of_images_is_refused(tmp_path: Path) -> None:
+    for largest, fits in ((9_999, True), (10_000, False), (10**12, False)):
+        file = write(tmp_path / "a.npz", images=images_of((3, 8, 8, 3)), labels=np.array([0, 1, largest]))
+        if fits:
+            assert len(load_images(file).classes) == 10_000
+        else:
+            with pytest.raises(DataError, match=f"the label {largest} of 3 images"):
+                load_images(file)
+
+
 @pytest.mark.parametrize("compressed", [True, False])
 def test_pickles_inside_are_never_loaded(tmp_path: Path, compressed: bool) -> None:
     class Evil:

@@ -96,6 +96,23 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, Any
         load_images(file)
 
 
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ([0, 1], ("ab", "ba"), r"train-1\.parquet has other class names than .*train-0\.parquet, or another order"),
+        ([0, 1], ("ab", "abc"), "other class names"),
+        (["a", "b"], (None, None), "both have numbers or both texts"),
+    ],
+)
+def test_shards_that_contradict_one_another_are_refused(
+    tmp_path: Path, labels: list[Any], names: tuple[str | None, str | None], message: str
+) -> None:
+    parquet(tmp_path / "train-0.parquet", IMAGES[:2], [0, 1], names=names[0])
+    parquet(tmp_path / "train-1.parquet", IMAGES[:2], labels, names=names[1])
+    with pytest.raises(DataError, match=message):
+        load_images(tmp_path)
+
+
 def test_damage_is_named(tmp_path: Path) -> None:
     file = parquet(tmp_path / "x.parquet", [b"damage", None], [0, 1])
     images = load_images(file)

@@ -109,3 +109,24 @@ def test_a_text_label_that_training_lacks_is_refused(tmp_path: Path) -> None:
     shard(tmp_path / "test-0.tar", samples(0, ["cow"]))
     with pytest.raises(DataError, match="label 'cow' is no class"):
         load_images(tmp_path, "test")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 511, 512])
+def test_a_shard_cut_between_members_is_refused(tmp_path: Path, cut: int) -> None:
+    file = shard(tmp_path / "a.tar", samples(0, ["0", "1"]))
+    with tarfile.open(file) as archive:
+        last = archive.getmembers()[-1]
+    ends = last.offset_data + -(-last.size // 512) * 512
+    whole = file.read_bytes()
+    file.write_bytes(whole[: ends + cut])
+    if cut == 512:
+        assert len(load_images(file)) == 2
+    else:
+        with pytest.raises(DataError, match="ends without the mark of its end"):
+            load_images(file)
+
+
+def test_two_spellings_of_one_number_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"labels '01' and '1' of .* are one number"):
+        load_images(shard(tmp_path / "a.tar", samples(0, ["0", "01", "1"])))
+    assert load_images(shard(tmp_path / "b.tar", samples(0, ["00", "01"]))).labels.tolist() == [0, 1]

@@ -1,10 +1,11 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from uge.errors import StorageError, UsageError
-from uge.publish import create_private, private_folder
+from uge.publish import create_private, is_private, is_published, private_folder
 
 
 def test_lies_beside_the_output(tmp_path, monkeypatch):
@@ -44,3 +45,15 @@ def test_file_system_without_modes_is_told(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(Path, "chmod", lambda path, mode: None)
     create_private(path)
     assert "does not keep modes" in caplog.text
+
+
+def test_audit_and_private_folders_are_no_published_ones(tmp_path):
+    manifest, folder = tmp_path / "manifest.json", tmp_path / "audit"
+    manifest.write_text('{"tool": "uge"}')
+    assert is_published(tmp_path)
+    (folder / "cases").mkdir(parents=True)
+    shutil.copy(manifest, folder)
+    assert not is_published(folder)
+    assert not is_private(tmp_path)
+    (tmp_path / "authorized-0.key.safetensors").write_text("")
+    assert is_private(tmp_path)

@@ -1,6 +1,8 @@
 import io
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,14 @@ from toy_sets import image_set, random_pixels
 from uge.data.images import ImageSet
 from uge.errors import IntegrityError, UsageError
 from uge.publish import read_manifest, verify
-from uge.publish.codec import encode
+from uge.publish.card import dataset_card
+from uge.publish.codec import PNG_MAGIC, decode, encode
 from uge.publish.verify import Verification
 from uge.runs import file_sha256
 
 SHARD = "data/train-00001-of-00003.parquet"
 PICTURE = "train/cat/00000002.png"
+UNKNOWN = "0" * 64
 
 
 @pytest.fixture
@@ -37,13 +41,18 @@ def pictures(make, images, tmp_path) -> Path:
 
 
 def rehash(folder: Path, **claims: Any) -> None:
-    """What a careful forger would do: make the manifest agree with the files."""
+    """What a careful forger would do: make the manifest agree with the files, and the page with the manifest."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    for file in manifest["files"]:
-        file["sha256"], file["bytes"] = file_sha256(folder / file["path"]), (folder / file["path"]).stat().st_size
     for name, value in claims.items():
         manifest[name] = {**manifest[name], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(manifest))
+    if claims:
+        (folder / "README.md").write_text(dataset_card(read_manifest(folder)))
+    for file in manifest["files"]:
+        place = folder / file["path"]
+        if file["sha256"] != UNKNOWN:
+            file["sha256"], file["bytes"] = file_sha256(place), place.stat().st_size
     path.write_text(json.dumps(manifest))
 
 
@@ -115,11 +124,37 @@ def test_unlisted_files(parquet, name, message):
     assert message in problem
 
 
+def test_empty_folders(parquet, make, images, tmp_path):
+    (parquet / "data" / "notes").mkdir()
+    assert only_problem(verify(parquet)).startswith("data/notes is an empty folder")
+    (parquet / "data" / "notes").rmdir()
+    (parquet / ".git" / "refs").mkdir(parents=True)
+    assert only_problem(verify(parquet)).startswith(".git/refs is a hidden file")
+    unused = ImageSet(**{**vars(images), "classes": ("cat", "dog", "owl")})
+    make(unused, tmp_path / "unused", format="imagefolder")
+    assert (tmp_path / "unused" / "train" / "owl").is_dir()
+    assert verify(tmp_path / "unused").ok
+
+
+@pytest.mark.parametrize("name", ["README.md", "TRAINING.md"])
+def test_pages_that_do_not_follow_from_the_manifest(parquet, name):
+    (parquet / name).write_text("pip install something-else")
+    rehash(parquet)
+    assert only_problem(verify(parquet)).startswith(f"{name} is not the page that follows")
+    path = parquet / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "tool_version": "9.9"}))  # How that wrote its pages is not known here.
+    assert verify(parquet).ok
+    (parquet / name).unlink()
+    path.write_text(json.dumps({**manifest, "files": [file for file in manifest["files"] if file["path"] != name]}))
+    assert only_problem(verify(parquet)).startswith(f"{name} is not listed")
+
+
 def test_listed_secret_and_path_out_of_the_folder(parquet):
     (parquet / "key.pt").write_bytes(b"x")
     (parquet.parent / "outside").write_bytes(b"x")
     files = json.loads((parquet / "manifest.json").read_text())["files"]
-    blank = {"sha256": "0" * 64, "bytes": 1}
+    blank = {"sha256": UNKNOWN, "bytes": 1}
     rehash(parquet, files=[*files, {"path": "key.pt", **blank}, {"path": "../outside", **blank}])
     problems = verify(parquet).problems
     assert problems[0].startswith("key.pt looks like a secret")
@@ -219,6 +254,7 @@ def test_wrong_claims_are_caught_by_the_originals(parquet, images):
         ({"measured": {"linf_levels": 11}}, "exceeds the budget"),
         ({"count": 11}, "claims 11 images"),
         ({"size": {"height": [8, 9]}}, "image sizes"),
+        ({"codec": "png"}, "claims the codec png, the images are webp"),
     ],
 )
 def test_contradictory_claims(parquet, claims, message):
@@ -243,6 +279,24 @@ def test_metadata_in_a_picture(pictures):
         handle.write(b"more")
     rehash(pictures)
     assert "4 bytes after the end" in only_problem(verify(pictures))
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+@pytest.mark.parametrize("where", ["after the stream", "after the rows", "in the end"])
+def test_bytes_hidden_in_the_chunks_of_a_picture(pictures, images, where):
+    rows = b"".join(b"\0" + row.tobytes() for row in images.read(2))
+    stream = {"after the stream": zlib.compress(rows) + b"more", "after the rows": zlib.compress(rows + b"more")}
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", stream.get(where, zlib.compress(rows)))
+    data = PNG_MAGIC + header + pixels + chunk(b"IEND", b"more" if where == "in the end" else b"")
+    assert np.array_equal(decode(data), images.read(2))
+    (pictures / PICTURE).write_bytes(data)
+    rehash(pictures)
+    found = "4 bytes in its last chunk" if where == "in the end" else "bytes after its pixels"
+    assert f"{PICTURE}: holds more than pixels ({found})" in only_problem(verify(pictures))
 
 
 @pytest.mark.parametrize(
@@ -274,10 +328,9 @@ def test_shape_and_alpha_against_the_originals(make, tmp_path):
 
 def test_constant_originals_may_stay_constant(make, tmp_path):
     images = image_set([np.full((8, 8, 3), value, np.uint8) for value in range(4)])
-    make(images, pairs=((i, images.read(i), images.read(i)) for i in range(4)))
+    make(images, pairs=((i, images.read(i), images.read(i) + np.uint8(i == 0)) for i in range(4)))
     manifest = read_manifest(tmp_path / "out")
-    assert manifest.measured.constant_images == manifest.measured.unchanged_images == 4
-    assert manifest.measured.psnr_db is None
+    assert (manifest.measured.constant_images, manifest.measured.unchanged_images) == (4, 3)
     assert verify(tmp_path / "out").ok
     assert verify(tmp_path / "out", against=images).ok
 

@@ -183,15 +183,14 @@ REFUSED = {
 @pytest.mark.parametrize("format", ["parquet", "imagefolder"])
 def test_failure_leaves_nothing_behind(make, images, tmp_path, case, format):
     pairs, error, message = REFUSED[case]
-    out = tmp_path / "out"
     with pytest.raises(error, match=message):
         make(images, pairs=pairs(images), format=format, rows_per_file=3)
     assert list(tmp_path.iterdir()) == []
-    out.mkdir()
-    (out / "mine.txt").write_text("keep")
+    make(images)
+    before = bytes_of(tmp_path)
     with pytest.raises(error):
         make(images, pairs=pairs(images), format=format, overwrite=True, rows_per_file=3)
-    assert bytes_of(tmp_path) == {"out/mine.txt": b"keep"}
+    assert bytes_of(tmp_path) == before
 
 
 def test_changed_alpha_is_refused(make):
@@ -209,6 +208,27 @@ def test_filled_output_needs_overwrite(make, images, tmp_path):
     make(images.take(4), overwrite=True)
     assert read_manifest(tmp_path / "out").count == 4
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("manifest", [None, "{}", "[]", '{"tool": "other"}'])
+def test_folders_of_others_are_not_overwritten(make, images, tmp_path, manifest):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    if manifest is not None:
+        (out / "manifest.json").write_text(manifest)
+    before = bytes_of(tmp_path)
+    with pytest.raises(UsageError, match="did not write"):
+        make(images, overwrite=True)
+    assert bytes_of(tmp_path) == before
+
+
+def test_copies_of_the_originals_are_no_protected_copy(make, images, tmp_path):
+    clean = [(index, sample.pixels, sample.pixels) for index, sample in enumerate(images)]
+    with pytest.raises(DataError, match="no image was changed; nothing was published"):
+        make(images, pairs=clean)
+    assert list(tmp_path.iterdir()) == []
+    assert make(images, pairs=[next(protect(images)), *clean[1:]]).measured.unchanged_images == 9
 
 
 def test_output_inside_source_is_refused(make, tmp_path):

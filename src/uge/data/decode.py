@@ -51,6 +51,8 @@ def decode(source: bytes | Path, name: str) -> Pixels:
         DataError: The image is damaged, cut off, of no known format, or has more pixels than
             ``PIL.Image.MAX_IMAGE_PIXELS`` (a decompression bomb).
     """
+    if isinstance(source, Path) and source.exists() and not source.is_file():
+        raise DataError(f"cannot read image {name}: it is no regular file; replace or remove it")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_CODECS) as image:
             _refuse_bomb(image, name)

@@ -14,7 +14,7 @@ from uge.networks import weights_hash
 from uge.pipeline.session import Session
 from uge.pipeline.stages import publish_stream
 from uge.protect.apply import load_perturber, protected_images
-from uge.publish import Provenance
+from uge.publish import Provenance, is_private, is_published
 from uge.runs import check_output, file_sha256
 
 
@@ -45,13 +45,16 @@ def run_apply(
         session: Device, progress, whether to overwrite, whether to write at all.
 
     Raises:
-        UsageError: The noise does not fit the images, or a generator is given a budget.
+        UsageError: The noise does not fit the images, a generator is given a budget, or ``out`` would replace what
+            this package did not publish.
+        DataError: No image was changed.
     """
     images = load_images(source, split=split, limit=limit)
-    check_output(out, source=images.root, overwrite=session.overwrite)
+    check_output(out, source=images.root, overwrite=session.overwrite, ours=is_published)
     found: dict[str, Any] = {"images": len(images), "out": str(out)}
     if is_noise(noise):
         foreign = open_noise(noise, images, scope)
+        _check_apart(out, foreign.path)
         session.progress.note(_sentence(foreign))
         budget = Budget(foreign.largest / 255) if rho is None else Budget.parse(rho)
         pairs, provenance = foreign.pairs(images, budget), _foreign_provenance(foreign, images, budget)
@@ -60,6 +63,7 @@ def run_apply(
         raise UsageError(f"--rho and --scope are for foreign noise, but {noise} is a generator; leave them out")
     else:
         generator = load_perturber(noise)
+        _check_apart(out, noise)
         budget, pairs = generator.budget, protected_images(images, generator, session.runtime)
         details: dict[str, Any] = {"generator_sha256": weights_hash(generator), "channels": generator.channels}
         provenance = Provenance(method="generator", method_details=details)
@@ -68,6 +72,13 @@ def run_apply(
         return found
     manifest = publish_stream(images, pairs, out, budget, provenance, publishing, session, overwrite=session.overwrite)
     return {**found, "measured": manifest.measured.model_dump(mode="json")}
+
+
+def _check_apart(out: Path, noise: Path) -> None:
+    """Refuse to publish over the noise, or among secrets."""
+    place, folder = out.resolve(), noise.resolve().parent
+    if folder.is_relative_to(place) or (is_private(folder) and place.is_relative_to(folder)):
+        raise UsageError(f"the output {out} and the folder of {noise} overlap; choose an output outside that folder")
 
 
 def _sentence(noise: ForeignNoise) -> str:

@@ -9,6 +9,7 @@ from uge.baselines import Baseline, Material, baseline, kept, read_settings, siz
 from uge.budget import Budget
 from uge.config import ProtectConfig
 from uge.data.store import PixelStore, Records
+from uge.pipeline.noise import public_name
 from uge.pipeline.session import Session
 from uge.pipeline.stages import budget_of
 from uge.publish import Provenance
@@ -47,6 +48,7 @@ def _details(
     config: ProtectConfig, method: Baseline, store: PixelStore, records: Records, budget: Budget
 ) -> dict[str, Any]:
     """What a reader of the manifest must know to compare it: what is bounded, and what came out."""
+    settings = read_settings(method.settings, config.baseline).model_dump(mode="json")
     measured, clipped = sizes(store, records, budget), budget.levels < Budget(method.rho).levels
     return {
         "about": method.about,
@@ -57,7 +59,7 @@ def _details(
         "linf_claimed": method.norm == "Linf" or clipped,
         "l2_mean": measured["l2_mean"],
         "l2_max": measured["l2_max"],
-        "settings": read_settings(method.settings, config.baseline).model_dump(mode="json"),
+        "settings": {key: public_name(one) if isinstance(one, str) else one for key, one in settings.items()},
         "training_size": store.size,
         "channels": store.channels,
     }

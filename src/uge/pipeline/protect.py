@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from uge.config import ProtectConfig, PublishConfig
-from uge.data import load_images
+from uge.data import ImageSet, load_images
 from uge.data.store import PixelStore, Records
+from uge.errors import DataError
 from uge.networks import weights_hash
 from uge.pipeline.baseline import run_baseline
 from uge.pipeline.noise import NoiseRun, key_path, write_keys
@@ -25,7 +26,7 @@ from uge.pipeline.stages import (
 from uge.pipeline.work import PrivateWork
 from uge.protect.apply import Perturber, protected_images
 from uge.protect.settings import BASELINE_NAMES
-from uge.publish import Manifest, Provenance, read_manifest
+from uge.publish import Manifest, Provenance, is_complete, read_manifest
 from uge.runs import code_version, fingerprint
 
 
@@ -62,7 +63,7 @@ class ProtectRun:
         self.source, self.out, self.config, self.publishing, self.session = source, out, config, publishing, session
         self.budget = budget_of(config)
         check_names(config)
-        self.images = load_images(source, split="train", limit=config.limit).check_trainable()
+        self.images = _trainable(load_images(source, split="train", limit=config.limit), config.limit)
         check_fits(config, self.requests, self.images)
         self.work = PrivateWork(out, self.images.root, session)
         self.networks = authorized_networks(config, self.images)
@@ -100,6 +101,9 @@ class ProtectRun:
     def _finished(self) -> Manifest | None:
         if not self.work.finished:
             return None
+        if not is_complete(self.out):
+            self.session.progress.note(f"files in {self.out} are missing or changed; it is published again")
+            return None
         self.session.progress.note(f"{self.out} is finished already")
         return read_manifest(self.out)
 
@@ -136,3 +140,12 @@ class ProtectRun:
                 "version": code_version().split("+")[0],
             }
         )
+
+
+def _trainable(images: ImageSet, limit: int | None) -> ImageSet:
+    try:
+        return images.check_trainable()
+    except DataError as error:
+        if limit is None:
+            raise
+        raise DataError(f"{error}; of the source only --limit {limit} images were taken, so try more") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from uge.pipeline.session import Session
 from uge.pipeline.stages import read_store
 from uge.publish import read_manifest
 from uge.publish.manifest import MANIFEST
-from uge.runs import check_output
+from uge.recipes import Recipe
+from uge.runs import check_output, fingerprint
 from uge.runtime import stream_seed
 from uge.training import fit
 
@@ -31,6 +33,7 @@ def run_train(
     seed: int = 1,
     limit_test: int | None = None,
     save: Path | None = None,
+    trust_plugins: bool = False,
     session: Session,
 ) -> dict[str, Any]:
     """Train as the authorised user: a published folder and a key file give a trained network.
@@ -42,34 +45,56 @@ def run_train(
         epochs: If other than the recipe's.
         seed: Of data order and augmentation.
         limit_test: First N test images.
-        save: Where the trained weights go.
-        session: Device, progress, whether to overwrite ``save``, whether to train at all.
+        save: Where the trained weights go; until then what is needed to resume lies beside it.
+        trust_plugins: Whether the key may name code that is then run as its network.
+        session: Device, progress, whether to overwrite ``save``, to resume, to train at all.
 
     Returns:
         Accuracies in percent, by epoch too.
+
+    Raises:
+        UsageError: ``epochs`` is below 1, the key is none, ``save`` is a folder or lies in ``out``, or what is to be
+            resumed had no ``save`` or other settings.
     """
+    if session.resume and save is None:
+        raise UsageError("--resume goes on from what lies beside the file of the weights; give --save FILE as before")
     if save is not None:
         check_output(save, overwrite=session.overwrite)
+        if save.is_dir():
+            raise UsageError(f"expected a file name for the weights, got the folder {save}; name a file in it")
         if save.resolve().is_relative_to(out.resolve()):
             raise UsageError(f"the weights file {save} lies inside the published folder {out}; choose another place")
     published = load_images(str(out)).check_trainable()
     found = key_recipe(key)
-    recipe = found if epochs is None else found.model_copy(update={"epochs": epochs})
+    recipe = with_epochs(found, epochs)
     size, channels = _key_shape(key)
     store = read_store(published, size, channels, session)
-    network = key_network(key, store)
+    network = key_network(key, store, plugins=trust_plugins)
     _warn_of_another_key(out, key, network)
     test = None
     if test_source is not None:
         test = read_store(clean_images(test_source, published, limit_test), size, channels, session)
     if session.dry_run:
         return {"network": network.name, "images": len(store), "recipe": recipe.json_dict()}
+    checkpoint = None
+    if save is not None:
+        parts: dict[str, Any] = {"network": weights_hash(network), "data": store.digest(), "recipe": recipe.json_dict()}
+        parts |= {"test": test and test.digest(), "seed": seed, "precision": session.runtime.precision}
+        checkpoint = _checkpoint(save, fingerprint(parts)[:12], resume=session.resume)
     with session.progress.stage(f"train {network.name}") as tell:
         history = fit(
-            network, store, recipe, seed=stream_seed(seed, "train"), runtime=session.runtime, test=test, progress=tell
+            network,
+            store,
+            recipe,
+            seed=stream_seed(seed, "train"),
+            runtime=session.runtime,
+            test=test,
+            checkpoint=checkpoint,
+            progress=tell,
         )
-    if save is not None:
+    if save is not None and checkpoint is not None:
         save_weights(save, network, {"recipe": recipe.model_dump_json()})
+        checkpoint.unlink(missing_ok=True)
     best = history.best
     return {
         "network": network.name,
@@ -83,6 +108,35 @@ def run_train(
         "weights": None if save is None else str(save),
         "environment": session.runtime.environment(),
     }
+
+
+def _checkpoint(save: Path, settings: str, *, resume: bool) -> Path:
+    """Where a training that ends in ``save`` keeps what it needs to go on, by its settings.
+
+    Raises:
+        UsageError: One of other settings is to be resumed.
+    """
+    wanted = save.with_name(f".{save.name}.{settings}.checkpoint")
+    others = [path for path in save.parent.glob(f".{glob.escape(save.name)}.*.checkpoint") if path != wanted]
+    if resume and others and not wanted.exists():
+        raise UsageError(
+            f"what was interrupted before it wrote {save} had other images, settings or another key; give the same, or "
+            "leave --resume out to start again"
+        )
+    for path in others if resume else [*others, wanted]:
+        path.unlink(missing_ok=True)
+    return wanted
+
+
+def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
+    """The recipe with another number of epochs, if one is given.
+
+    Raises:
+        UsageError: It is below 1.
+    """
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"epochs must be at least 1, got {epochs}")
+    return recipe if epochs is None else recipe.model_copy(update={"epochs": epochs})
 
 
 def _warn_of_another_key(out: Path, key: Path, network: ImageClassifier) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from uge.data import load_images
+from uge.errors import IntegrityError
 from uge.progress import Progress
 from uge.publish import read_manifest
 from uge.publish.verify import verify
@@ -22,7 +23,10 @@ def run_verify(out: Path, against: str | None, progress: Progress) -> dict[str, 
     Returns:
         ``count``, ``measured`` and ``problems``: one sentence per deviation, each naming its file.
     """
-    manifest = read_manifest(out)
+    try:
+        manifest = read_manifest(out)
+    except IntegrityError as error:
+        return {"count": 0, "measured": None, "problems": error.problems}
     originals = None if against is None else load_images(against, split=manifest.split)
     with progress.stage("verify") as tell:
         found = verify(out, against=originals, progress=lambda done: tell(done, manifest.count, {}))

@@ -10,8 +10,8 @@ from typing import Any
 
 from uge.errors import OutputExistsError, UsageError
 from uge.pipeline.session import Session
-from uge.publish import create_private, private_folder
-from uge.runs import check_output, read_json, storage_errors, write_json
+from uge.publish import create_private, is_private, is_published, private_folder
+from uge.runs import check_output, holds_something, read_json, storage_errors, write_json
 
 _FINISHED = (
     *("trajectory.json", "*.checkpoint.safetensors", "encoder.safetensors", "generator.safetensors"),
@@ -33,7 +33,8 @@ class PrivateWork:
 
     Raises:
         OutputExistsError: Something is there already and may not be replaced.
-        UsageError: An output overlaps the source, or both resume and overwrite are asked for.
+        UsageError: An output overlaps the source, or holds what this package did not write, or both resume and
+            overwrite are asked for.
     """
 
     def __init__(self, out: Path, source: Path | None, session: Session) -> None:
@@ -42,22 +43,24 @@ class PrivateWork:
         self.private = private_folder(out)
         self._out, self._new = out, self.private.with_name(f"{self.private.name}.new")
         self._session = session
-        held = _holds_something(self.private)
+        for place in (out, self.private, self._new):
+            check_output(place, source=source, overwrite=True)
+        held = holds_something(self.private)
         if session.overwrite:
             self.folder = self._new if held else self.private
         else:
             self.folder = self._new if _state(self._new).is_file() else self.private
         self.resuming = session.resume and _state(self.folder).is_file()
         may_replace = session.overwrite or self.resuming
-        for place in (out, self.private):
-            check_output(place, source=source, overwrite=True)
-        if not may_replace and (held or _holds_something(self._new)):
+        if not may_replace and (held or holds_something(self._new)):
             raise OutputExistsError(
                 f"{self.folder} holds an earlier run; give --resume to go on with it or --overwrite to start again"
                 if _state(self.folder).is_file()
                 else f"{self.private} is not empty; choose another output or give --overwrite"
             )
-        check_output(out, overwrite=may_replace)
+        for folder in (self.private, self._new):
+            check_output(folder, overwrite=True, ours=is_private)
+        check_output(out, overwrite=may_replace, ours=is_published)
 
     @contextlib.contextmanager
     def opened(self, fingerprint: str, about: dict[str, Any]) -> Iterator[None]:
@@ -84,7 +87,6 @@ class PrivateWork:
             if self._session.overwrite and self._new.exists():
                 with storage_errors(self._new):
                     shutil.rmtree(self._new)
-            self._sweep()
             create_private(self.folder, published=self._out)
             if not self.resuming:
                 write_json(state, {"fingerprint": fingerprint, **about})
@@ -101,13 +103,6 @@ class PrivateWork:
         """Whether the run in the folder ended, and its published folder is there."""
         return (self.folder / "run" / "done.json").is_file() and (self._out / "manifest.json").is_file()
 
-    def _sweep(self) -> None:
-        """Remove what publishing left half-written beside the output when it was killed."""
-        start = f".{self._out.resolve().name}.staging-"
-        for path in self._out.resolve().parent.glob(".*") if self.resuming or self._session.overwrite else ():
-            if path.name.startswith(start):
-                shutil.rmtree(path, ignore_errors=True)
-
     def _settle(self) -> None:
         if self.folder == self.private:
             return
@@ -122,7 +117,3 @@ class PrivateWork:
 
 def _state(folder: Path) -> Path:
     return folder / "run" / "run.json"
-
-
-def _holds_something(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())

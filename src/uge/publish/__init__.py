@@ -6,8 +6,9 @@ secrets go to ``private_folder`` beside it.
 
 from __future__ import annotations
 
-from uge.publish.manifest import Authorized, Manifest, Measured, Provenance, read_manifest
-from uge.publish.private import create_private, private_folder
+from uge.publish.manifest import Authorized, Manifest, Measured, Provenance, is_published, read_manifest
+from uge.publish.private import create_private, is_private, private_folder
+from uge.publish.tree import is_complete
 from uge.publish.verify import Verification, verify
 from uge.publish.writer import Protected, publish
 
@@ -19,6 +20,9 @@ __all__ = [
     "Provenance",
     "Verification",
     "create_private",
+    "is_complete",
+    "is_private",
+    "is_published",
     "private_folder",
     "publish",
     "read_manifest",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +20,8 @@ from uge.publish.manifest import Codec
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 WEBP_SIDE = 16383
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Values per pixel of PNG's colour types."""
 ALLOWED = {"png": {"IHDR", "IDAT", "IEND"}, "webp": {"VP8L"}}
 OPTIONS: dict[Codec, dict[str, Any]] = {
     "png": {"format": "PNG", "compress_level": 6},
@@ -55,12 +60,17 @@ def decode(data: bytes) -> Pixels:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
+def kind_of(data: bytes) -> Codec:
+    """What published bytes claim to be by their first ones."""
+    return "png" if data.startswith(PNG_MAGIC) else "webp"
+
+
 def metadata_problem(data: bytes) -> str | None:
     """Why the bytes hold more than lossless pixels (EXIF, colour profile, text, appended data); ``None`` if clean."""
-    kind = "png" if data.startswith(PNG_MAGIC) else "webp"
+    kind = kind_of(data)
     try:
         names = list(_png_chunks(data) if kind == "png" else _webp_chunks(data))
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, zlib.error) as error:
         return f"is no well-formed {kind.upper()} file ({error})"
     extra = [name for name in dict.fromkeys(names) if name not in ALLOWED[kind]]
     if "VP8 " in extra:
@@ -69,13 +79,25 @@ def metadata_problem(data: bytes) -> str | None:
 
 
 def _png_chunks(data: bytes) -> Iterator[str]:
-    at, name = len(PNG_MAGIC), ""
+    at, name, parts = len(PNG_MAGIC), "", defaultdict[str, bytearray](bytearray)
     while name != "IEND":
         length, kind = struct.unpack_from(">I4s", data, at)
-        name, at = kind.decode("latin-1"), at + 12 + length
+        name = kind.decode("latin-1")
+        parts[name] += data[at + 8 : at + 8 + length]
+        at += 12 + length
         yield name
     if at != len(data):
         yield f"{len(data) - at} bytes after the end"
+    if parts["IEND"]:
+        yield f"{len(parts['IEND'])} bytes in its last chunk"
+    width, height, depth, colour, *_, interlaced = struct.unpack(">IIBBBBB", parts["IHDR"])
+    if interlaced or colour not in PNG_CHANNELS or width * height > 2 * (Image.MAX_IMAGE_PIXELS or sys.maxsize):
+        raise ValueError("its pixels are interlaced, of an unknown kind, or too many")
+    size = height * (1 + (width * depth * PNG_CHANNELS[colour] + 7) // 8)
+    stream = zlib.decompressobj()
+    rows = stream.decompress(parts["IDAT"], size + 1)
+    if len(rows) > size or stream.unused_data or stream.unconsumed_tail:
+        yield "bytes after its pixels"
 
 
 def _webp_chunks(data: bytes) -> Iterator[str]:

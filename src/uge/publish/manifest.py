@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable
@@ -11,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from uge.errors import IntegrityError, UsageError
-from uge.runs import code_version, write_atomic
+from uge.errors import DataError, IntegrityError, UsageError
+from uge.runs import code_version, read_json, write_atomic
 
 MANIFEST, CARD, GUIDE, INDEX = "manifest.json", "README.md", "TRAINING.md", "index.csv"
 SCHEMA_VERSION = 1
@@ -186,6 +187,13 @@ def created_date(given: str | None) -> str | None:
         raise UsageError(
             f"SOURCE_DATE_EPOCH must be whole seconds since 1970, got '{epoch}'; correct or unset it"
         ) from None
+
+
+def is_published(folder: Path) -> bool:
+    """Whether this package wrote a published folder; an audit folder, with its copy of the manifest, is none."""
+    with contextlib.suppress(DataError):
+        return read_json(folder / MANIFEST).get("tool") == "uge" and not (folder / "cases").exists()
+    return False
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -24,6 +24,11 @@ def private_folder(out: Path) -> Path:
     return named.with_name(f"{named.name}.private")
 
 
+def is_private(folder: Path) -> bool:
+    """Whether this package wrote a private folder: it has the state of a run in it, or a key."""
+    return (folder / "run" / "run.json").is_file() or any(folder.glob("authorized-*.key.safetensors"))
+
+
 def create_private(path: Path, *, published: Path | None = None) -> Path:
     """Create a folder that only its owner may enter, or close an existing one.
 

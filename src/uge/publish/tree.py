@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from uge.publish.manifest import MANIFEST, Manifest
+from uge.errors import IntegrityError
+from uge.publish.manifest import MANIFEST, Manifest, read_manifest
 from uge.runs import file_sha256
 
 PUBLISHABLE = re.compile(
@@ -30,7 +31,7 @@ def check_files(folder: Path, manifest: Manifest, problem: Callable[[str], None]
     Returns:
         The listed files that are exactly as listed.
     """
-    found = dict(_files(folder, problem))
+    found = dict(_files(folder, manifest, problem))
     listed: set[str] = set()
     sound: set[str] = set()
     for record in manifest.files:
@@ -53,10 +54,23 @@ def check_files(folder: Path, manifest: Manifest, problem: Callable[[str], None]
     return frozenset(sound)
 
 
-def _files(folder: Path, problem: Callable[[str], None]) -> Iterator[tuple[str, Path]]:
-    """Regular files by their path in the folder; links that lead out of it, and devices, are problems instead."""
+def is_complete(folder: Path) -> bool:
+    """Whether a published folder has every file that its manifest lists, unchanged."""
+    try:
+        manifest = read_manifest(folder)
+    except IntegrityError:
+        return False
+    return len(check_files(folder, manifest, lambda sentence: None)) == len(manifest.files)
+
+
+def _files(folder: Path, manifest: Manifest, problem: Callable[[str], None]) -> Iterator[tuple[str, Path]]:
+    """Regular files by their path in the folder; links out of it, devices and empty folders are problems instead."""
     root = folder.resolve()
+    classes = {f"train/{name}" for name in (manifest.class_folders or {}).values()}
     for here, folders, names in os.walk(folder):
+        relative = Path(here).relative_to(folder).as_posix()
+        if not folders and not names and relative not in classes:
+            problem(_unwanted(relative, "is an empty folder that is not part of the data set; remove it"))
         for name in [*names, *(name for name in folders if Path(here, name).is_symlink())]:
             path = Path(here, name)
             relative = path.relative_to(folder).as_posix()

@@ -15,12 +15,15 @@ import numpy as np
 from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, IntegrityError
-from uge.publish.codec import decode, metadata_problem
-from uge.publish.manifest import MANIFEST, Manifest, Measured, SizeRecord, read_manifest
+from uge.publish.card import dataset_card
+from uge.publish.codec import decode, kind_of, metadata_problem
+from uge.publish.manifest import CARD, GUIDE, MANIFEST, Manifest, Measured, SizeRecord, read_manifest
 from uge.publish.quality import Change, Tally, compare, is_constant, ssim_positions
 from uge.publish.reader import Record, records
 from uge.publish.stream import batches, ordered_map
+from uge.publish.training_guide import training_guide
 from uge.publish.tree import check_files
+from uge.runs import code_version
 
 PROBLEM_LIMIT = 1000
 NEUTRAL = re.compile(r"\d{8}\.(png|webp)")
@@ -104,6 +107,7 @@ def verify(
     problems = _Problems()
     _check_claims(manifest, problems.add)
     sound = check_files(folder, manifest, problems.add)
+    _check_pages(folder, manifest, sound, problems.add)
     complete = len(sound) == len(manifest.files)
     findings = _Findings(manifest, against, problems)
     rows = batches(findings.paired(records(folder, manifest, sound, problems.add)), _row_bytes)
@@ -167,6 +171,7 @@ class _Findings:
         self._ids: set[str] = set()
         self._shapes: set[tuple[int, ...]] = set()
         self._constant: list[str] = []
+        self._codecs: set[str] = set()
         if against is not None and against.classes != manifest.classes:
             problems.add(f"{MANIFEST}: the classes are not those of the originals; compare with the right originals")
 
@@ -231,6 +236,7 @@ class _Findings:
             self.tally.add(checked.change)
         if checked.shape is not None:
             self._shapes.add(checked.shape)
+        self._codecs.add(kind_of(checked.record.data))
 
     def check_totals(self) -> None:
         """Compare sums with the manifest's claims; only sensible if every file was as listed."""
@@ -244,6 +250,9 @@ class _Findings:
                 )
         if self._shapes and self._problems.count == before and SizeRecord.of(self._shapes) != claimed.size:
             self._problems.add(f"{MANIFEST}: the claimed image sizes are not those of the images; publish again")
+        codec = "mixed" if len(self._codecs) > 1 else "".join(self._codecs)
+        if self._codecs and codec != claimed.codec:
+            self._problems.add(f"{MANIFEST}: claims the codec {claimed.codec}, the images are {codec}; publish again")
         if self.images != claimed.count:
             self._problems.add(f"{MANIFEST}: claims {claimed.count} images, {self.images} are there")
         for name, found, wanted in zip(claimed.classes, self._counts, claimed.class_counts, strict=False):
@@ -269,3 +278,18 @@ def _check_claims(manifest: Manifest, problem: Callable[[str], None]) -> None:
         problem(f"{MANIFEST}: the budget's rho and levels contradict one another; publish again")
     if manifest.measured.linf_levels > manifest.budget.levels:
         problem(f"{MANIFEST}: the measured change exceeds the budget; do not use this folder")
+
+
+def _check_pages(folder: Path, manifest: Manifest, sound: frozenset[str], problem: Callable[[str], None]) -> None:
+    """The pages for people must say what the manifest says; only this version knows how it writes them."""
+    if manifest.tool_version != code_version():
+        return
+    for name, make in ((CARD, dataset_card), (GUIDE, training_guide)):
+        try:
+            same = name not in sound or (folder / name).read_bytes() == make(manifest).encode()
+        except (LookupError, TypeError, ValueError):  # method_details are free, and a stranger's
+            same = False
+        if not same:
+            problem(f"{name} is not the page that follows from {MANIFEST}; fetch the folder again")
+        elif all(record.path != name for record in manifest.files):
+            problem(f"{name} is not listed in {MANIFEST}; fetch the folder again")

@@ -27,6 +27,7 @@ from uge.publish.manifest import (
     Provenance,
     SizeRecord,
     created_date,
+    is_published,
 )
 from uge.publish.quality import Change, Tally, compare, ssim_positions
 from uge.publish.stream import batches, ordered_map
@@ -75,7 +76,7 @@ def publish(
         format: ``"parquet"`` (Hugging Face layout) or ``"imagefolder"``.
         codec: ``"webp"`` (lossless, the default in Parquet) or ``"png"`` (the default in an image folder). Images
             that WebP cannot hold unchanged (gray, or with an alpha channel that is opaque) become PNG anyhow.
-        overwrite: Replace a folder that is not empty.
+        overwrite: Replace a folder that was published before.
         rows_per_file: Images per Parquet file; ``None`` for about 100 MB, at most 25,000 images.
         workers: Threads that encode.
         progress: Called with the number of images finished so far.
@@ -84,15 +85,16 @@ def publish(
         The manifest, as written.
 
     Raises:
-        UsageError: Unknown format or codec, no worker, or ``out`` and the source overlap.
+        UsageError: Unknown format or codec, no worker, ``out`` and the source overlap, or ``out`` holds what this
+            package did not write.
         OutputExistsError: ``out`` is not empty and ``overwrite`` is false.
         StorageError: The disk is full or read-only.
-        DataError: An image exceeds the budget, changed its shape or alpha channel, or is missing.
+        DataError: An image exceeds the budget, changed its shape or alpha channel, or is missing; or none was changed.
     """
     out = Path(out)
     codec = codec or ("webp" if format == "parquet" else "png")
     _check_arguments(format, codec, workers, rows_per_file)
-    check_output(out, source=images.root, overwrite=overwrite)
+    check_output(out, source=images.root, overwrite=overwrite, ours=is_published)
     _check_images(images)
     created = created_date(provenance.created)
     rows = rows_per_file or default_rows(max(image.nbytes for image in images.probe(8)))
@@ -114,6 +116,12 @@ def publish(
                 if progress is not None:
                     progress(tally.changes)
             files = sink.close()
+        measured = tally.measured()
+        if measured.unchanged_images == len(images):
+            raise DataError(
+                "no image was changed; nothing was published, since that copy would protect nothing; look whether the "
+                "images are gray or the method did too few steps"
+            )
         manifest = Manifest(
             **{name: getattr(provenance, name) for name in Provenance.model_fields} | {"created": created},
             name=images.name,
@@ -126,7 +134,7 @@ def publish(
             codec=codecs.pop() if len(codecs) == 1 else "mixed",
             class_folders=class_folders(images.classes) if format == "imagefolder" else None,
             budget=BudgetRecord(rho=budget.rho, levels=budget.levels),
-            measured=tally.measured(),
+            measured=measured,
             files=tuple(files),
         )
         pages = [_page(folder / name, make(manifest)) for name, make in ((CARD, dataset_card), (GUIDE, training_guide))]

@@ -36,6 +36,8 @@ class Format:
     splits: Callable[[Path], Splits]
 
 
+_LARGEST = 10_000
+"""A label below it is taken as it is, however few images there are."""
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing")
 _VALIDATION = ("validation", "valid", "val", "dev")
@@ -110,12 +112,19 @@ def class_names(train: NDArray[Any], others: Iterable[NDArray[Any]] = ()) -> tup
 
     Text labels: the sorted distinct texts of the training split (a text that only the test split
     has is a mistake, found by ``encode_labels``). Numbers: ``"0"`` up to the largest of all splits.
+
+    Raises:
+        DataError: The largest number is out of all proportion to the images.
     """
     if train.dtype.kind == "U":
         return tuple(str(name) for name in np.unique(train))
-    largest = max(
-        (int(labels.max()) for labels in (train, *others) if labels.size and labels.dtype.kind == "i"), default=-1
-    )
+    numbers = [labels for labels in (train, *others) if labels.size and labels.dtype.kind == "i"]
+    largest = max((int(labels.max()) for labels in numbers), default=-1)
+    images = max((len(labels) for labels in numbers), default=0)
+    if largest >= max(_LARGEST, 10 * images):
+        raise DataError(
+            f"the label {largest} of {images} images would mean {largest + 1} classes; number the classes from 0"
+        )
     return tuple(str(number) for number in range(largest + 1))
 
 

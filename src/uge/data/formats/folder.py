@@ -125,8 +125,13 @@ def class_folders(folder: Path) -> list[str]:
 def _folders(folder: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")):
+            if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")) and not _leads_up(entry):
                 yield entry
+
+
+def _leads_up(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to a folder that it lies in, which would take every image once more."""
+    return entry.is_symlink() and Path(entry.path).parent.resolve().is_relative_to(os.path.realpath(entry.path))
 
 
 def _images(folder: Path, skipped: list[str]) -> Iterator[str]:
@@ -141,7 +146,7 @@ def _images(folder: Path, skipped: list[str]) -> Iterator[str]:
         visited.add(real)
         with os.scandir(here) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or _leads_up(entry):
                     continue
                 if entry.is_dir():
                     pending.append((f"{prefix}{entry.name}/", Path(entry.path)))

@@ -70,7 +70,7 @@ def _open(path: Path, split: str, found: dict[str, tuple[str, str]], names: set[
     labels = {name: label_values(_load(path, key), f"{path} ('{key}')") for name, (_, key) in found.items()}
     given = next((name for name in _NAMES if name in names), None)
     leading = next((labels[name] for name in ("train", "training") if name in labels), labels[split])
-    classes = tuple(str(name) for name in _load(path, given)) if given else class_names(leading, labels.values())
+    classes = _texts(path, given) if given else class_names(leading, labels.values())
     reader = NpzReader.open(path, found[split][0])
     count = len(reader)
     if count != len(labels[split]):
@@ -86,6 +86,14 @@ def _open(path: Path, split: str, found: dict[str, tuple[str, str]], names: set[
         rows=np.arange(count, dtype=np.int64),
         root=path,
     )
+
+
+def _texts(path: Path, key: str) -> tuple[str, ...]:
+    names = np.atleast_1d(_load(path, key))
+    try:
+        return tuple(str(name, "utf-8") if isinstance(name, bytes) else str(name) for name in names)
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, key, error) from error
 
 
 def _load(path: Path, key: str) -> NDArray[Any]:

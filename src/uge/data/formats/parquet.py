@@ -52,8 +52,8 @@ def _files(folder: Path) -> list[Path]:
 
 def _open(root: Path, split: str, groups: dict[str, list[Path]], classes: tuple[str, ...] | None) -> ImageSet:
     shards = [_Shard.open(file) for file in groups[split]]
-    values = np.concatenate([shard.labels() for shard in shards])
-    names = classes or shards[0].classes or _names_from_labels(values, split, groups)
+    values = _labels(shards)
+    names = _names(shards, classes) or _names_from_labels(values, split, groups)
     ids = [name for shard in shards for name in shard.ids()] if all(shard.has_ids for shard in shards) else None
     return ImageSet(
         name=root.resolve().stem if root.is_file() else root.resolve().name,
@@ -69,11 +69,34 @@ def _open(root: Path, split: str, groups: dict[str, list[Path]], classes: tuple[
 
 def _names_from_labels(values: NDArray[Any], split: str, groups: dict[str, list[Path]]) -> tuple[str, ...]:
     labels = {
-        name: values if name == split else np.concatenate([_Shard.open(file).labels() for file in files])
+        name: values if name == split else _labels([_Shard.open(file) for file in files])
         for name, files in groups.items()
     }
     leading = next((name for name in ("train", "training") if name in labels), split)
     return class_names(labels[leading], labels.values())
+
+
+def _labels(shards: Sequence[_Shard]) -> NDArray[Any]:
+    """Labels of all shards; numbers and texts would make wrong classes together."""
+    labels = [shard.labels() for shard in shards]
+    kinds = {one.dtype.kind: shard.path for shard, one in zip(shards, labels, strict=True) if one.size}
+    if len(kinds) > 1:
+        first, second = kinds.values()
+        raise DataError(f"{first} and {second} must both have numbers or both texts as labels; convert one")
+    return np.concatenate(labels)
+
+
+def _names(shards: Sequence[_Shard], given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The class names that all shards agree on; a label means something else where their order differs."""
+    named = [(shard.path, shard.classes) for shard in shards if shard.classes]
+    names = given or (named[0][1] if named else None)
+    other = next((path for path, found in named if found != names), None)
+    if other:
+        first = "manifest.json" if given else named[0][0]
+        raise DataError(
+            f"{other} has other class names than {first}, or another order; write all files with one list of classes"
+        )
+    return names
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,9 @@ class _Index:
                 with tarfile.open(file, "r:") as archive, file.open("rb") as raw:
                     for key, parts in _samples(archive):
                         index._add(number, key, parts, raw)
+                    raw.seek(archive.offset)
+                    if len(raw.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+                        raise tarfile.ReadError("it ends without the mark of its end, so that members may be missing")
             except (tarfile.TarError, EOFError, OSError) as error:
                 raise DataError(f"tar file {file} cannot be read: {error}; fetch or write it again") from error
         return index
@@ -117,10 +120,18 @@ class _Index:
 
     def values(self) -> NDArray[Any]:
         """Labels as numbers if all of them are, else as texts."""
+        texts = [label if isinstance(label, str) else f"{label:d}" for label in self.labels]
         try:
-            return label_values([int(label) for label in self.labels], "")
+            numbers = {text: int(text) for text in texts}
         except ValueError:
-            return label_values([str(label) for label in self.labels], "")
+            return label_values(texts, "")
+        spelled = dict[int, str]()
+        for text, number in numbers.items():
+            if spelled.setdefault(number, text) != text:
+                raise DataError(
+                    f"labels '{spelled[number]}' and '{text}' of {self.files[0]} are one number; write them alike"
+                )
+        return label_values([numbers[text] for text in texts], "")
 
 
 def _samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:

@@ -1,0 +1,183 @@
+"""The frontier: how much the authorised network and the strongest hacker keep, for every setting that was measured.
+
+::
+
+    python benchmarks/frontier.py results --out docs/images/frontier.svg --table
+
+Both axes are the part of what the clean control of the same network learns above chance (10 classes): the authorised
+network at its last epoch, the hacker at his better one. Only points above the diagonal, far to the left, are what a
+data owner wants. Settings come from case files; those of the study that came before this repository, which left no
+files, are listed here with its figures (docs/method.md).
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import escape
+
+from uge.audit.cases import read_cases
+from uge.audit.metrics import summarize
+from uge.audit.summary import HackerResult
+from uge.runs import write_atomic
+
+CHANCE = 10.0
+SIDE, MARGIN = 440, 52
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A point; accuracies in percent."""
+
+    name: str
+    authorized: float
+    control: float
+    hacker: float
+    hacker_control: float
+    who: str
+    scale: str
+    preliminary: bool = False
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """What the hacker and the authorised network keep, as parts of what their controls learn above chance."""
+        return kept(self.hacker, self.hacker_control), kept(self.authorized, self.control)
+
+
+def kept(accuracy: float, control: float) -> float:
+    return (accuracy - CHANCE) / (control - CHANCE)
+
+
+def ordinary(hacker: HackerResult) -> bool:
+    return hacker.scheme in ("direct", "own-recipe", "distill") and not hacker.network.startswith("keyed:")
+
+
+def on_labels(hacker: HackerResult) -> bool:
+    return ordinary(hacker) and hacker.scheme != "distill"
+
+
+def anybody(hacker: HackerResult) -> bool:
+    """Without the trained network itself and without originals."""
+    return hacker.holds == "nothing" or ordinary(hacker)
+
+
+def measured(name: str, scale: str, folders: Sequence[Path], counted: Callable[[HackerResult], bool]) -> Setting:
+    cases = {case.id: case for folder in folders for case in read_cases(folder)}
+    summary = summarize(cases.values(), classes=10)
+    meant = summary.authorized
+    assert meant is not None, f"no authorised network in {folders}"
+    judged = [hacker for hacker in summary.hackers if counted(hacker) and hacker.clean is not None]
+    top = max(judged, key=lambda one: kept(max(one.last, one.best), one.clean or 0.0))
+    # The front-end is part of what the authorised network is asked to do: his control is that of the plain network.
+    control = max(value for network, value in summary.clean.items() if network in (meant.network, "cnn"))
+    best = max(top.last, top.best)
+    return Setting(name, meant.last, control, best, top.clean or 0.0, f"{top.network}, {top.scheme}", scale)
+
+
+def settings(results: Path) -> list[Setting]:
+    yardstick = [results / "conditional/clean", results / "conditional/keyed-cnn-s0"]
+    whole, short = "10,000 images, 15 epochs", "10,000 images, 5 epochs"
+    found = [
+        measured("keyed, hackers on labels", whole, yardstick, on_labels),
+        measured("keyed, and distilling", whole, yardstick, ordinary),
+        measured("keyed, attacks on it", whole, [*yardstick, results / "keyed-attacks"], anybody),
+        measured("keyed, plain training", short, [results / "audit-cifar10/keyed"], on_labels),
+        measured("keyed, attacks on it", short, [results / "audit-cifar10/keyed"], anybody),
+        measured("uge with refinement", whole, [results / "cifar10-10k/uge"], anybody),
+        measured("feature distance alone", whole, [results / "cifar10-10k/unlearn"], anybody),
+        measured("uge, generator only", short, [results / "audit-cifar10/uge"], anybody),
+        measured("hackers in the loop", "5,000 images, 8 epochs", [results / "hackers-in-the-loop"], anybody),
+    ]
+    return found + [Setting(*row, "5,000 images, 15 epochs", True) for row in PRELIMINARY]
+
+
+CNN, NARROW = 64.5, 65.0
+PRELIMINARY = (
+    ("gradient matching on the clean path", 23.4, CNN, 24.2, CNN, "CNN, other start"),
+    ("on-policy, 8 rounds", 53.4, CNN, 49.3, CNN, "CNN, other start"),
+    ("on-policy, 14 rounds, stronger", 36.6, CNN, 32.7, CNN, "CNN, other start"),
+    ("on-policy, small learning rate", 47.2, CNN, 46.0, CNN, "CNN, distilled"),
+    ("on-policy, partly trained start (50.3)", 54.5, CNN, 52.7, CNN, "CNN, distilled"),
+    ("colour null filter, shared axis", 62.7, CNN, 62.4, CNN, "behind another key"),
+    ("colour null filter, random axis", 61.3, CNN, 61.2, CNN, "behind another key"),
+    ("patch null space, on labels", 56.3, CNN, 35.0, CNN, "CNN"),
+    ("patch null space, behind another key", 56.3, CNN, 49.3, CNN, "behind another key"),
+    ("patch null space, distilled", 56.3, CNN, 54.7, CNN, "CNN, distilled"),
+)
+"""Of the study before this repository: name, authorised, its control, hacker, his control, who."""
+
+
+def table(rows: Sequence[Setting]) -> str:
+    lines = [
+        "| | setting | authorised of clean | strongest hacker of clean | who | scale |",
+        "|---|---|---|---|---|---|",
+    ]
+    for number, row in enumerate(rows, 1):
+        mark = " †" if row.preliminary else ""
+        lines.append(
+            f"| {number} | {row.name}{mark} | {row.authorized:.1f} of {row.control:.1f} "
+            f"| {row.hacker:.1f} of {row.hacker_control:.1f} | {row.who} | {row.scale} |"
+        )
+    return "\n".join(lines)
+
+
+def drawing(rows: Sequence[Setting]) -> str:
+    """A scatter plot as SVG: the diagonal is where the key is worth nothing."""
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return MARGIN + min(max(x, 0.0), 1.05) / 1.05 * SIDE, 16 + SIDE - min(max(y, 0.0), 1.05) / 1.05 * SIDE
+
+    width, height = MARGIN + SIDE + 16, SIDE + 16 + MARGIN
+    said = "Scatter plot: what the authorised network keeps against what the strongest hacker keeps"
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'font-family="sans-serif" font-size="12" role="img" aria-label="{said}">',
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+    ]
+    for step in (0.0, 0.25, 0.5, 0.75, 1.0):
+        (x, bottom), (_, top), (left, y), (right, _) = at(step, 0), at(step, 1.05), at(0, step), at(1.05, step)
+        parts.append(f'<path d="M{x:.1f} {bottom:.1f}V{top:.1f}M{left:.1f} {y:.1f}H{right:.1f}" stroke="#e4e4e4"/>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{step:.0%}</text>')
+        parts.append(f'<text x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{step:.0%}</text>')
+    (x0, y0), (x1, y1) = at(0, 0), at(1.05, 1.05)
+    parts.append(f'<path d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}" stroke="#999" stroke-dasharray="5 4"/>')
+    x, y = at(0.3, 0.335)
+    parts.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="#777" transform="rotate(-45 {x:.1f} {y:.1f})">no gap</text>')
+    x, y = at(0.03, 0.06)
+    parts.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="#777">everybody fails</text>')
+    x, y = at(0.03, 0.9)
+    parts.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="#777">what a data owner wants</text>')
+    parts.append(f'<text x="{MARGIN + SIDE / 2}" y="{height - 10}" text-anchor="middle">strongest hacker keeps</text>')
+    x, y = 13, 16 + SIDE / 2
+    parts.append(f'<text x="{x}" y="{y}" text-anchor="middle" transform="rotate(-90 {x} {y})">authorised keeps</text>')
+    taken: list[tuple[float, float]] = []
+    for number, row in enumerate(rows, 1):
+        x, y = at(*row.place)
+        while any(abs(x - a) < 13 and abs(y - b) < 13 for a, b in taken):
+            x -= 14  # Beside the one that lies there already.
+        taken.append((x, y))
+        style = 'fill="#fff" stroke="#555"' if row.preliminary else 'fill="#1f5fa8"'
+        ink = "#333" if row.preliminary else "#fff"
+        parts.append(f"<g><title>{escape(row.name)} ({escape(row.scale)})</title>")
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="9" {style}/>')
+        anchor = 'text-anchor="middle" font-size="11"'
+        parts.append(f'<text x="{x:.1f}" y="{y + 4:.1f}" {anchor} fill="{ink}">{number}</text></g>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--out", type=Path, help="SVG file")
+    parser.add_argument("--table", action="store_true", help="print the points")
+    options = parser.parse_args()
+    rows = settings(options.results)
+    if options.out:
+        write_atomic(options.out, drawing(rows))
+    if options.table or not options.out:
+        print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
