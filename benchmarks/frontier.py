@@ -68,7 +68,7 @@ def measured(name: str, scale: str, folders: Sequence[Path], counted: Callable[[
     meant = summary.authorized
     assert meant is not None, f"no authorised network in {folders}"
     judged = [hacker for hacker in summary.hackers if counted(hacker) and hacker.clean is not None]
-    top = max(judged, key=lambda one: kept(max(one.last, one.best), one.clean or 0.0))
+    top = max(judged, key=lambda one: one.kept(CHANCE) or 0.0)
     # The front-end is part of what the authorised network is asked to do: his control is that of the plain network.
     control = max(value for network, value in summary.clean.items() if network in (meant.network, "cnn"))
     best = max(top.last, top.best)

@@ -18,7 +18,8 @@ from torch import nn
 
 from conditional.summary import finished_case
 from uge.audit.cases import Case, Data, Role, Start, case_id, write_case
-from uge.audit.runner import key_recipe, load_trained, measured
+from uge.audit.keys import key_recipe
+from uge.audit.runner import load_trained, measured
 from uge.checkpoint import save_checkpoint
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images

@@ -21,7 +21,6 @@ from uge.pipeline.noise import NoiseRun, write_keys
 from uge.pipeline.protected import AuthorizedPath, Protected
 from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks, check_names, publish_stream, read_store
-from uge.pipeline.train import with_epochs
 from uge.progress import Progress, Silent
 from uge.protect.apply import GENERATOR, save_perturber
 from uge.protect.losses import Authorized
@@ -31,7 +30,7 @@ from uge.publish.manifest import Codec, Format
 from uge.publish.private import MODE
 from uge.publish.verify import Verification
 from uge.publish.verify import verify as verify_folder
-from uge.recipes import Recipe
+from uge.recipes import Recipe, with_epochs
 from uge.runs import check_output, staged_folder
 from uge.runtime import Runtime, stream_seed
 from uge.trajectory import record_trajectory as record

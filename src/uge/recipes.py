@@ -108,3 +108,14 @@ def recipe(name: str, **changes: Any) -> Recipe:
         return Recipe.model_validate({**RECIPES[name].model_dump(), **changes})
     except ValueError as error:
         raise UsageError(f"recipe '{name}' cannot take {changes}: {str(error).splitlines()[2].strip()}") from error
+
+
+def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
+    """The recipe with another number of epochs, if one is given.
+
+    Raises:
+        UsageError: It is below 1.
+    """
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"epochs must be at least 1, got {epochs}")
+    return recipe if epochs is None else recipe.model_copy(update={"epochs": epochs})

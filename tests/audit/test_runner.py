@@ -12,8 +12,9 @@ from uge.audit import runner
 from uge.audit.attacks import ATTACKS, Context
 from uge.audit.cases import Case, read_case, read_cases
 from uge.audit.execution import execute
+from uge.audit.keys import key_network, key_recipe
 from uge.audit.plan import Job, Plan, plan
-from uge.audit.runner import Audit, key_network, key_recipe
+from uge.audit.runner import Audit
 from uge.checkpoint import load_checkpoint
 from uge.data.store import PixelStore
 from uge.errors import UsageError, WeightsError

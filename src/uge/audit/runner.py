@@ -9,20 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import nn
 
 from uge.audit.attacks import Context
 from uge.audit.cases import YARDSTICK, Case, Epoch, read_case
+from uge.audit.keys import key_network, key_recipe
 from uge.audit.plan import Job
 from uge.audit.variants import VARIANTS
 from uge.checkpoint import load_checkpoint, save_checkpoint
 from uge.data.store import PixelStore
 from uge.errors import DataError, UsageError, WeightsError
-from uge.names import CHECKPOINT, behind_key
-from uge.networks import ImageClassifier, build, from_weights, load_weights, weights_hash
+from uge.names import CHECKPOINT
+from uge.networks import ImageClassifier, build, weights_hash
 from uge.networks.checkpoint import checkpoint_hash
-from uge.networks.plugins import is_plugin
 from uge.progress import Tell
 from uge.recipes import Recipe
 from uge.runs import fingerprint
@@ -273,45 +272,3 @@ def load_trained(path: Path, network: nn.Module, wanted: str) -> nn.Module | Non
     except WeightsError:
         return None
     return network if meta.get("fingerprint") == wanted else None
-
-
-def key_network(path: Path, store: PixelStore, *, plugins: bool = False) -> ImageClassifier:
-    """θ0 from a key file, checked against the data it is to be trained on.
-
-    Args:
-        path: The key.
-        store: The data.
-        plugins: Also build a network that is not in the table, which runs the code that the key names.
-
-    Raises:
-        WeightsError: The file is missing, damaged, or no key.
-        UsageError: It was made for other classes, channels or another size, or for a plug-in that is not allowed.
-    """
-    name = load_weights(path)[1].get("network", "")
-    if is_plugin(behind_key(name)) and not plugins:
-        raise UsageError(
-            f"the key {path} is for the plug-in network '{name}', whose code would be run; give --trust-plugins if you "
-            "trust the key"
-        )
-    network = from_weights(path, plugins=plugins)
-    expected = (len(store.classes), store.channels, store.size)
-    found = (network.classes, network.channels, network.size)
-    if found != expected:
-        raise UsageError(
-            f"the key {path} is for {found[0]} classes, {found[1]} channels and size {found[2]}, but the data has "
-            f"{expected[0]}, {expected[1]} and {expected[2]}; give the key that was made with this folder"
-        )
-    return network
-
-
-def key_recipe(path: Path) -> Recipe:
-    """The authorised user's recipe, as written in a key file.
-
-    Raises:
-        WeightsError: The file is missing or damaged.
-    """
-    text = load_weights(path)[1].get("recipe")
-    try:
-        return Recipe.model_validate_json(text) if text else Recipe()
-    except ValidationError as error:
-        raise WeightsError(f"the recipe in the key {path} cannot be read; name one with --recipe") from error

@@ -21,7 +21,7 @@ def label(summary: Summary) -> str:
     or hardly above chance are not judged, and one who gets no more than from his leaked originals alone breaks nothing.
     """
     chance, first = summary.chance or 0.0, summary.authorized
-    judged = [hacker for hacker in summary.hackers if hacker.clean is not None and not too_low(hacker.clean, chance)]
+    judged = judgeable(summary.hackers, chance)
     shares = {hacker.name: hacker.kept(chance) or 0.0 for hacker in judged if not hacker.owes_nothing}
     breaking = [hacker for hacker in judged if shares.get(hacker.name, 0.0) > HELD_SHARE]
     if not summary.hackers:
@@ -69,6 +69,11 @@ def too_low(clean: float, chance: float) -> bool:
     That is below the smaller of a fifth of the way from chance to 100 %, and twice chance or 5 points above it.
     """
     return clean < min(chance + (100 - chance) / 5, max(2 * chance, chance + 5))
+
+
+def judgeable(hackers: Iterable[HackerResult], chance: float) -> list[HackerResult]:
+    """Those whose clean control is there and says something."""
+    return [hacker for hacker in hackers if hacker.clean is not None and not too_low(hacker.clean, chance)]
 
 
 def separated(margin: Margin) -> bool:
@@ -176,8 +181,7 @@ def _hacker_part(summary: Summary) -> str:
         return "no hacker was tried"
     top = summary.hackers[0]
     chance = summary.chance or 0.0
-    judged = [hacker for hacker in summary.hackers if hacker.clean is not None and not too_low(hacker.clean, chance)]
-    shares = [hacker.kept(chance) or 0.0 for hacker in judged]
+    shares = [hacker.kept(chance) or 0.0 for hacker in judgeable(summary.hackers, chance)]
     if max(shares, default=0.0) > HELD_SHARE:
         how = "hackers still learn"
     elif len(shares) < len(summary.hackers):

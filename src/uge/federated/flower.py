@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uge.audit.cases import Data
-from uge.audit.runner import key_recipe
+from uge.audit.keys import key_recipe
 from uge.checkpoint import load_checkpoint, save_checkpoint
 from uge.data.store import PixelStore, load_pixels
 from uge.errors import MissingExtraError, UGEError, WeightsError

@@ -11,10 +11,11 @@ from typing import Any
 
 from uge.audit.checks import overlap
 from uge.audit.execution import execute
+from uge.audit.keys import key_network, key_recipe
 from uge.audit.metrics import Summary, summarize, verdict
 from uge.audit.plan import choose, plan
 from uge.audit.quality import write_quality
-from uge.audit.runner import Audit, key_network, key_recipe
+from uge.audit.runner import Audit
 from uge.audit.schedule import Deadline, parse_budget
 from uge.audit.variants import VARIANTS, choose_variants
 from uge.config import STANDARD_ATTACKS, AuditConfig
@@ -27,7 +28,7 @@ from uge.pipeline.pictures import save_attacked, save_pictures
 from uge.pipeline.session import Session
 from uge.pipeline.stages import read_store, split_names
 from uge.publish import Manifest, private_folder, read_manifest
-from uge.recipes import Recipe
+from uge.recipes import Recipe, with_epochs
 from uge.recipes import recipe as named_recipe
 from uge.report import write_report
 from uge.runs import storage_errors, write_json
@@ -205,7 +206,7 @@ def judge(folder: Path, summary: Summary, *, report: str) -> dict[str, Any]:
 def audit_recipe(config: AuditConfig, keys: Sequence[Path]) -> Recipe:
     """The recipe of everybody in an audit: a named one, else the first key's, else the short one."""
     base = named_recipe(config.recipe) if config.recipe else key_recipe(keys[0]) if keys else named_recipe("short")
-    return base if config.epochs is None else base.model_copy(update={"epochs": config.epochs})
+    return with_epochs(base, config.epochs)
 
 
 def _check_augmentation(recipe: Recipe, authorized: Sequence[str]) -> None:

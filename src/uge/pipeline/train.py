@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from uge.audit.runner import key_network, key_recipe
+from uge.audit.keys import key_network, key_recipe
 from uge.data import load_images
 from uge.errors import UsageError
 from uge.networks import ImageClassifier, load_weights, save_weights, weights_hash
@@ -16,7 +16,7 @@ from uge.pipeline.session import Session
 from uge.pipeline.stages import read_store
 from uge.publish import read_manifest
 from uge.publish.manifest import MANIFEST
-from uge.recipes import Recipe
+from uge.recipes import with_epochs
 from uge.runs import check_output, fingerprint
 from uge.runtime import stream_seed
 from uge.training import fit
@@ -126,17 +126,6 @@ def _checkpoint(save: Path, settings: str, *, resume: bool) -> Path:
     for path in others if resume else [*others, wanted]:
         path.unlink(missing_ok=True)
     return wanted
-
-
-def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
-    """The recipe with another number of epochs, if one is given.
-
-    Raises:
-        UsageError: It is below 1.
-    """
-    if epochs is not None and epochs < 1:
-        raise UsageError(f"epochs must be at least 1, got {epochs}")
-    return recipe if epochs is None else recipe.model_copy(update={"epochs": epochs})
 
 
 def _warn_of_another_key(out: Path, key: Path, network: ImageClassifier) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uge.audit.summary import NOISE, HackerResult, Holds, Result, Summary
-from uge.audit.verdict import HELD_SHARE, listed, too_low
+from uge.audit.verdict import HELD_SHARE, judgeable, listed
 from uge.errors import UsageError
 from uge.report.heat import Cell, Family, HeatMap, Line, scale_of
 from uge.report.page import Run, load_run
@@ -96,7 +96,7 @@ def _standing(name: str, run: Run) -> Standing:
     controls = [control for hacker in _plain(summary) if (control := hacker.clean) is not None]
     free = [hacker for hacker in summary.hackers if hacker.holds == NONE]
     chance = summary.chance or 0.0
-    kept = [share for one in free if not too_low(one.clean or 0.0, chance) and (share := one.kept(chance)) is not None]
+    kept = [one.kept(chance) or 0.0 for one in judgeable(free, chance)]
     return Standing(
         name=name,
         method=look(run.manifest, "method") or "",

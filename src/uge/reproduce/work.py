@@ -11,7 +11,8 @@ from torch import nn
 
 from uge.audit.attacks import Context, attack
 from uge.audit.cases import Case, write_case
-from uge.audit.runner import key_network, load_trained, measured
+from uge.audit.keys import key_network
+from uge.audit.runner import load_trained, measured
 from uge.checkpoint import save_checkpoint
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import ImageSet, load_images

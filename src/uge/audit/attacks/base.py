@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from uge.data.store import PixelStore
 from uge.errors import UsageError
@@ -21,6 +22,15 @@ Family = Literal[
 """What kind of thing a hacker does."""
 Need = Literal["key", "clean", "public"]
 """What a hacker has beyond the published folder: the trained authorised network or θ0, originals, other images."""
+
+
+_MOST, _PIXELS = 500, 500 * 32 * 32
+
+
+def batched(store: PixelStore, rows: Tensor | None = None) -> Sequence[Tensor]:
+    """Rows of a store, all by default, in groups that take as much memory at any size of image."""
+    rows = torch.arange(len(store)) if rows is None else rows
+    return torch.split(rows, max(1, min(_MOST, _PIXELS // store.size**2)))
 
 
 def _no_clean() -> PixelStore:

@@ -7,12 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from uge.audit.attacks.base import Context
+from uge.audit.attacks.base import Context, batched
 from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.runtime import stream
 
-CHUNK = 500
 REVISION = 1
 """Of every attack on a leak: before, each of them had another one."""
 
@@ -54,7 +53,7 @@ def replaced(store: PixelStore, other: PixelStore, rows: Tensor) -> PixelStore:
     """``store`` with the pixels at ``rows`` from ``other``."""
     found = store.empty_like()
     found.pixels.copy(store.pixels)
-    for indices in torch.split(rows, CHUNK):
+    for indices in batched(store, rows):
         found.pixels.write(indices, other.pixels.read(indices))
     return found
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uge.audit.attacks.base import Context
+from uge.audit.attacks.base import Context, batched
 from uge.audit.attacks.filters import stored
 from uge.data.store import PixelStore
 
@@ -19,7 +19,6 @@ STANDS_OUT, CLASS_STANDS_OUT = 4.0, 25.0
 
 The second is above the largest of some 10⁵ exponentially distributed values, which chance alone gives."""
 _OPPONENT = ((1.0, 1.0, 1.0), (1.0, -1.0, 0.0), (1.0, 1.0, -2.0))
-_BATCH = 500
 
 
 def notch(context: Context) -> Callable[[Tensor], Tensor]:
@@ -76,7 +75,7 @@ def _spectra(store: PixelStore) -> tuple[Tensor, Tensor | None]:
 
 
 def _opponent(store: PixelStore, basis: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    for rows in torch.split(torch.arange(len(store)), _BATCH):
+    for rows in batched(store):
         yield rows, torch.einsum("oc,bchw->bohw", basis, store.pixels.read(rows).float())
 
 

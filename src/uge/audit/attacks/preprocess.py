@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from uge.audit.attacks import filters
-from uge.audit.attacks.base import Context, Entry, Preparation
+from uge.audit.attacks.base import Context, Entry, Preparation, batched
 from uge.audit.attacks.filters import jpeg
 from uge.audit.attacks.notch import notch
 from uge.data.store import PixelStore
@@ -18,13 +17,6 @@ from uge.runtime import stream, stream_seed
 
 Transform = Callable[[Tensor], Tensor]
 """uint8 pixels, batch × channels × size × size, to pixels of the same shape and type."""
-_MOST, _PIXELS = 500, 500 * 32 * 32
-
-
-def batched(store: PixelStore, rows: Tensor | None = None) -> Sequence[Tensor]:
-    """Rows of a store, all by default, in groups that take as much memory at any size of image."""
-    rows = torch.arange(len(store)) if rows is None else rows
-    return torch.split(rows, max(1, min(_MOST, _PIXELS // store.size**2)))
 
 
 def transformed(store: PixelStore, change: Transform) -> PixelStore:
@@ -96,7 +88,7 @@ _ROWS: dict[str, tuple[Callable[[Context], Transform], str, float, float]] = {
     "other-key": (_other_key, "trains behind a colour key of the hacker's own", 1.1, 10.0),
 }
 
-__all__ = ["PREPROCESSING", "TRANSFORMS", "Transform", "batched", "changing", "jpeg", "transformed"]
+__all__ = ["PREPROCESSING", "TRANSFORMS", "Transform", "changing", "jpeg", "transformed"]
 
 TRANSFORMS = {name: row[0] for name, row in _ROWS.items()}
 """What makes each transform for one attack."""

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.audit.attacks.base import Context, Entry, Preparation
+from uge.audit.attacks.base import Context, Entry, Preparation, batched
 from uge.audit.attacks.filters import stored
 from uge.audit.attacks.leak import REVISION, leaked_rows, originals
-from uge.audit.attacks.preprocess import Transform, batched, changing
+from uge.audit.attacks.preprocess import Transform, changing
 from uge.data.loader import to_unit
 from uge.data.store import PixelStore
 from uge.errors import UsageError
