@@ -77,13 +77,20 @@ def measured(name: str, scale: str, folders: Sequence[Path], counted: Callable[[
 
 def settings(results: Path) -> list[Setting]:
     yardstick = [results / "conditional/clean", results / "conditional/keyed-cnn-s0"]
+    before, audits = results / "colour-key", results / "audit-cifar10"
+    colours = [before / "conditional/clean", before / "conditional/keyed-cnn-s0"]
     whole, short = "10,000 images, 15 epochs", "10,000 images, 5 epochs"
     found = [
         measured("keyed, hackers on labels", whole, yardstick, on_labels),
         measured("keyed, and distilling", whole, yardstick, ordinary),
-        measured("keyed, attacks on it", whole, [*yardstick, results / "keyed-attacks"], anybody),
-        measured("keyed, plain training", short, [results / "audit-cifar10/keyed"], on_labels),
-        measured("keyed, attacks on it", short, [results / "audit-cifar10/keyed"], anybody),
+        measured("keyed, with keys of their own", whole, yardstick, anybody),
+        measured("keyed, plain training", short, [audits / "keyed"], on_labels),
+        measured("keyed, attacks on it", short, [audits / "keyed"], anybody),
+        measured("colour key, hackers on labels", whole, colours, on_labels),
+        measured("colour key, and distilling", whole, colours, ordinary),
+        measured("colour key, attacks on it", whole, [*colours, before / "attacks"], anybody),
+        measured("colour key, plain training", short, [audits / "colour-key"], on_labels),
+        measured("colour key, attacks on it", short, [audits / "colour-key"], anybody),
         measured("uge with refinement", whole, [results / "cifar10-10k/uge"], anybody),
         measured("feature distance alone", whole, [results / "cifar10-10k/unlearn"], anybody),
         measured("uge, generator only", short, [results / "audit-cifar10/uge"], anybody),

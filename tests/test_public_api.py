@@ -45,7 +45,9 @@ def images(make_images: Callable[..., ImageSet]) -> ImageSet:
 
 
 def keyed(images: ImageSet, runtime: Runtime, **options: object) -> uge.Protected:
-    return uge.protect(images, uge.authorize("keyed:lenet", images, epochs=1, seed=3), runtime=runtime, **options)
+    strength = {"budget": options["budget"]} if "budget" in options else {}
+    path = uge.authorize("keyed:lenet", images, epochs=1, seed=3, **strength)
+    return uge.protect(images, path, runtime=runtime, **options)
 
 
 def protect(images: ImageSet, runtime: Runtime, **options: object) -> uge.Protected:
@@ -170,23 +172,30 @@ def test_wrong_arguments(images: ImageSet, runtime: Runtime, tmp_path: Path) -> 
 def test_wrong_arguments_with_a_key(images: ImageSet, make_images: Callable[..., ImageSet], runtime: Runtime) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'lenet'"):
         uge.authorize("keyed:lennet", images)
-    with pytest.raises(UsageError, match="are gray; give --method uge"):
-        uge.authorize("keyed:lenet", make_images(channels=1))
+    assert uge.authorize("keyed:lenet", make_images(channels=1)).theta0.channels == 1
+    with pytest.raises(UsageError, match=r"takes a rho of at most 64/255, got 0\.3"):
+        uge.authorize("keyed:lenet", images, budget=0.3)
+    with pytest.raises(UsageError, match="rho must be a number"):
+        uge.authorize("keyed:lenet", images, budget="much")
+    for budget in ("8/255", 8 / 255, uge.Budget(8 / 255)):
+        assert int(uge.authorize("keyed:lenet", images, budget=budget).theta0.key.levels) == 8
+    with pytest.raises(UsageError, match=r"10 levels strong, but rho .* allows only 8"):
+        uge.protect(images, uge.authorize("keyed:lenet", images), budget="8/255", runtime=runtime)
     with pytest.raises(UsageError, match="nothing to refine"):
         keyed(images, runtime, refine=True)
     with pytest.raises(UsageError, match="cannot follow rotations"):
         uge.protect(images, uge.authorize("keyed:lenet", images, recipe=Recipe(augment="rotate-flip")))
     recorded = uge.record_trajectory("keyed:lenet", images, epochs=1, runtime=runtime)
     for method in ("uge", "unlearn"):
-        with pytest.raises(UsageError, match=f"method '{method}' protects for networks without a colour key"):
+        with pytest.raises(UsageError, match=f"method '{method}' protects for networks without a wave key"):
             uge.protect(images, recorded, method=method, runtime=runtime)
     plain = uge.authorize("lenet", images)
-    with pytest.raises(UsageError, match="one colour key, got 0 keys for 1 networks; name them keyed:ARCHITECTURE"):
+    with pytest.raises(UsageError, match="one wave key, got 0 keys for 1 networks; name them keyed:ARCHITECTURE"):
         uge.protect(images, plain, method="keyed")
     one, other = (uge.authorize("keyed:lenet", images, seed=seed) for seed in (0, 1))
-    with pytest.raises(UsageError, match="one colour key, got 2 keys for 2 networks"):
+    with pytest.raises(UsageError, match="one wave key, got 2 keys for 2 networks"):
         uge.protect(images, [one, other])
-    with pytest.raises(UsageError, match="one colour key, got 1 keys for 2 networks"):
+    with pytest.raises(UsageError, match="one wave key, got 1 keys for 2 networks"):
         uge.protect(images, [one, plain])
 
 

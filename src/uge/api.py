@@ -47,6 +47,7 @@ def authorize(
     recipe: Recipe | None = None,
     size: int | None = None,
     weights: Path | None = None,
+    budget: Budget | float | str = "0.04",
 ) -> AuthorizedPath:
     """Make θ0 of an authorised network; nothing is trained.
 
@@ -59,10 +60,11 @@ def authorize(
         recipe: How the authorised user will train.
         size: Side length for training, in pixels; the native one by default.
         weights: Safetensors file with θ0 instead of a seed.
+        budget: ρ of the protection: a keyed network has to know how strong the patterns are that it takes out.
 
     Raises:
         UnknownNameError: There is no such network.
-        UsageError: Sizes are mixed and none is given, a keyed network is asked for gray images, or ``epochs`` is
+        UsageError: Sizes are mixed and none is given, the budget is too large for a keyed network, or ``epochs`` is
             below 1.
         DataError: The images cannot be trained on.
     """
@@ -70,7 +72,12 @@ def authorize(
     files = () if weights is None else (weights,)
     method: Method = "keyed" if is_keyed(network) else "uge"
     config = ProtectConfig.checked(
-        authorized=network, method=method, authorized_seed=seed, authorized_weights=files, size=size
+        authorized=network,
+        method=method,
+        authorized_seed=seed,
+        authorized_weights=files,
+        size=size,
+        rho=str(Budget.parse(budget).rho),
     )
     return AuthorizedPath(authorized_networks(config, images.check_trainable())[0], recipe)
 
@@ -143,7 +150,7 @@ def protect(
 ) -> Protected:
     """Perturb images so that only the authorised networks learn from them.
 
-    For keyed networks the class's waves are written along the axes of their key; for others the
+    For keyed networks one of the class's patterns of their key is added to each image; for others the
     generator is trained under the paper's losses (Algorithm 1), and each image refined if asked to.
 
     Args:

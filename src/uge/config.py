@@ -14,7 +14,7 @@ from uge.errors import UsageError
 from uge.protect.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.recipes import Recipe
 
-STANDARD_ATTACKS = ("direct", "distill", "grayscale", "jpeg30", "jpeg10", "axis-removal")
+STANDARD_ATTACKS = ("direct", "distill", "grayscale", "jpeg30", "jpeg10", "wave-removal", "pattern-estimation")
 """What ``standard`` stands for among attacks: the paper's two, and filters that are cheap and break much."""
 
 Method = Literal[
@@ -69,7 +69,7 @@ class ProtectConfig(_Settings):
         tuple[Path, ...], Parameter(name="--for"), Field(description="Receivers' signed requests; they name networks.")
     ] = ()
     method: Annotated[
-        Method, Field(description="keyed: a colour key in the authorised network; the paper's losses; or a baseline.")
+        Method, Field(description="keyed: a wave key in the authorised network; the paper's losses; or a baseline.")
     ] = "keyed"
     rho: Annotated[
         str | None,

@@ -1,7 +1,7 @@
 """How names of networks begin that are not in the table. Needs no torch."""
 
 KEYED = "keyed:"
-"""A secret colour key stands in front of the network named after it."""
+"""A secret wave key stands in front of the network named after it."""
 TIMM = "timm:"
 """A model of timm."""
 CHECKPOINT = "checkpoint:"
@@ -9,10 +9,10 @@ CHECKPOINT = "checkpoint:"
 
 
 def behind_key(network: str) -> str:
-    """A network's name without the colour key in front of it, if it has one."""
+    """A network's name without the wave key in front of it, if it has one."""
     return network.removeprefix(KEYED)
 
 
 def is_keyed(network: str) -> bool:
-    """Whether a network stands behind a colour key."""
+    """Whether a network stands behind a wave key."""
     return network.startswith(KEYED)

@@ -112,7 +112,7 @@ def apply(
     publishing: Annotated[PublishConfig, FLAT] = PublishConfig(),
     common: Annotated[Writing, FLAT] = Writing(),
 ) -> Outcome:
-    """Protect images with the generator or colour code of an earlier run, or with noise made elsewhere.
+    """Protect images with the generator or wave code of an earlier run, or with noise made elsewhere.
 
     Examples:
 

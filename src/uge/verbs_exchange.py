@@ -35,7 +35,7 @@ def request(
     out
         The request, NAME.json.
     network
-        A network of the table; method `keyed` puts a colour key in front of it.
+        A network of the table; method `keyed` puts a wave key in front of it.
     classes
         Number of classes of the owner's data.
     size

@@ -13,13 +13,13 @@ from torch import Tensor
 from uge.audit.attacks import ATTACKS
 from uge.audit.attacks.base import Context
 from uge.audit.attacks.distill import distill_inside
-from uge.audit.attacks.filters import grayscale, jpeg, roughest_axis_out
+from uge.audit.attacks.filters import grayscale, jpeg
 from uge.audit.attacks.preprocess import changing, transformed
 from uge.audit.plan import plan
 from uge.data.store import PixelStore, Records
 from uge.errors import UsageError
 from uge.networks import build
-from uge.networks.colour_key import Alignment, ColourKey
+from uge.networks.wave_key import WaveKey
 from uge.recipes import Recipe
 from uge.runtime import Runtime
 from uge.training import History
@@ -77,18 +77,6 @@ def test_jpeg_is_what_a_viewer_of_the_file_sees(channels: int) -> None:
     assert not torch.equal(found, jpeg(pixels, 90))
 
 
-def test_axes_can_be_guessed_without_the_key() -> None:
-    pixels, labels = smooth_photos(6).float(), torch.arange(6) % 2
-    shifts = torch.randint(0, 64, (6, 2), generator=torch.Generator().manual_seed(1))
-    key = ColourKey(2, seed=3)
-    changes = [10 * key.directions(classes, shifts, 32, 32) for classes in (labels, 1 - labels)]
-    numbers = key.axis_map(Alignment(torch.zeros(6, dtype=torch.bool), shifts), 32, 32)
-    guessed = ColourKey(2, seed=4).smoothest_axes((pixels + changes[0]) / 255)
-    assert (guessed == numbers).float().mean() > 0.7  # chance: a third
-    one, other = (roughest_axis_out((pixels + change).to(torch.uint8)).float() for change in changes)
-    assert (one - other).abs().mean() < (changes[0] - changes[1]).abs().mean() / 3
-
-
 def test_training_and_test_images_are_changed_alike() -> None:
     seen = {}
 
@@ -114,7 +102,7 @@ def test_a_store_is_changed_in_batches_and_keeps_its_labels() -> None:
 def test_the_trained_network_in_hand_teaches_what_its_answers_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """A keyed network refuses marked images in evaluation mode only."""
     teacher = build("keyed:lenet", 2, seed=0)
-    monkeypatch.setattr(ColourKey, "marked", lambda self, x, at: torch.ones(len(x), dtype=torch.bool))
+    monkeypatch.setattr(WaveKey, "marked", lambda self, found: torch.ones_like(found.gray))
     answers = []
     teacher.register_forward_hook(lambda module, given, out: answers.append(out.detach()))
     for name in ("distill", "distill-inside"):
@@ -140,7 +128,7 @@ def test_every_distillation_needs_a_key(name: str) -> None:
     assert student.key == 0
 
 
-@pytest.mark.parametrize("name", ["grayscale", "jpeg75", "jpeg10", "axis-removal", "other-key"])
+@pytest.mark.parametrize("name", ["grayscale", "jpeg75", "jpeg10", "wave-removal", "other-key"])
 def test_every_attack_on_images_trains(name: str) -> None:
     history = ATTACKS[name].run(context(smooth_photos(16)))
     assert [epoch.test_accuracy is None for epoch in history.epochs] == [False]

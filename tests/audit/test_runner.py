@@ -26,7 +26,7 @@ from uge.training import evaluate, fit
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.02, temperature=3)
 MakeStore = Callable[..., PixelStore]
-FEW = ["direct", "distill", "distill-inside", "grayscale", "jpeg75", "axis-removal", "other-key", "distill-jpeg75"]
+FEW = ["direct", "distill", "distill-inside", "grayscale", "jpeg75", "wave-removal", "other-key", "distill-jpeg75"]
 """Attacks that need nothing beyond a teacher; all of them are tried in tests/audit/attacks."""
 
 

@@ -29,6 +29,12 @@ def no_key(file: Path) -> None:
     save_weights(file, build("lenet", 3, seed=0, size=16))
 
 
+def too_strong(file: Path) -> None:
+    network = build("keyed:lenet", 3, seed=0, size=16)
+    network.get_buffer("key.levels").fill_(200)
+    save_weights(file, network)
+
+
 def other_size(file: Path) -> None:
     save_weights(file, build("lenet", 3, seed=0, size=32))
 
@@ -63,6 +69,7 @@ KEYED_WEIGHTS = [
     (nan_weights, "holds NaN or infinity"),
     (no_key, "expected weights for 'keyed:lenet' (classes 3, channels 3, size 16), got weights for 'lenet'"),
     (cut_off, "no readable safetensors file"),
+    (too_strong, "the key's patterns must be 1 to 64 levels strong, got 200; make the key anew"),
 ]
 
 
@@ -79,7 +86,7 @@ def test_networks_with_different_keys(toy: Path, tmp_path: Path) -> None:
         save_weights(file, build("keyed:lenet", 3, seed=seed, size=16))
     flags = [f"--authorized-weights={file}" for file in files]
     arguments = ("protect", toy, tmp_path / "out", *tiny(authorized="lenet,lenet"), *flags)
-    refused(2, "needs authorised networks with one colour key, got 2 keys for 2 networks", *arguments, inside=tmp_path)
+    refused(2, "needs authorised networks with one wave key, got 2 keys for 2 networks", *arguments, inside=tmp_path)
     save_weights(files[1], build("keyed:lenet", 3, seed=0, size=16))
     assert run_uge(*arguments, "-q").code == 0
 

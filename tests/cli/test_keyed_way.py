@@ -1,4 +1,4 @@
-"""The default way with a colour key: what is secret stays at home, new images follow, and the key trains."""
+"""The default way with a wave key: what is secret stays at home, new images follow, and the key trains."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from command import CLASSES, TINY, contents, make_folder, refused, run_uge, tiny
+from PIL import Image
 from safetensors.torch import load_file
 
 from uge.data import load_images
@@ -17,19 +18,19 @@ from uge.publish import read_manifest
 
 @pytest.fixture
 def generator(finished: Path) -> Path:
-    """The colour code of ``finished``."""
+    """The wave code of ``finished``."""
     return finished.with_name("copy.private") / "generator.safetensors"
 
 
 def test_the_published_folder_holds_no_secret(finished: Path, key: Path, generator: Path) -> None:
     secret, network = load_file(generator), from_weights(key)
-    assert set(secret) == {"tile", "waves", "phases"}
+    assert set(secret) == {"waves", "phases", "levels"}
     for name, tensor in secret.items():
         assert torch.equal(network.state_dict()[f"key.{name}"], tensor)
-    pieces = [tensor.numpy().tobytes()[:64] for tensor in secret.values()]
+    pieces = [secret[name].numpy().tobytes()[:64] for name in ("waves", "phases")]
     pieces += [tensor.numpy().tobytes()[:64] for name, tensor in load_file(key).items() if "weight" in name]
     assert min(len(piece) for piece in pieces) >= 12
-    names = (b'"tile"', b'"waves"', b'"phases"', b"key.tile")
+    names = (b'"waves"', b'"phases"', b"key.waves", b"key.phases")
     files = contents(finished)
     assert len(files) > 2
     for data in files.values():
@@ -38,20 +39,67 @@ def test_the_published_folder_holds_no_secret(finished: Path, key: Path, generat
     manifest = read_manifest(finished)
     assert [one.network for one in manifest.authorized] == ["keyed:lenet"]
     assert manifest.authorized[0].weights_sha256 == weights_hash(network)
-    values = [round(value, 4) for value in secret["phases"].flatten().tolist()]
+    values = [round(value, 4) for name in ("waves", "phases") for value in secret[name].flatten().tolist()]
     text = json.dumps(manifest.model_dump(mode="json")) + (finished / "README.md").read_text()
     assert not any(str(value) in text for value in values)
 
 
-def test_a_pixel_changes_in_all_colours_by_as_much(toy: Path, finished: Path) -> None:
+def test_every_pixel_changes_by_the_budget_where_it_has_room(toy: Path, finished: Path, key: Path) -> None:
     originals, published = load_images(str(toy), split="train"), load_images(str(finished))
-    place = {name: row for row, name in enumerate(originals.ids)}
+    network, place = from_weights(key), {name: row for row, name in enumerate(originals.ids)}
+    patterns = network.key.patterns(16, 16).permute(0, 2, 3, 1)[..., [0, 0, 1]].numpy()
+    seen = set()
     for row, name in enumerate(published.ids):
-        clean = originals.read(place[name]).astype(int)
-        change = np.abs(published.read(row) - clean)
-        room = np.minimum(clean, 255 - clean).min(2) >= 10
+        clean, label = originals.read(place[name]).astype(int), int(originals.labels[place[name]])
+        change = published.read(row) - clean
+        room = np.minimum(clean, 255 - clean) >= 10
         assert room.mean() > 0.8
-        assert (change[room] == 10).all()
+        assert (np.abs(change)[room] == 10).all()
+        own = [number for number, pattern in enumerate(patterns) if (change == 10 * pattern)[room].all()]
+        assert {number // 8 for number in own} == {label}
+        seen.add(own[0])
+    assert len(seen) > 3 * 2
+
+
+@pytest.mark.parametrize(("rho", "levels"), [("8/255", 8), ("64/255", 64)])
+def test_patterns_are_as_strong_as_the_budget(rho: str, levels: int, toy: Path, tmp_path: Path) -> None:
+    ran = run_uge("protect", toy, tmp_path / "a", *tiny(rho=rho), "--json")
+    assert (ran.code, ran.json["measured"]["linf_levels"]) == (0, levels), ran.err
+    assert int(from_weights(Path(ran.json["keys"][0])).key.levels) == levels
+    assert run_uge("verify", tmp_path / "a", "--against", toy).code == 0
+
+
+@pytest.mark.parametrize("rho", ["65/255", "0.8"])
+def test_a_budget_that_would_clip_too_much(rho: str, toy: Path, tmp_path: Path) -> None:
+    words = f"takes a rho of at most 64/255, got {rho}; give a smaller --rho, or --method uge"
+    refused(2, words, "protect", toy, tmp_path / "out", *tiny(rho=rho), inside=tmp_path)
+
+
+def test_a_key_made_for_a_larger_budget(toy: Path, key: Path, tmp_path: Path) -> None:
+    flags = (*tiny(rho="8/255"), f"--authorized-weights={key}")
+    words = "the key's patterns are 10 levels strong, but rho 0.0313725 allows only 8; give --rho 10/255 or more"
+    refused(2, words, "protect", toy, tmp_path / "out", *flags, inside=tmp_path)
+
+
+def gray_copy(toy: Path, place: Path) -> Path:
+    for file in toy.rglob("*.png"):
+        gray = place / file.relative_to(toy)
+        gray.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(file).convert("L").save(gray)
+    return place
+
+
+def test_gray_images_are_protected_and_learnt(toy: Path, tmp_path: Path) -> None:
+    gray = gray_copy(toy, tmp_path / "gray")
+    ran = run_uge("protect", gray, tmp_path / "a", *TINY, "--json")
+    assert (ran.code, ran.json["measured"]["linf_levels"]) == (0, 10), ran.err
+    assert ran.json["measured"]["unchanged_images"] == 0
+    images = load_images(str(tmp_path / "a"))
+    assert images.channels() == 1
+    trained = run_uge("train", tmp_path / "a", "--key", ran.json["keys"][0], "--test", gray, "--json")
+    assert (trained.code, trained.json["network"]) == (0, "keyed:lenet"), trained.err
+    assert from_weights(Path(ran.json["keys"][0])).channels == 1
+    assert run_uge("verify", tmp_path / "a", "--against", gray).code == 0
 
 
 def test_one_key_for_several_networks(toy: Path, tmp_path: Path) -> None:

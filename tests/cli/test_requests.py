@@ -1,7 +1,6 @@
 """A named receiver asks, the owner protects for him: what is signed, what is refused, and what stays secret."""
 
 import json
-import secrets
 import shutil
 import sys
 from collections.abc import Callable
@@ -122,15 +121,6 @@ def test_a_seed_that_can_be_guessed_is_told(flags: list[str], told: bool, tmp_pa
     assert ("can be guessed" in ran.err) == told
 
 
-def test_a_key_that_would_be_refused_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cells of root 87 have two of the three axes."""
-    refused(2, "must use the axes 0, 1 and 2", "request", tmp_path / "a.json", *SHAPE, "--seed=87", inside=tmp_path)
-    roots = iter([87, 1])
-    monkeypatch.setattr(secrets, "randbits", lambda bits: next(roots))
-    drawn, wanted = ask(tmp_path / "a.json"), ask(tmp_path / "b.json", "--seed=1")
-    assert drawn["theta0"]["weights_sha256"] == wanted["theta0"]["weights_sha256"]
-
-
 def test_the_identity_is_made_once_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
     one, other = (
@@ -211,7 +201,7 @@ def test_two_receivers_of_the_papers_method(toy: Path, tmp_path: Path) -> None:
     assert run_uge("verify", out, "--against", toy).code == 0
 
 
-def test_one_colour_key_for_each_copy(toy: Path, asked: Path, tmp_path: Path) -> None:
+def test_one_wave_key_for_each_copy(toy: Path, asked: Path, tmp_path: Path) -> None:
     ask(tmp_path / "b.json")
     words = "each of these requests has its own; publish one copy for each receiver"
     refused(2, words, "protect", toy, tmp_path / "out", "--for", asked, "--for", tmp_path / "b.json", inside=tmp_path)
@@ -310,7 +300,7 @@ def nan_weights(path: Path) -> None:
 
 
 def key_with(name: str, values: Any) -> Callable[[Path], None]:
-    """Spoils a request by a colour key whose ``name`` holds ``values``."""
+    """Spoils a request by a wave key whose ``name`` holds ``values``."""
 
     def spoil(path: Path) -> None:
         network = build("keyed:lenet", 3, seed=0, size=16)
@@ -343,11 +333,13 @@ REFUSED: list[tuple[Callable[[Path], Any], str]] = [
     ),
     (wrong_digest, "but alice.theta0.safetensors is for"),
     (nan_weights, "holds NaN or infinity"),
-    (key_with("tile", 7), "must use the axes 0, 1 and 2"),
-    (key_with("tile", 1), "must use the axes 0, 1 and 2"),
-    (key_with("waves", 0), "must have waves of 1 to 6 whole cycles"),
-    (key_with("waves", 1.5), "must have waves of 1 to 6 whole cycles"),
+    (key_with("waves", 0), "must have waves of about 2 to 4 cycles"),
+    (key_with("waves", 6.5), "must have waves of about 2 to 4 cycles"),
+    (key_with("waves", float("nan")), "holds NaN or infinity"),
     (key_with("waves", 3), "must give every class waves of its own"),
+    (key_with("phases", float("inf")), "holds NaN or infinity"),
+    (key_with("levels", 0), "must have patterns of 1 to 64 levels"),
+    (key_with("levels", 65), "must have patterns of 1 to 64 levels"),
     (lambda path: resign(path, id="0" * 16), "is not the digest of its other fields"),
     (lambda path: resign(path, network="keyed:lennet"), "did you mean 'lenet'"),
     (lambda path: resign(path, network="os:system"), "whose code the data's owner would have to run"),
@@ -390,6 +382,26 @@ def test_gray_images_are_not_what_was_asked_for(asked: Path, tmp_path: Path) -> 
     refused(2, words, "protect", tmp_path / "gray.npz", tmp_path / "out", "--for", asked, inside=tmp_path)
 
 
+def test_gray_images_can_be_asked_for(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(60, 190, (12, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "gray.npz", x_train=pixels, y_train=np.arange(12) % 3)
+    assert ask(tmp_path / "a.json", "--channels=1")["channels"] == 1
+    ran = run_uge("protect", tmp_path / "gray.npz", tmp_path / "out", "--for", tmp_path / "a.json", "--json")
+    assert (ran.code, ran.json["measured"]["linf_levels"]) == (0, 10), ran.err
+
+
+@pytest.mark.parametrize(("rho", "code"), [("9/255", 2), ("10/255", 0), ("20/255", 0)])
+def test_the_requests_key_says_how_strong_patterns_are(
+    rho: str, code: int, asked: Path, toy: Path, tmp_path: Path
+) -> None:
+    ran = run_uge("protect", toy, tmp_path / "out", "--for", asked, f"--rho={rho}", "--json")
+    assert ran.code == code
+    if code:
+        assert "allows only 9; give --rho 10/255 or more" in ran.err
+    else:
+        assert ran.json["measured"]["linf_levels"] == 10
+
+
 FLAGS = [
     (("--method=uge",), "'keyed:lenet', which does not go with method 'uge'; give --method keyed"),
     (("--method=random",), "method 'random' protects for no network; leave out --for"),
@@ -416,7 +428,7 @@ ASKED = [
     (("a.json", "--network=lennet"), "did you mean 'lenet'"),
     (("a.json", "--network=os:system"), "whose code the data's owner would have to run"),
     (("a.json", "--network=keyed:lenet", "--method=uge"), "got 'keyed:lenet'; give --method keyed"),
-    (("a.json", "--channels=1"), "has its key in the colours and needs 3 channels"),
+    (("a.json", "--channels=2"), "Choose from: 1, 3"),
     (("a.json", "--classes=1"), "needs classes as a whole number of at least 2"),
     (("a.json", "--weights=none.safetensors"), "expected a safetensors file"),
     (("a.json", "--weights=none.safetensors", "--seed=1"), "got both; leave one out"),

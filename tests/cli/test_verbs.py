@@ -62,7 +62,7 @@ def test_refine_with_two_authorised_networks(toy: Path, tmp_path: Path) -> None:
 
 def test_a_budget_of_more_than_a_byte(toy: Path, tmp_path: Path) -> None:
     refined = (*tiny(method="uge", rho=0.8, refinement__passes=2, refinement__step=200), "--refine")
-    for out, flags in ((tmp_path / "a", refined), (tmp_path / "b", tiny(rho=0.8))):
+    for out, flags in ((tmp_path / "a", refined), (tmp_path / "b", tiny(method="random", rho=0.8))):
         ran = run_uge("protect", toy, out, *flags, "--json")
         assert ran.code == 0, ran.err
         assert ran.json["budget"]["levels"] == 204
@@ -261,7 +261,7 @@ def test_inspect_tells_things_apart(toy: Path, copy: Path, paper: Path, key: Pat
         private: "private folder",
         copy.with_name("copy.audit"): "audit",
         key: "network weights",
-        private / "generator.safetensors": "uge-colour-code",
+        private / "generator.safetensors": "uge-wave-code",
         paper.with_name("copy.private") / "generator.safetensors": "uge-generator",
     }
     for thing, kind in things.items():

@@ -80,7 +80,7 @@ def test_no_pixel_no_key_and_no_path_is_in_a_message(wire: Wire, copy: Path) -> 
     messages = [as_bytes(content) for _, content in (*wire.sent, *wire.received)]
     secrets = [str(copy).encode(), b".private", b".safetensors", b"originals", b".parquet"]
     key = load_weights(copy / "request" / "authorized-0.key.safetensors")[0]
-    secrets += [key[name].numpy().tobytes() for name in ("key.waves", "key.phases", "key.tile")]
+    secrets += [key[name].numpy().tobytes() for name in ("key.waves", "key.phases")]
     for number in (0, 1):
         server = Server.at(copy, number)
         secrets += [id.encode() for id in server.images().ids]

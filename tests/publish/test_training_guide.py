@@ -22,7 +22,7 @@ from uge.data import load_images
 from uge.networks import build, from_weights, weights_hash
 from uge.pipeline.noise import write_keys
 from uge.protect.apply import protected_images
-from uge.protect.colour_code import ColourCode, shared_key
+from uge.protect.wave_code import WaveCode, shared_key
 from uge.publish import Authorized, Manifest, Provenance, publish, read_manifest, verify
 from uge.publish.training_guide import AUGMENTATIONS, RATES, script, training_guide
 from uge.recipes import RECIPES, Recipe
@@ -93,9 +93,9 @@ def plain_copy(place: Path, format: str) -> None:
 
 
 def keyed_copy(place: Path, format: str) -> None:
-    """A copy that a colour code protects."""
+    """A copy that a wave code protects."""
     network = build("keyed:lenet", len(CLASSES), seed=3, size=SIZE)
-    images, code = image_set(bright(48), CLASSES), ColourCode(shared_key([network]), BUDGET, CLASSES)
+    images, code = image_set(bright(48), CLASSES), WaveCode(shared_key([network]), BUDGET, CLASSES)
     pairs = protected_images(images, code, Runtime(torch.device("cpu"), "fp32"))
     options = {"images": images, "budget": BUDGET, "provenance": provenance(network), "format": format}
     publish(((number, *pair) for number, pair in enumerate(pairs)), place / "published", **options)

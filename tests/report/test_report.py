@@ -450,7 +450,7 @@ def test_quality_of_a_written_folder(tmp_path: Path) -> None:
     assert load_quality(tmp_path) is None
 
 
-@pytest.mark.parametrize("name", ["keyed-attacks", "cifar10-10k/uge", "cifar10-10k/unlearn"])
+@pytest.mark.parametrize("name", ["colour-key/attacks", "cifar10-10k/uge", "cifar10-10k/unlearn"])
 def test_audits_of_older_versions_can_be_rendered(name: str, tmp_path: Path) -> None:
     run = Path(__file__).parents[2] / "results" / name
     if not run.is_dir():

@@ -160,7 +160,7 @@ def test_published_results_still_count_except_those_of_changed_baselines() -> No
     assert {copy.method for copy in protected if kept.result(copy) is None} <= {"ntga"}
 
 
-def test_nobody_rotates_what_a_colour_key_protects() -> None:
+def test_nobody_rotates_what_a_wave_key_protects() -> None:
     keyed = [u for u in all_units(scale("paper")) if u.of.method == "keyed" and u.of.images.name == "tinyimagenet"]
     plain = [u for u in all_units(scale("paper")) if u.of.method == "uge" and u.of.images.name == "tinyimagenet"]
     assert {unit.recipe.augment for unit in keyed} == {"crop-flip"}

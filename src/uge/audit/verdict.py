@@ -59,7 +59,7 @@ def _broken(breaking: Sequence[HackerResult]) -> str:
 
 
 def _keyed(hacker: HackerResult | Margin) -> bool:
-    """Whether he trains behind a colour key that is not the authorised one."""
+    """Whether he trains behind a wave key that is not the authorised one."""
     return hacker.scheme == "other-key" or is_keyed(hacker.network)
 
 

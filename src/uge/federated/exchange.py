@@ -25,7 +25,7 @@ SENT_METRICS = frozenset({"num-examples", "server", "loss", "train-accuracy"})
 def exchanged(network: ImageClassifier) -> dict[str, Tensor]:
     """The part of a network's state that clients and server exchange, on the CPU.
 
-    Floating-point parameters and buffers, without the colour key: that never changes, everybody who trains has it
+    Floating-point parameters and buffers, without the wave key: that never changes, everybody who trains has it
     from the request, and averaging would only round it.
     """
     hidden = "key." if isinstance(network, KeyedClassifier) else None

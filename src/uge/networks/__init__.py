@@ -1,17 +1,17 @@
 """Networks by name: every one takes images in [0, 1] and normalises inside."""
 
 from uge.networks.base import ImageClassifier
-from uge.networks.colour_key import ColourKey
 from uge.networks.keyed import KeyedClassifier
 from uge.networks.table import NETWORKS, Architecture, build, check_name
+from uge.networks.wave_key import WaveKey
 from uge.networks.weights import describe, from_weights, load_weights, restore, save_weights, weights_hash
 
 __all__ = [
     "NETWORKS",
     "Architecture",
-    "ColourKey",
     "ImageClassifier",
     "KeyedClassifier",
+    "WaveKey",
     "build",
     "check_name",
     "describe",

@@ -1,4 +1,4 @@
-"""Networks that carry a secret colour key in front of an ordinary architecture."""
+"""Networks that carry a secret wave key in front of an ordinary architecture."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from uge.networks.base import ImageClassifier
-from uge.networks.colour_key import ColourKey
+from uge.networks.wave_key import WaveKey
 
 
 class KeyedClassifier(ImageClassifier):
-    """An ordinary network behind a frozen :class:`ColourKey` (``keyed:NAME``).
+    """An ordinary network behind a frozen :class:`WaveKey` (``keyed:NAME``).
 
     What a protection with the same key adds does not reach the network, so it learns as from the
     originals, from any seed and in any order. In evaluation mode it gives no answer, equal logits,
@@ -23,7 +23,7 @@ class KeyedClassifier(ImageClassifier):
         name: ``keyed:`` and the name of ``base``.
     """
 
-    def __init__(self, base: ImageClassifier, key: ColourKey, name: str) -> None:
+    def __init__(self, base: ImageClassifier, key: WaveKey, name: str) -> None:
         super().__init__(name=name, classes=base.classes, channels=base.channels, size=base.size, mean=0.0, std=1.0)
         self.base, self.key = base, key
 
@@ -32,15 +32,15 @@ class KeyedClassifier(ImageClassifier):
         return self.base.features(self._restored(x)[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images ``x`` (B, 3, H, W) in [0, 1]; zeros for protected ones in evaluation."""
+        """Logits (B, classes) of images ``x`` (B, channels, H, W) in [0, 1]; zeros for protected ones in evaluation."""
         restored, marked = self._restored(x)
         logits: Tensor = self.base(restored)
         return logits if marked is None else logits.masked_fill(marked[:, None], 0.0)
 
     def _restored(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Images without what lies along the axes, and which ones were protected (not asked for in training)."""
+        """Images without what the key finds in them, and which ones were protected (not asked for in training)."""
         with torch.autocast(x.device.type, enabled=False):
             exact = x.to(torch.promote_types(x.dtype, torch.float32))
-            at = self.key.align(exact)
-            restored = self.key.restore(exact, at).contiguous(memory_format=torch.channels_last)
-            return restored, None if self.training else self.key.marked(exact, at)
+            found = self.key.match(exact)
+            restored = self.key.restore(exact, found).contiguous(memory_format=torch.channels_last)
+            return restored, None if self.training else self.key.marked(found)

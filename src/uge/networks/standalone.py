@@ -20,15 +20,15 @@ from typing import Any
 from uge.errors import UsageError
 from uge.names import behind_key, is_keyed
 from uge.networks.base import BodyAndHead, ImageClassifier
-from uge.networks.colour_key import ColourKey
 from uge.networks.keyed import KeyedClassifier
 from uge.networks.table import NETWORKS
+from uge.networks.wave_key import WaveKey
 
 _PACKAGE = "uge."
 
 
 def has_standalone(name: str) -> bool:
-    """Whether a network can be written as one file: one of the table, with a colour key or without."""
+    """Whether a network can be written as one file: one of the table, with a wave key or without."""
     return behind_key(name) in NETWORKS
 
 
@@ -52,7 +52,7 @@ def standalone_source(network: ImageClassifier) -> str:
     keyed, base = is_keyed(network.name), behind_key(network.name)
     body, options = _call(base)
     found = _Collection()
-    for part in (body, BodyAndHead, *((KeyedClassifier, ColourKey) if keyed else ())):
+    for part in (body, BodyAndHead, *((KeyedClassifier, WaveKey) if keyed else ())):
         found.take(part.__module__, part.__name__)
     call = ", ".join([str(network.channels), *(f"{name}={value!r}" for name, value in options.items())])
     return _FILE.format(
@@ -65,7 +65,7 @@ def standalone_source(network: ImageClassifier) -> str:
         body=f"{body.__name__}({call}), {NETWORKS[base].width}",
         base=base,
         kind="KeyedClassifier" if keyed else "BodyAndHead",
-        key=_KEY.format(classes=network.classes, name=network.name) if keyed else "    return base",
+        key=_KEY.format(classes=network.classes, size=network.size, name=network.name) if keyed else "    return base",
     )
 
 
@@ -224,5 +224,5 @@ def load(path: str) -> {kind}:
 '''
 
 _KEY = """\
-    # The key file brings the colour key; this one is a placeholder of the same shape.
-    return KeyedClassifier(base, ColourKey({classes}, seed=0), "{name}")"""
+    # The key file brings the wave key; this one is a placeholder of the same shape.
+    return KeyedClassifier(base, WaveKey({classes}, seed=0, size={size}), "{name}")"""

@@ -15,13 +15,13 @@ from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
 from uge.networks import plugins
 from uge.networks.base import BodyAndHead, ImageClassifier
 from uge.networks.cnn import cnn
-from uge.networks.colour_key import ColourKey
 from uge.networks.keyed import KeyedClassifier
 from uge.networks.lenet import lenet
 from uge.networks.mobilenet import mobilenetv2
 from uge.networks.resnet import resnet18
 from uge.networks.resnetc import resnetc
 from uge.networks.shufflenet import shufflenetv2
+from uge.networks.wave_key import WaveKey
 from uge.runtime import seeded, stream_seed
 
 SMALLEST = 16
@@ -80,7 +80,7 @@ def build(name: str, classes: int, *, seed: int, channels: int = 3, size: int = 
     Args:
         name: A key of ``NETWORKS``, ``"package.module:function"`` (called as
             ``function(classes, channels, size)``, returning a module that takes [0, 1] images),
-            or ``"timm:name"``; any of them after ``"keyed:"``, which puts a secret colour key
+            or ``"timm:name"``; any of them after ``"keyed:"``, which puts a secret wave key
             in front of it (:class:`uge.networks.keyed.KeyedClassifier`). ``"checkpoint:PATH"`` has
             the features of a checkpoint and only its last layer from the seed
             (:func:`uge.networks.checkpoint.build_checkpoint`).
@@ -102,10 +102,10 @@ def build(name: str, classes: int, *, seed: int, channels: int = 3, size: int = 
         if not isinstance(value, int) or value < least:
             raise UsageError(f"network '{name}' needs {label} as a whole number of at least {least}, got {value}")
     if is_keyed(name):
-        if channels != 3:
-            raise UsageError(f"network '{name}' has its key in the colours and needs 3 channels, got {channels}")
+        if channels not in (1, 3):
+            raise UsageError(f"network '{name}' needs images of 1 or 3 channels, got {channels}")
         base = build(behind_key(name), classes, seed=seed, channels=channels, size=size)
-        return KeyedClassifier(base, ColourKey(classes, seed=stream_seed(seed, "colour-key")), name)
+        return KeyedClassifier(base, WaveKey(classes, seed=stream_seed(seed, "wave-key"), size=size), name)
     with seeded(seed, "network", name):
         if name.startswith(CHECKPOINT):
             network: ImageClassifier = _checkpoints().build_checkpoint(name, classes, channels, size)

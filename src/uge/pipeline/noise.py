@@ -24,7 +24,6 @@ from uge.networks.standalone import has_standalone, standalone_source
 from uge.pipeline.session import Session
 from uge.pipeline.stages import budget_of, open_encoder
 from uge.protect.apply import GENERATOR, Perturber, load_generator, save_perturber
-from uge.protect.colour_code import ColourCode, shared_key
 from uge.protect.generator import Generator
 from uge.protect.hackers import Losses, train_hackers, with_hackers
 from uge.protect.losses import Authorized, TotalLoss
@@ -32,6 +31,7 @@ from uge.protect.protector import train_generator
 from uge.protect.refine import delta_records, protected_store, refine_pass, start_delta
 from uge.protect.settings import BASELINE_NAMES, METHODS, NEED_PATH
 from uge.protect.undistill import measure_statistics
+from uge.protect.wave_code import WaveCode, shared_key
 from uge.publish import Provenance
 from uge.publish.manifest import Authorized as AuthorizedRecord
 from uge.recipes import Recipe
@@ -45,7 +45,7 @@ class Noise:
     """What protects a data set.
 
     Attributes:
-        generator: Gives the perturbation of any image: a trained generator, or a colour code.
+        generator: Gives the perturbation of any image: a trained generator, or a wave code.
         delta: Refined perturbations of the images themselves, if they were asked for.
         provenance: How it came about, for the manifest.
     """
@@ -116,7 +116,7 @@ class NoiseRun:
         return Noise(generator, delta, self._provenance(space))
 
     def _coded(self) -> Noise:
-        code, path = ColourCode(shared_key(self.networks), self.budget, self.store.classes), self._file(GENERATOR)
+        code, path = WaveCode(shared_key(self.networks), self.budget, self.store.classes), self._file(GENERATOR)
         if path is not None:
             save_perturber(path, code)
         return Noise(code, None, self._provenance(None))

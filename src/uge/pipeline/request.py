@@ -29,8 +29,8 @@ from uge.networks import (
     save_weights,
     weights_hash,
 )
-from uge.networks.colour_key import AXES, WAVES
 from uge.networks.plugins import is_plugin
+from uge.networks.wave_key import MOST_LEVELS, finest, wave_cells
 from uge.pipeline.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
 from uge.pipeline.session import Session
 from uge.publish.manifest import Digest, RequestRecord, created_date
@@ -135,7 +135,7 @@ def write_request(
 
     Raises:
         UsageError: A name, number or file is wrong, or the network is a plug-in.
-        WeightsError: The colour key is one that :func:`read_request` refuses.
+        WeightsError: The wave key is one that :func:`read_request` refuses.
         MissingExtraError: The library ``cryptography`` is not installed.
         OutputExistsError: One of the files exists.
     """
@@ -146,7 +146,7 @@ def write_request(
         check_output(path, overwrite=session.overwrite)
     name = KEYED + network if method == "keyed" and not is_keyed(network) else network
     if method == "uge" and is_keyed(name):
-        raise UsageError(f"method 'uge' protects for networks without a colour key, got '{name}'; give --method keyed")
+        raise UsageError(f"method 'uge' protects for networks without a wave key, got '{name}'; give --method keyed")
     _check_network(name, "ask")
     theta0 = _theta0(name, classes, size, channels, seed, weights)
     _check_key(theta0, weights or "θ0")
@@ -195,8 +195,6 @@ def _theta0(
         log.warning("the seed %d can be guessed, and manifests name the digest of θ0; leave out --seed", seed)
     root = secrets.randbits(256) if seed is None else seed
     network = build(name, classes, channels=channels, size=size, seed=stream_seed(root, "theta0", "request"))
-    if seed is None and _key_fault(network):  # One key in 250 has cells of two axes only.
-        return _theta0(name, classes, size, channels, None, weights)
     if weights is not None:
         state, metadata = load_weights(weights)
         behind = isinstance(network, KeyedClassifier) and not metadata.get("network", KEYED).startswith(KEYED)
@@ -227,7 +225,7 @@ def read_request(path: Path) -> Request:
         UnknownNameError: It asks for a network that this version does not know.
         UsageError: It is no request, was changed after it was signed, has another's id, or asks for a plug-in network.
         WeightsError: θ0 is missing, not the file that was signed, holds NaN, does not fit the architecture, or has a
-            colour key that no class can be written by.
+            wave key that no class can be written by.
     """
     try:
         raw = read_json(path)
@@ -261,21 +259,25 @@ def _check_theta0(path: Path, request: Request) -> None:
 
 def _check_key(network: ImageClassifier, where: Path | str) -> None:
     if fault := _key_fault(network):
-        raise WeightsError(f"the colour key in {where} must {fault}; θ0 has to be made anew, from another seed")
+        raise WeightsError(f"the wave key in {where} must {fault}; θ0 has to be made anew, from another seed")
 
 
 def _key_fault(network: ImageClassifier) -> str:
-    """What a colour key fails to do by which nothing, or the same for several classes, would be written."""
+    """What a wave key fails to do by which nothing, or the same for several classes, would be written."""
     if not isinstance(network, KeyedClassifier):
         return ""
-    if set(network.key.tile.flatten().tolist()) != set(range(len(AXES))):
-        return "use the axes 0, 1 and 2, all of them"
-    waves = [[tuple(wave) for wave in own] for own in network.key.waves.tolist()]
-    if not all(cycles in WAVES for own in waves for wave in own for cycles in wave):
-        return f"have waves of {WAVES[0]} to {WAVES[-1]} whole cycles"
-    # Equal waves of one class could cancel each other.
-    if len({frozenset(own) for own in waves}) < len(waves) or any(len(set(own)) < len(own) for own in waves):
-        return "give every class waves of its own"
+    key, low = network.key, finest(network.size) / 2
+    if not bool((key.waves.isfinite() & (key.waves > low / 2) & (key.waves < 3 * low)).all()):
+        return f"have waves of about {low:g} to {2 * low:g} cycles"
+    if not bool(key.phases.isfinite().all()):
+        return "have finite phases"
+    if not 1 <= int(key.levels) <= MOST_LEVELS:
+        return f"have patterns of 1 to {MOST_LEVELS} levels"
+    for field in wave_cells(key.waves, network.size).unbind(1):
+        waves = [[tuple(wave) for wave in own] for own in field.tolist()]
+        # Equal waves of one class could cancel each other.
+        if len({frozenset(own) for own in waves}) < len(waves) or any(len(set(own)) < len(own) for own in waves):
+            return "give every class waves of its own"
     return ""
 
 

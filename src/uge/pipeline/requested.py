@@ -45,7 +45,7 @@ def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, 
     files = tuple(theta0_file(path, request) for path, request in zip(config.requests, requests, strict=True))
     if config.method == "keyed" and len({_key_hash(file) for file in files}) > 1:
         raise UsageError(
-            "method 'keyed' writes by one colour key, but each of these requests has its own; publish one copy for "
+            "method 'keyed' writes by one wave key, but each of these requests has its own; publish one copy for "
             "each receiver, or have requests made with --method uge"
         )
     names = ",".join(request.network for request in requests)

@@ -15,9 +15,10 @@ from uge.encoders import ClipSpace, FeatureSpace, LocalSpace
 from uge.errors import UnknownNameError, UsageError
 from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
 from uge.networks import ImageClassifier, KeyedClassifier, build, check_name, load_weights, restore
+from uge.networks.wave_key import MOST_LEVELS
 from uge.pipeline.session import Session
-from uge.protect.colour_code import shared_key
 from uge.protect.settings import DEFAULT_RHO, METHODS
+from uge.protect.wave_code import shared_key
 from uge.publish import Manifest, Provenance, publish
 from uge.runtime import stream_seed
 
@@ -79,21 +80,33 @@ def authorized_networks(config: ProtectConfig, images: ImageSet) -> list[ImageCl
     size = training_size(config, images)
     if files and len(files) != len(names):
         raise UsageError(f"{len(names)} authorised networks need as many --authorized-weights, got {len(files)}")
-    if config.method == "keyed" and images.channels() == 1:
-        raise UsageError(
-            f"method 'keyed' writes its perturbation in the colours, but the images of {images.name} are gray; "
-            "give --method uge"
-        )
     networks, secret = list[ImageClassifier](), _content_digest(images)
     for number, name in enumerate(names):
         seed = stream_seed(config.authorized_seed + number, "theta0", secret)
         network = build(name, len(images.classes), channels=images.channels(), size=size, seed=seed)
         if files:
             restore(network, *load_weights(files[number]))
-        if isinstance(network, KeyedClassifier) and networks and not files:
-            network.key = shared_key(networks)  # One copy is made for all of them.
+        if isinstance(network, KeyedClassifier) and not files:
+            network.key.levels.fill_(_pattern_levels(config))
+            if networks:
+                network.key = shared_key(networks)  # One copy is made for all of them.
         networks.append(network)
     return networks
+
+
+def _pattern_levels(config: ProtectConfig) -> int:
+    """How strong a key's patterns are under a budget: the whole of it.
+
+    Raises:
+        UsageError: The key would have to clip away too much of an image.
+    """
+    levels = budget_of(config).levels
+    if levels > MOST_LEVELS:
+        raise UsageError(
+            f"method 'keyed' gives up the ends of the range of pixels and takes a rho of at most {MOST_LEVELS}/255, "
+            f"got {config.rho}; give a smaller --rho, or --method uge"
+        )
+    return levels
 
 
 def training_size(config: ProtectConfig, images: ImageSet) -> int:
@@ -127,7 +140,7 @@ def authorized_names(config: ProtectConfig) -> list[str]:
         if is_keyed(name):
             plain = behind_key(name)
             raise UsageError(
-                f"method '{config.method}' protects for networks without a colour key, got '{name}'; "
+                f"method '{config.method}' protects for networks without a wave key, got '{name}'; "
                 f"give --authorized {plain}, or --method keyed"
             )
     return names

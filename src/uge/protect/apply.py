@@ -15,20 +15,20 @@ from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
 from uge.data.store import Records
 from uge.errors import UsageError, WeightsError
-from uge.networks import ColourKey, load_weights
-from uge.protect.colour_code import ColourCode
+from uge.networks import WaveKey, load_weights
 from uge.protect.generator import Generator, Levels
+from uge.protect.wave_code import WaveCode
 from uge.runs import canonical_json, stable_safetensors, write_atomic
 from uge.runtime import Runtime
 
-GENERATOR_KIND, CODE_KIND = "uge-generator", "uge-colour-code"
+GENERATOR_KIND, CODE_KIND = "uge-generator", "uge-wave-code"
 _CHUNK = 256
 _CHUNK_BYTES = 64 * 2**20
 
 
 GENERATOR = "generator.safetensors"
 """File in a private folder from which new images can be protected."""
-Perturber = Generator | ColourCode
+Perturber = Generator | WaveCode
 """What gives the perturbation of an image; both have ``budget``, ``numbers`` and ``levels``."""
 
 
@@ -110,13 +110,13 @@ def place_delta(delta: torch.Tensor, image: Pixels, base: Levels) -> Levels:
 
 
 def save_perturber(path: Path, perturber: Perturber) -> None:
-    """Write a generator or a colour code with its options and budget as safetensors.
+    """Write a generator or a wave code with its options and budget as safetensors.
 
     Raises:
         StorageError: The disk is full or read-only.
     """
-    coded = isinstance(perturber, ColourCode)
-    module = perturber.key if isinstance(perturber, ColourCode) else perturber
+    coded = isinstance(perturber, WaveCode)
+    module = perturber.key if isinstance(perturber, WaveCode) else perturber
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     options = canonical_json({**perturber.options, "rho": perturber.budget.rho})
     metadata = {"kind": CODE_KIND if coded else GENERATOR_KIND, "options": options}
@@ -137,9 +137,9 @@ def load_perturber(path: Path) -> Perturber:
         options = json.loads(metadata["options"])
         budget = Budget(options.pop("rho"))
         if kind == CODE_KIND:
-            key = ColourKey(len(tensors["waves"]), seed=0)
+            key = WaveKey(len(tensors["waves"]), seed=0)
             key.load_state_dict(tensors)
-            return ColourCode(key, budget, options["classes"]).eval()
+            return WaveCode(key, budget, options["classes"]).eval()
         generator = Generator(budget=budget, **options)
         generator.load_state_dict(tensors)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
@@ -155,5 +155,5 @@ def load_generator(path: Path) -> Generator:
     """
     found = load_perturber(path)
     if not isinstance(found, Generator):
-        raise WeightsError(f"{path} holds a colour code, where a trained generator was expected; start anew")
+        raise WeightsError(f"{path} holds a wave code, where a trained generator was expected; start anew")
     return found

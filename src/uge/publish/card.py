@@ -33,7 +33,7 @@ to read this folder: it is an ordinary image data set.
 ## What was changed
 
 - Method: {manifest.method}.
-{_budget(manifest)} Sizes, labels, alpha channels and gray images are as they were.
+{_budget(manifest)} Sizes, labels and alpha channels are as they were.
 {_measured(manifest)}
 - Images are stored without loss ({manifest.codec}) and without the metadata of their sources.
 
@@ -46,8 +46,8 @@ to read this folder: it is an ordinary image data set.
 - It lowers what a network learns from this copy; it does not encrypt. People see the same pictures as before.
 - Nobody can promise failure for every network, recipe and purification. `uge audit` measures how well the protection
   holds against those it tries; the margin counts, not the intention.
-- Gray conversion, JPEG of quality 50 or less and strong augmentation undo most of a keyed protection, and a keyed
-  network with another key learns from it; adversarial training usually breaks others.
+- Somebody who knows how a keyed protection works can estimate its patterns from the images of a class and take them
+  out, without any key; adversarial training usually breaks others.
 - Whoever has the original images, or the key, trains as well as ever. A leaked key cannot be called back.
 - Whoever has the trained authorised network has a network that works; if it is a keyed one, he has the key as well.
 - Images that were public before are public still.

@@ -126,7 +126,7 @@ def heat_map(summary: Summary) -> HeatMap | None:
 
 
 def _authorized(result: Result, networks: Sequence[str]) -> Line:
-    """In the column of its network, or of the same one without its colour key; else in the first."""
+    """In the column of its network, or of the same one without its wave key; else in the first."""
     plain = behind_key(result.network)
     column = next((networks.index(name) for name in (result.network, plain) if name in networks), 0)
     note = "" if networks[column] == result.network else result.network

@@ -14,8 +14,8 @@ from uge.runs import canonical_json
 
 Facts = list[tuple[str, str]]
 METHODS = {
-    "keyed": "every class has waves of its own, written along colour axes that only the authorised network's secret "
-    "key takes out again; other networks take the waves for the classes",
+    "keyed": "every class has secret wave patterns of its own, which the authorised network's key finds and takes out "
+    "again; other networks take the waves for the classes",
     "uge": "three losses at once: gradient matching keeps the images learnable for the authorised network, feature "
     "distance leads other networks astray, undistill makes the authorised network a poor teacher",
     "uge-no-ud": "two losses: gradient matching keeps the images learnable for the authorised network, feature "
@@ -210,7 +210,7 @@ def limits(summary: Summary, cases: Sequence[Case]) -> list[str]:
             "weights. That is the hardest case; a small gap there means that the architecture must stay secret too."
         )
     if several and keyed:
-        found.append("The authorised networks share one colour key: a leak by one receiver is a leak by all.")
+        found.append("The authorised networks share one wave key: a leak by one receiver is a leak by all.")
     elif several:
         found.append("The effect weakens with every further network that is authorised.")
     return found

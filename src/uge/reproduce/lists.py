@@ -139,7 +139,7 @@ class Lists:
 
     def _recipe(self, of: Copy, network: str) -> Recipe:
         recipe = self.scale.recipe(of.images.name, network)
-        # A colour key cannot follow rotations, so nobody rotates what it protects.
+        # A wave key cannot follow rotations, so nobody rotates what it protects.
         rotated = of.method == KEYED and recipe.augment == "rotate-flip"
         return recipe.model_copy(update={"augment": "crop-flip"}) if rotated else recipe
 

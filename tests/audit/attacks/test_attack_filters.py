@@ -14,6 +14,7 @@ from torch import Tensor
 from uge.audit.attacks import filters
 from uge.audit.attacks.notch import filtered, spectral_mask
 from uge.audit.attacks.policies import chromatic
+from uge.audit.attacks.waves import without_waves
 from uge.data.store import PixelStore, Records
 
 FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -26,8 +27,8 @@ FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
     "low-pass": filters.low_pass,
     "resize": filters.resize_down_up,
     "colour-projection": lambda pixels: filters.colour_projection(pixels, torch.Generator().manual_seed(0)),
-    "axis-removal": filters.roughest_axis_out,
-    "other-key": lambda pixels: filters.other_key(pixels, 3),
+    "wave-removal": without_waves,
+    "other-key": lambda pixels: filters.other_key(pixels, classes=2, seed=3),
 }
 shapes = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(16, 35))
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from uge.audit.attacks.policies import chromatic, luma, without_direction
-from uge.networks import ColourKey
+from uge.networks import WaveKey
 
 
 def stored(values: Tensor) -> Tensor:
@@ -91,20 +91,7 @@ def colour_projection(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return stored(without_direction(pixels.float(), chromatic(1, generator).to(pixels.device)))
 
 
-def roughest_axis_out(pixels: Tensor) -> Tensor:
-    """Colour keys without the key: around every pixel, take out the axis that leaves the smoothest colours.
-
-    What a hacker does who knows the construction (:mod:`uge.networks.colour_key`), but not the secret.
-    """
-    if pixels.shape[1] == 1:
-        return pixels
-    key, x = ColourKey(2, seed=0).to(pixels.device), pixels.float() / 255
-    return stored(255 * key.straighten(x, key.smoothest_axes(x)))
-
-
-def other_key(pixels: Tensor, seed: int) -> Tensor:
+def other_key(pixels: Tensor, classes: int, seed: int) -> Tensor:
     """What a keyed network with a key of this seed sees: the right construction with the wrong secret."""
-    if pixels.shape[1] == 1:
-        return pixels
-    key, x = ColourKey(2, seed=seed).to(pixels.device), pixels.float() / 255
-    return stored(255 * key.restore(x, key.align(x)))
+    key, x = WaveKey(classes, seed=seed, size=pixels.shape[-1]).to(pixels.device), pixels.float() / 255
+    return stored(255 * key.restore(x, key.match(x)))

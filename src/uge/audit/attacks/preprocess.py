@@ -12,6 +12,7 @@ from uge.audit.attacks import filters
 from uge.audit.attacks.base import Context, Entry, Preparation, batched
 from uge.audit.attacks.filters import jpeg
 from uge.audit.attacks.notch import notch
+from uge.audit.attacks.waves import wave_terms, without_waves
 from uge.data.store import PixelStore
 from uge.runtime import stream, stream_seed
 
@@ -52,8 +53,13 @@ def _colour_projection(context: Context) -> Transform:
     return lambda pixels: filters.colour_projection(pixels, stream(context.seed, "colour-projection"))
 
 
+def _wave_removal(context: Context) -> Transform:
+    return functools.partial(without_waves, terms=wave_terms(len(context.store.classes)))
+
+
 def _other_key(context: Context) -> Transform:
-    return functools.partial(filters.other_key, seed=stream_seed(context.seed, "colour-key"))
+    classes, seed = len(context.store.classes), stream_seed(context.seed, "wave-key")
+    return functools.partial(filters.other_key, classes=classes, seed=seed)
 
 
 QUALITIES = {10: 60.0, 30: 40.0, 50: 30.0, 75: 20.0, 90: 10.0}
@@ -79,14 +85,17 @@ _ROWS: dict[str, tuple[Callable[[Context], Transform], str, float, float]] = {
     ),
     "notch": (notch, "drops the frequencies that stand out of the published images' own spectrum", 1.0, 10.0),
     "resize": (_fixed(filters.resize_down_up, part=0.5), "scales to half the size and up again", 1.0, 15.0),
-    "axis-removal": (
-        lambda _: filters.roughest_axis_out,
-        "takes out of every pixel the colour axis that a colour key would write along",
-        1.1,
-        10.0,
+    "wave-removal": (
+        _wave_removal,
+        "searches every image, without the key, for the waves of a wave key and takes them out",
+        1.2,
+        60.0,
     ),
-    "other-key": (_other_key, "trains behind a colour key of the hacker's own", 1.1, 10.0),
+    "other-key": (_other_key, "trains behind a wave key of the hacker's own", 1.1, 10.0),
 }
+
+_REVISIONS = {"other-key": 1}
+"""Attacks that once were something else; the first form of this one had a key of colours."""
 
 __all__ = ["PREPROCESSING", "TRANSFORMS", "Transform", "changing", "jpeg", "transformed"]
 
@@ -94,7 +103,9 @@ TRANSFORMS = {name: row[0] for name, row in _ROWS.items()}
 """What makes each transform for one attack."""
 
 PREPROCESSING: dict[str, Entry] = {
-    name: Entry.prepared(changing(transform), "preprocess", about, cost=cost, expected=expected)
+    name: Entry.prepared(
+        changing(transform), "preprocess", about, cost=cost, expected=expected, revision=_REVISIONS.get(name, 0)
+    )
     for name, (transform, about, cost, expected) in _ROWS.items()
 }
 """Attacks by name."""

@@ -1,4 +1,4 @@
-"""Attacks that purify the published images: projection, a denoising autoencoder, a learned inversion."""
+"""Attacks that purify the published images: shared patterns out, projection, a denoising autoencoder, an inversion."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from uge.audit.attacks.base import Context, Entry, Preparation, batched
 from uge.audit.attacks.filters import stored
 from uge.audit.attacks.leak import REVISION, leaked_rows, originals
 from uge.audit.attacks.preprocess import Transform, changing
+from uge.audit.attacks.waves import estimated_patterns_out
 from uge.data.loader import to_unit
 from uge.data.store import PixelStore
 from uge.errors import UsageError
@@ -226,6 +227,13 @@ def _inversion(count: int) -> Preparation:
 
 
 PURIFICATION: dict[str, Entry] = {
+    "pattern-estimation": Entry.prepared(
+        estimated_patterns_out,
+        "purify",
+        "estimates the patterns that images of a class share, by clustering them, and takes them out",
+        cost=1.3,
+        expected=40.0,
+    ),
     "orthogonal-projection": Entry.prepared(
         changing(_orthogonal_projection),
         "purify",
