@@ -26,7 +26,7 @@ def crop_flip(x: Tensor, generator: torch.Generator, *, crop: bool = True, flip:
     Returns:
         Pixels of the same shape and type, in channels-last memory.
     """
-    batch, _, height, width = x.shape
+    batch, channels, height, width = x.shape
     pad_y, pad_x = (height // 8, width // 8) if crop else (0, 0)
     rows = torch.arange(height) + torch.randint(0, 2 * pad_y + 1, (batch, 1), generator=generator)
     columns = torch.arange(width).expand(batch, width)
@@ -34,12 +34,13 @@ def crop_flip(x: Tensor, generator: torch.Generator, *, crop: bool = True, flip:
         flipped = torch.rand((batch, 1), generator=generator) < 0.5
         columns = torch.where(flipped, columns.flip(1), columns)
     columns = columns + torch.randint(0, 2 * pad_x + 1, (batch, 1), generator=generator)
-    rows, columns = rows.to(x.device), columns.to(x.device)
     padded = F.pad(x, (pad_x, pad_x, pad_y, pad_y)) if crop else x
-    index = torch.arange(batch, device=x.device)
-    # Indices around the channel slice put channels last: the layout that convolutions want.
-    picked = padded.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2)
+    rows = rows + torch.arange(batch)[:, None] * (height + 2 * pad_y)
+    index = rows[:, :, None] * (width + 2 * pad_x) + columns[:, None, :]
+    # Whole pixels are picked: half the time of picking values, and channels come last, as convolutions want them.
+    pixels = padded.permute(0, 2, 3, 1).reshape(-1, channels)
+    picked = pixels.index_select(0, index.flatten().to(x.device))
+    return picked.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def rotate_flip(x: Tensor, generator: torch.Generator, *, degrees: float = 20.0) -> Tensor:
