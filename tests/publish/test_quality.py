@@ -7,13 +7,24 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from toy_sets import random_pixels
 
-from uge.publish.quality import compare, psnr, ssim, ssim_positions
+from uge.publish.quality import compare, compare_all, is_constant, psnr, ssim, ssim_positions
 
 
 def test_agrees_with_scikit_image():
     clean, other = random_pixels(2, (20, 30, 3))
     assert psnr(clean, other) == pytest.approx(peak_signal_noise_ratio(clean, other))
     assert ssim(clean, other) == pytest.approx(structural_similarity(clean, other, channel_axis=2))
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (7, 40, 1), (6, 31, 3), (50, 20, 4)])
+def test_ssim_is_scikit_images(shape):
+    clean = random_pixels(1, shape)[0]
+    near = (clean // 2 + random_pixels(1, shape, seed=1)[0] // 8).astype(np.uint8)
+    colours = slice(0, 1 if shape[2] <= 2 else 3)
+    window = min(7, min(shape[:2]) - (min(shape[:2]) + 1) % 2)
+    options = {"win_size": window, "channel_axis": 2, "data_range": 255}
+    wanted = structural_similarity(*(pixels[..., colours].astype(float) for pixels in (clean, near)), **options)
+    assert ssim(clean, near) == pytest.approx(wanted, abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 3), (4, 4, 1), (6, 7, 2), (5, 5, 4)])
@@ -37,6 +48,24 @@ def test_counts(height, width, channels, seed):
     assert found.levels == abs(difference).max()
     assert found.squared == (difference**2).sum()
     assert found.changed == (difference != 0).any(axis=2).sum()
+
+
+def test_many_at_once_are_measured_like_each_alone():
+    shapes = [(9, 7, 3), (4, 5, 1), (9, 7, 3), (9, 7, 4), (7, 9, 3), (9, 7, 3)]
+    clean, other = ([random_pixels(1, shape, seed + n)[0] for n, shape in enumerate(shapes)] for seed in (0, 50))
+    clean[2][...], other[2][...] = 3, 4
+    other[5] = clean[5]
+    sampled = [n % 2 == 0 for n in range(len(shapes))]
+    alone = [compare(*pair, with_ssim=wanted) for *pair, wanted in zip(clean, other, sampled, strict=True)]
+    found = compare_all(clean, other, with_ssim=sampled)
+    assert found == alone
+    assert [change.constant for change in found] == [False, False, True, False, False, False]
+    assert [change.squared == 0 for change in found] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize(("pixels", "constant"), [([1, 1, 1, 1], True), ([1, 1, 2, 1], False), ([1, 2, 2, 2], False)])
+def test_constant_is_one_colour(pixels, constant):
+    assert is_constant(np.array(pixels, dtype=np.uint8).reshape(2, 2, 1)) == constant
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (50, 50), (1500, 50), (4000, 80), (60_000, 1000)])

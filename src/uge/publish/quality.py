@@ -7,7 +7,7 @@ channels only: alpha must not change at all, which the writer and the verificati
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,19 +26,32 @@ def psnr(clean: Pixels, published: Pixels) -> float:
 def ssim(clean: Pixels, published: Pixels) -> float | None:
     """Mean structural similarity (Wang et al., 2004), −1 to 1, 1 for equal images.
 
-    Computed by scikit-image per channel with a uniform window of 7 × 7, or the largest odd window that fits.
+    With the means μ, variances σ² and covariance σ₁₂ of a window, SSIM = (2 μ₁ μ₂ + C₁)(2 σ₁₂ + C₂) /
+    ((μ₁² + μ₂² + C₁)(σ₁² + σ₂² + C₂)), C₁ = (0.01 · 255)² and C₂ = (0.03 · 255)². Windows are uniform, 7 × 7 or the
+    largest odd square that fits. The value is scikit-image's, which takes three times as long for small images.
 
     Returns:
         The mean over window positions and channels; ``None`` for images less than 3 pixels high or wide.
     """
-    from skimage.metrics import structural_similarity
+    from scipy.ndimage import uniform_filter1d
 
     side = min(clean.shape[:2])
     if side < 3:
         return None
     window = min(7, side - (side + 1) % 2)
-    a, b = (colours(pixels).astype(np.float32) for pixels in (clean, published))
-    return float(structural_similarity(a, b, win_size=window, channel_axis=2, data_range=255))
+    a, b = (np.ascontiguousarray(colours(pixels).transpose(2, 0, 1), np.float32) for pixels in (clean, published))
+    means = np.stack([a, b, a * a + b * b, a * b])
+    for axis in (2, 3):
+        means = uniform_filter1d(means, window, axis)
+    inside = slice(window // 2, -(window // 2))
+    mean_a, mean_b, squares, products = means[..., inside, inside]
+    unbiased = window**2 / (window**2 - 1)
+    variances = unbiased * (squares - mean_a * mean_a - mean_b * mean_b)
+    covariance = unbiased * (products - mean_a * mean_b)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    denominator = (mean_a * mean_a + mean_b * mean_b + c1) * (variances + c2)
+    return float((numerator / denominator).mean(dtype=np.float64))
 
 
 def ssim_positions(count: int) -> frozenset[int]:
@@ -67,26 +80,50 @@ class Change:
 
 def compare(clean: Pixels, published: Pixels, *, with_ssim: bool = False) -> Change:
     """Measure one image; SSIM, the slow part, only when asked for."""
-    a, b = colours(clean), colours(published)
+    return compare_all([clean], [published], with_ssim=[with_ssim])[0]
+
+
+def compare_all(clean: Sequence[Pixels], published: Sequence[Pixels], *, with_ssim: Sequence[bool]) -> list[Change]:
+    """Measure images of any shapes; those of one shape together, which takes small ones a third of the time.
+
+    Args:
+        clean: The originals.
+        published: What became of each, in the same shape.
+        with_ssim: Whether to measure the SSIM of each, the slow part.
+    """
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, pixels in enumerate(clean):
+        places.setdefault(pixels.shape, []).append(place)
+    found: dict[int, Change] = {}
+    for alike in places.values():
+        a, b = (np.stack([colours(pixels[place]) for place in alike]) for pixels in (clean, published))
+        for place, change in zip(alike, _changes(a, b), strict=True):
+            similarity = ssim(clean[place], published[place]) if with_ssim[place] else None
+            found[place] = Change(*change, constant=is_constant(published[place]), ssim=similarity)
+    return [found[place] for place in range(len(clean))]
+
+
+def _changes(a: Pixels, b: Pixels) -> Iterator[tuple[int, int, int, int, int]]:
+    """Levels, squared, values, changed and pixels of each of count × height × width × channels."""
     difference = np.maximum(a, b) - np.minimum(a, b)
     touched = difference[..., 0]
-    for channel in range(1, difference.shape[2]):
+    for channel in range(1, difference.shape[3]):
         touched = touched | difference[..., channel]
-    return Change(
-        levels=int(difference.max()),
-        squared=int(np.square(difference, dtype=np.uint16).sum(dtype=np.uint64)),
-        values=difference.size,
-        changed=int(np.count_nonzero(touched)),
-        pixels=touched.size,
-        constant=is_constant(published),
-        ssim=ssim(clean, published) if with_ssim else None,
+    flat, places = difference.reshape(len(a), -1), touched.reshape(len(a), -1)
+    sums = (
+        flat.max(1).tolist(),
+        np.square(flat, dtype=np.uint16).sum(1, dtype=np.uint64).tolist(),
+        np.count_nonzero(places, axis=1).tolist(),
     )
+    for levels, squared, changed in zip(*sums, strict=True):
+        yield levels, squared, flat.shape[1], changed, places.shape[1]
 
 
 def is_constant(pixels: Pixels) -> bool:
     """Whether all pixels have one colour (all black included)."""
     first = pixels[:1, :1]
-    return bool((pixels[0] == first).all() and (pixels == first).all())
+    # Nearly every other image differs in two corners already, which are compared without NumPy's overhead.
+    return bool(pixels[0, 0].tobytes() == pixels[-1, -1].tobytes() and (pixels == first).all())
 
 
 @dataclass

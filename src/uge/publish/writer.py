@@ -29,7 +29,7 @@ from uge.publish.manifest import (
     created_date,
     is_published,
 )
-from uge.publish.quality import Change, Tally, compare, ssim_positions
+from uge.publish.quality import Change, Tally, compare_all, ssim_positions
 from uge.publish.stream import batches, ordered_map
 from uge.publish.training_guide import training_guide
 from uge.runs import check_output, file_sha256, staged_folder, write_atomic
@@ -159,23 +159,34 @@ class _Work:
         # All encoded first, then all decoded: in turn, small images take a tenth longer.
         codecs = [storable(protected, self._codec) for _, _, protected in batch]
         encoded = [encode(protected, codec) for (_, _, protected), codec in zip(batch, codecs, strict=True)]
-        return [self._check(*one) for one in zip(batch, codecs, encoded, strict=True)]
+        stored = [decode(data) for data in encoded]
+        for (index, clean, _), pixels in zip(batch, stored, strict=True):
+            self._check_shape(index, clean, pixels)
+        originals, sampled = [clean for _, clean, _ in batch], [index in self._sample for index, _, _ in batch]
+        changes = compare_all(originals, stored, with_ssim=sampled)
+        return [
+            self._stored(index, codec, data, pixels.shape, change)
+            for (index, _, _), codec, data, pixels, change in zip(batch, codecs, encoded, stored, changes, strict=True)
+        ]
 
-    def _check(self, pair: Protected, codec: Codec, data: bytes) -> _Stored:
-        index, clean, _ = pair
-        stored = decode(data)
-        where = f"image '{self._images.ids[index]}'"
+    def _check_shape(self, index: int, clean: Pixels, stored: Pixels) -> None:
         if stored.shape != clean.shape:
-            raise DataError(f"{where}: expected the shape {clean.shape} of the original, stored was {stored.shape}")
+            raise DataError(
+                f"{self._where(index)}: expected the shape {clean.shape} of the original, stored was {stored.shape}"
+            )
         if clean.shape[2] in (2, 4) and not np.array_equal(stored[..., -1], clean[..., -1]):
-            raise DataError(f"{where}: the alpha channel changed; protect the colour channels only")
-        change = compare(clean, stored, with_ssim=index in self._sample)
+            raise DataError(f"{self._where(index)}: the alpha channel changed; protect the colour channels only")
+
+    def _stored(self, index: int, codec: Codec, data: bytes, shape: tuple[int, ...], change: Change) -> _Stored:
         if change.levels > self._budget.levels:
             raise DataError(
-                f"{where}: a value changed by {change.levels} levels, more than the {self._budget.levels} that "
-                f"rho {self._budget.rho:g} allows; nothing was published"
+                f"{self._where(index)}: a value changed by {change.levels} levels, more than the "
+                f"{self._budget.levels} that rho {self._budget.rho:g} allows; nothing was published"
             )
-        return _Stored(index, codec, data, stored.shape, change)
+        return _Stored(index, codec, data, shape, change)
+
+    def _where(self, index: int) -> str:
+        return f"image '{self._images.ids[index]}'"
 
 
 def _in_order(pairs: Iterable[Protected], images: ImageSet) -> Iterator[Protected]:
@@ -210,5 +221,7 @@ def _check_arguments(format: str, codec: str, workers: int, rows_per_file: int |
 
 def _check_images(images: ImageSet) -> None:
     for text in (*images.check().classes, *images.ids):
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise DataError(f"the name {text!r} is not valid Unicode; rename the file or class")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"the name {text!r} is not valid Unicode; rename the file or class") from None
