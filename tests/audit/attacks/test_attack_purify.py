@@ -157,15 +157,23 @@ class TestInversion:
         assert prepare(context).test is context.test
 
 
-def test_regression_learns_from_its_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_regression_learns_from_its_pairs(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(purify, "STEPS", 60)
     x = torch.rand(8, 1, 16, 16, generator=generator())
     with seeded(0, "test"):
         network = restorer(1, 8)
     assert torch.equal(network(x), x)
-    regress(network, lambda step: (x, x - 0.3), RUNTIME)
+    regress(network, lambda step: (x, x - 0.3), Runtime.create("cpu", precision))
     assert (network(x) - x + 0.3).abs().mean() < 0.1
     assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_regression_that_diverges_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(purify, "STEPS", 2)
+    x = torch.rand(4, 1, 16, 16, generator=generator())
+    with pytest.raises(UsageError, match="diverged, its loss became nan"):
+        regress(restorer(1, 8), lambda step: (x, x / 0 - x / 0), RUNTIME)
 
 
 class TestLeak:

@@ -118,7 +118,10 @@ def regress(network: nn.Module, pairs: Callable[[int], tuple[Tensor, Tensor]], r
     Args:
         network: Pixels in [0, 1] to pixels; trained in place.
         pairs: Gives the batch of a step.
-        runtime: Device and precision.
+        runtime: Device.
+
+    Raises:
+        UsageError: The loss is not finite at the end.
     """
     runtime.place(network).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
@@ -126,12 +129,13 @@ def regress(network: nn.Module, pairs: Callable[[int], tuple[Tensor, Tensor]], r
         for group in optimizer.param_groups:
             group["lr"] = RATE * (1 - step / STEPS)
         given, wanted = pairs(step)
-        with runtime.autocast():
-            found = network(given)
-        loss = F.mse_loss(found.float(), wanted)
+        # In fp32: some CPUs compute NaN for the gradient of convolutions with gaps in bf16 (torch 2.13).
+        loss = F.mse_loss(network(given), wanted)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+    if not bool(loss.isfinite()):
+        raise UsageError(f"the network of the attack diverged, its loss became {float(loss)}; leave the attack out")
     return network.eval().requires_grad_(False)
 
 
@@ -173,8 +177,8 @@ def _autoencoder(context: Context) -> Transform:
     regress(network, pairs, context.runtime)
 
     def change(pixels: Tensor) -> Tensor:
-        with torch.inference_mode(), context.runtime.autocast():
-            return stored(255 * network(noisy(to_unit(pixels))).float())
+        with torch.inference_mode():
+            return stored(255 * network(noisy(to_unit(pixels))))
 
     return change
 
@@ -205,8 +209,8 @@ def inverted(context: Context, count: int) -> PixelStore:
     regress(network, pairs, context.runtime)
     found = store.empty_like()
     for indices in batched(store):
-        with torch.inference_mode(), context.runtime.autocast():
-            found.pixels.write(indices, stored(255 * network(given(indices)).float()))
+        with torch.inference_mode():
+            found.pixels.write(indices, stored(255 * network(given(indices))))
     return found
 
 
