@@ -26,7 +26,6 @@ from uge.networks.wave_key import (
     field_drives,
     finest,
     roughness,
-    wave_cells,
 )
 
 sizes = st.integers(16, 48)
@@ -123,7 +122,7 @@ class TestPatterns:
         assert key.waves.shape == (classes, FIELDS, terms, 2)
         assert key.phases.shape == (classes, variants, FIELDS, terms)
         assert low * (1 - JITTER) <= key.waves.min() < key.waves.max() <= low * (2 + JITTER)
-        cells = wave_cells(key.waves, size)
+        cells = ((key.waves - low) * 4 / low).round()
         assert set(cells.flatten().tolist()) == {0, 1, 2, 3, 4} or classes == 2
         for field in cells.unbind(1):
             assert len({frozenset(map(tuple, own)) for own in field.tolist()}) == classes

@@ -5,8 +5,7 @@ class, a fixed number of levels strong. Whoever has the key compares an image wi
 a crop can have moved it, subtracts the one that fits, and clips: what is left is the original's own clipped form.
 Whoever has another key finds nothing, and sees waves that give the class away.
 
-Lengths are in parts of the side of an image's centre square, so that waves survive a cut to that square and a change
-of size.
+Lengths are in parts of the side of an image's centre square, so that waves survive a cut to it and a change of size.
 """
 
 from __future__ import annotations
@@ -247,13 +246,6 @@ def finest(size: int) -> float:
     return min(16.0, size / 4)
 
 
-def wave_cells(waves: Tensor, size: int) -> Tensor:
-    """Which of the frequencies that a key may draw each wave is next to: whole numbers of the same shape."""
-    low = finest(size) / 2
-    cells: Tensor = ((waves - low) * (STEPS - 1) / low).round()
-    return cells.long()
-
-
 def _places(length: int, side: int, margin: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels' places in parts of the centre square's side, from its middle and from its corner."""
     corner = (torch.arange(-margin, length + margin, device=like.device) - (length - side) // 2 + 0.5) / side
@@ -290,9 +282,8 @@ def contrast(x: Tensor) -> Tensor:
 
 
 def _centre_square(x: Tensor) -> Tensor:
-    height, width = x.shape[2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
+    side = min(x.shape[2:])
+    top, left = ((length - side) // 2 for length in x.shape[2:])
     return x[:, :, top : top + side, left : left + side]
 
 

@@ -30,7 +30,7 @@ from uge.networks import (
     weights_hash,
 )
 from uge.networks.plugins import is_plugin
-from uge.networks.wave_key import MOST_LEVELS, finest, wave_cells
+from uge.networks.wave_key import MOST_LEVELS, STEPS, finest
 from uge.pipeline.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
 from uge.pipeline.session import Session
 from uge.publish.manifest import Digest, RequestRecord, created_date
@@ -273,7 +273,8 @@ def _key_fault(network: ImageClassifier) -> str:
         return "have finite phases"
     if not 1 <= int(key.levels) <= MOST_LEVELS:
         return f"have patterns of 1 to {MOST_LEVELS} levels"
-    for field in wave_cells(key.waves, network.size).unbind(1):
+    cells = ((key.waves - low) * (STEPS - 1) / low).round()  # which of the frequencies that a key draws each is next to
+    for field in cells.unbind(1):
         waves = [[tuple(wave) for wave in own] for own in field.tolist()]
         # Equal waves of one class could cancel each other.
         if len({frozenset(own) for own in waves}) < len(waves) or any(len(set(own)) < len(own) for own in waves):
