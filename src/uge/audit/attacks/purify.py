@@ -135,7 +135,7 @@ def regress(network: nn.Module, pairs: Callable[[int], tuple[Tensor, Tensor]], r
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     if not bool(loss.isfinite()):
-        raise UsageError(f"the network of the attack diverged, its loss became {float(loss)}; leave the attack out")
+        raise UsageError(f"the network of the attack diverged, its loss became {loss.item()}; leave the attack out")
     return network.eval().requires_grad_(False)
 
 
