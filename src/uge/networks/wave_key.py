@@ -125,7 +125,7 @@ class WaveKey(nn.Module):
     @torch.no_grad()
     def match(self, x: Tensor) -> Match:
         """Find the pattern on images (B, 1 or 3, H, W) in [0, 1], wherever a crop or flip has put it."""
-        gray = (x.amax(1) == x.amin(1)).flatten(1).all(1)
+        gray = is_gray(x)
         ends = x[:, :: max(1, x.shape[1] - 1)].contiguous()  # one colour of each field
         strength, rough, best = float(self.levels) / 255, roughness(self._clipped(ends)), None
         for tried in self._candidates(x, gray):
@@ -229,16 +229,15 @@ class WaveKey(nn.Module):
 
 
 def coloured(fields: Tensor, gray: Tensor, channels: int) -> Tensor:
-    """A pattern's fields (B, FIELDS, H, W) as what is added to images: (B, channels, H, W).
-
-    Args:
-        fields: +1 and -1.
-        gray: (B,) bool, whether an image has no colours and must stay so.
-        channels: 3, or 1.
-    """
+    """Fields (B, FIELDS, H, W) of +1 and -1 as what is added to images of 1 or 3 channels; gray ones (B,) stay gray."""
     first, second = fields.unbind(1)
     second = torch.where(gray[:, None, None], first, second)
     return torch.stack([first, first, second][:channels], 1)
+
+
+def is_gray(x: Tensor) -> Tensor:
+    """Whether each image (B, channels, H, W) has no colours, (B,) bool."""
+    return (x.amax(1) == x.amin(1)).flatten(1).all(1)
 
 
 def finest(size: int) -> float:

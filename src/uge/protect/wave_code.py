@@ -19,7 +19,7 @@ from uge.budget import Budget
 from uge.data.images import Pixels
 from uge.errors import UsageError
 from uge.networks import KeyedClassifier, WaveKey, weights_hash
-from uge.networks.wave_key import MOST_LEVELS, coloured
+from uge.networks.wave_key import MOST_LEVELS, coloured, is_gray
 from uge.protect.generator import Levels
 from uge.runtime import stream
 
@@ -100,10 +100,9 @@ class WaveCode(nn.Module):
     def _added(self, images: Pixels, numbers: Tensor) -> Levels:
         colours = 1 if images.shape[3] < 3 else 3
         x = torch.from_numpy(images[..., :colours]).to(numbers.device).permute(0, 3, 1, 2).short()
-        gray = (x.amax(1) == x.amin(1)).flatten(1).all(1)
         with torch.autocast(x.device.type, enabled=False):
             fields = self.key.patterns(*images.shape[1:3], numbers=numbers)
-        step = self.key.levels * coloured(fields, gray, colours).short()
+        step = self.key.levels * coloured(fields, is_gray(x), colours).short()
         out: Levels = np.zeros(images.shape, np.int8)
         out[..., :colours] = ((x + step).clamp(0, 255) - x).to(torch.int8).permute(0, 2, 3, 1).cpu().numpy()
         return out

@@ -27,6 +27,7 @@ from uge.networks.wave_key import (
     contrast,
     field_drives,
     finest,
+    is_gray,
     roughness,
 )
 from uge.runtime import stream
@@ -55,7 +56,7 @@ def without_waves(pixels: Tensor, terms: int = 1) -> Tensor:
         terms: How many waves a field has; see :func:`wave_terms`.
     """
     x = pixels.float() / 255
-    gray, borders = _gray(x), _borders(x)
+    gray, borders = is_gray(x), _borders(x)
     fields = [_nearest_signs(borders[:, number], terms) for number in range(1 if x.shape[1] == 1 else 2)]
     return _restored(x, torch.stack([fields[0], fields[-1]], 1), gray)
 
@@ -130,10 +131,6 @@ def _as_signs(values: Tensor) -> Tensor:
     return torch.where(values < 0, -1.0, 1.0)
 
 
-def _gray(x: Tensor) -> Tensor:
-    return (x.amax(1) == x.amin(1)).flatten(1).all(1)
-
-
 def _borders(x: Tensor) -> Tensor:
     """What each field's steps between neighbours win: (batch, FIELDS, 4, size, size), as :func:`_steps` has them.
 
@@ -146,7 +143,7 @@ def _borders(x: Tensor) -> Tensor:
         gaps = [_padded(channels.diff(dim=dim), dim) for dim in (-2, -1)]
         costs = [_padded((step - channels.diff(dim=dim).abs()).clamp_min(0), dim) for dim in (-2, -1)]
         found.append(torch.stack([*(gap.clamp(-step, step).sum(1) for gap in gaps), *(own.sum(1) for own in costs)], 1))
-    found[1] = found[1] * ~_gray(x)[:, None, None, None]
+    found[1] = found[1] * ~is_gray(x)[:, None, None, None]
     return torch.stack(found, 1)
 
 
@@ -217,7 +214,7 @@ def estimated_patterns(pixels: Tensor, draw: torch.Generator) -> Tensor:
         return x.new_zeros((0, 2, *x.shape[2:]))
     borders, contrasts = _borders(x), contrast(x).clamp(-2 * STRENGTH, 2 * STRENGTH)  # A few edges must not outvote.
     fields = torch.stack([contrasts[:, :2].mean(1), contrasts[:, -1]], 1)
-    number = _clusters(F.normalize(field_drives(contrasts, _gray(x)).flatten(1)), draw)
+    number = _clusters(F.normalize(field_drives(contrasts, is_gray(x)).flatten(1)), draw)
     for _ in range(_ROUNDS):
         members = F.one_hot(number, _CLUSTERS).to(x.dtype).T
         patterns = _as_signs(torch.einsum("kb,bfyx->kfyx", members, fields))
@@ -265,7 +262,7 @@ def _without(pixels: Tensor, patterns: Tensor) -> Tensor:
     if not len(patterns):
         return pixels.clamp(LEVELS, 255 - LEVELS)
     x = pixels.float() / 255
-    return _restored(x, patterns[_numbers(_borders(x), patterns)], _gray(x))
+    return _restored(x, patterns[_numbers(_borders(x), patterns)], is_gray(x))
 
 
 def _clipped(store: PixelStore) -> PixelStore:
