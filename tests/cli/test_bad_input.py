@@ -118,6 +118,11 @@ SETTINGS = [
     ({"authorized": "checkpoint:weights.safetensors"}, "cannot start from parameters that others may have"),
     ({"hacker": "shufelnetv2", "method": "uge"}, "unknown network 'shufelnetv2'; did you mean 'shufflenetv2'?"),
     ({"method": "uge", "refinement__hackers": "cnn,lennet"}, "unknown network 'lennet'; did you mean 'lenet'?"),
+    (
+        {"method": "unlearn", "refinement__hackers": "cnn", "refinement__hacker_term": "student"},
+        "method 'unlearn' trains no authorised network, from which hackers in the loop could learn; give --method uge",
+    ),
+    ({"method": "uge", "generator__imitate": 3}, "--generator.imitate learns what --refine finds; give that as well"),
     ({"encoder": "locl"}, "unknown encoder 'locl'; did you mean 'local'?"),
     ({"encoder": "clip"}, "unknown encoder 'clip'"),
     ({"method": "ugee"}, "'pil', 'random' or 'random-class', got 'ugee'"),

@@ -17,8 +17,9 @@ from uge.pipeline.work import PrivateWork
 
 Interrupt = Callable[..., None]
 REFINED = (
-    *tiny(method="uge", refinement__rounds=2, refinement__passes=3, refinement__batch_size=12),
-    *("--refine", "--refinement.hackers=lenet", "--refinement.hacker-steps=3"),
+    *tiny(method="uge", refinement__rounds=2, refinement__passes=3, refinement__batch_size=12, generator__imitate=4),
+    *("--refine", "--refinement.hackers=lenet", "--refinement.hacker-steps=3", "--refinement.hacker-term=student"),
+    *("--generator.skips", "--generator.conditional", "--loss.lambda-pm=0.1", "--loss.lambda-vm=0.1"),
 )
 
 # A run that kills itself the hard way inside the given call of a function.
@@ -73,8 +74,13 @@ def test_interrupted_in_the_generator_resumes_to_the_same_bytes(
 
 @pytest.mark.parametrize(
     ("module", "name", "call"),
-    [("uge.protect.refine", "move", 14), ("uge.publish.writer", "encode", 20), ("uge.pipeline.work", "write_json", 2)],
-    ids=["second round", "publishing", "after publishing"],
+    [
+        ("uge.protect.refine", "move", 14),
+        ("uge.protect.protector", "imitation", 3),
+        ("uge.publish.writer", "encode", 20),
+        ("uge.pipeline.work", "write_json", 2),
+    ],
+    ids=["second round", "imitation", "publishing", "after publishing"],
 )
 def test_killed_runs_resume_to_the_same_bytes(
     module: str, name: str, call: int, refined: Path, toy: Path, tmp_path: Path

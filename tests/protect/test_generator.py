@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,18 +10,20 @@ from hypothesis import strategies as st
 
 from uge.budget import Budget
 from uge.data.images import Pixels
-from uge.errors import WeightsError
+from uge.errors import UsageError, WeightsError
 from uge.networks import build, save_weights, weights_hash
 from uge.protect import generator as module
 from uge.protect.apply import load_generator, save_perturber
 from uge.protect.generator import Generator, add_perturbation, perturb_images
 
+MORE: dict[str, Any] = {"skips": True, "classes": ("a", "b")}
 
-def wild(channels: int = 3, rho: float = 0.04, *, blocks: int = 1, strength: float = 1.0) -> Generator:
+
+def wild(channels: int = 3, rho: float = 0.04, *, blocks: int = 1, strength: float = 1.0, **more: Any) -> Generator:
     """A generator with a random last layer, so that it perturbs."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        found = Generator(channels, Budget(rho), width=4, blocks=blocks)
+        found = Generator(channels, Budget(rho), width=4, blocks=blocks, **more)
         torch.nn.init.normal_(found.decoder[-1].weight, std=strength)
     return found.eval()
 
@@ -79,15 +82,53 @@ def test_add_perturbation_is_on_the_grid_and_passes_gradients() -> None:
     assert gradient.tolist() == [[0.0, 2.0, 0.0]]
 
 
+def test_skips_bring_detail_to_the_last_layer() -> None:
+    """Noise of the finest scale, which two halvings would blur, moves the output far more with skip connections."""
+
+    def moved(**more: Any) -> float:
+        found, x = wild(strength=0.1, **more), torch.full((1, 3, 32, 32), 0.5)
+        checker = x + 0.1 * ((torch.arange(32)[:, None] + torch.arange(32)) % 2 * 2 - 1)
+        with torch.no_grad():
+            delta = found(checker)[..., 8:24, 8:24] - found(x)[..., 8:24, 8:24]
+        return (delta - delta.mean((2, 3), keepdim=True)).abs().max().item()
+
+    assert moved(skips=True) > 2 * moved()
+
+
+def test_a_generator_with_classes_follows_labels_by_name() -> None:
+    found, images = wild(classes=("cat", "dog", "owl")), random_images(2, 8, 8, 3)
+    first, second = (np.stack(list(perturb_images(found, images, labels))) for labels in ([0, 1], [2, 1]))
+    assert not np.array_equal(first[0], second[0])
+    assert np.array_equal(first[1], second[1])
+    assert found.numbers(["owl", "cat"]) == [2, 0]
+    assert wild().numbers(["owl", "cat"]) == [0, 1]
+    with pytest.raises(UsageError, match="trained for the classes cat, dog, owl, got 'emu'"):
+        found.numbers(["cat", "emu"])
+
+
+def test_labels_go_with_images_of_mixed_shapes() -> None:
+    found = wild(classes=("cat", "dog"), strength=3)
+    images, labels = [*random_images(2, 8, 8, 3), *random_images(1, 12, 9, 3), *random_images(1, 8, 8, 3)], [0, 1, 1, 0]
+    together = list(perturb_images(found, images, labels))
+    for image, label, moved in zip(images, labels, together, strict=True):
+        (alone,) = perturb_images(found, [image], [label])
+        (other,) = perturb_images(found, [image], [1 - label])
+        assert np.abs(moved.astype(int) - alone).max() <= 1
+        assert np.abs(moved.astype(int) - other).max() > 1
+
+
+@pytest.mark.parametrize("more", [{}, {"skips": True, "classes": ("a", "b")}])
 @pytest.mark.parametrize("blocks", [1, 3])
-def test_tiles_give_what_the_whole_image_gives(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = wild(blocks=blocks, strength=3)
+def test_tiles_give_what_the_whole_image_gives(
+    blocks: int, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = wild(blocks=blocks, strength=3, **more)
     image = random_images(1, 153, 210, 3)
-    (whole,) = perturb_images(found, image)
+    (whole,) = perturb_images(found, image, [1])
     monkeypatch.setattr(module, "_TILE", 64)
     sizes = []
     found.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[-2:]))
-    (tiled,) = perturb_images(found, image)
+    (tiled,) = perturb_images(found, image, [1])
     assert len(sizes) == 12
     assert len(np.unique(whole)) > 5
     assert np.abs(whole.astype(int) - tiled).max() <= 1
@@ -97,7 +138,7 @@ def test_tiles_give_what_the_whole_image_gives(blocks: int, monkeypatch: pytest.
 @pytest.mark.parametrize(("channels", "blocks"), [(3, 1), (3, 6), (1, 3)])
 def test_halo_covers_the_receptive_field(channels: int, blocks: int) -> None:
     """A pixel of the output does not depend on input beyond the halo (measured by the gradient)."""
-    found = wild(channels, blocks=blocks, strength=0.1)
+    found = wild(channels, blocks=blocks, strength=0.1, skips=True)
     side = 2 * found.halo + 40
     x = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     for offset in range(4):
@@ -129,7 +170,7 @@ def test_a_gray_generator_moves_all_colours_alike() -> None:
 def test_images_of_mixed_shapes_keep_their_order() -> None:
     images = [*random_images(2, 8, 8, 3), *random_images(1, 12, 9, 1), *random_images(2, 8, 8, 3)]
     found = wild()
-    together = list(perturb_images(found, iter(images)))
+    together = list(perturb_images(found, images))
     alone = [next(perturb_images(found, [image])) for image in images]
     for a, b in zip(together, alone, strict=True):
         assert np.abs(a.astype(int) - b).max() <= 1
@@ -139,7 +180,7 @@ def test_images_of_mixed_shapes_keep_their_order() -> None:
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[[], Path]:
     def save() -> Path:
-        save_perturber(tmp_path / "generator.safetensors", wild(1, 8 / 255))
+        save_perturber(tmp_path / "generator.safetensors", wild(1, 8 / 255, **MORE))
         return tmp_path / "generator.safetensors"
 
     return save
@@ -148,8 +189,8 @@ def saved(tmp_path: Path) -> Callable[[], Path]:
 def test_comes_back_as_saved(saved: Callable[[], Path]) -> None:
     found = load_generator(saved())
     assert (found.channels, found.budget.levels, found.training) == (1, 8, False)
-    assert found.options == wild(1).options
-    assert weights_hash(found) == weights_hash(wild(1))
+    assert found.options == wild(1, **MORE).options
+    assert weights_hash(found) == weights_hash(wild(1, **MORE))
 
 
 def test_other_files_are_refused(saved: Callable[[], Path], tmp_path: Path) -> None:

@@ -14,19 +14,15 @@ from uge.errors import UGEError
 from uge.networks import build, weights_hash
 from uge.protect.generator import Generator, add_perturbation
 from uge.protect.losses import Authorized, TotalLoss
-from uge.protect.protector import converged, train_generator
+from uge.protect.protector import converged, imitation, make_generator, train_generator
+from uge.protect.refine import delta_records
 from uge.protect.settings import GeneratorSettings, LossWeights
 from uge.recipes import Recipe
 from uge.runs import EventLog, read_events
-from uge.runtime import Runtime, seeded
+from uge.runtime import Runtime
 from uge.trajectory import record_trajectory
 
 SETTINGS = GeneratorSettings(width=4, blocks=1, batch_size=8, max_steps=12, window=3, settle=0.5, tolerance=0)
-
-
-def make_generator() -> Generator:
-    with seeded(0, "generator"):
-        return Generator(3, Budget(), width=4, blocks=1)
 
 
 def mean_loss(generator: Generator, store: PixelStore, total: TotalLoss) -> float:
@@ -37,6 +33,10 @@ def mean_loss(generator: Generator, store: PixelStore, total: TotalLoss) -> floa
         x_u = add_perturbation(x, generator(x))
     draws = [torch.Generator().manual_seed(seed) for seed in range(8)]
     return sum(total(x, x_u, store.labels, draw)["loss"].item() for draw in draws) / len(draws)
+
+
+def fresh(store: PixelStore) -> Generator:
+    return make_generator(SETTINGS, store, Budget(), seed=0)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def make_total(linear_space: Callable[..., Any], store: PixelStore) -> Callable[
 def test_the_loss_goes_down_and_the_output_does_not_saturate(
     method: str, make_total: Callable[..., TotalLoss], store: PixelStore, runtime: Runtime, tmp_path: Path
 ) -> None:
-    total, generator, told = make_total(method, runtime), make_generator(), []
+    total, generator, told = make_total(method, runtime), fresh(store), []
     before = mean_loss(generator, store, total)
     log = tmp_path / "log.jsonl"
     steps = train_generator(
@@ -106,7 +106,7 @@ def test_killed_and_resumed_is_uninterrupted(
     """Killed before the first checkpoint, at one, and in the phase in which statistics stand still."""
     runtime = Runtime.create("cpu", precision)
     total = make_total("uge", runtime)
-    whole, resumed = make_generator(), make_generator()
+    whole, resumed = fresh(store), fresh(store)
     train_generator(whole, store, total, SETTINGS, seed=0, runtime=runtime)
     calls = 0
 
@@ -119,26 +119,53 @@ def test_killed_and_resumed_is_uninterrupted(
 
     options = {"seed": 0, "runtime": runtime, "checkpoint": tmp_path / "checkpoint", "checkpoint_every": 3}
     with pytest.raises(KeyboardInterrupt):
-        train_generator(make_generator(), store, killed, SETTINGS, **options)
+        train_generator(fresh(store), store, killed, SETTINGS, **options)
     torch.rand(3)
     assert train_generator(resumed, store, total, SETTINGS, **options) == 12
-    assert weights_hash(resumed) == weights_hash(whole) != weights_hash(make_generator())
-    finished = make_generator()
+    assert weights_hash(resumed) == weights_hash(whole) != weights_hash(fresh(store))
+    finished = fresh(store)
     train_generator(finished, store, total, SETTINGS, **options)
     assert weights_hash(finished) == weights_hash(whole)
+
+
+def test_imitation_is_the_formula() -> None:
+    delta, found = torch.tensor([[0.01, -0.02]], dtype=torch.float64), torch.tensor([[10, -3]], dtype=torch.int8)
+    expected = ((2.55 - 10) ** 2 + (-5.1 + 3) ** 2) / 2 / 10**2
+    assert imitation(delta, found, Budget(10 / 255)).item() == pytest.approx(expected)
+    assert imitation(found / 255, found, Budget(10 / 255)).item() == pytest.approx(0, abs=1e-12)
+    delta.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda moved: imitation(moved, found, Budget(10 / 255)), delta)
+
+
+@pytest.mark.parametrize("changes", [{}, {"skips": True, "conditional": True}])
+def test_learns_perturbations_that_were_found(
+    changes: dict[str, bool], store: PixelStore, runtime: Runtime, tmp_path: Path
+) -> None:
+    """One pattern per class: it is imitated the better by a generator that is told the class."""
+    settings = SETTINGS.model_copy(update={**changes, "imitate": 60}).imitating()
+    found = delta_records(store, Budget(), tmp_path / "delta")
+    levels = torch.tensor([8, -8, 3])[store.labels][:, None, None, None].expand(-1, 3, 16, 16)
+    found.write(torch.arange(20), levels)
+    generator = make_generator(settings, store, Budget(), seed=0)
+    assert train_generator(generator, store, found, settings, seed=0, runtime=runtime) == 60
+    x = store.pixels.read(torch.arange(20)).float() / 255
+    with torch.no_grad():
+        error = imitation(generator(x, store.labels), levels, Budget()).item()
+    nothing = (levels.float() / 10).square().mean().item()
+    assert error < (0.15 if changes else 1) * nothing
 
 
 def test_seed_decides(make_total: Callable[..., TotalLoss], store: PixelStore, runtime: Runtime) -> None:
     hashes = []
     for seed in (0, 0, 1):
-        generator = make_generator()
+        generator = fresh(store)
         train_generator(generator, store, make_total("unlearn", runtime), SETTINGS, seed=seed, runtime=runtime)
         hashes.append(weights_hash(generator))
     assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_no_steps_leave_the_identity(make_total: Callable[..., TotalLoss], store: PixelStore, runtime: Runtime) -> None:
-    generator = make_generator()
+    generator = fresh(store)
     none = SETTINGS.model_copy(update={"max_steps": 0})
     assert train_generator(generator, store, make_total("unlearn", runtime), none, seed=0, runtime=runtime) == 0
     assert not generator(torch.rand(1, 3, 16, 16)).any()
@@ -157,14 +184,14 @@ class Stub:
 
 def test_stops_when_converged_after_settling(store: PixelStore, runtime: Runtime) -> None:
     settings = SETTINGS.model_copy(update={"max_steps": 40, "settle": 0.1, "tolerance": 0.01})
-    generator, modes = make_generator(), []
+    generator, modes = fresh(store), []
     generator.register_forward_hook(lambda module, given, found: modes.append(module.training))
     flat_after_6 = Stub(lambda call: float(max(7 - call, 1)))
     assert train_generator(generator, store, flat_after_6, settings, seed=0, runtime=runtime) == 19
     # Windows of 3 steps: 5, 2, 1 and then two that do not improve by 1 % of the range.
     assert modes == [True] * 15 + [False] * 4
     falling = Stub(lambda call: -float(call))
-    assert train_generator(make_generator(), store, falling, settings, seed=0, runtime=runtime) == 40
+    assert train_generator(fresh(store), store, falling, settings, seed=0, runtime=runtime) == 40
 
 
 @pytest.mark.parametrize(
@@ -188,7 +215,7 @@ def test_a_loss_that_is_no_number_stops_the_run(store: PixelStore, runtime: Runt
     broken = Stub(lambda call: math.nan if call == 4 else 1.0)
     options = {"seed": 0, "runtime": runtime, "checkpoint": tmp_path / "checkpoint", "checkpoint_every": 2}
     with pytest.raises(UGEError, match="nan at step 4"):
-        train_generator(make_generator(), store, broken, SETTINGS, **options)
+        train_generator(fresh(store), store, broken, SETTINGS, **options)
     header = (tmp_path / "checkpoint").read_bytes()
     meta = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]["meta"]
     assert json.loads(meta)["step"] == 2

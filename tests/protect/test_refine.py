@@ -16,7 +16,7 @@ from uge.data.store import PixelStore, Records
 from uge.errors import UGEError
 from uge.protect.generator import Generator
 from uge.protect.losses import TotalLoss
-from uge.protect.refine import delta_records, move, protected_store, refine_pass, start_delta
+from uge.protect.refine import class_batches, delta_records, move, protected_store, refine_pass, start_delta
 from uge.protect.settings import LossWeights
 from uge.runs import EventLog, read_events
 from uge.runtime import Runtime
@@ -116,6 +116,24 @@ def test_an_interrupted_pass_starts_again(store: PixelStore, total: TotalLoss) -
     assert 0 < (again.read(ALL) != 0).flatten(1).any(1).sum() < 13
     refine_pass(store, before, again, total, Budget(), **OPTIONS)
     assert torch.equal(again.read(ALL), straight.read(ALL))
+
+
+def test_batches_of_one_class(store: PixelStore, total: TotalLoss) -> None:
+    seen = list[list[int]]()
+
+    def watched(x: Tensor, x_u: Tensor, y: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        seen.append(y.tolist())
+        return total(x, x_u, y, draw)
+
+    before, after = (delta_records(store, Budget()) for _ in range(2))
+    refine_pass(store, before, after, watched, Budget(), by_class=True, **OPTIONS)
+    assert all(len(set(labels)) == 1 for labels in seen)
+    assert len({labels[0] for labels in seen}) > 1
+    order = torch.randperm(13, generator=torch.Generator().manual_seed(0))
+    steps = class_batches(order, store.labels, 4)
+    assert sorted(torch.cat(steps).tolist()) == list(range(13))
+    assert max(map(len, steps)) <= 4
+    assert [int(store.labels[few[0]]) for few in steps[:3]] == [0, 1, 2]
 
 
 def test_a_batch_of_one_is_kept(store: PixelStore, total: TotalLoss) -> None:

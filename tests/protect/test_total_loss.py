@@ -11,6 +11,7 @@ from uge.networks import build, weights_hash
 from uge.protect.feature_distance import class_derangement, feature_distance, least_similar_classes
 from uge.protect.gradient_matching import gradient_matching
 from uge.protect.losses import Authorized, TotalLoss
+from uge.protect.path_matching import parameter_matching, value_matching
 from uge.protect.settings import LossWeights
 from uge.protect.undistill import undistill
 from uge.runtime import Runtime, stream
@@ -195,3 +196,23 @@ def test_teachers_are_taken_again_from_new_trajectories(
     total.refresh_teachers()
     expected = undistill([network(32).eval()], network(50).eval(), x_u, y, omega=0.7, temperature=4)
     assert total(x, x_u, y, stream(0, "draw"))["undistill"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_more_matching_where_it_is_wanted(
+    make: Callable[..., TotalLoss], images: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    x, x_u, y = images
+    weights = WEIGHTS.model_copy(update={"lambda_vm": 2.0, "lambda_pm": 0.3, "horizon": 2, "horizon_lr": 0.1})
+    plain = make("uge-no-ud")(x, x_u, y, stream(0, "draw"))
+    found = make("uge-no-ud", weights)(x, x_u, y, stream(0, "draw"))
+    at = [network(index(0))]
+    expected = {
+        "value_matching": value_matching(at, x, x_u).item(),
+        "parameter_matching": parameter_matching(at, x, x_u, y, steps=2, lr=0.1).item(),
+    }
+    for name, value in expected.items():
+        assert name not in plain
+        assert found[name].item() == pytest.approx(value, rel=1e-4)
+    added = 2 * expected["value_matching"] + 0.3 * expected["parameter_matching"]
+    assert found["loss"].item() == pytest.approx(plain["loss"].item() + added, rel=1e-4)
+    assert set(make("unlearn", weights)(x, x_u, y, stream(0, "draw"))) == {"feature_distance", "loss"}

@@ -26,17 +26,17 @@ from uge.pipeline.stages import budget_of, open_encoder
 from uge.protect.apply import GENERATOR, Perturber, load_generator, save_perturber
 from uge.protect.generator import Generator
 from uge.protect.hackers import Losses, train_hackers, with_hackers
-from uge.protect.losses import Authorized, TotalLoss
-from uge.protect.protector import train_generator
+from uge.protect.losses import Authorized, TotalLoss, trained_networks
+from uge.protect.protector import make_generator, train_generator
 from uge.protect.refine import delta_records, protected_store, refine_pass, start_delta
-from uge.protect.settings import BASELINE_NAMES, METHODS, NEED_PATH
+from uge.protect.settings import BASELINE_NAMES, METHODS, NEED_PATH, GeneratorSettings
 from uge.protect.undistill import measure_statistics
 from uge.protect.wave_code import WaveCode, shared_key
 from uge.publish import Provenance
 from uge.publish.manifest import Authorized as AuthorizedRecord
 from uge.recipes import Recipe
 from uge.runs import EventLog, fingerprint, read_json, write_atomic, write_json
-from uge.runtime import seeded, stream_seed
+from uge.runtime import stream_seed
 from uge.trajectory import Trajectory, record_trajectory
 
 
@@ -111,8 +111,14 @@ class NoiseRun:
             runtime=self.session.runtime,
         )
         events = EventLog(self._file("protect.jsonl"))
-        generator = self._generator(total, events)
+        settings = self.config.generator
+        path = self._file("run", GENERATOR) if settings.imitate else self._file(GENERATOR)
+        generator = make_generator(settings, self.store, self.budget, seed=self.config.seed)
+        generator = self._trained(generator, total, settings, "generator", path, events)
         delta = self._refine(generator, authorized, total, events) if self.config.refine else None
+        if delta is not None and settings.imitate:
+            path = self._file(GENERATOR)
+            generator = self._trained(generator, delta, settings.imitating(), "imitation", path, events)
         return Noise(generator, delta, self._provenance(space))
 
     def _coded(self) -> Noise:
@@ -153,15 +159,19 @@ class NoiseRun:
         network = build(self.config.hacker, len(self.store.classes), channels=channels, size=size, seed=seed)
         return measure_statistics(network, self.store, seed=seed, runtime=self.session.runtime)
 
-    def _generator(self, total: TotalLoss, events: EventLog) -> Generator:
-        path, settings = self._file(GENERATOR), self.config.generator
+    def _trained(
+        self,
+        generator: Generator,
+        total: TotalLoss | Records,
+        settings: GeneratorSettings,
+        name: str,
+        path: Path | None,
+        events: EventLog,
+    ) -> Generator:
+        """Train a generator, or read it from ``path`` where that was done."""
         if path is not None and path.is_file():
             return load_generator(path)
-        with seeded(self.config.seed, "generator"):
-            generator = Generator(
-                self.store.channels, self.budget, width=settings.width, blocks=settings.blocks, dropout=settings.dropout
-            )
-        with self.session.progress.stage("generator") as tell:
+        with self.session.progress.stage(name) as tell:
             train_generator(
                 generator,
                 self.store,
@@ -169,7 +179,7 @@ class NoiseRun:
                 settings,
                 seed=self.config.seed,
                 runtime=self.session.runtime,
-                checkpoint=self._file("run", "generator.checkpoint.safetensors"),
+                checkpoint=self._file("run", f"{name}.checkpoint.safetensors"),
                 events=events,
                 progress=tell,
             )
@@ -198,7 +208,7 @@ class NoiseRun:
                     one.trajectory = fresh.trajectory
                 total.refresh_teachers()
             name = f"refine round {round_number + 1}/{settings.rounds} pass {inner + 1}"
-            losses = self._against_hackers(total, files[done % 2], (round_number, inner))
+            losses = self._against_hackers(total, authorized, files[done % 2], (round_number, inner))
             with self.session.progress.stage(name) as tell:
                 refine_pass(
                     self.store,
@@ -208,6 +218,7 @@ class NoiseRun:
                     self.budget,
                     step=max(1, round(settings.step * (1 - inner / settings.passes))),
                     batch_size=settings.batch_size,
+                    by_class=settings.batches == "class",
                     seed=self.config.seed,
                     name=(round_number, inner),
                     events=events,
@@ -216,15 +227,19 @@ class NoiseRun:
             done = _keep(state, done + 1)
         return files[done % 2]
 
-    def _against_hackers(self, total: TotalLoss, delta: Records, name: tuple[int, int]) -> Losses:
+    def _against_hackers(
+        self, total: TotalLoss, authorized: Sequence[Authorized], delta: Records, name: tuple[int, int]
+    ) -> Losses:
         """The loss of a pass: with hackers in the loop, theirs is part of it."""
         settings, runtime = self.config.refinement, self.session.runtime
         if not settings.hacker_names:
             return total
         seen = self.store if settings.hacker_term == "target" else protected_store(self.store, delta, self.budget)
+        teachers = trained_networks(authorized, runtime) if settings.hacker_term == "student" else []
         with self.session.progress.stage(f"hackers in the loop ({', '.join(settings.hacker_names)})"):
-            pool = train_hackers(seen, settings, seed=self.config.seed, name=name, runtime=runtime)
-        return with_hackers(total, pool, settings, classes=len(self.store.classes), runtime=runtime)
+            pool = train_hackers(seen, settings, teachers=teachers, seed=self.config.seed, name=name, runtime=runtime)
+        classes = len(self.store.classes)
+        return with_hackers(total, pool, settings, classes=classes, teachers=teachers, runtime=runtime)
 
     def _provenance(self, space: FeatureSpace | None) -> Provenance:
         config, details = self.config, dict[str, Any]()

@@ -17,7 +17,7 @@ from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
 from uge.networks import ImageClassifier, KeyedClassifier, build, check_name, load_weights, restore
 from uge.networks.wave_key import MOST_LEVELS
 from uge.pipeline.session import Session
-from uge.protect.settings import DEFAULT_RHO, METHODS
+from uge.protect.settings import DEFAULT_RHO, METHODS, NEED_PATH
 from uge.protect.wave_code import shared_key
 from uge.publish import Manifest, Provenance, publish
 from uge.runtime import stream_seed
@@ -181,13 +181,26 @@ def check_names(config: ProtectConfig) -> None:
             "method 'keyed' cannot follow rotations, got the augmentation 'rotate-flip'; give "
             "--recipe.augment crop-flip, or --method uge"
         )
-    for name in config.refinement.hacker_names:
-        check_name(name)
+    _check_refinement(config)
     kind, _, name = config.encoder.partition(":")
     if config.encoder != "local" and not (kind == "clip" and name):
         raise UnknownNameError("encoder", config.encoder, ["local", "clip:ID"], "ID is a hub id or a local folder")
     if "undistill" in METHODS[config.method]:
         check_name(config.hacker)
+
+
+def _check_refinement(config: ProtectConfig) -> None:
+    """Refuse hackers in the loop that are not known or have nobody to learn from, and imitation of nothing."""
+    for name in config.refinement.hacker_names:
+        check_name(name)
+    learning = config.refinement.hacker_names and config.refinement.hacker_term == "student"
+    if learning and not METHODS[config.method] & NEED_PATH:
+        raise UsageError(
+            f"method '{config.method}' trains no authorised network, from which hackers in the loop could learn; "
+            "give --method uge, or another --refinement.hacker-term"
+        )
+    if config.generator.imitate and not config.refine:
+        raise UsageError("--generator.imitate learns what --refine finds; give that as well, or leave it out")
 
 
 def open_encoder(config: ProtectConfig, store: PixelStore, session: Session, path: Path | None) -> FeatureSpace:

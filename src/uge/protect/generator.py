@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from uge.budget import Budget
 from uge.data.images import Pixels
+from uge.errors import UsageError
 
 Levels = NDArray[np.signedinteger[Any]]
 
@@ -30,20 +31,35 @@ class Generator(nn.Module):
     starts as the identity, and the bound is a tanh: a hard clamp, or an ordinary start, has
     no gradient after a few steps (docs/method.md).
 
+    Two things that Table 4 does not have can be switched on. ``skips``: both transposed convolutions' outputs
+    are joined by what the encoder had at that resolution, as in a U-Net. ``classes``: the bottleneck is scaled and
+    shifted by numbers that are learned for every class, so that the perturbation can depend on the label.
+
     Args:
         channels: Colour channels of the images, 1 or 3.
         budget: Bound on the stored change.
         width: Channels after the first convolution.
         blocks: Residual blocks (Table 4: 6).
         dropout: Probability inside the residual blocks.
+        skips: Skip connections.
+        classes: Names of classes in the order of their numbers; with none, labels play no part.
     """
 
     def __init__(
-        self, channels: int, budget: Budget, *, width: int = 32, blocks: int = 6, dropout: float = 0.1
+        self,
+        channels: int,
+        budget: Budget,
+        *,
+        width: int = 32,
+        blocks: int = 6,
+        dropout: float = 0.1,
+        skips: bool = False,
+        classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.channels, self.budget = channels, budget
-        self.options = {"channels": channels, "width": width, "blocks": blocks, "dropout": dropout}
+        self.channels, self.budget, self.skips, self.classes = channels, budget, skips, tuple(classes)
+        self.options: dict[str, Any] = {"channels": channels, "width": width, "blocks": blocks, "dropout": dropout}
+        self.options |= {"skips": skips, "classes": list(classes)}
         # Receptive field: each block reaches 2 pixels at a quarter of the resolution, the other layers 15.
         self.halo = 16 + 8 * blocks
         wide = 4 * width
@@ -53,39 +69,56 @@ class Generator(nn.Module):
             *_convolution(nn.Conv2d(2 * width, wide, 3, stride=2, padding=1, bias=False)),
         )
         self.blocks = nn.Sequential(*(_Residual(wide, dropout) for _ in range(blocks)))
+        joined = 2 if skips else 1
         self.decoder = nn.Sequential(
             *_convolution(_upsample(wide, 2 * width)),
-            *_convolution(_upsample(2 * width, width)),
-            nn.Conv2d(width, channels, 7, padding=3),
+            *_convolution(_upsample(joined * 2 * width, width)),
+            nn.Conv2d(joined * width, channels, 7, padding=3),
         )
+        self.of_class = nn.Embedding(len(self.classes), 2 * wide) if self.classes else None
         last = self.decoder[-1]
         assert isinstance(last, nn.Conv2d)
         assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Perturbation δ of ``x`` in [0, 1] units, bounded by floor(255 ρ)/255.
 
         Args:
             x: Pixels in [0, 1], batch × channels × height × width, any size.
+            y: int64 labels, batch; needed, and used, by a generator with classes only.
 
         Returns:
-            float32 of the same shape.
+            float32 of the shape of ``x``.
         """
         height, width = x.shape[-2:]
         padded = F.pad(x, (0, -width % 4, 0, -height % 4), mode="replicate")
-        raw = self.decoder(self.blocks(self.encoder(padded * 4 - 2)))
+        full = self.encoder[:3](padded * 4 - 2)
+        half = self.encoder[3:6](full)
+        quarter = self.encoder[6:](half)
+        if self.of_class is not None:
+            scale, shift = self.of_class(y)[..., None, None].to(quarter.dtype).chunk(2, dim=1)
+            quarter = quarter * (1 + scale) + shift
+        raw = self.decoder[:3](self.blocks(quarter))
+        raw = self.decoder[3:6](torch.cat([raw, half], 1) if self.skips else raw)
+        raw = self.decoder[6:](torch.cat([raw, full], 1) if self.skips else raw)
         delta: Tensor = torch.tanh(raw[..., :height, :width].float()) * (self.budget.levels / 255)
         return delta
 
     def numbers(self, names: Sequence[str]) -> list[int]:
-        """Numbers of classes by name; here any will do."""
-        return list(range(len(names)))
+        """Numbers under which this generator knows classes, by name; without classes of its own any will do.
+
+        Raises:
+            UsageError: It was trained for other classes.
+        """
+        if not self.classes:
+            return list(range(len(names)))
+        return class_numbers(self.classes, names, "generator was trained for")
 
     def levels(self, images: Sequence[Pixels], labels: Sequence[int], ids: Sequence[str]) -> Iterator[Levels]:
-        """Perturbation of stored images at their own size; see :func:`perturb_images`. Labels and ids play no part."""
-        return perturb_images(self, images)
+        """Perturbation of stored images at their own size; see :func:`perturb_images`. Ids play no part."""
+        return perturb_images(self, images, labels)
 
 
 class _Residual(nn.Module):
@@ -128,9 +161,31 @@ def level_type(budget: Budget) -> torch.dtype:
     return torch.int8 if budget.levels <= 127 else torch.int16
 
 
+def class_numbers(known: Sequence[str], names: Sequence[str], whose: str) -> list[int]:
+    """Numbers of the classes ``names`` among those that are known: other images may have fewer, in another order.
+
+    Args:
+        known: Names in the order of their numbers.
+        names: Whose numbers are wanted.
+        whose: For the message: what knows them, and how.
+
+    Raises:
+        UsageError: One is not known.
+    """
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise UsageError(
+            f"the {whose} the classes {', '.join(known)}, got '{unknown[0]}'; protect these images by a run of "
+            "their own"
+        )
+    return [known.index(name) for name in names]
+
+
 @torch.no_grad()
-def perturb_images(generator: Generator, images: Iterable[Pixels]) -> Iterator[Levels]:
-    """Perturbation of stored images at their native size, in order, streaming.
+def perturb_images(
+    generator: Generator, images: Sequence[Pixels], labels: Sequence[int] | None = None
+) -> Iterator[Levels]:
+    """Perturbation of stored images at their native size, in order.
 
     Neighbours of one shape go through the generator together; large images go in tiles with
     an overlap of its receptive field. Gray images get the mean over colours, alpha gets none.
@@ -138,26 +193,26 @@ def perturb_images(generator: Generator, images: Iterable[Pixels]) -> Iterator[L
     Args:
         generator: In eval mode.
         images: uint8 height × width × (1, 2, 3 or 4).
+        labels: Number of each one's class, see :meth:`Generator.numbers`; needed by a generator with classes only.
 
     Yields:
         Perturbation in 8-bit levels, of each image's shape and the budget's :func:`level_type`.
     """
-    for _, group in groupby(images, key=lambda image: image.shape):
-        chunk: list[Pixels] = []
-        for image in group:
-            chunk.append(image)
-            if len(chunk) * image.shape[0] * image.shape[1] >= _GROUP * 1024:
-                yield from _perturb_same_shape(generator, np.stack(chunk))
-                chunk = []
-        if chunk:
-            yield from _perturb_same_shape(generator, np.stack(chunk))
+    for _, group in groupby(range(len(images)), key=lambda row: images[row].shape):
+        same = list(group)
+        height, width = images[same[0]].shape[:2]
+        step = max(1, -(-_GROUP * 1024 // (height * width)))
+        for few in (same[start : start + step] for start in range(0, len(same), step)):
+            y = None if labels is None else torch.tensor([labels[row] for row in few])
+            yield from _perturb_same_shape(generator, np.stack([images[row] for row in few]), y)
 
 
-def _perturb_same_shape(generator: Generator, images: Pixels) -> Iterator[Levels]:
+def _perturb_same_shape(generator: Generator, images: Pixels, y: Tensor | None) -> Iterator[Levels]:
     device = next(generator.parameters()).device
     colours = 1 if images.shape[3] <= 2 else 3
     x = torch.from_numpy(images[..., :colours]).to(device).permute(0, 3, 1, 2)
-    delta = _match_channels(_tiled(generator, _match_channels(x.float() / 255, generator.channels)), colours)
+    y = None if y is None else y.to(device)
+    delta = _match_channels(_tiled(generator, _match_channels(x.float() / 255, generator.channels), y), colours)
     moved = (delta * 255).round().to(level_type(generator.budget)).permute(0, 2, 3, 1).cpu().numpy()
     levels: Levels = np.zeros(images.shape, moved.dtype)
     levels[..., :colours] = moved
@@ -170,16 +225,16 @@ def _match_channels(x: Tensor, channels: int) -> Tensor:
     return x.expand(-1, channels, -1, -1) if x.shape[1] == 1 else x.mean(1, keepdim=True)
 
 
-def _tiled(generator: Generator, x: Tensor) -> Tensor:
+def _tiled(generator: Generator, x: Tensor, y: Tensor | None) -> Tensor:
     height, width = x.shape[-2:]
     if height <= _TILE and width <= _TILE:
-        return generator(x)  # type: ignore[no-any-return]
+        return generator(x, y)  # type: ignore[no-any-return]
     out, halo = torch.empty_like(x), generator.halo
     for top in range(0, height, _TILE):
         for left in range(0, width, _TILE):
             bottom, right = min(top + _TILE, height), min(left + _TILE, width)
             above, before = max(top - halo, 0), max(left - halo, 0)
-            piece = generator(x[..., above : bottom + halo, before : right + halo])
+            piece = generator(x[..., above : bottom + halo, before : right + halo], y)
             out[..., top:bottom, left:right] = piece[..., top - above :, left - before :][
                 ..., : bottom - top, : right - left
             ]

@@ -13,6 +13,7 @@ from uge.encoders import FeatureSpace
 from uge.errors import UnknownNameError, UsageError
 from uge.protect.feature_distance import class_derangement, feature_distance, least_similar_classes
 from uge.protect.gradient_matching import gradient_matching
+from uge.protect.path_matching import parameter_matching, value_matching
 from uge.protect.settings import METHODS, NEED_PATH, LossWeights
 from uge.protect.undistill import undistill
 from uge.runtime import Runtime
@@ -27,8 +28,15 @@ class Authorized:
     trajectory: Trajectory
 
 
+def trained_networks(authorized: Sequence[Authorized], runtime: Runtime) -> list[nn.Module]:
+    """Each authorised network as it is at the end of its trajectory, a module of its own, frozen, in eval mode."""
+    return [network_at(copy.deepcopy(one.network), one.trajectory, -1, runtime) for one in authorized]
+
+
 class TotalLoss:
     """L_all = λ_gm L_gm + λ_fd L_fd + λ_ud L_ud on one batch (Eq. 4), minimised over x_u.
+
+    Where L_gm is part of the method, λ_vm L_vm + λ_pm L_pm (ours) can be added; both weights are 0 by default.
 
     Args:
         method: A name in :data:`METHODS`.
@@ -76,9 +84,7 @@ class TotalLoss:
 
     def refresh_teachers(self) -> None:
         """Take the trained networks for L_ud from the present trajectories."""
-        self._teachers = [
-            network_at(copy.deepcopy(one.network), one.trajectory, -1, self.runtime) for one in self.authorized
-        ]
+        self._teachers = trained_networks(self.authorized, self.runtime)
 
     def __call__(self, x: Tensor, x_u: Tensor, y: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
         """Every part and their weighted sum ``"loss"``, differentiable in ``x_u``.
@@ -92,11 +98,7 @@ class TotalLoss:
         weights, found = self.weights, dict[str, Tensor]()
         x, x_u = (pixels.to(memory_format=self.runtime.memory_format) for pixels in (x, x_u))
         if "gradient_matching" in self.parts:
-            networks = [self._snapshot(number, draw) for number in range(len(self.authorized))]
-            with self.runtime.autocast():
-                found["gradient_matching"] = gradient_matching(
-                    networks, x, x_u, y, reduction=weights.reduction, layout=weights.layout
-                )
+            found |= self._matching(x, x_u, y, draw)
         if "feature_distance" in self.parts:
             found["feature_distance"] = self._feature_distance(x, x_u, y)
         if "undistill" in self.parts:
@@ -108,8 +110,28 @@ class TotalLoss:
             "gradient_matching": weights.lambda_gm,
             "feature_distance": weights.lambda_fd,
             "undistill": weights.lambda_ud,
+            "value_matching": weights.lambda_vm,
+            "parameter_matching": weights.lambda_pm,
         }
         found["loss"] = torch.stack([scale[name] * value for name, value in found.items()]).sum()
+        return found
+
+    def _matching(self, x: Tensor, x_u: Tensor, y: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
+        """L_gm, and what else is to keep authorised networks on their path, at one snapshot of each."""
+        weights = self.weights
+        networks = [self._snapshot(number, draw) for number in range(len(self.authorized))]
+        with self.runtime.autocast():
+            found = {
+                "gradient_matching": gradient_matching(
+                    networks, x, x_u, y, reduction=weights.reduction, layout=weights.layout
+                )
+            }
+            if weights.lambda_vm:
+                found["value_matching"] = value_matching(networks, x, x_u)
+            if weights.lambda_pm:
+                found["parameter_matching"] = parameter_matching(
+                    networks, x, x_u, y, steps=weights.horizon, lr=weights.horizon_lr
+                )
         return found
 
     def _feature_distance(self, x: Tensor, x_u: Tensor, y: Tensor) -> Tensor:

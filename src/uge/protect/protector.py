@@ -1,4 +1,4 @@
-"""Algorithm 1: train the generator under the total loss."""
+"""Algorithm 1: train the generator under the total loss; or let it learn perturbations that are there."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from uge.budget import Budget
 from uge.checkpoint import load_checkpoint, save_checkpoint
 from uge.data.loader import epoch_order, fetch
-from uge.data.store import PixelStore
+from uge.data.store import PixelStore, Records
 from uge.errors import UGEError
 from uge.protect.generator import Generator, add_perturbation
 from uge.protect.losses import TotalLoss
@@ -21,10 +23,24 @@ from uge.runtime import Runtime, seeded, stream
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
+def make_generator(settings: GeneratorSettings, store: PixelStore, budget: Budget, *, seed: int) -> Generator:
+    """A generator for the images of ``store`` that was not trained; ``seed`` makes its parameters."""
+    with seeded(seed, "generator"):
+        return Generator(
+            store.channels,
+            budget,
+            width=settings.width,
+            blocks=settings.blocks,
+            dropout=settings.dropout,
+            skips=settings.skips,
+            classes=store.classes if settings.conditional else (),
+        )
+
+
 def train_generator(
     generator: Generator,
     store: PixelStore,
-    total: TotalLoss,
+    total: TotalLoss | Records,
     settings: GeneratorSettings,
     *,
     seed: int,
@@ -42,7 +58,7 @@ def train_generator(
     Args:
         generator: Trained in place; ends in eval mode.
         store: Clean images at the training size.
-        total: The weighted losses.
+        total: The weighted losses; or perturbations of the images in 8-bit levels, which it shall imitate.
         settings: Optimiser, step cap, convergence.
         seed: Root seed.
         runtime: Device and precision.
@@ -79,9 +95,12 @@ def train_generator(
         batch = fetch(store, order[step % per_epoch * size :][:size])
         with seeded(seed, "generator-layers", step):
             with runtime.autocast():
-                delta = generator(batch.x.to(memory_format=runtime.memory_format))
-            x_u = add_perturbation(batch.x, delta)
-            parts = total(batch.x, x_u, batch.y, stream(seed, "generator-snapshot", step))
+                delta = generator(batch.x.to(memory_format=runtime.memory_format), batch.y)
+            if isinstance(total, Records):
+                parts = {"loss": imitation(delta, total.read(batch.indices), generator.budget)}
+            else:
+                x_u = add_perturbation(batch.x, delta)
+                parts = total(batch.x, x_u, batch.y, stream(seed, "generator-snapshot", step))
             # Not backward(): that would also fill .grad of the authorised networks.
             gradients = torch.autograd.grad(parts["loss"], parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -105,6 +124,17 @@ def train_generator(
             save_checkpoint(checkpoint, {"generator": generator}, optimizer, meta)
     generator.eval()
     return step
+
+
+def imitation(delta: Tensor, found: Tensor, budget: Budget) -> Tensor:
+    """Mean squared difference of two perturbations, in units of the budget.
+
+    Args:
+        delta: The generator's, in [0, 1] units.
+        found: What it shall be, in 8-bit levels, same shape.
+        budget: Bound on both.
+    """
+    return ((delta * 255 - found) / budget.levels).square().mean()
 
 
 def converged(windows: list[float], settings: GeneratorSettings) -> bool:

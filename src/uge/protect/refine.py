@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ def start_delta(generator: Generator, store: PixelStore, delta: Records, runtime
         for indices in torch.split(torch.arange(len(store)), 500):
             batch = fetch(store, indices)
             with runtime.autocast():
-                raw = generator(batch.x.to(memory_format=runtime.memory_format))
+                raw = generator(batch.x.to(memory_format=runtime.memory_format), batch.y)
             stored = (add_perturbation(batch.x, raw) - batch.x) * 255
             delta.write(indices, stored.round())
 
@@ -42,6 +43,7 @@ def refine_pass(
     *,
     step: int,
     batch_size: int,
+    by_class: bool = False,
     seed: int,
     name: tuple[str | int, ...],
     events: EventLog | None = None,
@@ -58,6 +60,7 @@ def refine_pass(
         budget: Bound on the stored change.
         step: Length of the sign step in 8-bit levels.
         batch_size: Images per step.
+        by_class: Whether all images of a step have one label.
         seed: Root seed.
         name: Names this pass in the random streams.
         events: Gets one ``step`` event per pass.
@@ -67,8 +70,11 @@ def refine_pass(
         UGEError: The loss became NaN or infinite.
     """
     order = epoch_order(len(store), stream(seed, "refine-order", *name))
+    steps = torch.split(order, min(batch_size, len(store)))
+    if by_class:
+        steps = class_batches(order, store.labels.cpu(), batch_size)
     sums, done = dict[str, float](), 0
-    for number, indices in enumerate(torch.split(order, min(batch_size, len(store)))):
+    for number, indices in enumerate(steps):
         batch, clean = fetch(store, indices), store.pixels.read(indices)
         delta = before.read(indices)
         x_u = (batch.x + delta / 255).clamp(0, 1).requires_grad_(True)
@@ -89,6 +95,18 @@ def refine_pass(
     if events is not None:
         means = {key: round(value / len(store), 5) for key, value in sums.items()}
         events.write("refine", name="/".join(map(str, name)), levels=step, **means)
+
+
+def class_batches(order: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """Batches of one label each that hold every image once; classes take turns as long as they last.
+
+    Args:
+        order: Indices of images, in the order in which they are taken.
+        labels: Of all images, by index.
+        batch_size: Images of a batch at most.
+    """
+    of_class = [torch.split(order[labels[order] == label], batch_size) for label in sorted({*labels.tolist()})]
+    return tuple(few for turn in zip_longest(*of_class) for few in turn if few is not None)
 
 
 def move(clean: Tensor, delta: Tensor, gradient: Tensor, step: int, budget: Budget) -> Tensor:

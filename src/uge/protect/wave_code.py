@@ -20,7 +20,7 @@ from uge.data.images import Pixels
 from uge.errors import UsageError
 from uge.networks import KeyedClassifier, WaveKey, weights_hash
 from uge.networks.wave_key import MOST_LEVELS, coloured, is_gray
-from uge.protect.generator import Levels
+from uge.protect.generator import Levels, class_numbers
 from uge.runtime import stream
 
 _PIXELS = 2**22
@@ -63,13 +63,7 @@ class WaveCode(nn.Module):
         Raises:
             UsageError: It has no waves for one of them.
         """
-        unknown = sorted(set(names) - set(self.classes))
-        if unknown:
-            raise UsageError(
-                f"the key has waves for the classes {', '.join(self.classes)}, got '{unknown[0]}'; protect these "
-                "images by a run of their own"
-            )
-        return [self.classes.index(name) for name in names]
+        return class_numbers(self.classes, names, "key has waves for")
 
     @torch.no_grad()
     def levels(self, images: Sequence[Pixels], labels: Sequence[int], ids: Sequence[str]) -> Iterator[Levels]:
