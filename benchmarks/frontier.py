@@ -20,9 +20,11 @@ from markupsafe import escape
 from uge.audit.cases import read_cases
 from uge.audit.metrics import summarize
 from uge.audit.summary import HackerResult
+from uge.names import behind_key
 from uge.runs import write_atomic
 
 CHANCE = 10.0
+USUAL = ("direct", "own-recipe", "distill")
 SIDE, MARGIN = 440, 52
 
 
@@ -50,7 +52,7 @@ def kept(accuracy: float, control: float) -> float:
 
 
 def ordinary(hacker: HackerResult) -> bool:
-    return hacker.scheme in ("direct", "own-recipe", "distill") and not hacker.network.startswith("keyed:")
+    return hacker.scheme in USUAL and not hacker.network.startswith("keyed:")
 
 
 def on_labels(hacker: HackerResult) -> bool:
@@ -59,7 +61,7 @@ def on_labels(hacker: HackerResult) -> bool:
 
 def anybody(hacker: HackerResult) -> bool:
     """Without the trained network itself and without originals."""
-    return hacker.holds == "nothing" or ordinary(hacker)
+    return hacker.holds == "nothing" or hacker.scheme in USUAL
 
 
 def measured(name: str, scale: str, folders: Sequence[Path], counted: Callable[[HackerResult], bool]) -> Setting:
@@ -70,13 +72,17 @@ def measured(name: str, scale: str, folders: Sequence[Path], counted: Callable[[
     judged = [hacker for hacker in summary.hackers if counted(hacker) and hacker.clean is not None]
     top = max(judged, key=lambda one: one.kept(CHANCE) or 0.0)
     # The front-end is part of what the authorised network is asked to do: his control is that of the plain network.
-    control = max(value for network, value in summary.clean.items() if network in (meant.network, "cnn"))
+    own = (meant.network, behind_key(meant.network))
+    control = max(value for network, value in summary.clean.items() if network in own)
     best = max(top.last, top.best)
     return Setting(name, meant.last, control, best, top.clean or 0.0, f"{top.network}, {top.scheme}", scale)
 
 
 def settings(results: Path) -> list[Setting]:
-    yardstick = [results / "conditional/clean", results / "conditional/keyed-cnn-s0"]
+    yardstick, deeper = (
+        [results / "conditional/clean", *(results / f"conditional/keyed-{name}-s{seed}" for seed in range(3))]
+        for name in ("cnn", "resnetc20")
+    )
     before, audits = results / "colour-key", results / "audit-cifar10"
     colours = [before / "conditional/clean", before / "conditional/keyed-cnn-s0"]
     whole, short = "10,000 images, 15 epochs", "10,000 images, 5 epochs"
@@ -84,6 +90,7 @@ def settings(results: Path) -> list[Setting]:
         measured("keyed, hackers on labels", whole, yardstick, on_labels),
         measured("keyed, and distilling", whole, yardstick, ordinary),
         measured("keyed, with keys of their own", whole, yardstick, anybody),
+        measured("keyed ResNetC-20, the same hackers", whole, deeper, anybody),
         measured("keyed, plain training", short, [audits / "keyed"], on_labels),
         measured("keyed, attacks on it", short, [audits / "keyed"], anybody),
         measured("colour key, hackers on labels", whole, colours, on_labels),

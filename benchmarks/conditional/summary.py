@@ -13,6 +13,16 @@ from uge.runs import JSON, canonical_json, read_json, write_json
 LOSS, PLAIN, DISTILL, GAP = 4.0, 35.0, 45.0, 20.0
 """Targets: most points lost to the clean control, largest accuracies of hackers, smallest gap in points."""
 
+COLUMNS = {
+    "authorized": ("authorized", "labels"),
+    "control": ("authorized", "clean"),
+    "variant": ("authorized", "labels"),
+    "plain": ("hacker", "labels"),
+    "distill": ("hacker", "distilled"),
+    "clean": ("hacker", "clean"),
+}
+"""Of every kind of case: whose it is, and in which column of a table it stands."""
+
 
 def finished_case(folder: Path, name: str, fingerprint: str) -> Case | None:
     """A case as it lies on disk, if it is readable and of this fingerprint."""
@@ -143,7 +153,44 @@ def seeds_table(results: Path) -> str:
         groups.setdefault(canonical_json(settings), []).append(summary)
     head = "authorized (clean) | worst plain | worst distilling | gap last / best | protect s | seeds"
     lines = [f"| run | {head} |", "|---|--:|--:|--:|--:|--:|--:|"]
-    return "\n".join(lines + [_row(aggregate(group)) for group in groups.values()])
+    lines += [_row(aggregate(group)) for group in groups.values()]
+    return "\n\n".join(["\n".join(lines), *map(networks_table, groups.values())])
+
+
+def networks_table(summaries: Sequence[JSON]) -> str:
+    """What every network reached, over runs that differ in their seed only, as Markdown.
+
+    Last epoch (best epoch), each as mean ± sample standard deviation over the runs that have the case.
+    """
+    rows: dict[str, dict[str, list[JSON]]] = {}
+    for summary in summaries:
+        for entry in summary["cases"]:
+            who, column = COLUMNS[entry["kind"]]
+            change = _changed(entry["id"]) if entry["kind"] in ("plain", "variant") else ""
+            name = f"{who} {entry['network']}" + (f", {change}" if change else "")
+            if entry["last"] is not None:
+                rows.setdefault(name, {}).setdefault(column, []).append(entry)
+    lines = [f"| {summaries[0]['group']} | on labels | distilled | on clean images |", "|---|--:|--:|--:|"]
+    for name in sorted(rows, key=lambda name: not name.startswith("authorized")):
+        cells = [_spread(rows[name].get(column, [])) for column in ("labels", "distilled", "clean")]
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    return "\n".join(lines)
+
+
+def _changed(case_id: str) -> str:
+    """What a case does otherwise than the first of its kind, from its id: ``…-direct-protected-WHAT-sSEED``."""
+    return case_id.partition("-protected-")[2].rpartition("s")[0].rstrip("-")
+
+
+def _spread(entries: Sequence[JSON]) -> str:
+    if not entries:
+        return "–"
+    said = []
+    for name in ("last", "best"):
+        values = [entry[name] for entry in entries]
+        deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        said.append(f"{statistics.fmean(values):.1f}{deviation}")
+    return f"{said[0]} ({said[1]})"
 
 
 def aggregate(summaries: Sequence[JSON]) -> JSON:

@@ -265,9 +265,32 @@ class TestSummary:
         for number, one in enumerate([*runs, other]):
             (tmp_path / str(number)).mkdir()
             (tmp_path / str(number) / "summary.json").write_text(json.dumps(one))
-        assert summary.seeds_table(tmp_path).splitlines()[2:] == [
+        assert summary.seeds_table(tmp_path).splitlines()[2:4] == [
             "| m | 81.0 ± 1.4 (83.5 ± 0.0) | 30.0 ± 0.0 | 40.5 ± 0.0 | 40.5 ± 1.4 / 36.0 ± 1.4 | 10 ± 0 | 2 |",
             "| other (1 cases missing) | 80.0 (83.5) | 30.0 | 40.5 | 39.5 / 39.0 | 10 | 1 |",
+        ]
+
+    def test_every_network_over_seeds(self) -> None:
+        def run(last: float) -> dict[str, Any]:
+            ids = {
+                "authorized": ("authorized-k-direct-protected-s7", "keyed:cnn", last),
+                "plain": ("hacker-cnn-direct-protected-s7", "cnn", 20.0),
+                "distill": ("hacker-cnn-distill-protected-s7", "cnn", None),
+                "control": ("clean-k-s7", "keyed:cnn", 80.0),
+                "variant": ("authorized-k-direct-protected-lr-x0.5-s7", "keyed:cnn", 70.0),
+            }
+            cases = [
+                {"id": name, "kind": kind, "network": network, "last": value, "best": value and value + 1}
+                for kind, (name, network, value) in ids.items()
+            ]
+            return {"group": "m", "cases": cases}
+
+        assert summary.networks_table([run(74.0), run(76.0)]).splitlines() == [
+            "| m | on labels | distilled | on clean images |",
+            "|---|--:|--:|--:|",
+            "| authorized keyed:cnn | 75.0 ± 1.4 (76.0 ± 1.4) | – | 80.0 ± 0.0 (81.0 ± 0.0) |",
+            "| authorized keyed:cnn, lr-x0.5 | 70.0 ± 0.0 (71.0 ± 0.0) | – | – |",
+            "| hacker cnn | 20.0 ± 0.0 (21.0 ± 0.0) | – | – |",
         ]
 
 
