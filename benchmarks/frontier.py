@@ -103,6 +103,12 @@ def settings(results: Path) -> list[Setting]:
         measured("uge, generator only", short, [results / "audit-cifar10/uge"], anybody),
         measured("hackers in the loop", "5,000 images, 8 epochs", [results / "hackers-in-the-loop"], anybody),
     ]
+    few = "3,000 images, 15 epochs"
+    found += [
+        measured("feature distance, generator with labels", few, [results / "generator/skips-labels"], anybody),
+        measured("on-policy, 2 rounds", few, [results / "path-matching/on-policy"], anybody),
+        measured("the same, parameters matched", few, [results / "path-matching/parameter-matching"], anybody),
+    ]
     return found + [Setting(*row, "5,000 images, 15 epochs", True) for row in PRELIMINARY]
 
 
