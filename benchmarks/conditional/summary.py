@@ -185,12 +185,19 @@ def _changed(case_id: str) -> str:
 def _spread(entries: Sequence[JSON]) -> str:
     if not entries:
         return "–"
-    said = []
-    for name in ("last", "best"):
-        values = [entry[name] for entry in entries]
-        deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        said.append(f"{statistics.fmean(values):.1f}{deviation}")
-    return f"{said[0]} ({said[1]})"
+    last, best = (_plus_minus(*_mean([entry[name] for entry in entries])) for name in ("last", "best"))
+    return f"{last} ({best})"
+
+
+def _mean(values: Sequence[float | None]) -> tuple[float | None, float | None, int]:
+    """Mean and sample standard deviation of the values that are there, and how many these are."""
+    there = [value for value in values if value is not None]
+    mean = statistics.fmean(there) if there else None
+    return mean, statistics.stdev(there) if len(there) > 1 else None, len(there)
+
+
+def _plus_minus(mean: float | None, std: float | None, _: int, *, digits: int = 1) -> str:
+    return _number(mean, digits) + ("" if std is None else f" ± {std:.{digits}f}")
 
 
 def aggregate(summaries: Sequence[JSON]) -> JSON:
@@ -211,17 +218,14 @@ def aggregate(summaries: Sequence[JSON]) -> JSON:
     }
     found: JSON = {"group": summaries[0]["group"], "seeds": len(summaries)}
     for name, values in figures.items():
-        there = [value for value in values if value is not None]
-        mean = statistics.fmean(there) if there else None
-        found[name] = (mean, statistics.stdev(there) if len(there) > 1 else None, len(there))
+        found[name] = _mean(values)
     found["missing"] = sum(e["last"] is None for s in summaries for e in s["cases"])
     return found
 
 
 def _row(found: JSON) -> str:
     def spread(name: str, digits: int = 1) -> str:
-        mean, std, _ = found[name]
-        return _number(mean, digits) + ("" if std is None else f" ± {std:.{digits}f}")
+        return _plus_minus(*found[name], digits=digits)
 
     name = found["group"] + (f" ({found['missing']} cases missing)" if found["missing"] else "")
     gaps = f"{spread('gap_last')} / {spread('gap_best')}"
