@@ -7,9 +7,10 @@ from torch import nn
 from uge.networks.base import FlattenGrid, stages
 
 
-def cnn(channels: int) -> nn.Module:
-    """Three 3×3 convolutions with batch norm, each halving the image, then 128 units; (B, 128) features."""
+def cnn(channels: int, width: int = 32) -> nn.Module:
+    """Three 3×3 convolutions with batch norm, each halving the image, then a hidden layer; (B, 4 * width) features."""
     layers: list[nn.Module] = []
-    for before, after in stages(channels, (32, 64, 128)):
+    for before, after in stages(channels, (width, 2 * width, 4 * width)):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.MaxPool2d(2), nn.ReLU()]
-    return nn.Sequential(*layers, FlattenGrid(4), nn.Linear(128 * 4 * 4, 128), nn.BatchNorm1d(128), nn.ReLU())
+    units = 4 * width
+    return nn.Sequential(*layers, FlattenGrid(4), nn.Linear(16 * units, units), nn.BatchNorm1d(units), nn.ReLU())

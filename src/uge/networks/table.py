@@ -49,6 +49,7 @@ class Architecture:
 NETWORKS: dict[str, Architecture] = {
     "lenet": Architecture(lenet, 84, "LeNet-5 with ReLU"),
     "cnn": Architecture(cnn, 128, "plain CNN of three convolutions, the paper's smallest"),
+    "cnn-w64": Architecture(functools.partial(cnn, width=64), 256, "plain CNN of twice the width"),
     "resnet8": Architecture(functools.partial(resnetc, blocks=1), 64, "pre-activation ResNet of depth 8"),
     "resnetc20": Architecture(functools.partial(resnetc, blocks=3), 64, "pre-activation ResNet of depth 20"),
     "resnetc32": Architecture(functools.partial(resnetc, blocks=5), 64, "pre-activation ResNet of depth 32"),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from uge.audit.metrics import summarize
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
 from uge.data.images import ImageSet
-from uge.errors import DataError, OutputExistsError, UsageError
+from uge.errors import DataError, UsageError
 from uge.federated.columns import Table, columns, tabulate
 from uge.federated.servers import Server, write_part
 from uge.federated.settings import Federation
@@ -29,13 +28,13 @@ from uge.pipeline.request import Request, theta0_file
 from uge.pipeline.requested import check_fits, describe_requests, with_requests
 from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks, split_names
+from uge.pipeline.work import FederationWork
 from uge.protect.settings import METHODS
 from uge.publish import create_private, read_manifest
 from uge.recipes import Recipe
-from uge.runs import JSON, check_output, fingerprint, read_json, storage_errors, write_json
+from uge.runs import JSON, fingerprint, storage_errors, write_json
 from uge.runtime import stream_seed
 
-STATE = "federation.json"
 RESULT = "federated.json"
 REQUEST = "request"
 RECEIVED = "received"
@@ -102,7 +101,7 @@ def run_federated(
     if session.dry_run:
         servers_hold = [held(images.subset(rows)) for rows in parts]
         return {"images": len(images), "requests": describe_requests(requests), "servers": servers_hold}
-    work = _Work(out, images.root, session)
+    work = FederationWork(out, images.root, session)
     (theta0,) = authorized_networks(config, tests)
     with work.opened(_fingerprint(images, theta0, config, requests, federation, publishing)) as place:
         _request(place, theta0, given, requests, publishing)
@@ -141,50 +140,6 @@ def run_federated(
         }
         write_json(place / RESULT, found)
     return found
-
-
-class _Work:
-    """The folder of a federation under way: one that replaces an earlier one works beside it until it is finished."""
-
-    def __init__(self, out: Path, source: Path | None, session: Session) -> None:
-        if session.resume and session.overwrite:
-            raise UsageError("--resume goes on with a run and --overwrite starts again; give only one of them")
-        check_output(out, source=source, overwrite=True)
-        self._out, self._new, self._session = out, out.with_name(f"{out.name}.new"), session
-        held = out.is_dir() and any(out.iterdir())
-        if held and not (out / STATE).is_file():
-            raise OutputExistsError(f"{out} is not empty and holds no federation; choose another output")
-        started = (self._new / STATE).is_file()
-        self.place = self._new if (started or session.overwrite) and held else out
-        if not (session.resume or session.overwrite) and (held or started):
-            raise OutputExistsError(f"{out} holds a federation; give --resume to go on or --overwrite to start again")
-
-    @contextlib.contextmanager
-    def opened(self, wanted: str) -> Iterator[Path]:
-        """Hold the folder for the block that does the work; what was finished in it stays when the block fails.
-
-        Raises:
-            UsageError: The run to resume has other settings or images.
-        """
-        state = self.place / STATE
-        with storage_errors(self.place):
-            if self._session.overwrite and self.place == self._new:
-                shutil.rmtree(self._new, ignore_errors=True)
-        if state.is_file() and read_json(state).get("fingerprint") != wanted:
-            raise UsageError(
-                f"the federation in {self.place} has other images or settings than this one; repeat the command as it "
-                "was, or give --overwrite to start again"
-            )
-        create_private(self.place)
-        write_json(state, {"fingerprint": wanted})
-        yield self.place
-        if self.place == self._new:
-            retired = self._out.with_name(f".{self._out.name}.retired")
-            with storage_errors(self._out):
-                shutil.rmtree(retired, ignore_errors=True)
-                self._out.rename(retired)
-                self._new.rename(self._out)
-                shutil.rmtree(retired)
 
 
 def _fingerprint(

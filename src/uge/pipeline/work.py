@@ -1,4 +1,4 @@
-"""The private folder of a run under way: what it may replace, how it resumes, when it goes."""
+"""The folder of a run under way: what it may replace, how it resumes, when it goes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from uge.pipeline.session import Session
 from uge.publish import create_private, is_private, is_published, private_folder
 from uge.runs import check_output, holds_something, read_json, storage_errors, write_json
 
+FEDERATION = "federation.json"
 _FINISHED = (
     *("trajectory.json", "*.checkpoint.safetensors", "encoder.safetensors", "generator.safetensors"),
     "delta.int*",
@@ -104,15 +105,68 @@ class PrivateWork:
         return (self.folder / "run" / "done.json").is_file() and (self._out / "manifest.json").is_file()
 
     def _settle(self) -> None:
-        if self.folder == self.private:
-            return
-        retired = self.private.with_name(f".{self.private.name}.retired")
-        with storage_errors(self.private):
-            shutil.rmtree(retired, ignore_errors=True)
-            if self.private.exists():
-                self.private.rename(retired)
-            self.folder.rename(self.private)
-            shutil.rmtree(retired, ignore_errors=True)
+        if self.folder != self.private:
+            _replace(self.private, self.folder)
+
+
+class FederationWork:
+    """The folder of a federation under way: one that replaces an earlier one works beside it until it is finished.
+
+    Args:
+        out: The folder of the federation.
+        source: What is divided, if it is a path; no output may overlap it.
+        session: Says whether to resume or to overwrite.
+
+    Raises:
+        OutputExistsError: Something is there already and may not be replaced.
+        UsageError: The output overlaps the source, or both resume and overwrite are asked for.
+    """
+
+    def __init__(self, out: Path, source: Path | None, session: Session) -> None:
+        if session.resume and session.overwrite:
+            raise UsageError("--resume goes on with a run and --overwrite starts again; give only one of them")
+        check_output(out, source=source, overwrite=True)
+        self._out, self._new, self._session = out, out.with_name(f"{out.name}.new"), session
+        held = out.is_dir() and any(out.iterdir())
+        if held and not (out / FEDERATION).is_file():
+            raise OutputExistsError(f"{out} is not empty and holds no federation; choose another output")
+        started = (self._new / FEDERATION).is_file()
+        self.place = self._new if (started or session.overwrite) and held else out
+        if not (session.resume or session.overwrite) and (held or started):
+            raise OutputExistsError(f"{out} holds a federation; give --resume to go on or --overwrite to start again")
+
+    @contextlib.contextmanager
+    def opened(self, wanted: str) -> Iterator[Path]:
+        """Hold the folder for the block that does the work; what was finished in it stays when the block fails.
+
+        Raises:
+            UsageError: The run to resume has other settings or images.
+        """
+        state = self.place / FEDERATION
+        with storage_errors(self.place):
+            if self._session.overwrite and self.place == self._new:
+                shutil.rmtree(self._new, ignore_errors=True)
+        if state.is_file() and read_json(state).get("fingerprint") != wanted:
+            raise UsageError(
+                f"the federation in {self.place} has other images or settings than this one; repeat the command as it "
+                "was, or give --overwrite to start again"
+            )
+        create_private(self.place)
+        write_json(state, {"fingerprint": wanted})
+        yield self.place
+        if self.place == self._new:
+            _replace(self._out, self._new)
+
+
+def _replace(old: Path, new: Path) -> None:
+    """Put ``new`` in the place of ``old``, which is gone only after that."""
+    retired = old.with_name(f".{old.name}.retired")
+    with storage_errors(old):
+        shutil.rmtree(retired, ignore_errors=True)
+        if old.exists():
+            old.rename(retired)
+        new.rename(old)
+        shutil.rmtree(retired, ignore_errors=True)
 
 
 def _state(folder: Path) -> Path:
