@@ -11,12 +11,14 @@ files, are listed here with its figures (docs/method.md).
 """
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import escape
 
+from conditional.summary import changed
 from uge.audit.cases import read_cases
 from uge.audit.metrics import summarize
 from uge.audit.summary import HackerResult
@@ -65,7 +67,8 @@ def anybody(hacker: HackerResult) -> bool:
 
 
 def measured(name: str, scale: str, folders: Sequence[Path], counted: Callable[[HackerResult], bool]) -> Setting:
-    cases = {case.id: case for folder in folders for case in read_cases(folder)}
+    # An authorised user who changes something (the yardstick's variants) is not what is asked here.
+    cases = {case.id: case for folder in folders for case in read_cases(folder) if not changed(case.id)}
     summary = summarize(cases.values(), classes=10)
     meant = summary.authorized
     assert meant is not None, f"no authorised network in {folders}"
@@ -106,13 +109,23 @@ def settings(results: Path) -> list[Setting]:
     few = "3,000 images, 15 epochs"
     found += [
         measured("feature distance, generator with labels", few, [results / "generator/skips-labels"], anybody),
-        measured("on-policy, 2 rounds", few, [results / "path-matching/on-policy"], anybody),
-        measured("the same, parameters matched", few, [results / "path-matching/parameter-matching"], anybody),
+        *(measured(name, few, [results / "path-matching" / folder], anybody) for folder, name in PATHS.items()),
     ]
     return found + [Setting(*row, "5,000 images, 15 epochs", True) for row in PRELIMINARY]
 
 
-CNN, NARROW = 64.5, 65.0
+PATHS = {
+    "on-policy": "on-policy, 2 rounds",
+    "parameter-matching": "the same, parameters matched",
+    "value-matching": "the same, values matched",
+    "class-batches": "the same, batches of one class",
+    "students": "the same, students in the loop",
+    "small-lr": "the same, small learning rate",
+    "rewound": "the same, start trained for 3 epochs (44.0)",
+    "wide": "the same, CNN of twice the width",
+}
+"""Folders of trials with matched gradients, and what they are called."""
+CNN = 64.5
 PRELIMINARY = (
     ("gradient matching on the clean path", 23.4, CNN, 24.2, CNN, "CNN, other start"),
     ("on-policy, 8 rounds", 53.4, CNN, 49.3, CNN, "CNN, other start"),
@@ -140,6 +153,16 @@ def table(rows: Sequence[Setting]) -> str:
             f"| {row.hacker:.1f} of {row.hacker_control:.1f} | {row.who} | {row.scale} |"
         )
     return "\n".join(lines)
+
+
+def label_place(x: float, y: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The nearest place around a point where its number touches no other point or number."""
+    ring = (
+        (x + r * math.cos(a * math.pi / 8), y + r * math.sin(a * math.pi / 8))
+        for r in range(13, 200, 4)
+        for a in range(16)
+    )
+    return next(place for place in ring if all(math.dist(place, other) > 12 for other in taken))
 
 
 def drawing(rows: Sequence[Setting]) -> str:
@@ -171,18 +194,17 @@ def drawing(rows: Sequence[Setting]) -> str:
     parts.append(f'<text x="{MARGIN + SIDE / 2}" y="{height - 10}" text-anchor="middle">strongest hacker keeps</text>')
     x, y = 13, 16 + SIDE / 2
     parts.append(f'<text x="{x}" y="{y}" text-anchor="middle" transform="rotate(-90 {x} {y})">authorised keeps</text>')
-    taken: list[tuple[float, float]] = []
-    for number, row in enumerate(rows, 1):
-        x, y = at(*row.place)
-        while any(abs(x - a) < 13 and abs(y - b) < 13 for a, b in taken):
-            x -= 14  # Beside the one that lies there already.
-        taken.append((x, y))
+    places = [at(*row.place) for row in rows]
+    labels: list[tuple[float, float]] = []
+    for number, (row, (x, y)) in enumerate(zip(rows, places, strict=True), 1):
+        left, top = label_place(x, y, [*places, *labels])
+        labels.append((left, top))
         style = 'fill="#fff" stroke="#555"' if row.preliminary else 'fill="#1f5fa8"'
-        ink = "#333" if row.preliminary else "#fff"
         parts.append(f"<g><title>{escape(row.name)} ({escape(row.scale)})</title>")
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="9" {style}/>')
-        anchor = 'text-anchor="middle" font-size="11"'
-        parts.append(f'<text x="{x:.1f}" y="{y + 4:.1f}" {anchor} fill="{ink}">{number}</text></g>')
+        parts.append(f'<path d="M{x:.1f} {y:.1f}L{left:.1f} {top:.1f}" stroke="#bbb"/>')
+        parts.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="7" fill="#fff"/>')
+        parts.append(f'<text x="{left:.1f}" y="{top + 4:.1f}" text-anchor="middle" font-size="11">{number}</text>')
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" {style}/></g>')
     return "\n".join([*parts, "</svg>", ""])
 
 

@@ -166,7 +166,7 @@ def networks_table(summaries: Sequence[JSON]) -> str:
     for summary in summaries:
         for entry in summary["cases"]:
             who, column = COLUMNS[entry["kind"]]
-            change = _changed(entry["id"]) if entry["kind"] in ("plain", "variant") else ""
+            change = changed(entry["id"]) if entry["kind"] in ("plain", "variant") else ""
             name = f"{who} {entry['network']}" + (f", {change}" if change else "")
             if entry["last"] is not None:
                 rows.setdefault(name, {}).setdefault(column, []).append(entry)
@@ -177,7 +177,7 @@ def networks_table(summaries: Sequence[JSON]) -> str:
     return "\n".join(lines)
 
 
-def _changed(case_id: str) -> str:
+def changed(case_id: str) -> str:
     """What a case does otherwise than the first of its kind, from its id: ``…-direct-protected-WHAT-sSEED``."""
     return case_id.partition("-protected-")[2].rpartition("s")[0].rstrip("-")
 
