@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 from command import PAPER, TINY, contents, refused, run_uge, tiny
 
-from uge.pipeline.work import PrivateWork
-
 Interrupt = Callable[..., None]
 REFINED = (
     *tiny(method="uge", refinement__rounds=2, refinement__passes=3, refinement__batch_size=12, generator__imitate=4),
@@ -228,12 +226,13 @@ def test_overwrite_replaces_both_folders(toy: Path, copy: Path, tmp_path: Path) 
 def test_a_run_killed_while_it_takes_the_old_ones_place(
     monkeypatch: pytest.MonkeyPatch, toy: Path, copy: Path, tmp_path: Path
 ) -> None:
-    def half(work: PrivateWork) -> None:
-        work.private.rename(work.private.with_name(f".{work.private.name}.retired"))
+    def half(old: Path, new: Path) -> None:
+        assert new.is_dir()
+        old.rename(old.with_name(f".{old.name}.retired"))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(PrivateWork, "_settle", half)
+        patch.setattr("uge.pipeline.work._replace", half)
         assert run_uge("protect", toy, copy, *tiny(seed=7), "--overwrite", "-q").code == 130
     published = contents(copy)
     refused = run_uge("protect", toy, copy, *tiny(seed=7), "-q")

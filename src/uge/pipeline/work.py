@@ -39,8 +39,7 @@ class PrivateWork:
     """
 
     def __init__(self, out: Path, source: Path | None, session: Session) -> None:
-        if session.resume and session.overwrite:
-            raise UsageError("--resume goes on with a run and --overwrite starts again; give only one of them")
+        _check_either(session)
         self.private = private_folder(out)
         self._out, self._new = out, self.private.with_name(f"{self.private.name}.new")
         self._session = session
@@ -93,7 +92,8 @@ class PrivateWork:
                 write_json(state, {"fingerprint": fingerprint, **about})
             yield
             write_json(self.folder / "run" / "done.json", {"finished": True})
-            self._settle()
+            if self.folder != self.private:
+                _replace(self.private, self.folder)
         except BaseException:
             if not any(True for pattern in _FINISHED for _ in self.folder.rglob(pattern)):
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -103,10 +103,6 @@ class PrivateWork:
     def finished(self) -> bool:
         """Whether the run in the folder ended, and its published folder is there."""
         return (self.folder / "run" / "done.json").is_file() and (self._out / "manifest.json").is_file()
-
-    def _settle(self) -> None:
-        if self.folder != self.private:
-            _replace(self.private, self.folder)
 
 
 class FederationWork:
@@ -123,11 +119,10 @@ class FederationWork:
     """
 
     def __init__(self, out: Path, source: Path | None, session: Session) -> None:
-        if session.resume and session.overwrite:
-            raise UsageError("--resume goes on with a run and --overwrite starts again; give only one of them")
+        _check_either(session)
         check_output(out, source=source, overwrite=True)
         self._out, self._new, self._session = out, out.with_name(f"{out.name}.new"), session
-        held = out.is_dir() and any(out.iterdir())
+        held = holds_something(out)
         if held and not (out / FEDERATION).is_file():
             raise OutputExistsError(f"{out} is not empty and holds no federation; choose another output")
         started = (self._new / FEDERATION).is_file()
@@ -156,6 +151,11 @@ class FederationWork:
         yield self.place
         if self.place == self._new:
             _replace(self._out, self._new)
+
+
+def _check_either(session: Session) -> None:
+    if session.resume and session.overwrite:
+        raise UsageError("--resume goes on with a run and --overwrite starts again; give only one of them")
 
 
 def _replace(old: Path, new: Path) -> None:
