@@ -80,7 +80,7 @@ def audit(
         session=session,
     )
     if common.dry_run:
-        return Outcome(found, f"would run {len(found['cases'])} cases; nothing was written")
+        return Outcome(found, f"would run {len(found['cases'])} of {found['planned']} cases; nothing was written")
     gap = smallest_gap(found["margins"], fail_holding)
     failed = fail_under is not None and (gap is None or gap < fail_under or bool(found["failed"]))
     return Outcome(found, audit_text(found), code=3 if failed else 0)

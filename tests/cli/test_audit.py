@@ -63,6 +63,8 @@ def test_a_partial_audit_says_so(foreign: Path, toy: Path, monkeypatch: pytest.M
     partial = run_uge(*arguments, "--budget", "6h")
     assert partial.code == 0, partial.err
     assert "partial audit: 2 of 3 cases; without mixup" in partial.out
+    assert "would run 1 of 3 cases" in run_uge(*arguments, "--dry-run").out
+    assert "would run 3 of 3 cases" in run_uge(*arguments, "--dry-run", "--overwrite").out
     whole = run_uge(*arguments)
     assert "partial audit" not in whole.out
     assert whole.err.count("audit ") == 1

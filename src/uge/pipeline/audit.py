@@ -74,7 +74,7 @@ def run_audit(
         folder: Audit folder; ``OUT.audit`` by default. Finished cases in it are not run again.
         trust_plugins: Whether keys may name code that is then run as their network.
         session: Device, progress; ``overwrite`` throws finished cases away first, ``dry_run`` only
-            lists the cases that the audit has.
+            lists the cases that would be run.
 
     Returns:
         The summary as JSON values (docs/formats.md).
@@ -116,14 +116,6 @@ def run_audit(
     )
     if not key_files and not (manifest and manifest.authorized):
         planned = planned.without_key()
-    if session.dry_run:
-        left_out = [vars(one) for one in planned.left_out]
-        cases = [job.id for job in planned.jobs]
-        return {"folder": str(folder), "cases": cases, "keys": [str(path) for path in key_files], "left_out": left_out}
-    with storage_errors(folder):
-        for part in ("cases", "failed", "weights") if session.overwrite else ():
-            shutil.rmtree(folder / part, ignore_errors=True)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     audit = Audit(
         folder,
         protected,
@@ -136,6 +128,15 @@ def run_audit(
         runtime=session.runtime,
         plugins=trust_plugins,
     )
+    if session.dry_run:
+        left_out = [vars(one) for one in planned.left_out]
+        cases = [job.id for job in planned.jobs if session.overwrite or audit.finished(job) is None]
+        would = {"folder": str(folder), "cases": cases, "planned": len(planned.jobs), "left_out": left_out}
+        return would | {"keys": [str(path) for path in key_files]}
+    with storage_errors(folder):
+        for part in ("cases", "failed", "weights") if session.overwrite else ():
+            shutil.rmtree(folder / part, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         found = execute(
             audit,
