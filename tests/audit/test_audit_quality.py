@@ -43,8 +43,7 @@ def test_class_wise_noise_is_recognised(tmp_path: Path) -> None:
 
 def test_noise_of_its_own_for_every_image_shares_what_chance_gives() -> None:
     quality = Quality(["a", "b"])
-    for pair in pairs(400, 2, kind="sample", side=16):
-        quality.add(*pair)
+    quality.add(list(pairs(400, 2, kind="sample", side=16)))
     assert quality.shared() == pytest.approx(2 / 400, rel=0.2)
 
 
@@ -94,8 +93,8 @@ def test_ssim_is_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uge.audit.quality.SSIM_SAMPLE", 10)
     everything = list(pairs(100, kind="sample", side=8))
     quality = Quality(["a", "b", "c"])
-    for pair in everything:
-        quality.add(*pair)
+    for first in range(0, 100, 7):
+        quality.add(everything[first : first + 7])
     expected = [ssim(clean, published) for _, clean, published in everything[:: quality.stride]]
     assert quality.stride == 16
     assert quality.tally.ssims == expected
@@ -104,4 +103,4 @@ def test_ssim_is_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_label() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     with pytest.raises(DataError, match="label below 1, got 3"):
-        Quality(["a"]).add(3, image, image)
+        Quality(["a"]).add([(3, image, image)])
