@@ -1,10 +1,12 @@
 """The docs keep up with the code: links resolve, commands and settings parse, flags exist."""
 
+import json
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cyclopts
 import pytest
@@ -104,3 +106,25 @@ def test_flags_exist(page: Path) -> None:
 def test_named_recipes_exist() -> None:
     text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
     assert set(re.findall(r"`(paper-[\w-]+)`", text)) == {name for name in RECIPES if name.startswith("paper-")}
+
+
+def measured(cell: dict[str, Any]) -> str:
+    """A cell as reproduce.md has it: ours (best, where it is higher) / the paper's."""
+    text = f"{cell['ours']:.1f}"
+    if cell["best"] is not None and cell["best"] - cell["ours"] >= 0.05:
+        text += f" ({cell['best']:.1f})"
+    return text if cell["paper"] is None else f"{text} / {cell['paper']:.1f}"
+
+
+@pytest.mark.parametrize(("title", "side"), [("Table 1", "row"), ("Table 2", "row"), ("Table 9", "column")])
+def test_tables_of_the_paper_are_those_of_the_published_results(title: str, side: str) -> None:
+    file = f"cpu-bf16/{title.replace(' ', '').lower()}.json"
+    cells = json.loads((ROOT / "results" / "reproduce" / file).read_text(encoding="utf-8"))["cells"]
+    expected: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell["section"].startswith("CIFAR-10") and "CIFAR-100" not in cell["section"]:
+            expected.setdefault(cell[side], []).append(measured(cell))
+    section = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8").partition(f"\n### {title}\n")[2]
+    lines = [line.strip("|").split("|") for line in section.partition("\n### ")[0].splitlines() if line[:1] == "|"]
+    shown = [[cell.strip() for cell in line[1:] if cell.strip()] for line in lines[2:]]
+    assert sorted(shown) == sorted(expected.values())
