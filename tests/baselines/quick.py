@@ -9,7 +9,7 @@ QUICK = {
     "em-class": {"surrogate": "lenet", "theta_steps": 2, "steps": 2},
     "tap": {"surrogate": "lenet", "epochs": 1, "steps": 2},
     "tap-untargeted": {"surrogate": "lenet", "epochs": 1, "steps": 2},
-    "ntga": {"width": 4, "block": 12, "held_out": 12, "steps": 2},
+    "ntga": {"block": 12, "held_out": 12, "steps": 2},
     "rem": {"surrogate": "lenet", "theta_steps": 1, "steps": 1, "adversary_steps": 1, "samples": 1},
     "ar": {"pool": 2},
     "pil": {"epochs": 2, "steps": 2},

@@ -1,131 +1,117 @@
-"""The empirical neural tangent kernel of a small network at initialisation, and what training by it predicts.
+"""Tangent kernels of infinitely wide networks in closed form, and what training by them predicts.
 
-K(x, x') = ⟨∇_θ g(x), ∇_θ g(x')⟩ with g = Σ_k f_k / √C, the sum of the C logits (Mohamadi, Bae and Sutherland, *A fast,
-well-founded approximation to the empirical neural tangent kernel*, ICML 2023). Gradients are never laid out as one
-matrix of images × parameters: that of a dense layer is an outer product, and the kernel needs the two factors only.
+A kernel takes two sets of images and gives one value for each pair: what the gradients of a network in all its
+parameters have in common at two images, in the limit of infinite width (Jacot, Gabriel and Hongler, NeurIPS 2018;
+convolutions without pooling: Novak et al., ICLR 2019, and Arora et al., NeurIPS 2019). No network is drawn. The two
+here are those that NTGA was published with.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from uge.networks.base import MEAN, STD
+WEIGHTS, BIASES = 1.76, 0.18
+"""Variance of a weight, times its fan-in, and of a bias, as published."""
+WINDOW, STRIDE = 5, 2
+"""Of the convolutions, as published."""
 
-
-class TangentNetwork(nn.Module):
-    """Layers without biases whose weights count in the NTK parametrisation: drawn from N(0, 1), scaled by √(2/fan-in).
-
-    Activations are smooth (GELU): the derivative of a ReLU is flat, so that half of the kernel's own gradient in the
-    pixels would be lost.
-
-    Args:
-        layers: From normalised pixels to logits; linear layers and convolutions without bias hold all parameters.
-        generator: Of the weights, on the CPU.
-    """
-
-    def __init__(self, layers: list[nn.Module], generator: torch.Generator) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        for layer in self.weighted():
-            with torch.no_grad():
-                layer.weight.normal_(generator=generator).mul_(_gain(layer))
-        self.requires_grad_(False)
-
-    def weighted(self) -> list[nn.Linear | nn.Conv2d]:
-        """The layers that have parameters."""
-        return [layer for layer in self.layers if isinstance(layer, nn.Linear | nn.Conv2d)]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of pixels in [0, 1], batch × channels × size × size."""
-        out = (x - MEAN) / STD
-        for layer in self.layers:
-            out = layer(out)
-        return out
-
-
-def fnn(channels: int, size: int, classes: int, width: int, generator: torch.Generator) -> TangentNetwork:
-    """Five hidden dense layers of ``width`` units."""
-    layers: list[nn.Module] = [nn.Flatten()]
-    for before in (channels * size**2, *[width] * 4):
-        layers += [nn.Linear(before, width, bias=False), nn.GELU()]
-    return TangentNetwork([*layers, nn.Linear(width, classes, bias=False)], generator)
-
-
-def cnn(channels: int, size: int, classes: int, width: int, generator: torch.Generator) -> TangentNetwork:
-    """Two 3×3 convolutions of ``width`` channels, each with 2×2 average pooling, and a dense layer."""
-    layers: list[nn.Module] = []
-    for before in (channels, width):
-        layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.GELU(), nn.AvgPool2d(2)]
-    return TangentNetwork([*layers, nn.Flatten(), nn.Linear(width * (size // 4) ** 2, classes, bias=False)], generator)
+Kernel = Callable[[Tensor, Tensor], Tensor]
+"""Of n and m images in [0, 1] (count × channels × size × size), n × m; differentiable in both."""
 
 
 @dataclass(frozen=True)
-class Factor:
-    """What the kernel needs of one layer: rows of ``left`` (n × a), and of ``right`` (n × b) for an outer product."""
+class Layer:
+    """What two sets of images have in common at one layer, at each of P places (one after a flattening).
 
-    left: Tensor
-    right: Tensor | None
-
-
-Tangents = list[Factor]
-"""Parameter gradients of g for n images, layer by layer."""
-
-
-def tangents(network: TangentNetwork, x: Tensor, *, differentiable: bool = False) -> Tangents:
-    """Parameter gradients of g at each image.
-
-    Args:
-        network: At its initial weights.
-        x: Pixels in [0, 1], n × channels × size × size.
-        differentiable: Keep the graph back to ``x``.
+    Attributes:
+        cross: Covariance of a unit's value at two images, P × n × m.
+        first: Its variance at each of the n images, P × n × 1.
+        second: The same of the m images, P × 1 × m.
+        tangent: The tangent kernel so far, P × n × m.
     """
-    with torch.enable_grad():
-        out = (x if differentiable else x.detach().requires_grad_(True)).sub(MEAN).div(STD)
-        seen: list[tuple[nn.Linear | nn.Conv2d, Tensor, Tensor]] = []
-        for layer in network.layers:
-            before, out = out, layer(out)
-            if isinstance(layer, nn.Linear | nn.Conv2d):
-                seen.append((layer, before, out))
-        total = out.sum() / math.sqrt(out.shape[1])
-        slopes = torch.autograd.grad(total, [after for _, _, after in seen], create_graph=differentiable)
-        found = [_factor(layer, before, slope) for (layer, before, _), slope in zip(seen, slopes, strict=True)]
-    return found if differentiable else [detached(factor) for factor in found]
+
+    cross: Tensor
+    first: Tensor
+    second: Tensor
+    tangent: Tensor
 
 
-def detached(factor: Factor) -> Factor:
-    """The same values without a graph."""
-    return Factor(factor.left.detach(), None if factor.right is None else factor.right.detach())
+def fnn(x: Tensor, z: Tensor) -> Tensor:
+    """Five dense layers, an error function after each; the last of them is the output, as in the original code."""
+    layer = _inputs(x.flatten(1)[..., None], z.flatten(1)[..., None])
+    for _ in range(5):
+        layer = erf(dense(layer))
+    return layer.tangent[0]
 
 
-def joined(parts: list[Tangents]) -> Tangents:
-    """Tangents of several chunks of images as one."""
-    return [
-        Factor(
-            torch.cat([factor.left for factor in layer]),
-            None
-            if layer[0].right is None
-            else torch.cat([factor.right for factor in layer if factor.right is not None]),
-        )
-        for layer in zip(*parts, strict=True)
-    ]
+def cnn(x: Tensor, z: Tensor) -> Tensor:
+    """Two convolutions of 5 × 5 and stride 2 with a ReLU after each, and three dense layers without activations."""
+    layer, side = relu(dense(_inputs(_patches(x), _patches(z)))), -(-x.shape[-1] // STRIDE)
+    layer = relu(dense(Layer(*(average(values, side) for values in vars(layer).values()))))
+    layer = Layer(*(values.mean(0, keepdim=True) for values in vars(layer).values()))
+    for _ in range(3):
+        layer = dense(layer)
+    return layer.tangent[0]
 
 
-def kernel(first: Tangents, second: Tangents) -> Tensor:
-    """K between two sets of images, n × m."""
-    total: Tensor | None = None
-    for a, b in zip(first, second, strict=True):
-        part = a.left @ b.left.T
-        if a.right is not None and b.right is not None:
-            part = part * (a.right @ b.right.T)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+def _inputs(x: Tensor, z: Tensor) -> Layer:
+    """Before any layer; x and z are count × values × places."""
+    x, z = x.permute(2, 0, 1), z.permute(2, 0, 1)
+    cross, values = x @ z.mT / x.shape[2], (x.square().mean(2), z.square().mean(2))
+    return Layer(cross, values[0][:, :, None], values[1][:, None], torch.zeros_like(cross))
+
+
+def dense(layer: Layer) -> Layer:
+    """Weights and biases; of a convolution what comes after :func:`average`."""
+    cross, first, second = (WEIGHTS * values + BIASES for values in (layer.cross, layer.first, layer.second))
+    return Layer(cross, first, second, cross + WEIGHTS * layer.tangent)
+
+
+def relu(layer: Layer) -> Layer:
+    """The arc-cosine kernels of Cho and Saul (2009)."""
+    norm = (layer.first * layer.second).sqrt()
+    # An image and itself: the angle's slope is not defined there, and what depends on it does not change.
+    most = 1 - 8 * torch.finfo(norm.dtype).eps
+    cosine = (layer.cross / norm).clamp(-most, most)
+    angle = math.pi - torch.acos(cosine)
+    cross = norm * ((1 - cosine.square()).sqrt() + angle * cosine) / (2 * math.pi)
+    return Layer(cross, layer.first / 2, layer.second / 2, layer.tangent * angle / (2 * math.pi))
+
+
+def erf(layer: Layer) -> Layer:
+    """The arc-sine kernel of Williams (1997)."""
+    norm = (1 + 2 * layer.first) * (1 + 2 * layer.second)
+    slope = 4 / math.pi / (norm - 4 * layer.cross.square()).sqrt()
+    first, second = (2 / math.pi * torch.asin(2 * values / (1 + 2 * values)) for values in (layer.first, layer.second))
+    return Layer(2 / math.pi * torch.asin(2 * layer.cross / norm.sqrt()), first, second, layer.tangent * slope)
+
+
+def _edges(side: int) -> tuple[int, int]:
+    """Zeros before and after, so that every second pixel is the middle of a window."""
+    total = max((-(-side // STRIDE) - 1) * STRIDE + WINDOW - side, 0)
+    return total // 2, total - total // 2
+
+
+def _patches(x: Tensor) -> Tensor:
+    """The windows of images, count × values × places."""
+    return F.unfold(F.pad(x, _edges(x.shape[-1]) * 2), WINDOW, stride=STRIDE)
+
+
+def average(values: Tensor, side: int) -> Tensor:
+    """What a convolution does to a covariance: its mean over every window, side² × ... to (side / 2)² × ..."""
+    maps = values.reshape(side, side, *values.shape[1:])
+    before, after = _edges(side)
+    for axis in (0, 1):
+        zeros = maps.new_zeros(1).expand(*maps.shape[:axis], 1, *maps.shape[axis + 1 :])
+        maps = torch.cat([*[zeros] * before, maps, *[zeros] * after], axis).unfold(axis, WINDOW, STRIDE).mean(-1)
+    return maps.flatten(0, 1)
 
 
 def flow(train: Tensor, cross: Tensor, targets: Tensor, time: float) -> Tensor:
@@ -186,17 +172,3 @@ def _growth_slope(z: Tensor) -> Tensor:
     """Derivative of :func:`_growth`."""
     large = z.clamp(min=1e-3)
     return torch.where(z < 1e-3, -1 / 2 + z / 3 - z**2 / 8, ((1 + large) * torch.exp(-large) - 1) / large**2)
-
-
-def _gain(layer: nn.Linear | nn.Conv2d) -> float:
-    """√(2 / fan-in), the factor of a weight drawn from N(0, 1)."""
-    return math.sqrt(2 / layer.weight[0].numel())
-
-
-def _factor(layer: nn.Linear | nn.Conv2d, before: Tensor, slope: Tensor) -> Factor:
-    """Gradient in the unscaled weights of one layer, from its input and the gradient in its output."""
-    if isinstance(layer, nn.Linear):
-        return Factor(before * _gain(layer), slope)
-    patches = F.unfold(before, layer.kernel_size, padding=1)  # n × (in · 9) × places
-    gradient = torch.einsum("nop,nip->noi", slope.flatten(2), patches)
-    return Factor(gradient.flatten(1) * _gain(layer), None)

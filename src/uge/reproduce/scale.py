@@ -140,7 +140,6 @@ _BASELINES_ON_A_CPU: dict[str, dict[str, Any]] = {
     "em-class": {**_CNN, "theta_steps": 100, "steps": 3},
     "tap": {**_CNN, "epochs": 10, "steps": 20, "step": 1.6},
     "tap-untargeted": {**_CNN, "epochs": 10, "steps": 20, "step": 1.6},
-    "ntga": {"width": 16, "steps": 5, "step": 2.0},
     "rem": {
         **_CNN,
         **{"theta_steps": 100, "lr": 0.05, "steps": 2, "step": 8.0},
@@ -172,7 +171,7 @@ SCALES = {
                 "batch_size": 20,
             },
             "tap": {"surrogate": "cnn", "epochs": 1, "steps": 2, "step": 4.0, "batch_size": 20},
-            "ntga": {"width": 4, "steps": 1, "step": 8.0, "block": 30, "held_out": 20},
+            "ntga": {"steps": 1, "step": 8.0, "block": 30, "held_out": 20},
             "pil": {"epochs": 1, "steps": 2},
         },
         rhos=("0.02", "0.04"),
