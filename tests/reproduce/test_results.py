@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -258,4 +259,8 @@ def test_a_figure_is_drawn_where_there_are_points(kept: Kept) -> None:
             put_case(kept, group[0], 30.0)
     drawn = page(look(figure, kept), SIZE, kept)
     assert drawn.count('<svg class="plot"') == 1
+    dots = re.findall(r'<path class="line dots \w+" d="([^"]+)"', drawn)
+    assert [len(path.split("M")) - 1 for path in dots] == [len(figure.sections[0].rows)] * len(
+        figure.sections[0].columns
+    )
     assert "ρ = 0.04" in drawn

@@ -27,6 +27,7 @@ class Line:
         dash: SVG dash pattern; empty for a solid line.
         band: (low, high) at each point, drawn pale; may be empty.
         thin: Drawn as a reference, thinner and paler.
+        dots: Shows where the points are, for values between which nothing was measured.
     """
 
     points: Sequence[Point]
@@ -34,6 +35,7 @@ class Line:
     dash: str = ""
     band: Sequence[Point] = ()
     thin: bool = False
+    dots: bool = False
 
 
 def plot(lines: Sequence[Line], *, low: float, high: float, x_label: str, description: str) -> Markup:
@@ -78,6 +80,9 @@ def plot(lines: Sequence[Line], *, low: float, high: float, x_label: str, descri
         style = Markup(' stroke-dasharray="{}"').format(line.dash) if line.dash else Markup("")
         thin = " thin" if line.thin else ""
         parts.append(Markup('<path class="line {}{}" d="M{}"{}/>').format(line.kind, thin, path, style))
+        if line.dots:
+            places = "".join(f"M{place(x, y)}h0" for x, y in line.points)
+            parts.append(Markup('<path class="line dots {}" d="{}"/>').format(line.kind, places))
     return Markup("").join([*parts, Markup("</svg>")])
 
 

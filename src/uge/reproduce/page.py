@@ -87,7 +87,7 @@ def _drawing(shown: Shown, section: Section) -> Drawing | None:
         points = [(x, y, std) for x, y, std in found if y is not None]
         if points:
             band = [(y - std, y + std) for _, y, std in points] if any(std for *_, std in points) else []
-            lines.append(Line([(x, y) for x, y, _ in points], kind, dash, band))
+            lines.append(Line([(x, y) for x, y, _ in points], kind, dash, band, dots=True))
             legend.append((swatch(kind, dash), column))
     if not lines:
         return None
