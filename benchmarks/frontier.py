@@ -103,7 +103,7 @@ def settings(results: Path) -> list[Setting]:
         measured("colour key, attacks on it", short, [audits / "colour-key"], anybody),
         measured("uge with refinement", whole, [results / "cifar10-10k/uge"], anybody),
         measured("feature distance alone", whole, [results / "cifar10-10k/unlearn"], anybody),
-        measured("uge, generator only", short, [results / "audit-cifar10/uge"], anybody),
+        measured("uge, optimised directly", short, [results / "audit-cifar10/uge"], anybody),
         measured("hackers in the loop", "5,000 images, 8 epochs", [results / "hackers-in-the-loop"], anybody),
     ]
     few = "3,000 images, 15 epochs"
