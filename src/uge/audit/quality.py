@@ -63,7 +63,7 @@ class Quality:
     counts: dict[int, int] = field(default_factory=dict)
 
     def add(self, pairs: Sequence[Pair]) -> None:
-        """Measure several pairs, together where they have one shape: small images take a fifth of the time then.
+        """Measure several pairs, together where they have one shape: small images take half the time then.
 
         Raises:
             DataError: A label is no class.

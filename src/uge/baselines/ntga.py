@@ -27,7 +27,7 @@ _NETWORKS: dict[str, tuple[Kernel, float]] = {"fnn": (fnn, 4096.0), "cnn": (cnn,
 
 
 class NTGASettings(Settings):
-    """max over δ of the loss on held-out images that the NTK predicts. To scale down: ``network`` fnn.
+    """max over δ of the loss on held-out images that the NTK predicts. To scale down: ``steps``.
 
     Attributes:
         network: ``"fnn"`` (5 dense layers) or ``"cnn"`` (2 convolutions, 3 dense layers; forty times as slow).
