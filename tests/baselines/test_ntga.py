@@ -218,3 +218,17 @@ def test_it_spoils_what_the_kernel_predicts(
     assert told[-1]["gradients"] == 24 * 10
     again = NTGA.make(Material(store, BUDGET, 0, runtime, {**SMALL, **options}))
     assert torch.equal(again.read(everything), delta.read(everything))
+
+
+def test_with_room_the_kernel_is_wrong_about_what_it_was_right_about(
+    make_store: Callable[..., PixelStore], runtime: Runtime
+) -> None:
+    store, everything, right = make_store(count=24, separable=True), torch.arange(24), np.zeros(2)
+    delta = NTGA.make(Material(store, Budget(64 / 255), 0, runtime, {**SMALL, "step": 7.0})).read(everything)
+    clean = store.pixels.read(everything).float() / 255
+    for own, others in blocks(24, NTGASettings(**SMALL), 0):
+        targets, labels = centred(store.labels[own], 3), store.labels[others]
+        block = BlockAttack(fnn, targets, clean[others], labels, time=4096.0, loss="cross-entropy", chunk=8)
+        moved = clean[own] + delta[own] / 255
+        right += [(block.predictions(x).argmax(1) == labels).sum().item() for x in (clean[own], moved)]
+    assert right[1] < right[0]

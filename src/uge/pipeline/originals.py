@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from uge.audit.quality import Pair
 from uge.data import ImageSet, has_split, load_images
 from uge.data.images import Pixels
 from uge.data.resize import resize, to_channels
@@ -145,7 +146,7 @@ def hashes(store: PixelStore) -> Iterator[bytes]:
             yield hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
 
 
-def pairs(originals: ImageSet, published: ImageSet, most: int) -> Iterator[tuple[int, Pixels, Pixels]]:
+def pairs(originals: ImageSet, published: ImageSet, most: int) -> Iterator[Pair]:
     """Label, original and published pixels of up to ``most`` images, evenly spread over the set."""
     for row in np.unique(np.linspace(0, len(published) - 1, min(most, len(published))).astype(np.int64)):
         yield int(published.labels[row]), originals.read(int(row)), published.read(int(row))
