@@ -4,6 +4,8 @@ import contextlib
 import functools
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,3 +65,34 @@ def test_closing_ends_what_is_running(tmp_path: Path) -> None:
     processes.close()
     with pytest.raises(ProcessLookupError):
         os.kill(answer[1], 0)
+
+
+AHEAD = """
+import os, pathlib, signal, sys, time
+from uge.processes import load_ahead
+load_ahead("slow")
+while not pathlib.Path("loading").exists():
+    time.sleep(0.01)
+try:
+    os.killpg(0, signal.SIGINT)
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("interrupted")
+while not pathlib.Path("loaded").exists():
+    time.sleep(0.01)
+"""
+
+
+def test_what_loads_ahead_is_not_disturbed_by_an_interrupt(tmp_path: Path) -> None:
+    """Ctrl-C reaches the whole group; only the process that asked may speak of it."""
+    for name in ("torch", "torch/_dynamo"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    slow = "import pathlib, time\npathlib.Path('loading').touch()\ntime.sleep(0.3)\npathlib.Path('loaded').touch()\n"
+    (tmp_path / "slow.py").write_text(slow)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-c", AHEAD]
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment, start_new_session=True, capture_output=True, text=True, timeout=60
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "interrupted\n", "")

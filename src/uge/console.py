@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from uge.flags import Common, Compute
+from uge.processes import load_ahead
 from uge.progress import Progress, Silent, Tell
 
 if TYPE_CHECKING:
@@ -41,8 +42,13 @@ class Outcome:
     code: int = 0
 
 
-def open_session(flags: Compute) -> Session:
+def open_session(flags: Compute, *, preload: str = "") -> Session:
     """Set logging and threads, and resolve device and precision.
+
+    Args:
+        flags: What the user asked for.
+        preload: What :class:`uge.processes.Processes` will be given, where there will be some: their libraries take
+            seconds to load, which they then do while this process loads its own.
 
     Raises:
         UsageError: The device is absent, or the precision unknown.
@@ -50,6 +56,8 @@ def open_session(flags: Compute) -> Session:
     set_logging(flags)
     # Threads that wait by spinning make a busy machine ten times slower; this must be set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if preload:
+        load_ahead(preload)
     import torch
 
     from uge.pipeline.session import Session

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
@@ -76,6 +77,21 @@ class Processes(Generic[Task, Answer]):
             process.end()
         self._idle.clear()
         self._busy.clear()
+
+
+def load_ahead(preload: str) -> None:
+    """Begin to load what processes will need, while this one goes on; they start at once then.
+
+    Args:
+        preload: As :class:`Processes` will be given it.
+    """
+    if _start_method(preload) == "forkserver":
+        resource_tracker.ensure_running()  # It would unblock again what is blocked here: Ctrl-C is for this process.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_method(preload: str) -> str:

@@ -15,6 +15,7 @@ from uge.flags import FLAT, Page, Resumable
 
 Key = Annotated[tuple[Path, ...], Parameter(name="--key")]
 _LISTED = 12
+_WORKERS = "uge.audit.workers"
 
 
 def audit(
@@ -65,7 +66,8 @@ def audit(
         What a hacker may hold to count for `--fail-under`: nothing but the folder, public images as well, clean
         originals as well, or the key as well.
     """
-    session = open_session(common)
+    several = config.workers != "1" and config.executor == "local" and not common.dry_run
+    session = open_session(common, preload=_WORKERS if several else "")
     from uge.pipeline.audit import run_audit
 
     found = run_audit(

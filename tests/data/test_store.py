@@ -99,6 +99,13 @@ def test_store_holds_pixels_and_labels_in_order(make_images: MakeImages, residen
     for index, pixels in enumerate(store.pixels.read(torch.arange(300))):
         np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), images.read(index))
     assert sum(told) == 300
+    assert store.exact
+
+
+def test_one_image_of_another_size_makes_a_store_inexact(make_images: MakeImages) -> None:
+    images = make_images(count=3, size=8)
+    images.reader.arrays[1] = images.read(1)[:6]
+    assert not load_pixels(images, size=8).exact
 
 
 def test_labels_are_a_copy(make_images: MakeImages) -> None:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from uge.data import ImageSet, load_images
+from uge.data.store import load_pixels
 from uge.errors import DataError
 from uge.pipeline.originals import aligned, clean_images, find_originals, hashes, pairs
 
@@ -64,7 +65,8 @@ class TestOriginals:
         found = find_originals("unused", str(clean), published)
         assert found.images is not None
         assert found.label_agreement is None
-        for label, original, protected in pairs(found.images, published, 100):
+        stores = {"clean": load_pixels(found.images), "protected": load_pixels(published)}
+        for label, original, protected in pairs(found.images, published, 100, **stores):
             assert np.abs(original.astype(int) - protected).max() <= 20
             assert 0 <= label < 3
 
@@ -92,11 +94,19 @@ class TestOriginals:
         assert find_originals(str(test), None, images).images is None
 
 
-def test_pairs_are_spread_over_the_set(images: ImageSet) -> None:
-    found = list(pairs(images, images, 5))
-    assert len(found) == 5
-    assert all(np.array_equal(original, published) for _, original, published in found)
-    assert np.array_equal(found[-1][1], images.read(23))
+@pytest.mark.parametrize(("channels", "exact"), [(3, True), (1, False), (4, False)])
+def test_pairs_are_spread_over_the_set(make_images: MakeImages, channels: int, exact: bool) -> None:
+    """And what a store holds as it was read is not decoded again."""
+    originals, published = make_images(count=24, channels=channels), make_images(count=24, seed=1)
+    clean, protected = (load_pixels(one, channels=3) for one in (originals, published))
+    assert (clean.exact, protected.exact) == (exact, True)
+    expected = [[one.read(row) for one in (originals, published)] for row in (0, 11, 23)]
+    unreadable = [dataclasses.replace(one, rows=one.rows + 99) for one in (originals, published)]
+    found = list(pairs(unreadable[0] if exact else originals, unreadable[1], 3, clean=clean, protected=protected))
+    assert [label for label, _, _ in found] == published.labels[[0, 11, 23]].tolist()
+    for pair, both in zip(found, expected, strict=True):
+        for pixels, wanted in zip(pair[1:], both, strict=True):
+            np.testing.assert_array_equal(pixels, wanted)
 
 
 def test_hashes_tell_images_apart(make_store: Callable[..., object]) -> None:

@@ -120,11 +120,13 @@ class PixelStore:
         pixels: The records.
         labels: int64, one per image, on the records' device.
         classes: Class names.
+        exact: Whether every image is known to be as it was read, not resized and with the channels it had.
     """
 
     pixels: Records
     labels: Tensor
     classes: tuple[str, ...]
+    exact: bool = False
 
     def __len__(self) -> int:
         return self.pixels.count
@@ -203,11 +205,14 @@ def load_pixels(
         raise UsageError(f"the images of {images.name} have mixed or non-square sizes; give --size N (for instance 64)")
     channels = channels or images.channels()
     records = Records(len(images), (channels, size, size), torch.uint8, device=device, resident_bytes=resident_bytes)
+    exact = True
     for start in range(0, len(images), _CHUNK):
         rows = range(start, min(start + _CHUNK, len(images)))
-        block = np.stack([to_channels(resize(images.read(i), size), channels) for i in rows])
+        read = [images.read(i) for i in rows]
+        exact &= all(pixels.shape == (size, size, channels) for pixels in read)
+        block = np.stack([to_channels(resize(pixels, size), channels) for pixels in read])
         records.write(torch.arange(rows.start, rows.stop), torch.from_numpy(block).permute(0, 3, 1, 2))
         if progress:
             progress(len(rows))
     labels = torch.from_numpy(images.labels.astype(np.int64)).to(device)
-    return PixelStore(records, labels, images.classes)
+    return PixelStore(records, labels, images.classes, exact)

@@ -156,8 +156,9 @@ def run_audit(
         "label_agreement": originals.label_agreement,
         "budget_levels": manifest.budget.levels if manifest else None,
     }
-    if originals.images is not None:
-        quality = write_quality(folder, pairs(originals.images, published, _MEASURED), published.classes)
+    if originals.images is not None and clean is not None:
+        measured = pairs(originals.images, published, _MEASURED, clean=clean, protected=protected)
+        quality = write_quality(folder, measured, published.classes)
         facts["linf_levels"] = quality and quality["linf_levels"]
         save_pictures(folder / "pictures", originals.images, published)
     save_attacked(folder / "attacked", audit, found.cases, published)

@@ -146,7 +146,22 @@ def hashes(store: PixelStore) -> Iterator[bytes]:
             yield hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
 
 
-def pairs(originals: ImageSet, published: ImageSet, most: int) -> Iterator[Pair]:
-    """Label, original and published pixels of up to ``most`` images, evenly spread over the set."""
-    for row in np.unique(np.linspace(0, len(published) - 1, min(most, len(published))).astype(np.int64)):
-        yield int(published.labels[row]), originals.read(int(row)), published.read(int(row))
+def pairs(
+    originals: ImageSet, published: ImageSet, most: int, *, clean: PixelStore, protected: PixelStore
+) -> Iterator[Pair]:
+    """Label, original and published pixels of up to ``most`` images, evenly spread over the set.
+
+    ``clean`` and ``protected`` are the same images for training: where they are exact, nothing is decoded again.
+    """
+    rows = np.unique(np.linspace(0, len(published) - 1, min(most, len(published))).astype(np.int64))
+    both = zip(_read(originals, clean, rows), _read(published, protected, rows), strict=True)
+    for row, (original, ours) in zip(rows.tolist(), both, strict=True):
+        yield int(published.labels[row]), original, ours
+
+
+def _read(images: ImageSet, store: PixelStore, rows: NDArray[np.int64]) -> Iterator[Pixels]:
+    if not store.exact:
+        yield from (images.read(row) for row in rows.tolist())
+        return
+    for some in torch.split(torch.from_numpy(rows), _ROWS):
+        yield from store.pixels.read(some).permute(0, 2, 3, 1).cpu().numpy()
