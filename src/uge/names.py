@@ -1,4 +1,4 @@
-"""How names of networks begin that are not in the table. Needs no torch."""
+"""How names of networks begin that are not in the table, and how names of attacks are joined. Needs no torch."""
 
 KEYED = "keyed:"
 """A secret wave key stands in front of the network named after it."""
@@ -6,6 +6,8 @@ TIMM = "timm:"
 """A model of timm."""
 CHECKPOINT = "checkpoint:"
 """A file or folder on disk, whose features the network starts from."""
+PLUS = "+"
+"""Joins two attacks of which the first is done before the second."""
 
 
 def behind_key(network: str) -> str:

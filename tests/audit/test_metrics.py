@@ -10,6 +10,9 @@ from scipy import stats
 
 from uge.audit.cases import Case
 from uge.audit.metrics import Margin, Summary, interval, summarize, verdict
+from uge.audit.verdict import extent
+from uge.report.story import headline
+from uge.report.tables import text_table
 
 
 def three_seeds() -> list[Case]:
@@ -311,6 +314,24 @@ LABELS = {
 @pytest.mark.parametrize("words", LABELS)
 def test_label(words: str) -> None:
     assert summarize([*BASE, *LABELS[words]]).label == words
+
+
+@pytest.mark.parametrize(
+    ("known", "words", "count"),
+    [
+        (None, "holds against everything tried", "2 attacks"),
+        (2, "holds against everything tried", "2 attacks"),
+        (58, "holds against the 2 attacks tried, of 58", "2 of 58 attacks"),
+    ],
+)
+def test_an_audit_says_how_many_attacks_there_are(known: int | None, words: str, count: str) -> None:
+    """Combinations of two are none of their own."""
+    hackers = [case("hacker", "cnn", 15.0, scheme=scheme) for scheme in ("direct", "jpeg10", "jpeg10+grayscale")]
+    summary = summarize([*BASE, *hackers], facts={"attacks": known})
+    assert summary.label == words
+    assert extent(summary) == count
+    assert f"{count} on 1 network" in headline({}, [], summary)
+    assert f", {count}, 1 network, 1 seed" in text_table(summary)
 
 
 @pytest.mark.parametrize(

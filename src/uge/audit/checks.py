@@ -5,6 +5,7 @@ Checks look at cases and results, and at a small dictionary of facts about the d
 * ``budget_levels``, ``linf_levels``: promised and measured largest change, in 8-bit levels
 * ``overlap``: test images that are pixel by pixel among the published images or their originals
 * ``test_images``: size of the clean test set
+* ``attacks``: how many attacks there are
 * ``label_agreement``: share of published images, 0 to 1, whose label is that of the original with the same id
 * ``classes``, ``test_classes``: names of the classes of both sets, in the order of the labels
 

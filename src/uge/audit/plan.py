@@ -9,10 +9,10 @@ from typing import get_args
 
 from uge.audit.attacks import ATTACKS, attack
 from uge.audit.attacks.base import Entry, Family, Need
-from uge.audit.attacks.combine import PLUS
 from uge.audit.cases import YARDSTICK, Case, Data, Role, Start, case_id
 from uge.audit.variants import VARIANTS
 from uge.errors import UnknownNameError, UsageError
+from uge.names import PLUS
 
 VARIANT = "variant"
 """Family of the authorised user's own changes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from uge.audit.summary import HOLDS, NOISE, HackerResult, Interval, Margin, Result, Summary
-from uge.names import is_keyed
+from uge.names import PLUS, is_keyed
 
 LEARNS, PARTLY = 5.0, 15.0
 """Points below its clean control at which the authorised network learns as well, and learns with a loss."""
@@ -40,7 +40,30 @@ def label(summary: Summary) -> str:
     so_far = " so far" if summary.partial else ""
     if max(shares.values(), default=0.0) > FAIL_SHARE:
         return f"partly: hackers are held back but still learn{so_far}"
-    return f"holds against everything tried{so_far}"
+    return f"holds{so_far} against {_tried(summary)}"
+
+
+def _tried(summary: Summary) -> str:
+    tried, known = _attacks(summary)
+    return "everything tried" if tried == known else f"the {counted(tried, 'attack')} tried, of {known}"
+
+
+def extent(summary: Summary) -> str:
+    """``16 of 58 attacks`` were tried; ``58 attacks`` if there are no more, or nobody knows how many there are."""
+    tried, known = _attacks(summary)
+    return counted(tried, "attack") if tried == known else f"{tried} of {counted(known, 'attack')}"
+
+
+def _attacks(summary: Summary) -> tuple[int, int]:
+    """How many were tried, combinations of two not counted, and how many there are."""
+    tried = len({hacker.scheme for hacker in summary.hackers if PLUS not in hacker.scheme})
+    known = summary.facts.get("attacks")
+    return tried, max(tried, known) if isinstance(known, int) else tried
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 seed``, ``2,000 images``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def _broken(breaking: Sequence[HackerResult]) -> str:
@@ -50,7 +73,7 @@ def _broken(breaking: Sequence[HackerResult]) -> str:
         return "learns: plain training is enough"
     freest = min(breaking, key=lambda hacker: (order.index(hacker.holds), -max(hacker.last, hacker.best)))
     others = len({hacker.scheme for hacker in breaking} - {freest.scheme})
-    more = f" and {others} more attack{'s' * (others > 1)}" if others else ""
+    more = f" and {counted(others, 'more attack')}" if others else ""
     if freest.holds == "nothing" and _keyed(freest):
         return "not separated from a keyed hacker" + (f"; broken by {others} more" if others else "")
     if freest.holds == "nothing":

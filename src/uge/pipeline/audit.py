@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from uge.audit.attacks import ATTACKS
+from uge.audit.cases import YARDSTICK
 from uge.audit.checks import overlap
 from uge.audit.execution import execute
 from uge.audit.keys import key_network, key_recipe
@@ -152,6 +154,7 @@ def run_audit(
         raise
     facts: dict[str, Any] = {
         "test_images": len(test),
+        "attacks": sum(entry.family != YARDSTICK for entry in ATTACKS.values()),
         "overlap": overlap([*hashes(protected), *(hashes(clean) if clean else ())], hashes(test)),
         "label_agreement": originals.label_agreement,
         "budget_levels": manifest.budget.levels if manifest else None,

@@ -8,6 +8,7 @@ from typing import Any
 from uge.audit.cases import Case
 from uge.audit.checks import STARTED
 from uge.audit.summary import Summary
+from uge.audit.verdict import counted, extent
 from uge.names import is_keyed
 from uge.report.tables import FAMILIES
 from uge.runs import canonical_json
@@ -47,8 +48,8 @@ def headline(manifest: Mapping[str, Any], cases: Sequence[Case], summary: Summar
     parts = [f"{count:,} images" if isinstance(count, int) else ""]
     parts += [f"{len(classes)} classes" if isinstance(classes, list) else ""]
     parts += [f"largest change {levels} of 255 levels" if levels is not None else ""]
-    attacks, networks = ({getattr(hacker, name) for hacker in summary.hackers} for name in ("scheme", "network"))
-    parts += [f"{_many(len(attacks), 'attack')} on {_many(len(networks), 'network')}"] if attacks else []
+    networks = _many(len({hacker.network for hacker in summary.hackers}), "network")
+    parts += [f"{extent(summary)} on {networks}"] if summary.hackers else []
     parts += [_many(summary.seeds, "seed"), _many(len(cases), "training run")]
     return " · ".join(part for part in parts if part)
 
@@ -217,6 +218,4 @@ def limits(summary: Summary, cases: Sequence[Case]) -> list[str]:
 
 
 def _many(count: Any, noun: str) -> str:
-    return (
-        f"{count:,} {noun}" + ("" if count == 1 else "s") if isinstance(count, int) else f"an unknown number of {noun}s"
-    )
+    return counted(count, noun) if isinstance(count, int) else f"an unknown number of {noun}s"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from uge.audit.summary import HackerResult, Result, Summary
+from uge.audit.verdict import counted, extent
 
 WORDS = {
     "direct": "trained on the labels",
@@ -184,9 +185,13 @@ def text_table(summary: Summary, most: int = 5) -> str:
 
 
 def _counts(summary: Summary) -> str:
-    attacks = len({hacker.scheme for hacker in summary.hackers})
     networks = len({hacker.network for hacker in summary.hackers})
-    parts = [f"{summary.ran} cases", f"{attacks} attacks", f"{networks} networks", f"{summary.seeds} seeds"]
+    parts = [
+        counted(summary.ran, "case"),
+        extent(summary),
+        counted(networks, "network"),
+        counted(summary.seeds, "seed"),
+    ]
     parts += [f"{len(summary.left_out)} left out"] if summary.left_out else []
     parts += [f"{len(summary.failed)} failed"] if summary.failed else []
     parts += [f"chance {number(summary.chance)} %"] if summary.chance is not None else []

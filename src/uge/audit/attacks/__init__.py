@@ -4,7 +4,7 @@ import functools
 
 from uge.audit.attacks.augment import AUGMENTATION
 from uge.audit.attacks.base import Attack, Context, Entry, direct
-from uge.audit.attacks.combine import PLUS, combination
+from uge.audit.attacks.combine import combination
 from uge.audit.attacks.distill import DISTILLATION, distill
 from uge.audit.attacks.knowledge import KNOWLEDGE
 from uge.audit.attacks.preprocess import PREPROCESSING
@@ -12,6 +12,7 @@ from uge.audit.attacks.purify import PURIFICATION
 from uge.audit.attacks.train import TRAINING
 from uge.audit.attacks.transfer import TRANSFER
 from uge.errors import UnknownNameError
+from uge.names import PLUS
 
 ATTACKS: dict[str, Entry] = {
     "direct": Entry(direct, "plain", "trains on the published images and labels as anybody would", expected=0.0),

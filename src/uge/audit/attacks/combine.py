@@ -6,9 +6,6 @@ from uge.audit.attacks.base import Context, Entry
 from uge.errors import UsageError
 from uge.training import History
 
-PLUS = "+"
-"""Joins two attacks of which the first is done before the second."""
-
 
 def combination(first: Entry, second: Entry) -> Entry:
     """One attack after another; the order does not matter where only one of them prepares.
