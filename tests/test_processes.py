@@ -70,6 +70,7 @@ def test_closing_ends_what_is_running(tmp_path: Path) -> None:
 AHEAD = """
 import os, pathlib, signal, sys, time
 from uge.processes import load_ahead
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Jobs in the background may have begun without.
 load_ahead("slow")
 while not pathlib.Path("loading").exists():
     time.sleep(0.01)
