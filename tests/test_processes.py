@@ -69,9 +69,9 @@ def test_closing_ends_what_is_running(tmp_path: Path) -> None:
 
 AHEAD = """
 import os, pathlib, signal, sys, time
-from uge.processes import load_ahead
+from uge.processes import Processes, load_ahead
 signal.signal(signal.SIGINT, signal.default_int_handler)  # Jobs in the background may have begun without.
-load_ahead("slow")
+WAY
 while not pathlib.Path("loading").exists():
     time.sleep(0.01)
 try:
@@ -84,7 +84,8 @@ while not pathlib.Path("loaded").exists():
 """
 
 
-def test_what_loads_ahead_is_not_disturbed_by_an_interrupt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ['load_ahead("slow")', 'Processes(print, 1, preload="slow")'])
+def test_what_loads_ahead_is_not_disturbed_by_an_interrupt(way: str, tmp_path: Path) -> None:
     """Ctrl-C reaches the whole group; only the process that asked may speak of it."""
     for name in ("torch", "torch/_dynamo"):
         (tmp_path / name).mkdir()
@@ -92,7 +93,7 @@ def test_what_loads_ahead_is_not_disturbed_by_an_interrupt(tmp_path: Path) -> No
     slow = "import pathlib, time\npathlib.Path('loading').touch()\ntime.sleep(0.3)\npathlib.Path('loaded').touch()\n"
     (tmp_path / "slow.py").write_text(slow)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    command = [sys.executable, "-c", AHEAD]
+    command = [sys.executable, "-c", AHEAD.replace("WAY", way)]
     ran = subprocess.run(
         command, cwd=tmp_path, env=environment, start_new_session=True, capture_output=True, text=True, timeout=60
     )

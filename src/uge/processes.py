@@ -15,6 +15,7 @@ Answer = TypeVar("Answer")
 Opened = Callable[[], Callable[[Task], Answer]]
 TRIES = 2
 """How often a task is started whose process dies."""
+_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 class Processes(Generic[Task, Answer]):
@@ -29,7 +30,8 @@ class Processes(Generic[Task, Answer]):
 
     def __init__(self, opened: Opened[Task, Answer], size: int, *, preload: str = "") -> None:
         self.size, self._opened = size, opened
-        self._context = multiprocessing.get_context(_start_method(preload))
+        load_ahead(preload)
+        self._context: Any = multiprocessing.get_context(_START)
         self._idle, self._busy = list[_Process](), dict[_Process, Task]()
 
     @property
@@ -82,25 +84,21 @@ class Processes(Generic[Task, Answer]):
 def load_ahead(preload: str) -> None:
     """Begin to load what processes will need, while this one goes on; they start at once then.
 
+    Libraries are loaded once, in a process from which the others are forked, where the system can do that.
+
     Args:
         preload: As :class:`Processes` will be given it.
     """
-    if _start_method(preload) == "forkserver":
-        resource_tracker.ensure_running()  # It would unblock again what is blocked here: Ctrl-C is for this process.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            forkserver.ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_method(preload: str) -> str:
-    """``forkserver`` where there is one: libraries are loaded once, and a process that died is replaced at once."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return "spawn"
+    if _START != "forkserver":
+        return
     # The first optimizer of a process imports the last module, which takes as long as torch itself.
     multiprocessing.set_forkserver_preload([__name__, *([preload] if preload else []), "torch._dynamo"])
-    return "forkserver"
+    resource_tracker.ensure_running()  # It would unblock again what is blocked here: Ctrl-C is for this process.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Process:

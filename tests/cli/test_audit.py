@@ -9,6 +9,9 @@ from command import CLASSES, make_folder, refused, run_uge, tiny
 from PIL import Image
 from torch import nn
 
+from uge import verbs_audit
+from uge.audit.workers import LocalProcesses
+
 SHORT = ("--networks", "lenet", "--epochs", "1")
 
 
@@ -99,6 +102,11 @@ def test_a_keyed_network_is_not_audited_with_rotations(toy: Path, copy: Path) ->
 @pytest.mark.parametrize("flags", [("--budget", "soon"), ("--workers", "0"), ("--variants", "x")])
 def test_wrong_settings(flags: tuple[str, str], foreign: Path, toy: Path) -> None:
     refused(2, flags[1], "audit", foreign, "--test", toy, *SHORT, *flags, inside=foreign.parent)
+
+
+def test_what_loads_ahead_is_what_workers_run() -> None:
+    """A name that no longer exists would be passed over in silence, and every worker would load it by itself."""
+    assert LocalProcesses.__module__ == verbs_audit._WORKERS
 
 
 def test_workers_and_variants(toy: Path, copy: Path) -> None:

@@ -192,11 +192,10 @@ def limits(summary: Summary, cases: Sequence[Case]) -> list[str]:
     """What these numbers do not show, in full sentences."""
     hackers = [case for case in cases if case.role == "hacker"]
     networks = _many(len({case.network for case in hackers}), "architecture")
-    schemes = _many(len({case.scheme for case in hackers}), "attack")
     recipes = _many(len({canonical_json({**case.recipe, "seed": 0}) for case in hackers}), "recipe")
     found = [
-        f"An audit covers only what it ran: here {schemes} with {networks} and {recipes}. A hacker with another "
-        "network, more epochs, stronger augmentation or a pre-trained start may do better.",
+        f"An audit covers only what it ran: here {extent(summary)} with {networks} and {recipes}. A hacker with "
+        "another network, more epochs, stronger augmentation or a pre-trained start may do better.",
         "Lossy compression, blurring, resizing, gray-scale conversion and adversarial training can weaken the "
         "perturbation. Unless they appear among the attacks above, they were not tried.",
         "Whoever has the original images, or the authorised network's initial weights, learns as well as ever. "
