@@ -173,7 +173,7 @@ def fit(
     return history
 
 
-def evaluate(network: nn.Module, store: PixelStore, runtime: Runtime, *, batch_size: int = 500) -> float:
+def evaluate(network: nn.Module, store: PixelStore, runtime: Runtime, *, batch_size: int = 200) -> float:
     """Top-1 accuracy in percent, network in eval mode, no augmentation."""
     was_training = network.training
     runtime.place(network).eval()

@@ -179,7 +179,7 @@ class TestAudit:
     @pytest.mark.parametrize(
         ("change", "stale"),
         [
-            ({"protected": 3}, JOBS),
+            ({"protected": 3}, [job for job in JOBS if job.data == "protected"]),
             ({"seed": 1}, JOBS),
             ({"recipe": RECIPE.model_copy(update={"lr": 0.01})}, JOBS),
             ({"runtime": Runtime(torch.device("cpu"), "bf16-mixed")}, JOBS),

@@ -153,7 +153,7 @@ class Audit:
 
     def _fingerprint(self, job: Job) -> str:
         needs = {"clean": job.data == "clean" or "clean" in job.entry.needs, "public": "public" in job.entry.needs}
-        needs |= {"protected": job.family != YARDSTICK, "test": True}
+        needs |= {"protected": job.data == "protected" and job.family != YARDSTICK, "test": True}
         data = {name: self.digests.get(name) if needed else None for name, needed in needs.items()}
         theta0 = None if job.key is None else self._theta0_hashes[job.key]
         parts: dict[str, Any] = {"data": data, "job": vars(job), "theta0": theta0, "seed": self.seed}
