@@ -9,7 +9,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "uge"
 FLOORS = [
-    {"errors", "budget", "names", "processes", "runs", "runtime", "checkpoint", "recipes", "progress"},
+    {"errors", "budget", "names", "loading", "preloading", "processes"}
+    | {"runs", "runtime", "checkpoint", "recipes", "progress"},
     {"data", "networks"},
     {"objectives", "training", "trajectory", "encoders"},
     {"protect", "baselines"},

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import os
 import signal
 import subprocess
@@ -65,6 +66,19 @@ def test_closing_ends_what_is_running(tmp_path: Path) -> None:
     processes.close()
     with pytest.raises(ProcessLookupError):
         os.kill(answer[1], 0)
+
+
+def collector() -> Callable[[int], tuple[bool, int]]:
+    return lambda _: (gc.isenabled(), gc.get_freeze_count())
+
+
+def test_processes_collect_what_they_make_themselves_and_not_what_was_loaded() -> None:
+    with contextlib.closing(Processes[int, tuple[bool, int]](collector, 1)) as processes:
+        ((_, answer),) = processes.map([1])
+    assert answer is not None
+    enabled, frozen = answer
+    assert enabled
+    assert frozen > 1000
 
 
 AHEAD = """

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from uge.flags import Common, Compute
+from uge.loading import loading
 from uge.processes import load_ahead
 from uge.progress import Progress, Silent, Tell
 
@@ -58,10 +59,11 @@ def open_session(flags: Compute, *, preload: str = "") -> Session:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if preload:
         load_ahead(preload)
-    import torch
+    with loading():
+        import torch
 
-    from uge.pipeline.session import Session
-    from uge.runtime import Runtime
+        from uge.pipeline.session import Session
+        from uge.runtime import Runtime
 
     if flags.threads is not None:
         torch.set_num_threads(flags.threads)

@@ -10,6 +10,8 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
+from uge import loading
+
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 Opened = Callable[[], Callable[[Task], Answer]]
@@ -92,7 +94,8 @@ def load_ahead(preload: str) -> None:
     if _START != "forkserver":
         return
     # The first optimizer of a process imports the last module, which takes as long as torch itself.
-    multiprocessing.set_forkserver_preload([__name__, *([preload] if preload else []), "torch._dynamo"])
+    modules = ["uge.preloading", __name__, *([preload] if preload else []), "torch._dynamo"]
+    multiprocessing.set_forkserver_preload(modules)
     resource_tracker.ensure_running()  # It would unblock again what is blocked here: Ctrl-C is for this process.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -128,6 +131,7 @@ class _Process:
 
 def _serve(pipe: Connection, opened: Opened[Any, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one; it ends it.
+    loading.end()
     do = opened()
     with contextlib.suppress(EOFError, OSError):
         while True:
