@@ -17,9 +17,9 @@ from collections.abc import Iterator
 def loading() -> Iterator[None]:
     """No collector for as long as the block lasts, and none later for what it loads.
 
-    Does nothing where torch is loaded already: this process is somebody's program then.
+    Does nothing where torch is loaded already or the collector is off: this process is somebody's program then.
     """
-    if "torch" in sys.modules:
+    if "torch" in sys.modules or not gc.isenabled():
         yield
         return
     begin()
