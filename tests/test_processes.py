@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from uge.processes import TRIES, Processes
+from uge.processes import TRIES, Processes, load_ahead
 
 
 def opened(folder: Path) -> Callable[[int], tuple[int, int]]:
@@ -79,6 +80,12 @@ def test_processes_collect_what_they_make_themselves_and_not_what_was_loaded() -
     enabled, frozen = answer
     assert enabled
     assert frozen > 1000
+
+
+def test_processes_that_a_program_forks_from_the_same_one_have_a_collector() -> None:
+    load_ahead("")
+    with multiprocessing.get_context("forkserver").Pool(1) as pool:
+        assert pool.apply(gc.isenabled)
 
 
 AHEAD = """

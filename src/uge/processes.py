@@ -10,8 +10,6 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-from uge import loading
-
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 Opened = Callable[[], Callable[[Task], Answer]]
@@ -131,7 +129,6 @@ class _Process:
 
 def _serve(pipe: Connection, opened: Opened[Any, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one; it ends it.
-    loading.end()
     do = opened()
     with contextlib.suppress(EOFError, OSError):
         while True:
