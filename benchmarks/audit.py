@@ -40,8 +40,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from uge.data import load_images
 from uge.data.images import ImageSet
+from uge.learning.recipes import Recipe
 from uge.networks import build
-from uge.recipes import Recipe
 from uge.runs import write_json
 from uge.runtime import Runtime
 

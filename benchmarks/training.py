@@ -1,4 +1,4 @@
-"""Epoch time of ``uge.training.fit`` against a textbook PyTorch loop: same network, images and augmentation.
+"""Epoch time of ``uge.learning.training.fit`` against a textbook PyTorch loop: same network, images and augmentation.
 
 ::
 
@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from uge.data import load_images
 from uge.data.store import PixelStore, load_pixels
+from uge.learning.recipes import Recipe
+from uge.learning.training import fit
 from uge.networks import build
-from uge.recipes import Recipe
 from uge.runtime import Runtime
-from uge.training import fit
 
 
 class Textbook(Dataset):

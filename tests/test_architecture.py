@@ -9,17 +9,25 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "uge"
 FLOORS = [
-    {"errors", "budget", "names", "loading", "preloading", "processes"}
-    | {"runs", "runtime", "checkpoint", "recipes", "progress"},
-    {"data", "networks"},
-    {"objectives", "training", "trajectory", "encoders"},
-    {"protect", "baselines"},
-    {"publish"},
-    {"audit"},
+    {"errors", "names", "loading", "preloading", "processes", "progress", "budget"},
+    {"files", "runs"},
+    {"runtime"},
+    {"data"},
+    {"networks"},
+    {"learning"},
+    {"encoders"},
+    {"methods", "protect", "baselines"},
+    {"publishing", "publish"},
+    {"attacks"},
+    {"cases"},
+    {"auditing", "audit"},
     {"report"},
     {"federated"},
-    {"api", "api_audit", "config", "pipeline", "cli", "console", "flags", "verbs", "verbs_audit", "verbs_federated"}
-    | {"reproduce", "verbs_exchange", "verbs_reproduce"},
+    {"config"},
+    {"session"},
+    {"requests", "pipeline"},
+    {"api", "api_audit", "paper", "reproduce"},
+    {"cli", "console", "flags", "verbs", "verbs_audit", "verbs_federated", "verbs_exchange", "verbs_reproduce"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem[0] != "_")

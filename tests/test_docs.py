@@ -14,7 +14,7 @@ import pytest
 from uge.baselines import BASELINES
 from uge.cli import app
 from uge.flags import settings_for
-from uge.recipes import RECIPES
+from uge.learning.recipes import RECIPES
 from uge.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]

@@ -11,9 +11,9 @@ import pytest
 import uge
 from uge.data.images import ImageSet
 from uge.errors import OutputExistsError, UnknownNameError, UsageError
+from uge.learning.recipes import Recipe
 from uge.networks import weights_hash
 from uge.protect.settings import GeneratorSettings, RefineSettings
-from uge.recipes import Recipe
 from uge.runtime import Runtime
 
 ROOT = Path(__file__).parents[1]

@@ -20,23 +20,23 @@ from conditional.summary import finished_case
 from uge.audit.cases import Case, Data, Role, Start, case_id, write_case
 from uge.audit.keys import key_recipe
 from uge.audit.runner import load_trained, measured
-from uge.checkpoint import save_checkpoint
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
 from uge.data.store import load_pixels
 from uge.errors import UsageError
+from uge.learning.objectives import Objective, distillation, supervised
+from uge.learning.recipes import Recipe
+from uge.learning.resume import save_checkpoint
+from uge.learning.training import DivergedError, fit
 from uge.names import behind_key
 from uge.networks import build, from_weights, weights_hash
-from uge.objectives import Objective, distillation, supervised
 from uge.pipeline.noise import key_path
 from uge.pipeline.protect import ProtectRun
 from uge.pipeline.session import Session
 from uge.progress import Progress, Silent
 from uge.publish import private_folder
-from uge.recipes import Recipe
 from uge.runs import JSON, fingerprint, read_json, write_json
 from uge.runtime import Runtime, stream_seed
-from uge.training import DivergedError, fit
 
 YARDSTICK = 1
 """Goes up when the cases change; older cases are run again then."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from uge.data import ImageSet as ImageSet
     from uge.data import load_images as load_images
     from uge.errors import UGEError as UGEError
-    from uge.recipes import Recipe as Recipe
+    from uge.learning.recipes import Recipe as Recipe
     from uge.runtime import Runtime as Runtime
 
 _VERBS = ("audit", "protect", "publish")  # folders of code, which can be called as well
@@ -41,7 +41,7 @@ _HOMES = {
     "Budget": "uge.budget",
     "ImageSet": "uge.data",
     "Protected": "uge.api",
-    "Recipe": "uge.recipes",
+    "Recipe": "uge.learning.recipes",
     "Runtime": "uge.runtime",
     "UGEError": "uge.errors",
     "authorize": "uge.api",

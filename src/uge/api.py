@@ -15,6 +15,8 @@ from uge.config import Method, ProtectConfig, PublishConfig
 from uge.data.images import ImageSet
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError
+from uge.learning.recipes import Recipe, with_epochs
+from uge.learning.trajectory import record_trajectory as record
 from uge.names import is_keyed
 from uge.networks import KeyedClassifier
 from uge.pipeline.noise import NoiseRun, write_keys
@@ -30,10 +32,8 @@ from uge.publish.manifest import Codec, Format
 from uge.publish.private import MODE
 from uge.publish.verify import Verification
 from uge.publish.verify import verify as verify_folder
-from uge.recipes import Recipe, with_epochs
 from uge.runs import check_output, staged_folder
 from uge.runtime import Runtime, stream_seed
-from uge.trajectory import record_trajectory as record
 
 __all__ = ["AuthorizedPath", "Protected", "audit", "authorize", "protect", "publish", "record_trajectory", "verify"]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from uge.console import Outcome, open_session
 from uge.flags import FLAT, Writing
-from uge.recipes import Recipe
+from uge.learning.recipes import Recipe
 
 
 def request(

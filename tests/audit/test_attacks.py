@@ -18,11 +18,11 @@ from uge.audit.attacks.preprocess import changing, transformed
 from uge.audit.plan import plan
 from uge.data.store import PixelStore, Records
 from uge.errors import UsageError
+from uge.learning.recipes import Recipe
+from uge.learning.training import History
 from uge.networks import build
 from uge.networks.wave_key import WaveKey
-from uge.recipes import Recipe
 from uge.runtime import Runtime
-from uge.training import History
 
 RUNTIME = Runtime.create("cpu", "fp32")
 

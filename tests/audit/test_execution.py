@@ -19,9 +19,9 @@ from uge.audit.sharing import SHARED, StoredImages, shared
 from uge.audit.workers import LocalProcesses, Outcome, Serial
 from uge.data.store import PixelStore
 from uge.errors import MissingExtraError, UsageError
+from uge.learning.recipes import Recipe
 from uge.networks import build, save_weights
 from uge.progress import Silent
-from uge.recipes import Recipe
 from uge.runtime import Runtime
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.02, temperature=3)

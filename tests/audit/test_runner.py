@@ -15,14 +15,14 @@ from uge.audit.execution import execute
 from uge.audit.keys import key_network, key_recipe
 from uge.audit.plan import Job, Plan, plan
 from uge.audit.runner import Audit
-from uge.checkpoint import load_checkpoint
 from uge.data.store import PixelStore
 from uge.errors import UsageError, WeightsError
+from uge.learning.recipes import Recipe
+from uge.learning.resume import load_checkpoint
+from uge.learning.training import evaluate, fit
 from uge.networks import build, save_weights, weights_hash
 from uge.progress import Tell
-from uge.recipes import Recipe
 from uge.runtime import Runtime, stream_seed
-from uge.training import evaluate, fit
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.02, temperature=3)
 MakeStore = Callable[..., PixelStore]

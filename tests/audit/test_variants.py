@@ -10,10 +10,10 @@ from uge.audit.runner import Audit
 from uge.audit.variants import VARIANTS, choose_variants, without_class
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError
+from uge.learning.recipes import Recipe
+from uge.learning.training import fit
 from uge.networks import build, save_weights
-from uge.recipes import Recipe
 from uge.runtime import Runtime
-from uge.training import fit
 
 RECIPE = Recipe(epochs=1, batch_size=8, lr=0.02)
 MakeStore = Callable[..., PixelStore]

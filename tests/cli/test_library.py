@@ -5,8 +5,8 @@ from pathlib import Path
 from command import contents, run_uge, tiny
 
 import uge
+from uge.learning.recipes import Recipe
 from uge.protect.settings import GeneratorSettings, RefineSettings
-from uge.recipes import Recipe
 
 GENERATOR = GeneratorSettings(width=8, blocks=1, lr=0.02, max_steps=6)
 

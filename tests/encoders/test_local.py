@@ -7,7 +7,7 @@ import torch
 from uge.data.store import PixelStore
 from uge.encoders import FeatureSpace, LocalSpace
 from uge.errors import UsageError, WeightsError
-from uge.recipes import Recipe
+from uge.learning.recipes import Recipe
 from uge.runtime import Runtime
 
 MakeStore = Callable[..., PixelStore]

@@ -17,10 +17,10 @@ from PIL import Image
 from uge.cli import main
 from uge.config import ProtectConfig
 from uge.federated.settings import Federation
+from uge.learning.recipes import Recipe
 from uge.pipeline import federated
 from uge.pipeline.federated import run_federated
 from uge.pipeline.session import Session
-from uge.recipes import Recipe
 from uge.runtime import Runtime
 
 CLASSES = ("ant", "bee", "cow", "dog")

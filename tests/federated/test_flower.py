@@ -20,10 +20,10 @@ from uge.federated import flower
 from uge.federated.exchange import SENT_METRICS, array_record, check_reply, contents, exchanged, put
 from uge.federated.flower import EXCHANGED, check_flower, federated_averaging
 from uge.federated.servers import Server
+from uge.learning.training import History
 from uge.networks import ImageClassifier, build, from_weights, load_weights, weights_hash
 from uge.progress import Silent
 from uge.runs import read_events, read_json
-from uge.training import History
 
 THREE = TWO.model_copy(update={"rounds": 3})
 
@@ -195,7 +195,7 @@ EPOCH = {"epoch": 1, "loss": 1.0, "train_accuracy": 50.0, "test_accuracy": None}
 
 
 def averaged(out: Path) -> ImageClassifier:
-    from uge.checkpoint import load_checkpoint
+    from uge.learning.resume import load_checkpoint
 
     network = copying.deepcopy(from_weights(out / "request" / "authorized-0.key.safetensors"))
     load_checkpoint(out / "fedavg" / "protected.safetensors", {"network": network})

@@ -11,16 +11,16 @@ from torch import Tensor
 from uge.budget import Budget
 from uge.data.store import PixelStore
 from uge.errors import UGEError
+from uge.learning.recipes import Recipe
+from uge.learning.trajectory import record_trajectory
 from uge.networks import build, weights_hash
 from uge.protect.generator import Generator, add_perturbation
 from uge.protect.losses import Authorized, TotalLoss
 from uge.protect.protector import converged, imitation, make_generator, train_generator
 from uge.protect.refine import delta_records
 from uge.protect.settings import GeneratorSettings, LossWeights
-from uge.recipes import Recipe
 from uge.runs import EventLog, read_events
 from uge.runtime import Runtime
-from uge.trajectory import record_trajectory
 
 SETTINGS = GeneratorSettings(width=4, blocks=1, batch_size=8, max_steps=12, window=3, settle=0.5, tolerance=0)
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from uge.errors import UnknownNameError, UsageError
+from uge.learning.training import History
+from uge.learning.trajectory import Trajectory
 from uge.networks import build, weights_hash
 from uge.protect.feature_distance import class_derangement, feature_distance, least_similar_classes
 from uge.protect.gradient_matching import gradient_matching
@@ -15,8 +17,6 @@ from uge.protect.path_matching import parameter_matching, value_matching
 from uge.protect.settings import LossWeights
 from uge.protect.undistill import undistill
 from uge.runtime import Runtime, stream
-from uge.training import History
-from uge.trajectory import Trajectory
 
 CLASSES = ("a", "b", "c")
 WEIGHTS = LossWeights(lambda_gm=2, lambda_fd=3, lambda_ud=0.5, omega=0.7, alpha=0.4)

@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from toy_sets import BUDGET, image_set, protect
 
 from uge.data import load_images
+from uge.learning.recipes import RECIPES, Recipe
 from uge.networks import build, from_weights, weights_hash
 from uge.pipeline.noise import write_keys
 from uge.protect.apply import protected_images
 from uge.protect.wave_code import WaveCode, shared_key
 from uge.publish import Authorized, Manifest, Provenance, publish, read_manifest, verify
 from uge.publish.training_guide import AUGMENTATIONS, RATES, script, training_guide
-from uge.recipes import RECIPES, Recipe
 from uge.runtime import Runtime
 
 RECIPE = Recipe(epochs=6, batch_size=16, lr=0.05)

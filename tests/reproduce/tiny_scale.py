@@ -1,7 +1,7 @@
 """A scale smaller than smoke, and made-up results."""
 
 from uge.audit.cases import Case, Epoch, write_case
-from uge.recipes import Recipe
+from uge.learning.recipes import Recipe
 from uge.reproduce.kept import Kept, variant
 from uge.reproduce.scale import PHOTOS, Scale
 from uge.reproduce.specs import Images, Unit

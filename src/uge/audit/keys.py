@@ -8,10 +8,10 @@ from pydantic import ValidationError
 
 from uge.data.store import PixelStore
 from uge.errors import UsageError, WeightsError
+from uge.learning.recipes import Recipe
 from uge.names import behind_key
 from uge.networks import ImageClassifier, from_weights, load_weights
 from uge.networks.plugins import is_plugin
-from uge.recipes import Recipe
 
 
 def key_network(path: Path, store: PixelStore, *, plugins: bool = False) -> ImageClassifier:

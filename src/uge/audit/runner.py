@@ -16,17 +16,17 @@ from uge.audit.cases import YARDSTICK, Case, Epoch, read_case
 from uge.audit.keys import key_network, key_recipe
 from uge.audit.plan import Job
 from uge.audit.variants import VARIANTS
-from uge.checkpoint import load_checkpoint, save_checkpoint
 from uge.data.store import PixelStore
 from uge.errors import DataError, UsageError, WeightsError
+from uge.learning.recipes import Recipe
+from uge.learning.resume import load_checkpoint, save_checkpoint
+from uge.learning.training import DivergedError, History, evaluate
 from uge.names import CHECKPOINT
 from uge.networks import ImageClassifier, build, weights_hash
 from uge.networks.checkpoint import checkpoint_hash
 from uge.progress import Tell
-from uge.recipes import Recipe
 from uge.runs import fingerprint
 from uge.runtime import Runtime, stream_seed
-from uge.training import DivergedError, History, evaluate
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from uge.audit.cases import YARDSTICK
 from uge.audit.plan import Job
 from uge.audit.runner import Audit
 from uge.errors import UsageError
+from uge.learning.training import evaluate, fit, steps_per_epoch
 from uge.runtime import stream_seed
-from uge.training import evaluate, fit, steps_per_epoch
 
 FULL = "full"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}

@@ -13,7 +13,7 @@ import torch
 
 from uge.audit.runner import Audit
 from uge.data.store import PixelStore, Records
-from uge.recipes import Recipe
+from uge.learning.recipes import Recipe
 from uge.runs import storage_errors
 from uge.runtime import Runtime
 

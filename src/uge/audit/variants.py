@@ -16,10 +16,10 @@ from uge.data.augment import cutout
 from uge.data.loader import Batch
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError
-from uge.objectives import Objective, supervised
-from uge.recipes import Recipe
+from uge.learning.objectives import Objective, supervised
+from uge.learning.recipes import Recipe
+from uge.learning.training import History, fit
 from uge.runtime import Runtime, stream
-from uge.training import History, fit
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from uge.baselines.base import PUBLISHED_RHO, Baseline, Material, Settings, unit_batches
 from uge.data.store import PixelStore, Records
-from uge.recipes import Recipe
+from uge.learning.recipes import Recipe
+from uge.learning.training import fit
 from uge.runtime import Runtime, seeded, stream
-from uge.training import fit
 
 _PUBLISHED_IMAGES = 50_000
 """Images of the training set that the settings were published for."""

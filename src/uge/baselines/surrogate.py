@@ -21,8 +21,8 @@ from uge.baselines.base import Material
 from uge.data.loader import epoch_order
 from uge.data.store import Records
 from uge.errors import UsageError
+from uge.learning.objectives import full_precision
 from uge.networks import ImageClassifier, build
-from uge.objectives import full_precision
 from uge.runtime import Runtime, stream, stream_seed
 
 HUNDREDTHS = 100

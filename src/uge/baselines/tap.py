@@ -14,9 +14,9 @@ from uge.baselines.base import PUBLISHED_RHO, Baseline, Material, Settings
 from uge.baselines.surrogate import Surrogate, fresh_network, project, random_start, sign_steps
 from uge.data.augment import augmentation
 from uge.data.store import Records
-from uge.recipes import Recipe
+from uge.learning.recipes import Recipe
+from uge.learning.training import fit, steps_per_epoch
 from uge.runtime import stream, stream_seed
-from uge.training import fit, steps_per_epoch
 
 
 class TAPSettings(Settings):

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.checkpoint import load_checkpoint, save_checkpoint
 from uge.data.images import ImageSet
 from uge.data.store import PixelStore, load_pixels
 from uge.errors import UsageError
+from uge.learning.recipes import Recipe
+from uge.learning.resume import load_checkpoint, save_checkpoint
+from uge.learning.training import evaluate, fit
 from uge.networks import build, weights_hash
-from uge.recipes import Recipe
 from uge.runtime import Runtime, seeded, stream_seed
-from uge.training import evaluate, fit
 
 MEMBERS = ("cnn", "resnet8")
 RECIPE = Recipe(epochs=12, lr=0.1)

@@ -16,18 +16,18 @@ from torch import nn
 from uge.audit.cases import Case, Data, read_case, write_case
 from uge.audit.plan import Job
 from uge.audit.runner import load_trained, measured, untrained
-from uge.checkpoint import save_checkpoint
 from uge.data.images import ImageSet
 from uge.data.store import PixelStore, load_pixels
 from uge.errors import DataError, UsageError
 from uge.federated.union import union
+from uge.learning.objectives import Objective, distillation, supervised
+from uge.learning.recipes import Recipe
+from uge.learning.resume import save_checkpoint
+from uge.learning.training import DivergedError, evaluate, fit
 from uge.networks import ImageClassifier, weights_hash
-from uge.objectives import Objective, distillation, supervised
 from uge.progress import Progress, Silent
-from uge.recipes import Recipe
 from uge.runs import JSON, fingerprint, read_json, write_json
 from uge.runtime import Runtime, stream_seed
-from uge.training import DivergedError, evaluate, fit
 
 log = logging.getLogger(__name__)
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from uge.audit.cases import Data
 from uge.audit.keys import key_recipe
-from uge.checkpoint import load_checkpoint, save_checkpoint
 from uge.data.store import PixelStore, load_pixels
 from uge.errors import MissingExtraError, UGEError, WeightsError
 from uge.federated.exchange import ARRAYS, CONFIG, METRICS, array_record, check_reply, contents, put
 from uge.federated.servers import Server
+from uge.learning.recipes import Recipe
+from uge.learning.resume import load_checkpoint, save_checkpoint
+from uge.learning.training import evaluate, fit
 from uge.networks import ImageClassifier, from_weights, weights_hash
 from uge.progress import Progress
-from uge.recipes import Recipe
 from uge.runs import JSON, EventLog, fingerprint
 from uge.runtime import Runtime, stream_seed
-from uge.training import evaluate, fit
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -52,7 +52,8 @@ def check_flower() -> None:
 def client_app(out: Path, *, data: Data, local_epochs: int, seed: int, device: str, precision: str) -> ClientApp:
     """A Flower client: partition K is server K of the federation in ``out`` and reads nothing outside its folder.
 
-    It gets weights and a learning rate, trains from θ0's file and its own images by :func:`uge.training.fit`, and
+    It gets weights and a learning rate, trains from θ0's file and its own images by
+    :func:`uge.learning.training.fit`, and
     sends back weights and the numbers of :data:`uge.federated.exchange.SENT_METRICS`. What passes is noted in
     ``server-K/exchanged.jsonl``, and a reply that holds anything else is not sent.
 

@@ -20,6 +20,7 @@ from uge.federated.columns import Table, columns, tabulate
 from uge.federated.servers import Server, write_part
 from uge.federated.settings import Federation
 from uge.federated.split import split_rows
+from uge.learning.recipes import Recipe
 from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
 from uge.pipeline.noise import key_path, write_keys
@@ -31,7 +32,6 @@ from uge.pipeline.stages import authorized_networks, split_names
 from uge.pipeline.work import FederationWork
 from uge.protect.settings import METHODS
 from uge.publish import create_private, read_manifest
-from uge.recipes import Recipe
 from uge.runs import JSON, fingerprint, storage_errors, write_json
 from uge.runtime import stream_seed
 

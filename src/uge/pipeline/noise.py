@@ -17,6 +17,8 @@ from uge.config import ProtectConfig
 from uge.data.store import PixelStore, Records
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError
+from uge.learning.recipes import Recipe
+from uge.learning.trajectory import Trajectory, record_trajectory
 from uge.names import CHECKPOINT, behind_key
 from uge.networks import ImageClassifier, build, save_weights, weights_hash
 from uge.networks.checkpoint import checkpoint_hash
@@ -34,10 +36,8 @@ from uge.protect.undistill import measure_statistics
 from uge.protect.wave_code import WaveCode, shared_key
 from uge.publish import Provenance
 from uge.publish.manifest import Authorized as AuthorizedRecord
-from uge.recipes import Recipe
 from uge.runs import EventLog, fingerprint, read_json, write_atomic, write_json
 from uge.runtime import stream_seed
-from uge.trajectory import Trajectory, record_trajectory
 
 
 @dataclass(frozen=True)

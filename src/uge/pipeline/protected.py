@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels, Sample
+from uge.learning.recipes import Recipe
+from uge.learning.trajectory import Trajectory
 from uge.networks import ImageClassifier
 from uge.pipeline.noise import Noise
 from uge.protect.apply import protected_images
-from uge.recipes import Recipe
 from uge.runtime import Runtime
-from uge.trajectory import Trajectory
 
 
 @dataclass(frozen=True)

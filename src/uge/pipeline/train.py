@@ -10,16 +10,16 @@ from typing import Any
 from uge.audit.keys import key_network, key_recipe
 from uge.data import load_images
 from uge.errors import UsageError
+from uge.learning.recipes import with_epochs
+from uge.learning.training import fit
 from uge.networks import ImageClassifier, load_weights, save_weights, weights_hash
 from uge.pipeline.originals import clean_images
 from uge.pipeline.session import Session
 from uge.pipeline.stages import read_store
 from uge.publish import read_manifest
 from uge.publish.manifest import MANIFEST
-from uge.recipes import with_epochs
 from uge.runs import check_output, fingerprint
 from uge.runtime import stream_seed
-from uge.training import fit
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from uge.objectives import full_precision
+from uge.learning.objectives import full_precision
 
 Reduction = Literal["batch", "sample"]
 Layout = Literal["layer", "flat"]

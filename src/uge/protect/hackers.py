@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uge.data.store import PixelStore
+from uge.learning.objectives import Objective, distillation, full_precision, soft_kl, supervised
+from uge.learning.recipes import Recipe
+from uge.learning.training import fit
 from uge.networks import build
-from uge.objectives import Objective, distillation, full_precision, soft_kl, supervised
 from uge.protect.settings import RefineSettings
-from uge.recipes import Recipe
 from uge.runtime import Runtime, stream, stream_seed
-from uge.training import fit
 
 Losses = Callable[[Tensor, Tensor, Tensor, torch.Generator], dict[str, Tensor]]
 """From clean and protected pixels, labels and a random stream to every part of a loss and their sum ``"loss"``."""

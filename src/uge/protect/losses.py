@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from uge.encoders import FeatureSpace
 from uge.errors import UnknownNameError, UsageError
+from uge.learning.trajectory import Trajectory, network_at
 from uge.protect.feature_distance import class_derangement, feature_distance, least_similar_classes
 from uge.protect.gradient_matching import gradient_matching
 from uge.protect.path_matching import parameter_matching, value_matching
 from uge.protect.settings import METHODS, NEED_PATH, LossWeights
 from uge.protect.undistill import undistill
 from uge.runtime import Runtime
-from uge.trajectory import Trajectory, network_at
 
 
 @dataclass

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from uge.learning.objectives import full_precision
 from uge.networks.base import last_layer
-from uge.objectives import full_precision
 from uge.protect.gradient_matching import still_statistics
 
 _TINY = 1e-8

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from uge.budget import Budget
-from uge.checkpoint import load_checkpoint, save_checkpoint
 from uge.data.loader import epoch_order, fetch
 from uge.data.store import PixelStore, Records
 from uge.errors import UGEError
+from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.protect.generator import Generator, add_perturbation
 from uge.protect.losses import TotalLoss
 from uge.protect.settings import GeneratorSettings

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from uge.data.loader import batches
 from uge.data.store import PixelStore
-from uge.objectives import full_precision, soft_kl
+from uge.learning.objectives import full_precision, soft_kl
 from uge.runtime import Network, Runtime, seeded, stream
 
 _BATCHES, _BATCH = 8, 64

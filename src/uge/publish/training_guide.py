@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
+from uge.learning.recipes import Recipe
 from uge.names import behind_key, is_keyed
 from uge.publish.manifest import Manifest
-from uge.recipes import Recipe
 
 
 def training_guide(manifest: Manifest) -> str:
@@ -134,7 +134,7 @@ RATES: dict[str, Callable[[Recipe, int], str]] = {
     "cosine": _cosine,
     "constant": lambda recipe, steps: "",
 }
-"""The learning rate as an expression of ``epoch`` and ``step``; the same as :meth:`uge.recipes.Recipe.rate`."""
+"""The learning rate as an expression of ``epoch`` and ``step``, as in :meth:`uge.learning.recipes.Recipe.rate`."""
 
 _FLIP = "images[::2] = images[::2].flip(3)"  # The order is random, so these are a random half.
 

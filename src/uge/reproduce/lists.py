@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from uge.learning.recipes import Recipe
 from uge.protect.settings import METHODS
-from uge.recipes import Recipe
 from uge.reproduce.scale import Scale
 from uge.reproduce.specs import ORIGINAL, Copy, Federation, Images, Unit
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from uge.errors import UnknownNameError, UsageError
-from uge.recipes import Recipe, recipe
+from uge.learning.recipes import Recipe, recipe
 
 
 @dataclass(frozen=True)

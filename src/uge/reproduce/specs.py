@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from uge.audit.cases import Data, Role, Start, case_id
-from uge.recipes import Recipe
+from uge.learning.recipes import Recipe
 from uge.runs import fingerprint
 
 ORIGINAL = "original"

@@ -13,11 +13,12 @@ from uge.audit.attacks import Context, attack
 from uge.audit.cases import Case, write_case
 from uge.audit.keys import key_network
 from uge.audit.runner import load_trained, measured
-from uge.checkpoint import save_checkpoint
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import ImageSet, load_images
 from uge.data.store import PixelStore
 from uge.errors import DataError, UsageError
+from uge.learning.resume import save_checkpoint
+from uge.learning.training import DivergedError, History
 from uge.networks import build
 from uge.pipeline.noise import key_path
 from uge.pipeline.originals import clean_images
@@ -30,7 +31,6 @@ from uge.reproduce.scale import SEED_STRIDE
 from uge.reproduce.specs import ORIGINAL, Copy, Images, Unit
 from uge.runs import fingerprint
 from uge.runtime import stream_seed
-from uge.training import DivergedError, History
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from uge.audit.attacks.train import fixmatch
 from uge.data.augment import cutout
 from uge.data.loader import Batch, to_unit
 from uge.data.store import PixelStore, Records
+from uge.learning.objectives import adversarial, ascent, augmented, cutmix, evaluating, mixup, supervised, worst_of
+from uge.learning.recipes import Recipe
 from uge.networks import build
-from uge.objectives import adversarial, ascent, augmented, cutmix, evaluating, mixup, supervised, worst_of
-from uge.recipes import Recipe
 
 shapes = st.tuples(st.integers(2, 6), st.sampled_from([1, 3]), st.integers(16, 33))
 

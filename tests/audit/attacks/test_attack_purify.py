@@ -29,9 +29,9 @@ from uge.audit.attacks.transfer import probe
 from uge.data.loader import to_unit
 from uge.data.store import PixelStore, Records
 from uge.errors import UsageError
+from uge.learning.recipes import Recipe
 from uge.networks import build
 from uge.networks.base import last_layer
-from uge.recipes import Recipe
 from uge.runtime import Runtime, seeded
 
 RUNTIME = Runtime(torch.device("cpu"), "fp32")

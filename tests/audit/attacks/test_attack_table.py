@@ -16,10 +16,10 @@ from uge.audit.attacks import ATTACKS, Context, attack, combination, purify
 from uge.audit.attacks.base import Family
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError, UsageError
+from uge.learning.recipes import Recipe
+from uge.learning.training import History
 from uge.networks import build, weights_hash
-from uge.recipes import Recipe
 from uge.runtime import Runtime
-from uge.training import History
 
 MakeStore = Callable[..., PixelStore]
 RECIPE = Recipe(epochs=1, batch_size=16, lr=0.02)

@@ -13,9 +13,9 @@ from uge.audit.attacks import ATTACKS, Context
 from uge.audit.attacks.waves import estimated_patterns, estimated_patterns_out, wave_terms, without_waves
 from uge.data import load_images
 from uge.data.store import PixelStore, Records
+from uge.learning.recipes import Recipe
 from uge.networks import WaveKey
 from uge.networks.wave_key import coloured
-from uge.recipes import Recipe
 from uge.runtime import Runtime
 
 COUNT = 120

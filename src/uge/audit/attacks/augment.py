@@ -13,9 +13,9 @@ import torch
 from uge.audit.attacks import policies
 from uge.audit.attacks.base import Attack, Context, Entry, learn
 from uge.data.augment import cutout
-from uge.objectives import Objective, augmented, cutmix, mixup, worst_of
+from uge.learning.objectives import Objective, augmented, cutmix, mixup, worst_of
+from uge.learning.training import History
 from uge.runtime import stream
-from uge.training import History
 
 COPIES = 5
 """Of which UEraser takes the one with the largest loss."""

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from uge.data.store import PixelStore
 from uge.errors import UsageError
-from uge.objectives import Objective, supervised
-from uge.recipes import Recipe
+from uge.learning.objectives import Objective, supervised
+from uge.learning.recipes import Recipe
+from uge.learning.training import History, fit
 from uge.runtime import Runtime
-from uge.training import History, fit
 
 Family = Literal[
     "plain", "preprocess", "augment", "train", "purify", "transfer", "knowledge", "combination", "yardstick"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uge.audit.attacks.base import Context, Entry
 from uge.errors import UsageError
-from uge.training import History
+from uge.learning.training import History
 
 
 def combination(first: Entry, second: Entry) -> Entry:

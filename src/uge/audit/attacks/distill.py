@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from uge.audit.attacks.base import Context, Entry, Preparation, learn, with_recipe
 from uge.audit.attacks.preprocess import TRANSFORMS, changing
-from uge.objectives import distillation
-from uge.training import History
+from uge.learning.objectives import distillation
+from uge.learning.training import History
 
 
 def distill(context: Context) -> History:

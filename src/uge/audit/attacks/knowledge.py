@@ -11,8 +11,8 @@ from uge.audit.attacks.base import Context, Entry, Preparation, with_recipe
 from uge.audit.attacks.leak import on_leak
 from uge.audit.attacks.transfer import probe
 from uge.errors import UsageError
+from uge.learning.training import History
 from uge.runtime import stream
-from uge.training import History
 
 LEAK = 1
 """Percent of originals that the last layer on authorised features is trained with."""

@@ -18,9 +18,9 @@ from uge.audit.attacks.waves import estimated_patterns_out
 from uge.data.loader import to_unit
 from uge.data.store import PixelStore
 from uge.errors import UsageError
-from uge.recipes import Recipe
+from uge.learning.recipes import Recipe
+from uge.learning.training import fit
 from uge.runtime import Runtime, seeded, stream
-from uge.training import fit
 
 LINEAR = Recipe(epochs=20, lr=0.1, batch_size=128, weight_decay=0.0, augment="none")
 """How the logistic regression is trained (Sandoval-Segura et al., 2023: 20 epochs of SGD)."""

@@ -17,9 +17,9 @@ from uge.audit.attacks.policies import randaugment
 from uge.data.augment import augmentation
 from uge.data.loader import Batch, fetch, to_unit
 from uge.data.store import PixelStore
-from uge.objectives import Objective, adversarial, evaluating, full_precision
+from uge.learning.objectives import Objective, adversarial, evaluating, full_precision
+from uge.learning.training import History
 from uge.runtime import stream
-from uge.training import History
 
 RADIUS = 8 / 255
 """Of adversarial training, in [0, 1] units: what the public benchmark used, with 10 steps of 2/255."""

@@ -13,11 +13,11 @@ from uge.audit.attacks.base import Context, Entry, direct, learn
 from uge.audit.attacks.leak import REVISION, on_leak
 from uge.data.loader import Batch
 from uge.errors import UsageError
+from uge.learning.objectives import full_precision
+from uge.learning.training import History, fit
 from uge.networks import ImageClassifier, build
 from uge.networks.base import feature_state, last_layer
-from uge.objectives import full_precision
 from uge.runtime import seeded, stream_seed
-from uge.training import History, fit
 
 
 def classifier(network: nn.Module) -> ImageClassifier:

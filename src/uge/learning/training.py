@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uge.checkpoint import load_checkpoint, save_checkpoint
 from uge.data.augment import augmentation
 from uge.data.loader import batches
 from uge.data.store import PixelStore
 from uge.errors import UsageError
-from uge.objectives import Objective, supervised
-from uge.recipes import Recipe
+from uge.learning.objectives import Objective, supervised
+from uge.learning.recipes import Recipe
+from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.runtime import Runtime, seeded, stream
 
 log = logging.getLogger(__name__)

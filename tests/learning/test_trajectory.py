@@ -8,10 +8,10 @@ from torch import nn
 
 from uge.data.store import PixelStore
 from uge.errors import UsageError, WeightsError
+from uge.learning.recipes import Recipe
+from uge.learning.trajectory import Trajectory, network_at, record_trajectory, snapshot_steps
 from uge.networks import build, weights_hash
-from uge.recipes import Recipe
 from uge.runtime import Runtime
-from uge.trajectory import Trajectory, network_at, record_trajectory, snapshot_steps
 
 RECIPE = Recipe(epochs=3, batch_size=4)  # 3 steps an epoch
 MakeStore = Callable[..., PixelStore]

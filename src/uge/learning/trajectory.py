@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from uge.data.store import PixelStore
 from uge.errors import UsageError, WeightsError
-from uge.recipes import Recipe
+from uge.learning.recipes import Recipe
+from uge.learning.training import History, fit, steps_per_epoch
 from uge.runs import read_json, write_atomic, write_json
 from uge.runtime import Runtime
-from uge.training import History, fit, steps_per_epoch
 
 State = dict[str, Tensor]
 
@@ -102,8 +102,8 @@ def record_trajectory(
         snapshots: How many, dense early; or the steps themselves.
         test: Measured after every epoch when given.
         folder: Keep snapshots there as safetensors instead of in memory.
-        checkpoint: See :func:`uge.training.fit`.
-        progress: See :func:`uge.training.fit`.
+        checkpoint: See :func:`uge.learning.training.fit`.
+        progress: See :func:`uge.learning.training.fit`.
 
     Raises:
         UsageError: A snapshot is asked for at a step that the run does not have, or a checkpoint

@@ -2,7 +2,7 @@ import pytest
 
 from uge.data.augment import AUGMENTATIONS
 from uge.errors import UnknownNameError, UsageError
-from uge.recipes import RECIPES, SCHEDULES, Recipe, recipe
+from uge.learning.recipes import RECIPES, SCHEDULES, Recipe, recipe
 
 # Tables 5 and 6: learning rate in the epochs counted from 0.
 CIFAR10 = {0: 0.1, 79: 0.1, 80: 0.01, 119: 0.01, 120: 0.001, 159: 0.001}

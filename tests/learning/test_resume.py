@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from uge.checkpoint import load_checkpoint, save_checkpoint
 from uge.errors import WeightsError
+from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.runtime import Runtime
 
 OPTIMIZERS = {

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from uge.data.loader import Batch
 from uge.errors import UsageError
-from uge.objectives import distillation, full_precision, soft_kl, supervised
+from uge.learning.objectives import distillation, full_precision, soft_kl, supervised
 
 
 class Fixed(nn.Module):

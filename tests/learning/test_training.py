@@ -9,11 +9,11 @@ from torch import nn
 from uge.data.loader import Batch
 from uge.data.store import PixelStore
 from uge.errors import UsageError
+from uge.learning.objectives import supervised
+from uge.learning.recipes import Recipe
+from uge.learning.training import EpochResult, History, evaluate, fit, steps_per_epoch
 from uge.networks import build, weights_hash
-from uge.objectives import supervised
-from uge.recipes import Recipe
 from uge.runtime import Runtime
-from uge.training import EpochResult, History, evaluate, fit, steps_per_epoch
 
 RECIPES = {
     "sgd": Recipe(epochs=4, batch_size=8, lr=0.05),
