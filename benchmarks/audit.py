@@ -40,9 +40,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from uge.data import load_images
 from uge.data.images import ImageSet
+from uge.files import write_json
 from uge.learning.recipes import Recipe
 from uge.networks import build
-from uge.runs import write_json
 from uge.runtime import Runtime
 
 CASES = ("clean", "direct", "grayscale", "jpeg10")

@@ -30,9 +30,9 @@ from conditional.bench import YARDSTICK, Bench, Job, Setup, protect, run_jobs
 from conditional.summary import case_table, seeds_table, summarize_folder
 from uge.console import make_progress
 from uge.errors import UGEError, UsageError
+from uge.files import JSON, write_json
 from uge.names import behind_key
 from uge.pipeline.session import Session
-from uge.runs import JSON, write_json
 from uge.runtime import Runtime
 
 HACKERS, SMOKE_HACKERS = ("cnn", "resnetc20", "resnet18-w16"), ("cnn", "resnet8")

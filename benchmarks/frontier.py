@@ -22,8 +22,8 @@ from conditional.summary import changed
 from uge.audit.cases import read_cases
 from uge.audit.metrics import summarize
 from uge.audit.summary import HackerResult
+from uge.files import write_atomic
 from uge.names import behind_key
-from uge.runs import write_atomic
 
 CHANCE = 10.0
 USUAL = ("direct", "own-recipe", "distill")

@@ -23,9 +23,9 @@ from uge.data import load_images
 from uge.data.augment import augmentation
 from uge.data.images import Pixels
 from uge.data.resize import resize
+from uge.files import write_json
 from uge.networks import WaveKey
 from uge.protect.wave_code import WaveCode
-from uge.runs import write_json
 from uge.runtime import Runtime
 
 

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "uge"
 FLOORS = [
     {"errors", "names", "loading", "preloading", "processes", "progress", "budget"},
-    {"files", "runs"},
+    {"files"},
     {"runtime"},
     {"data"},
     {"networks"},

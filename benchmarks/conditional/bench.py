@@ -24,6 +24,7 @@ from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
 from uge.data.store import load_pixels
 from uge.errors import UsageError
+from uge.files import JSON, fingerprint, read_json, write_json
 from uge.learning.objectives import Objective, distillation, supervised
 from uge.learning.recipes import Recipe
 from uge.learning.resume import save_checkpoint
@@ -35,7 +36,6 @@ from uge.pipeline.protect import ProtectRun
 from uge.pipeline.session import Session
 from uge.progress import Progress, Silent
 from uge.publish import private_folder
-from uge.runs import JSON, fingerprint, read_json, write_json
 from uge.runtime import Runtime, stream_seed
 
 YARDSTICK = 1

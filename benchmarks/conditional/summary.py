@@ -8,7 +8,7 @@ from pathlib import Path
 
 from uge.audit.cases import Case, read_case
 from uge.errors import DataError
-from uge.runs import JSON, canonical_json, read_json, write_json
+from uge.files import JSON, canonical_json, read_json, write_json
 
 LOSS, PLAIN, DISTILL, GAP = 4.0, 35.0, 45.0, 20.0
 """Targets: most points lost to the clean control, largest accuracies of hackers, smallest gap in points."""

@@ -15,6 +15,7 @@ from uge.config import Method, ProtectConfig, PublishConfig
 from uge.data.images import ImageSet
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError
+from uge.files import check_output, staged_folder
 from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.trajectory import record_trajectory as record
 from uge.names import is_keyed
@@ -32,7 +33,6 @@ from uge.publish.manifest import Codec, Format
 from uge.publish.private import MODE
 from uge.publish.verify import Verification
 from uge.publish.verify import verify as verify_folder
-from uge.runs import check_output, staged_folder
 from uge.runtime import Runtime, stream_seed
 
 __all__ = ["AuthorizedPath", "Protected", "audit", "authorize", "protect", "publish", "record_trajectory", "verify"]

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from uge.errors import UsageError
-from uge.runs import code_version
+from uge.files import code_version
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 PRECISIONS = ("auto", "fp32", "bf16-mixed")

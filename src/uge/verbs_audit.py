@@ -137,8 +137,8 @@ def compare(*run: str, out: Path, common: Annotated[Page, FLAT] = Page()) -> Out
         The page, .html.
     """
     set_logging(common)
+    from uge.files import read_json
     from uge.report.compare_files import text_comparison, write_comparison
-    from uge.runs import read_json
 
     files = write_comparison(run, out, overwrite=common.overwrite)
     found = {key: value for key, value in read_json(files[-1]).items() if key != "summaries"}

@@ -17,11 +17,11 @@ from PIL import Image
 
 from uge.audit.cases import Case, read_case, read_cases
 from uge.errors import UsageError
+from uge.files import read_json
 from uge.learning.recipes import Recipe
 from uge.learning.training import DivergedError, EpochResult, History
 from uge.networks import build
 from uge.progress import Silent
-from uge.runs import read_json
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

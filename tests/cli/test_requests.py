@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from safetensors.torch import load_file
 
 from uge.data import load_images
+from uge.files import canonical_json, fingerprint
 from uge.networks import build, from_weights, save_weights, weights_hash
 from uge.pipeline.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
 from uge.pipeline.request import read_request
 from uge.publish import read_manifest
-from uge.runs import canonical_json, fingerprint
 
 SHAPE = ("--network=lenet", "--classes=3", "--size=16", "--recipe.epochs=2")
 
@@ -273,7 +273,7 @@ def other_file(path: Path) -> None:
 
 def signed_for(path: Path, network: Any, **changes: Any) -> None:
     """Put other weights beside the request and sign for their bytes."""
-    from uge.runs import file_sha256
+    from uge.files import file_sha256
 
     save_weights(theta0(path), network)
     record = json.loads(path.read_text())["theta0"] | {

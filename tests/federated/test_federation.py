@@ -15,6 +15,7 @@ from uge.data import load_images
 from uge.errors import DataError, OutputExistsError, UsageError
 from uge.federated import columns
 from uge.federated.servers import Server
+from uge.files import file_sha256, read_json
 from uge.networks import from_weights, weights_hash
 from uge.pipeline import federated
 from uge.pipeline.federated import run_federated
@@ -25,7 +26,6 @@ from uge.pipeline.verify import run_verify
 from uge.progress import Silent
 from uge.publish import read_manifest
 from uge.report import write_report
-from uge.runs import file_sha256, read_json
 
 COLUMNS = [
     "joint",

@@ -20,10 +20,10 @@ from uge.federated import flower
 from uge.federated.exchange import SENT_METRICS, array_record, check_reply, contents, exchanged, put
 from uge.federated.flower import EXCHANGED, check_flower, federated_averaging
 from uge.federated.servers import Server
+from uge.files import read_events, read_json
 from uge.learning.training import History
 from uge.networks import ImageClassifier, build, from_weights, load_weights, weights_hash
 from uge.progress import Silent
-from uge.runs import read_events, read_json
 
 THREE = TWO.model_copy(update={"rounds": 3})
 

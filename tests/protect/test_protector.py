@@ -11,6 +11,7 @@ from torch import Tensor
 from uge.budget import Budget
 from uge.data.store import PixelStore
 from uge.errors import UGEError
+from uge.files import EventLog, read_events
 from uge.learning.recipes import Recipe
 from uge.learning.trajectory import record_trajectory
 from uge.networks import build, weights_hash
@@ -19,7 +20,6 @@ from uge.protect.losses import Authorized, TotalLoss
 from uge.protect.protector import converged, imitation, make_generator, train_generator
 from uge.protect.refine import delta_records
 from uge.protect.settings import GeneratorSettings, LossWeights
-from uge.runs import EventLog, read_events
 from uge.runtime import Runtime
 
 SETTINGS = GeneratorSettings(width=4, blocks=1, batch_size=8, max_steps=12, window=3, settle=0.5, tolerance=0)

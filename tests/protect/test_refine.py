@@ -14,11 +14,11 @@ from torch import Tensor
 from uge.budget import Budget
 from uge.data.store import PixelStore, Records
 from uge.errors import UGEError
+from uge.files import EventLog, read_events
 from uge.protect.generator import Generator
 from uge.protect.losses import TotalLoss
 from uge.protect.refine import class_batches, delta_records, move, protected_store, refine_pass, start_delta
 from uge.protect.settings import LossWeights
-from uge.runs import EventLog, read_events
 from uge.runtime import Runtime
 
 ALL = torch.arange(13)

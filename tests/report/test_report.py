@@ -21,6 +21,7 @@ from uge.audit.cases import Case, read_cases, write_case
 from uge.audit.metrics import summarize
 from uge.audit.quality import write_quality
 from uge.errors import DataError, OutputExistsError, UsageError
+from uge.files import write_json
 from uge.report import curves, rows, text_table, write_report
 from uge.report.heat import heat_map, shade
 from uge.report.lines import Line, plot, ticks
@@ -28,7 +29,6 @@ from uge.report.page import load_run
 from uge.report.pictures import load_attacked, load_pictures
 from uge.report.quality import load_quality
 from uge.report.story import limits, protection
-from uge.runs import write_json
 
 HOSTILE = [
     "<script>alert(1)</script>",

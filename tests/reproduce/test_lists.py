@@ -8,6 +8,7 @@ import pytest
 
 from uge.config import ProtectConfig
 from uge.errors import UnknownNameError, UsageError
+from uge.files import fingerprint
 from uge.networks.table import check_name
 from uge.reproduce.cells import Cell, Experiment
 from uge.reproduce.facts import paper_table
@@ -18,7 +19,6 @@ from uge.reproduce.scale import DATA, SCALES, Scale, parse_data, scale
 from uge.reproduce.specs import ORIGINAL, Unit
 from uge.reproduce.tables import EXPERIMENTS, experiments
 from uge.reproduce.work import protect_config
-from uge.runs import fingerprint
 
 PRINTED = {"table2": 16, "table3": 24, "table7": 14, "table8": 16, "table9": 29}
 each_scale = pytest.mark.parametrize("size", SCALES.values(), ids=SCALES)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from uge.errors import DataError, UsageError
-from uge.runs import write_json
+from uge.files import write_json
 
 Role = Literal["clean", "authorized", "hacker"]
 Start = Literal["theta0", "random"]

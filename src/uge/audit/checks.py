@@ -22,8 +22,8 @@ from typing import Any
 from uge.audit.cases import Case
 from uge.audit.summary import NOISE, Doubt, Result, Summary
 from uge.audit.verdict import listed, points, too_low
+from uge.files import canonical_json
 from uge.names import behind_key, is_keyed
-from uge.runs import canonical_json
 
 ENOUGH_SEEDS = 3
 WOBBLE = 5.0

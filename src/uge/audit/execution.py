@@ -13,9 +13,9 @@ from uge.audit.schedule import Deadline, Pace, by_damage, in_words, warm_up
 from uge.audit.sharing import shared, threads_each
 from uge.audit.workers import LocalProcesses, Outcome, Pool, Serial
 from uge.errors import UsageError
+from uge.files import write_json
 from uge.processes import TRIES
 from uge.progress import Progress, Silent
-from uge.runs import write_json
 
 COMBINED = 1.5
 """Time of a combination of two attacks in units of plain training, for what is kept free of a limited audit."""

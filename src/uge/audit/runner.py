@@ -18,6 +18,7 @@ from uge.audit.plan import Job
 from uge.audit.variants import VARIANTS
 from uge.data.store import PixelStore
 from uge.errors import DataError, UsageError, WeightsError
+from uge.files import fingerprint
 from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.learning.training import DivergedError, History, evaluate
@@ -25,7 +26,6 @@ from uge.names import CHECKPOINT
 from uge.networks import ImageClassifier, build, weights_hash
 from uge.networks.checkpoint import checkpoint_hash
 from uge.progress import Tell
-from uge.runs import fingerprint
 from uge.runtime import Runtime, stream_seed
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ import torch
 
 from uge.audit.runner import Audit
 from uge.data.store import PixelStore, Records
+from uge.files import storage_errors
 from uge.learning.recipes import Recipe
-from uge.runs import storage_errors
 from uge.runtime import Runtime
 
 SHARED = ".images-"

@@ -15,8 +15,8 @@ from uge.budget import Budget
 from uge.data.loader import to_unit
 from uge.data.store import PixelStore, Records
 from uge.errors import UnknownNameError, UsageError
+from uge.files import storage_errors
 from uge.protect.refine import delta_records
-from uge.runs import storage_errors
 from uge.runtime import Runtime
 
 Progress = Callable[[int, int, dict[str, float]], None]

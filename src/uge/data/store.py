@@ -17,7 +17,7 @@ from torch import Tensor
 from uge.data.images import ImageSet
 from uge.data.resize import resize, to_channels
 from uge.errors import DataError, UsageError
-from uge.runs import canonical_json, storage_errors
+from uge.files import canonical_json, storage_errors
 
 RESIDENT_BYTES = 512 * 2**20
 """Sets larger than this are kept in a file and read batch by batch."""

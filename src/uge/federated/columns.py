@@ -20,13 +20,13 @@ from uge.data.images import ImageSet
 from uge.data.store import PixelStore, load_pixels
 from uge.errors import DataError, UsageError
 from uge.federated.union import union
+from uge.files import JSON, fingerprint, read_json, write_json
 from uge.learning.objectives import Objective, distillation, supervised
 from uge.learning.recipes import Recipe
 from uge.learning.resume import save_checkpoint
 from uge.learning.training import DivergedError, evaluate, fit
 from uge.networks import ImageClassifier, weights_hash
 from uge.progress import Progress, Silent
-from uge.runs import JSON, fingerprint, read_json, write_json
 from uge.runtime import Runtime, stream_seed
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from uge.errors import DataError, WeightsError
+from uge.files import JSON
 from uge.networks import ImageClassifier, KeyedClassifier, restore
-from uge.runs import JSON
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord, RecordDict

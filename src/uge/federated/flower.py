@@ -16,12 +16,12 @@ from uge.data.store import PixelStore, load_pixels
 from uge.errors import MissingExtraError, UGEError, WeightsError
 from uge.federated.exchange import ARRAYS, CONFIG, METRICS, array_record, check_reply, contents, put
 from uge.federated.servers import Server
+from uge.files import JSON, EventLog, fingerprint
 from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.learning.training import evaluate, fit
 from uge.networks import ImageClassifier, from_weights, weights_hash
 from uge.progress import Progress
-from uge.runs import JSON, EventLog, fingerprint
 from uge.runtime import Runtime, stream_seed
 
 if TYPE_CHECKING:

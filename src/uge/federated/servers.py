@@ -8,8 +8,8 @@ from pathlib import Path
 from uge.data import load_images
 from uge.data.formats.part import SUFFIX
 from uge.data.images import ImageSet
+from uge.files import write_json
 from uge.publish import private_folder
-from uge.runs import write_json
 
 
 @dataclass(frozen=True)

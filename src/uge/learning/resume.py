@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from uge.errors import WeightsError
-from uge.runs import write_atomic
+from uge.files import write_atomic
 
 
 def save_checkpoint(

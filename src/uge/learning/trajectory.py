@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from uge.data.store import PixelStore
 from uge.errors import UsageError, WeightsError
+from uge.files import read_json, write_atomic, write_json
 from uge.learning.recipes import Recipe
 from uge.learning.training import History, fit, steps_per_epoch
-from uge.runs import read_json, write_atomic, write_json
 from uge.runtime import Runtime
 
 State = dict[str, Tensor]

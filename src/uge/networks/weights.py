@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from uge.errors import WeightsError
+from uge.files import stable_safetensors, write_atomic
 from uge.names import behind_key, is_keyed
 from uge.networks.base import ImageClassifier
 from uge.networks.plugins import is_plugin
 from uge.networks.table import build
-from uge.runs import stable_safetensors, write_atomic
 
 State = dict[str, Tensor]
 PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # a bare pickle, and the zip archive of torch.save

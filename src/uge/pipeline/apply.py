@@ -10,12 +10,12 @@ from uge.budget import Budget
 from uge.config import PublishConfig
 from uge.data import ImageSet, load_images
 from uge.errors import UsageError
+from uge.files import check_output, file_sha256
 from uge.networks import weights_hash
 from uge.pipeline.session import Session
 from uge.pipeline.stages import publish_stream
 from uge.protect.apply import load_perturber, protected_images
 from uge.publish import Provenance, is_private, is_published
-from uge.runs import check_output, file_sha256
 
 
 def run_apply(

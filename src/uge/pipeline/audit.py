@@ -23,6 +23,7 @@ from uge.audit.variants import VARIANTS, choose_variants
 from uge.config import STANDARD_ATTACKS, AuditConfig
 from uge.data import ImageSet, load_images
 from uge.errors import UsageError
+from uge.files import storage_errors, write_json
 from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.recipes import recipe as named_recipe
 from uge.names import is_keyed
@@ -33,7 +34,6 @@ from uge.pipeline.session import Session
 from uge.pipeline.stages import read_store, split_names
 from uge.publish import Manifest, private_folder, read_manifest
 from uge.report import write_report
-from uge.runs import storage_errors, write_json
 from uge.runtime import Runtime
 
 PAGE = "report.html"

@@ -9,11 +9,11 @@ from uge.baselines import Baseline, Material, baseline, kept, read_settings, siz
 from uge.budget import Budget
 from uge.config import ProtectConfig
 from uge.data.store import PixelStore, Records
+from uge.files import fingerprint
 from uge.pipeline.noise import public_name
 from uge.pipeline.session import Session
 from uge.pipeline.stages import budget_of
 from uge.publish import Provenance
-from uge.runs import fingerprint
 
 
 def run_baseline(

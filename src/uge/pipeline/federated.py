@@ -20,6 +20,7 @@ from uge.federated.columns import Table, columns, tabulate
 from uge.federated.servers import Server, write_part
 from uge.federated.settings import Federation
 from uge.federated.split import split_rows
+from uge.files import JSON, fingerprint, storage_errors, write_json
 from uge.learning.recipes import Recipe
 from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
@@ -32,7 +33,6 @@ from uge.pipeline.stages import authorized_networks, split_names
 from uge.pipeline.work import FederationWork
 from uge.protect.settings import METHODS
 from uge.publish import create_private, read_manifest
-from uge.runs import JSON, fingerprint, storage_errors, write_json
 from uge.runtime import stream_seed
 
 RESULT = "federated.json"

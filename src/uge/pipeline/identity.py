@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uge.errors import MissingExtraError, UsageError
-from uge.runs import canonical_json, storage_errors
+from uge.files import canonical_json, storage_errors
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

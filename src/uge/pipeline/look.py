@@ -8,11 +8,11 @@ from typing import Any
 
 from uge.data import has_split, load_images
 from uge.errors import UsageError
+from uge.files import read_json
 from uge.networks import load_weights, weights_hash
 from uge.pipeline.identity import key_fingerprint
 from uge.pipeline.request import read_request
 from uge.publish import read_manifest
-from uge.runs import read_json
 
 
 def inspect(target: str) -> dict[str, Any]:

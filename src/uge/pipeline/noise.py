@@ -17,6 +17,7 @@ from uge.config import ProtectConfig
 from uge.data.store import PixelStore, Records
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError
+from uge.files import EventLog, fingerprint, read_json, write_atomic, write_json
 from uge.learning.recipes import Recipe
 from uge.learning.trajectory import Trajectory, record_trajectory
 from uge.names import CHECKPOINT, behind_key
@@ -36,7 +37,6 @@ from uge.protect.undistill import measure_statistics
 from uge.protect.wave_code import WaveCode, shared_key
 from uge.publish import Provenance
 from uge.publish.manifest import Authorized as AuthorizedRecord
-from uge.runs import EventLog, fingerprint, read_json, write_atomic, write_json
 from uge.runtime import stream_seed
 
 

@@ -18,7 +18,7 @@ from uge.audit.runner import Audit
 from uge.data import ImageSet
 from uge.data.images import Pixels
 from uge.data.store import PixelStore
-from uge.runs import staged_folder, write_json
+from uge.files import staged_folder, write_json
 
 _PICTURES = 9
 _ATTACKED = 3

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uge.config import first_problem
 from uge.errors import DataError, UsageError, WeightsError
+from uge.files import check_output, file_sha256, fingerprint, read_json, storage_errors, write_json
 from uge.learning.recipes import Recipe
 from uge.names import KEYED, behind_key, is_keyed
 from uge.networks import (
@@ -35,7 +36,6 @@ from uge.networks.wave_key import MOST_LEVELS, STEPS, finest
 from uge.pipeline.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
 from uge.pipeline.session import Session
 from uge.publish.manifest import Digest, RequestRecord, created_date
-from uge.runs import check_output, file_sha256, fingerprint, read_json, storage_errors, write_json
 from uge.runtime import stream_seed
 
 log = logging.getLogger(__name__)

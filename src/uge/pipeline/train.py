@@ -10,6 +10,7 @@ from typing import Any
 from uge.audit.keys import key_network, key_recipe
 from uge.data import load_images
 from uge.errors import UsageError
+from uge.files import check_output, fingerprint
 from uge.learning.recipes import with_epochs
 from uge.learning.training import fit
 from uge.networks import ImageClassifier, load_weights, save_weights, weights_hash
@@ -18,7 +19,6 @@ from uge.pipeline.session import Session
 from uge.pipeline.stages import read_store
 from uge.publish import read_manifest
 from uge.publish.manifest import MANIFEST
-from uge.runs import check_output, fingerprint
 from uge.runtime import stream_seed
 
 log = logging.getLogger(__name__)

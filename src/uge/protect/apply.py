@@ -15,10 +15,10 @@ from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
 from uge.data.store import Records
 from uge.errors import UsageError, WeightsError
+from uge.files import canonical_json, stable_safetensors, write_atomic
 from uge.networks import WaveKey, load_weights
 from uge.protect.generator import Generator, Levels
 from uge.protect.wave_code import WaveCode
-from uge.runs import canonical_json, stable_safetensors, write_atomic
 from uge.runtime import Runtime
 
 GENERATOR_KIND, CODE_KIND = "uge-generator", "uge-wave-code"

@@ -13,11 +13,11 @@ from uge.budget import Budget
 from uge.data.loader import epoch_order, fetch
 from uge.data.store import PixelStore, Records
 from uge.errors import UGEError
+from uge.files import EventLog
 from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.protect.generator import Generator, add_perturbation
 from uge.protect.losses import TotalLoss
 from uge.protect.settings import GeneratorSettings
-from uge.runs import EventLog
 from uge.runtime import Runtime, seeded, stream
 
 Progress = Callable[[int, int, dict[str, float]], None]

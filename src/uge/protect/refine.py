@@ -14,9 +14,9 @@ from uge.budget import Budget
 from uge.data.loader import epoch_order, fetch
 from uge.data.store import PixelStore, Records
 from uge.errors import UGEError
+from uge.files import EventLog
 from uge.protect.generator import Generator, add_perturbation, level_type
 from uge.protect.hackers import Losses
-from uge.runs import EventLog
 from uge.runtime import Runtime, seeded, stream
 
 Progress = Callable[[int, int, dict[str, float]], None]

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from uge.files import file_sha256
 from uge.publish.manifest import INDEX, FileRecord, Format
-from uge.runs import file_sha256
 
 COLUMNS = ("image", "label", "id")
 INDEX_COLUMNS = ("path", "label", "id")

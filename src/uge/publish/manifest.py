@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from uge.errors import DataError, IntegrityError, UsageError
-from uge.runs import code_version, read_json, write_atomic
+from uge.files import code_version, read_json, write_atomic
 
 MANIFEST, CARD, GUIDE, INDEX = "manifest.json", "README.md", "TRAINING.md", "index.csv"
 SCHEMA_VERSION = 1

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from uge.errors import UsageError
-from uge.runs import storage_errors
+from uge.files import storage_errors
 
 log = logging.getLogger(__name__)
 MODE = 0o700

@@ -15,6 +15,7 @@ import numpy as np
 from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, IntegrityError
+from uge.files import code_version
 from uge.publish.card import dataset_card
 from uge.publish.codec import decode, kind_of, metadata_problem
 from uge.publish.manifest import CARD, GUIDE, MANIFEST, Manifest, Measured, SizeRecord, read_manifest
@@ -23,7 +24,6 @@ from uge.publish.reader import Record, records
 from uge.publish.stream import batches, ordered_map
 from uge.publish.training_guide import training_guide
 from uge.publish.tree import check_files
-from uge.runs import code_version
 
 PROBLEM_LIMIT = 1000
 NEUTRAL = re.compile(r"\d{8}\.(png|webp)")

@@ -10,11 +10,11 @@ from typing import Any
 
 from uge.audit.summary import HOLDS, Result, Summary
 from uge.errors import OutputExistsError, UsageError
+from uge.files import check_output, write_atomic, write_json
 from uge.report.compare import Comparison, Standing, compare, load_runs
 from uge.report.heat import Cell
 from uge.report.page import Run, capital, page_environment
 from uge.report.tables import number, spread
-from uge.runs import check_output, write_atomic, write_json
 
 FIELDS = ["protection", "role", "network", "scheme", "family", "holds", "last", "best", "std", "clean", "seeds"]
 """Columns of the CSV file: one line for each group of cases."""

@@ -18,12 +18,12 @@ from uge.audit.metrics import summarize, verdict
 from uge.audit.summary import HOLDS, NOISE, Summary
 from uge.audit.verdict import certainty, partial
 from uge.errors import DataError, OutputExistsError, UsageError
+from uge.files import JSON, check_output, read_events, read_json, write_atomic
 from uge.report import curves, story
 from uge.report.heat import heat_map
 from uge.report.pictures import load_attacked, load_pictures
 from uge.report.quality import QualityView, load_quality
 from uge.report.tables import number, rows, spread, words
-from uge.runs import JSON, check_output, read_events, read_json, write_atomic
 
 log = logging.getLogger(__name__)
 TEMPLATES = Path(__file__).parent / "templates"

@@ -11,8 +11,8 @@ from typing import Any
 from markupsafe import Markup
 
 from uge.errors import DataError
+from uge.files import read_json
 from uge.report.lines import Line, plot
-from uge.runs import read_json
 
 MOST_CLASSES = 20
 

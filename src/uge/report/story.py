@@ -9,9 +9,9 @@ from uge.audit.cases import Case
 from uge.audit.checks import STARTED
 from uge.audit.summary import Summary
 from uge.audit.verdict import counted, extent
+from uge.files import canonical_json
 from uge.names import is_keyed
 from uge.report.tables import FAMILIES
-from uge.runs import canonical_json
 
 Facts = list[tuple[str, str]]
 METHODS = {

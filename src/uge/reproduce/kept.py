@@ -14,8 +14,8 @@ from typing import Any
 
 from uge.audit.cases import Case, read_case
 from uge.errors import DataError
+from uge.files import JSON, fingerprint, read_json, storage_errors, write_json
 from uge.reproduce.specs import Copy, Federation, Images, Unit
-from uge.runs import JSON, fingerprint, read_json, storage_errors, write_json
 
 log = logging.getLogger(__name__)
 Spec = Copy | Unit | Federation

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from uge.files import JSON
 from uge.report.lines import Line, plot, swatch
 from uge.report.page import page_environment
 from uge.report.pictures import Pictures, load_pictures
@@ -19,7 +20,6 @@ from uge.reproduce.render import as_json, notes, row_name, state_text
 from uge.reproduce.results import Entry, Shown
 from uge.reproduce.scale import Scale, label
 from uge.reproduce.specs import Copy
-from uge.runs import JSON
 
 TEMPLATES = Path(__file__).parent / "templates"
 _STYLES = (("authorized", ""), ("hacker", ""), ("hacker", "5 3"), ("clean", ""))

@@ -9,9 +9,9 @@ from PIL import Image
 
 from uge.data import load_images
 from uge.data.images import Pixels
+from uge.files import read_json, staged_folder, write_json
 from uge.reproduce.specs import Copy
 from uge.reproduce.work import Workshop
-from uge.runs import read_json, staged_folder, write_json
 
 KINDS = ("original", "noise", "protected")
 GRAY = 128

@@ -8,12 +8,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from uge.files import JSON, canonical_json, write_atomic, write_json
 from uge.report.tables import number, spread
 from uge.reproduce.cells import Section
 from uge.reproduce.kept import Kept
 from uge.reproduce.results import Entry, Shown
 from uge.reproduce.scale import Scale, label
-from uge.runs import JSON, canonical_json, write_atomic, write_json
 
 NOT_RUN = "not run"
 LEGEND = (

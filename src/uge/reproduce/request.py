@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uge.errors import UsageError
+from uge.files import JSON
 from uge.reproduce.cells import Experiment
 from uge.reproduce.kept import Kept
 from uge.reproduce.lists import Lists
@@ -15,7 +16,6 @@ from uge.reproduce.results import look
 from uge.reproduce.scale import DATA, Scale, parse_data, scale
 from uge.reproduce.specs import Unit
 from uge.reproduce.tables import experiments
-from uge.runs import JSON
 
 OUT = Path("reproduce-out")
 

@@ -8,10 +8,10 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from uge.audit.cases import Case
+from uge.files import JSON
 from uge.reproduce.cells import Cell, Experiment, Section
 from uge.reproduce.kept import Kept
 from uge.reproduce.specs import ORIGINAL, Copy, Federation, Unit
-from uge.runs import JSON
 
 State = Literal["done", "missing", "failed"]
 HALVES = {"first 5 classes": 0, "last 5 classes": 1}

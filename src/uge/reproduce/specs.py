@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from uge.audit.cases import Data, Role, Start, case_id
+from uge.files import fingerprint
 from uge.learning.recipes import Recipe
-from uge.runs import fingerprint
 
 ORIGINAL = "original"
 """The method of a copy that is not protected."""

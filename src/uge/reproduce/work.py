@@ -17,6 +17,7 @@ from uge.config import ProtectConfig, PublishConfig
 from uge.data import ImageSet, load_images
 from uge.data.store import PixelStore
 from uge.errors import DataError, UsageError
+from uge.files import fingerprint
 from uge.learning.resume import save_checkpoint
 from uge.learning.training import DivergedError, History
 from uge.networks import build
@@ -29,7 +30,6 @@ from uge.publish import private_folder
 from uge.reproduce.kept import Kept, variant
 from uge.reproduce.scale import SEED_STRIDE
 from uge.reproduce.specs import ORIGINAL, Copy, Images, Unit
-from uge.runs import fingerprint
 from uge.runtime import stream_seed
 
 log = logging.getLogger(__name__)

@@ -7,29 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from uge import runs
+from uge import files
 from uge.errors import DataError, OutputExistsError, StorageError, UsageError
 
 
-def files(folder: Path) -> dict[str, str]:
+def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_fingerprint_depends_on_values_not_on_order() -> None:
-    assert runs.fingerprint({"a": 1, "b": [2, "ü"]}) == runs.fingerprint({"b": [2, "ü"], "a": 1})
-    assert runs.fingerprint({"a": 1}) != runs.fingerprint({"a": 2})
+    assert files.fingerprint({"a": 1, "b": [2, "ü"]}) == files.fingerprint({"b": [2, "ü"], "a": 1})
+    assert files.fingerprint({"a": 1}) != files.fingerprint({"a": 2})
 
 
 def test_file_hash(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc")
-    assert runs.file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
     value = {"name": "Käse", "list": [1, 2.5, None], "path": Path("a/b")}
-    runs.write_json(tmp_path / "deep" / "value.json", value)
-    assert runs.read_json(tmp_path / "deep" / "value.json") == {**value, "path": "a/b"}
+    files.write_json(tmp_path / "deep" / "value.json", value)
+    assert files.read_json(tmp_path / "deep" / "value.json") == {**value, "path": "a/b"}
 
 
 @pytest.mark.parametrize("content", [b'{"a": ', b"[1, 2]", b"\xff\xfe{}"])
@@ -37,9 +37,9 @@ def test_read_json_refuses(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "value.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"value\.json"):
-        runs.read_json(path)
+        files.read_json(path)
     with pytest.raises(DataError, match="missing"):
-        runs.read_json(tmp_path / "absent.json")
+        files.read_json(tmp_path / "absent.json")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
 ) -> None:
     path = tmp_path / "value"
-    runs.write_atomic(path, "old")
+    files.write_atomic(path, "old")
     write = Path.write_bytes
 
     def half(self: Path, data: bytes) -> int:
@@ -64,19 +64,19 @@ def test_failed_write_leaves_the_old_file(
 
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(StorageError, match=advice):
-        runs.write_atomic(path, "new content")
-    assert files(tmp_path) == {"value": "old"}
+        files.write_atomic(path, "new content")
+    assert contents(tmp_path) == {"value": "old"}
 
 
 def test_other_system_errors_pass_unchanged(tmp_path: Path) -> None:
-    with pytest.raises(InterruptedError), runs.storage_errors(tmp_path):
+    with pytest.raises(InterruptedError), files.storage_errors(tmp_path):
         raise InterruptedError(errno.EINTR, "interrupted")
 
 
 def test_a_file_in_the_path_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="a file, not a folder"):
-        runs.EventLog(tmp_path / "file" / "sub" / "log.jsonl")
+        files.EventLog(tmp_path / "file" / "sub" / "log.jsonl")
 
 
 class TestOutput:
@@ -85,14 +85,14 @@ class TestOutput:
         (source / "train").mkdir(parents=True)
         for out in (source, source / "out", source / "train", tmp_path, source / ".." / "source"):
             with pytest.raises(UsageError, match="overlap"):
-                runs.check_output(out, source=source, overwrite=True)
-        runs.check_output(tmp_path / "source2", source=source)
+                files.check_output(out, source=source, overwrite=True)
+        files.check_output(tmp_path / "source2", source=source)
 
     def test_overlap_through_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "source").mkdir()
         (tmp_path / "link").symlink_to(tmp_path / "source")
         with pytest.raises(UsageError, match="overlap"):
-            runs.check_output(tmp_path / "link" / "out", source=tmp_path / "source")
+            files.check_output(tmp_path / "link" / "out", source=tmp_path / "source")
 
     def test_what_exists_is_kept(self, tmp_path: Path) -> None:
         full, empty, file = tmp_path / "full", tmp_path / "empty", tmp_path / "file"
@@ -102,18 +102,18 @@ class TestOutput:
         file.write_text("")
         for taken in (full, file):
             with pytest.raises(OutputExistsError, match="--overwrite"):
-                runs.check_output(taken)
-            runs.check_output(taken, overwrite=True)
-        runs.check_output(empty)
+                files.check_output(taken)
+            files.check_output(taken, overwrite=True)
+        files.check_output(empty)
 
     def test_of_others_nothing_is_replaced(self, tmp_path: Path) -> None:
         out = tmp_path / "out"
         out.mkdir()
-        runs.check_output(out, overwrite=True, ours=lambda folder: False)
+        files.check_output(out, overwrite=True, ours=lambda folder: False)
         (out / "thesis").write_text("")
-        runs.check_output(out, overwrite=True, ours=lambda folder: folder == out)
+        files.check_output(out, overwrite=True, ours=lambda folder: folder == out)
         with pytest.raises(UsageError, match="did not write"):
-            runs.check_output(out, overwrite=True, ours=lambda folder: False)
+            files.check_output(out, overwrite=True, ours=lambda folder: False)
 
     def test_pipes_and_devices_stay(self, tmp_path: Path) -> None:
         pipe = tmp_path / "pipe"
@@ -121,28 +121,28 @@ class TestOutput:
         (tmp_path / "link").symlink_to(pipe)
         for out in (pipe, tmp_path / "link"):
             with pytest.raises(UsageError, match="no regular file or folder; choose another"):
-                runs.check_output(out, overwrite=True)
-            with pytest.raises(UsageError, match="no regular file or folder"), runs.staged_folder(out, overwrite=True):
+                files.check_output(out, overwrite=True)
+            with pytest.raises(UsageError, match="no regular file or folder"), files.staged_folder(out, overwrite=True):
                 pass
             with pytest.raises(UsageError, match="no regular file or folder"):
-                runs.write_atomic(out, "text")
+                files.write_atomic(out, "text")
         assert pipe.is_fifo()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
 
     def test_names_that_no_disk_takes(self, tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="the name is too long"):
-            runs.check_output(tmp_path / ("x" * 300))
+            files.check_output(tmp_path / ("x" * 300))
         with pytest.raises(StorageError, match="it is a folder, where a file was expected"):
-            runs.write_atomic(tmp_path, "text")
+            files.write_atomic(tmp_path, "text")
 
 
 class TestStagedFolder:
     def test_takes_its_place_at_the_end(self, tmp_path: Path) -> None:
         out = tmp_path / "deep" / "out"
-        with runs.staged_folder(out, mode=0o700) as staging:
+        with files.staged_folder(out, mode=0o700) as staging:
             (staging / "a").write_text("1")
             assert not out.exists()
-        assert files(tmp_path) == {"deep/out/a": "1"}
+        assert contents(tmp_path) == {"deep/out/a": "1"}
         assert out.stat().st_mode & 0o777 == 0o700
 
     @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
@@ -152,13 +152,13 @@ class TestStagedFolder:
         (out / "old").write_text("1")
 
         def fail() -> None:
-            with runs.staged_folder(out, overwrite=True) as staging:
+            with files.staged_folder(out, overwrite=True) as staging:
                 (staging / "new").write_text("2")
                 raise error
 
         with pytest.raises(type(error)):
             fail()
-        assert files(tmp_path) == {"out/old": "1"}
+        assert contents(tmp_path) == {"out/old": "1"}
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
     def test_failure_of_the_last_rename_brings_the_old_folder_back(
@@ -175,10 +175,10 @@ class TestStagedFolder:
             return rename(self, target)
 
         monkeypatch.setattr(Path, "rename", fail)
-        with pytest.raises(StorageError, match="disk is full"), runs.staged_folder(out, overwrite=True):
+        with pytest.raises(StorageError, match="disk is full"), files.staged_folder(out, overwrite=True):
             pass
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
-        assert files(tmp_path) == {"out/old": "1"}
+        assert contents(tmp_path) == {"out/old": "1"}
 
     @pytest.mark.parametrize("file", [False, True])
     def test_replaces_a_folder_or_a_file(self, tmp_path: Path, file: bool) -> None:
@@ -188,11 +188,11 @@ class TestStagedFolder:
         else:
             out.mkdir()
             (out / "old").write_text("1")
-        with pytest.raises(OutputExistsError), runs.staged_folder(out):
+        with pytest.raises(OutputExistsError), files.staged_folder(out):
             pass
-        with runs.staged_folder(out, overwrite=True) as staging:
+        with files.staged_folder(out, overwrite=True) as staging:
             (staging / "new").write_text("2")
-        assert files(tmp_path) == {"out/new": "2"}
+        assert contents(tmp_path) == {"out/new": "2"}
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
     def test_what_a_killed_process_left_goes(self, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ class TestStagedFolder:
         ended.wait()
         for name in (f".out.staging-{ended.pid}", f".out.staging-{os.getppid()}", f".other.staging-{ended.pid}"):
             (tmp_path / name).mkdir()
-        with runs.staged_folder(tmp_path / "out"):
+        with files.staged_folder(tmp_path / "out"):
             pass
         left = {f".out.staging-{os.getppid()}", f".other.staging-{ended.pid}", "out"}
         assert {path.name for path in tmp_path.iterdir()} == left
@@ -209,39 +209,39 @@ class TestStagedFolder:
         (tmp_path / "real").mkdir()
         (tmp_path / "real" / "old").write_text("1")
         (tmp_path / "link").symlink_to(tmp_path / "real")
-        with runs.staged_folder(tmp_path / "link", overwrite=True) as staging:
+        with files.staged_folder(tmp_path / "link", overwrite=True) as staging:
             (staging / "new").write_text("2")
         assert (tmp_path / "link").is_symlink()
-        assert files(tmp_path / "real") == {"new": "2"}
+        assert contents(tmp_path / "real") == {"new": "2"}
 
 
 class TestEvents:
     def test_appends_and_reads(self, tmp_path: Path) -> None:
         path = tmp_path / "deep" / "log.jsonl"
-        runs.EventLog(path).write("start", seed=1)
-        runs.EventLog(path).write("step", loss=0.5)
-        assert [{k: v for k, v in event.items() if k != "time"} for event in runs.read_events(path)] == [
+        files.EventLog(path).write("start", seed=1)
+        files.EventLog(path).write("step", loss=0.5)
+        assert [{k: v for k, v in event.items() if k != "time"} for event in files.read_events(path)] == [
             {"event": "start", "seed": 1},
             {"event": "step", "loss": 0.5},
         ]
 
     def test_a_line_cut_off_by_a_crash_costs_only_itself(self, tmp_path: Path) -> None:
         path = tmp_path / "log.jsonl"
-        runs.EventLog(path).write("start")
+        files.EventLog(path).write("start")
         with path.open("a") as handle:
             handle.write(json.dumps({"event": "lost"})[:8])
-        assert [event["event"] for event in runs.read_events(path)] == ["start"]
-        runs.EventLog(path).write("resumed")
-        assert [event["event"] for event in runs.read_events(path)] == ["start", "resumed"]
+        assert [event["event"] for event in files.read_events(path)] == ["start"]
+        files.EventLog(path).write("resumed")
+        assert [event["event"] for event in files.read_events(path)] == ["start", "resumed"]
 
     def test_without_a_path_nothing_is_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        runs.EventLog(None).write("start")
+        files.EventLog(None).write("start")
         assert list(tmp_path.iterdir()) == []
-        assert runs.read_events(tmp_path / "absent") == []
+        assert files.read_events(tmp_path / "absent") == []
 
     def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        log = runs.EventLog(tmp_path / "log.jsonl")
+        log = files.EventLog(tmp_path / "log.jsonl")
 
         def full(self: Path, mode: str) -> None:
             raise OSError(errno.ENOSPC, "full")

@@ -1,0 +1,36 @@
+"""Files that a run reads and writes: JSON, logs of events, output folders, the code version. Needs no torch."""
+
+from uge.files.documents import (
+    JSON,
+    canonical_json,
+    check_kind,
+    file_sha256,
+    fingerprint,
+    read_json,
+    stable_safetensors,
+    storage_errors,
+    write_atomic,
+    write_json,
+)
+from uge.files.events import EventLog, read_events
+from uge.files.folders import check_output, holds_something, staged_folder
+from uge.files.version import code_version
+
+__all__ = [
+    "JSON",
+    "EventLog",
+    "canonical_json",
+    "check_kind",
+    "check_output",
+    "code_version",
+    "file_sha256",
+    "fingerprint",
+    "holds_something",
+    "read_events",
+    "read_json",
+    "stable_safetensors",
+    "staged_folder",
+    "storage_errors",
+    "write_atomic",
+    "write_json",
+]

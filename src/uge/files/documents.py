@@ -1,0 +1,122 @@
+"""Single files: atomic writes, JSON, fingerprints, and storage errors in one sentence. Needs no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from uge.errors import DataError, StorageError, UsageError
+
+JSON = dict[str, Any]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def fingerprint(value: Any) -> str:
+    """Hexadecimal sha256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes, read in blocks."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a whole file or nothing: to a sibling first, then renamed.
+
+    Raises:
+        UsageError: ``path`` is a device, a pipe or a socket.
+        StorageError: The disk is full or read-only.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with storage_errors(path):
+        check_kind(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(data)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def stable_safetensors(data: bytes) -> bytes:
+    """A safetensors file with its metadata in sorted order: the library writes it in a new order every time."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # Tensors stay aligned.
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> JSON:
+    """Read a JSON object.
+
+    Raises:
+        DataError: The file is missing or no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}); it is damaged or missing") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} should hold a JSON object, but holds a {type(value).__name__}")
+    return value
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn "disk full", "read-only", "permission denied" and the like into one sentence.
+
+    Raises:
+        StorageError: With the path and what to do.
+    """
+    again = "free some space and run again, with --resume where the command has it"
+    reasons = {
+        errno.ENOSPC: f"the disk is full; {again}",
+        errno.EDQUOT: f"the disk quota is used up; {again}",
+        errno.EROFS: "the file system is read-only; choose another output folder",
+        errno.EACCES: "permission is denied; choose another output folder",
+        errno.EPERM: "the operation is not permitted; choose another output folder",
+        errno.ENOTDIR: "a part of the path is a file, not a folder; choose another output folder",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+        errno.EEXIST: "a file or folder of that name is in the way; choose another output folder",
+        errno.EISDIR: "it is a folder, where a file was expected; choose another name",
+    }
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or path  # It may be something that was read.
+        reasons[errno.ENOENT] = f"{place} is missing; put it back, or choose another output folder"
+        reasons[errno.EIO] = f"the disk reports an error at {place}; check it, or choose another output folder"
+        if error.errno in reasons:
+            raise StorageError(f"cannot write {path}: {reasons[error.errno]}") from error
+        raise
+
+
+def check_kind(out: Path) -> None:
+    """Refuse an output that is a device, a pipe or a socket.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        raise UsageError(f"the output {out} is no regular file or folder; choose another")
