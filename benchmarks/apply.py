@@ -21,8 +21,8 @@ import torch
 
 from uge.budget import Budget
 from uge.data import load_images
-from uge.protect.apply import save_perturber
-from uge.protect.generator import Generator, perturb_images
+from uge.methods.apply import save_perturber
+from uge.methods.uge.generator import Generator, perturb_images
 from uge.runtime import Runtime, seeded
 
 

@@ -24,17 +24,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from uge.baselines import BASELINES, Material
 from uge.budget import Budget
 from uge.config import ProtectConfig
 from uge.data import load_images
 from uge.data.images import ImageSet
 from uge.data.store import load_pixels
+from uge.methods.baselines import BASELINES, Material
+from uge.methods.uge.generator import Generator
 from uge.networks.base import ImageClassifier
 from uge.pipeline.noise import NoiseRun
 from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks
-from uge.protect.generator import Generator
 from uge.reproduce.scale import SCALES
 from uge.runtime import Runtime
 

@@ -24,8 +24,8 @@ from uge.data.augment import augmentation
 from uge.data.images import Pixels
 from uge.data.resize import resize
 from uge.files import write_json
+from uge.methods.keyed.wave_code import WaveCode
 from uge.networks import WaveKey
-from uge.protect.wave_code import WaveCode
 from uge.runtime import Runtime
 
 

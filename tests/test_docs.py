@@ -11,10 +11,10 @@ from typing import Any
 import cyclopts
 import pytest
 
-from uge.baselines import BASELINES
 from uge.cli import app
 from uge.flags import settings_for
 from uge.learning.recipes import RECIPES
+from uge.methods.baselines import BASELINES
 from uge.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]

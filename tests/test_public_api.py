@@ -12,8 +12,8 @@ import uge
 from uge.data.images import ImageSet
 from uge.errors import OutputExistsError, UnknownNameError, UsageError
 from uge.learning.recipes import Recipe
+from uge.methods.uge.settings import GeneratorSettings, RefineSettings
 from uge.networks import weights_hash
-from uge.protect.settings import GeneratorSettings, RefineSettings
 from uge.runtime import Runtime
 
 ROOT = Path(__file__).parents[1]
@@ -64,10 +64,10 @@ def test_public_names() -> None:
         _ = uge.protekt
 
 
-@pytest.mark.parametrize("first", ["import uge.protect.losses, uge.publish, uge.audit.cases", "pass"])
+@pytest.mark.parametrize("first", ["import uge.methods.uge.losses, uge.publish, uge.audit.cases", "pass"])
 def test_verbs_can_be_called_whatever_was_imported_before(first: str) -> None:
     code = f"import uge\n{first}\nassert all(callable(verb) for verb in (uge.protect, uge.publish, uge.audit))"
-    code += "\nimport uge.protect.settings as settings; settings.METHODS"
+    code += "\nimport uge.methods.uge.settings as settings; settings.METHODS"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from uge.learning.recipes import Recipe as Recipe
     from uge.runtime import Runtime as Runtime
 
-_VERBS = ("audit", "protect", "publish")  # folders of code, which can be called as well
+_VERBS = ("audit", "publish")  # folders of code, which can be called as well
 _HOMES = {
     "AuthorizedPath": "uge.api",
     "Budget": "uge.budget",
@@ -46,6 +46,7 @@ _HOMES = {
     "UGEError": "uge.errors",
     "authorize": "uge.api",
     "load_images": "uge.data",
+    "protect": "uge.api",
     "record_trajectory": "uge.api",
     "verify": "uge.api",
 }
@@ -78,7 +79,7 @@ class _Verb(ModuleType):
 
 
 class _Package(ModuleType):
-    """This package: whoever imports ``uge.protect.losses`` binds the folder here, and must not unbind the verb."""
+    """This package: whoever imports ``uge.methods.uge.losses`` binds the folder here, and must not unbind the verb."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _VERBS and isinstance(value, ModuleType):

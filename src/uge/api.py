@@ -18,6 +18,9 @@ from uge.errors import UsageError
 from uge.files import check_output, staged_folder
 from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.trajectory import record_trajectory as record
+from uge.methods.apply import GENERATOR, save_perturber
+from uge.methods.uge.losses import Authorized
+from uge.methods.uge.settings import METHODS, NEED_PATH, GeneratorSettings, LossWeights, RefineSettings
 from uge.names import is_keyed
 from uge.networks import KeyedClassifier
 from uge.pipeline.noise import NoiseRun, write_keys
@@ -25,9 +28,6 @@ from uge.pipeline.protected import AuthorizedPath, Protected
 from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks, check_names, publish_stream, read_store
 from uge.progress import Progress, Silent
-from uge.protect.apply import GENERATOR, save_perturber
-from uge.protect.losses import Authorized
-from uge.protect.settings import METHODS, NEED_PATH, GeneratorSettings, LossWeights, RefineSettings
 from uge.publish import Manifest, is_private, is_published, private_folder
 from uge.publish.manifest import Codec, Format
 from uge.publish.private import MODE

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe
-from uge.protect.settings import GeneratorSettings, LossWeights, RefineSettings
+from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
 
 STANDARD_ATTACKS = ("direct", "distill", "grayscale", "jpeg30", "jpeg10", "wave-removal", "pattern-estimation")
 """What ``standard`` stands for among attacks: the paper's two, and filters that are cheap and break much."""

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uge.baselines import BASELINES
 from uge.config import ProtectConfig
+from uge.methods.baselines import BASELINES
 
 PLACE = Path(__file__).resolve().parents[2] / "benchmarks" / "baselines.py"
 spec = importlib.util.spec_from_file_location("baselines_benchmark", PLACE)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from command import contents, make_folder, refused, run_uge, tiny
 
-from uge.baselines import BASELINES
 from uge.data import load_images
+from uge.methods.baselines import BASELINES
 from uge.networks import build, save_weights
 from uge.networks.checkpoint import checkpoint_hash
 from uge.publish import read_manifest
@@ -109,7 +109,7 @@ def test_resume_after_the_perturbation_was_made(
         assert run_uge("protect", toy, tmp_path / "cut", *flags).code == 130
     monkeypatch.undo()
     assert (tmp_path / "cut.private" / "run" / "delta.int8").is_file()
-    interrupt("uge.baselines.random._class_wise", AssertionError("made again"))
+    interrupt("uge.methods.baselines.random._class_wise", AssertionError("made again"))
     monkeypatch.setitem(
         BASELINES,
         "random-class",

@@ -53,7 +53,7 @@ def test_interrupted_in_the_generator_resumes_to_the_same_bytes(
     interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch, toy: Path, paper: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "copy"
-    interrupt("uge.protect.protector.add_perturbation", KeyboardInterrupt, call=4)
+    interrupt("uge.methods.uge.protector.add_perturbation", KeyboardInterrupt, call=4)
     ran = run_uge("protect", toy, out, *PAPER)
     assert (ran.code, ran.out) == (130, "")
     hint = ran.err.splitlines()[-1]
@@ -73,8 +73,8 @@ def test_interrupted_in_the_generator_resumes_to_the_same_bytes(
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        ("uge.protect.refine", "move", 14),
-        ("uge.protect.protector", "imitation", 3),
+        ("uge.methods.uge.refine", "move", 14),
+        ("uge.methods.uge.protector", "imitation", 3),
         ("uge.publish.writer", "encode", 20),
         ("uge.pipeline.work", "write_json", 2),
     ],

@@ -6,7 +6,7 @@ from command import contents, run_uge, tiny
 
 import uge
 from uge.learning.recipes import Recipe
-from uge.protect.settings import GeneratorSettings, RefineSettings
+from uge.methods.uge.settings import GeneratorSettings, RefineSettings
 
 GENERATOR = GeneratorSettings(width=8, blocks=1, lr=0.02, max_steps=6)
 

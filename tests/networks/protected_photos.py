@@ -6,8 +6,8 @@ from torch import Tensor
 
 from uge.budget import Budget
 from uge.data import load_images
+from uge.methods.keyed.wave_code import WaveCode
 from uge.networks import WaveKey, weights_hash
-from uge.protect.wave_code import WaveCode
 from uge.runtime import stream
 
 

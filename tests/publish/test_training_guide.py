@@ -20,10 +20,10 @@ from toy_sets import BUDGET, image_set, protect
 
 from uge.data import load_images
 from uge.learning.recipes import RECIPES, Recipe
+from uge.methods.apply import protected_images
+from uge.methods.keyed.wave_code import WaveCode, shared_key
 from uge.networks import build, from_weights, weights_hash
 from uge.pipeline.noise import write_keys
-from uge.protect.apply import protected_images
-from uge.protect.wave_code import WaveCode, shared_key
 from uge.publish import Authorized, Manifest, Provenance, publish, read_manifest, verify
 from uge.publish.training_guide import AUGMENTATIONS, RATES, script, training_guide
 from uge.runtime import Runtime

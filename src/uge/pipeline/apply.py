@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from uge.baselines.foreign import ForeignNoise, Scope, is_noise, open_noise
 from uge.budget import Budget
 from uge.config import PublishConfig
 from uge.data import ImageSet, load_images
 from uge.errors import UsageError
 from uge.files import check_output, file_sha256
+from uge.methods.apply import load_perturber, protected_images
+from uge.methods.baselines.foreign import ForeignNoise, Scope, is_noise, open_noise
 from uge.networks import weights_hash
 from uge.pipeline.session import Session
 from uge.pipeline.stages import publish_stream
-from uge.protect.apply import load_perturber, protected_images
 from uge.publish import Provenance, is_private, is_published
 
 
@@ -34,7 +34,7 @@ def run_apply(
 
     Args:
         noise: ``OUT.private/generator.safetensors`` of an earlier run, or a file of noise that was made
-            elsewhere (see :func:`uge.baselines.foreign.open_noise`).
+            elsewhere (see :func:`uge.methods.baselines.foreign.open_noise`).
         source: What :func:`uge.data.load_images` takes.
         out: The folder to publish.
         publishing: Layout and codec.

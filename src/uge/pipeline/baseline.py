@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from uge.baselines import Baseline, Material, baseline, kept, read_settings, sizes
 from uge.budget import Budget
 from uge.config import ProtectConfig
 from uge.data.store import PixelStore, Records
 from uge.files import fingerprint
+from uge.methods.baselines import Baseline, Material, baseline, kept, read_settings, sizes
 from uge.pipeline.noise import public_name
 from uge.pipeline.session import Session
 from uge.pipeline.stages import budget_of

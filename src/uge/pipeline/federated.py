@@ -22,6 +22,7 @@ from uge.federated.settings import Federation
 from uge.federated.split import split_rows
 from uge.files import JSON, fingerprint, storage_errors, write_json
 from uge.learning.recipes import Recipe
+from uge.methods.uge.settings import METHODS
 from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
 from uge.pipeline.noise import key_path, write_keys
@@ -31,7 +32,6 @@ from uge.pipeline.requested import check_fits, describe_requests, with_requests
 from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks, split_names
 from uge.pipeline.work import FederationWork
-from uge.protect.settings import METHODS
 from uge.publish import create_private, read_manifest
 from uge.runtime import stream_seed
 

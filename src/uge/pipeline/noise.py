@@ -20,21 +20,21 @@ from uge.errors import UsageError
 from uge.files import EventLog, fingerprint, read_json, write_atomic, write_json
 from uge.learning.recipes import Recipe
 from uge.learning.trajectory import Trajectory, record_trajectory
+from uge.methods.apply import GENERATOR, Perturber, load_generator, save_perturber
+from uge.methods.keyed.wave_code import WaveCode, shared_key
+from uge.methods.uge.generator import Generator
+from uge.methods.uge.hackers import Losses, train_hackers, with_hackers
+from uge.methods.uge.losses import Authorized, TotalLoss, trained_networks
+from uge.methods.uge.protector import make_generator, train_generator
+from uge.methods.uge.refine import delta_records, protected_store, refine_pass, start_delta
+from uge.methods.uge.settings import BASELINE_NAMES, METHODS, NEED_PATH, GeneratorSettings
+from uge.methods.uge.undistill import measure_statistics
 from uge.names import CHECKPOINT, behind_key
 from uge.networks import ImageClassifier, build, save_weights, weights_hash
 from uge.networks.checkpoint import checkpoint_hash
 from uge.networks.standalone import has_standalone, standalone_source
 from uge.pipeline.session import Session
 from uge.pipeline.stages import budget_of, open_encoder
-from uge.protect.apply import GENERATOR, Perturber, load_generator, save_perturber
-from uge.protect.generator import Generator
-from uge.protect.hackers import Losses, train_hackers, with_hackers
-from uge.protect.losses import Authorized, TotalLoss, trained_networks
-from uge.protect.protector import make_generator, train_generator
-from uge.protect.refine import delta_records, protected_store, refine_pass, start_delta
-from uge.protect.settings import BASELINE_NAMES, METHODS, NEED_PATH, GeneratorSettings
-from uge.protect.undistill import measure_statistics
-from uge.protect.wave_code import WaveCode, shared_key
 from uge.publish import Provenance
 from uge.publish.manifest import Authorized as AuthorizedRecord
 from uge.runtime import stream_seed

@@ -11,6 +11,8 @@ from uge.data import ImageSet, load_images
 from uge.data.store import PixelStore, Records
 from uge.errors import DataError
 from uge.files import code_version, fingerprint
+from uge.methods.apply import Perturber, protected_images
+from uge.methods.uge.settings import BASELINE_NAMES
 from uge.networks import weights_hash
 from uge.pipeline.baseline import run_baseline
 from uge.pipeline.noise import NoiseRun, key_path, write_keys
@@ -25,8 +27,6 @@ from uge.pipeline.stages import (
     training_size,
 )
 from uge.pipeline.work import PrivateWork
-from uge.protect.apply import Perturber, protected_images
-from uge.protect.settings import BASELINE_NAMES
 from uge.publish import Manifest, Provenance, is_complete, read_manifest
 
 

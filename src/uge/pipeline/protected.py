@@ -9,9 +9,9 @@ from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels, Sample
 from uge.learning.recipes import Recipe
 from uge.learning.trajectory import Trajectory
+from uge.methods.apply import protected_images
 from uge.networks import ImageClassifier
 from uge.pipeline.noise import Noise
-from uge.protect.apply import protected_images
 from uge.runtime import Runtime
 
 

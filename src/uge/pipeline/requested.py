@@ -8,10 +8,10 @@ from pathlib import Path
 from uge.config import ProtectConfig
 from uge.data.images import ImageSet
 from uge.errors import UsageError
+from uge.methods.uge.settings import METHODS
 from uge.names import is_keyed
 from uge.networks import load_weights, weights_hash
 from uge.pipeline.request import Request, read_request, theta0_file
-from uge.protect.settings import METHODS
 from uge.publish import Provenance
 
 

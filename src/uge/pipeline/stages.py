@@ -6,19 +6,19 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from uge.baselines import BASELINES, read_settings
 from uge.budget import Budget
 from uge.config import ProtectConfig, PublishConfig
 from uge.data.images import ImageSet, Pixels
 from uge.data.store import PixelStore, load_pixels
 from uge.encoders import ClipSpace, FeatureSpace, LocalSpace
 from uge.errors import UnknownNameError, UsageError
+from uge.methods.baselines import BASELINES, read_settings
+from uge.methods.keyed.wave_code import shared_key
+from uge.methods.uge.settings import DEFAULT_RHO, METHODS, NEED_PATH
 from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
 from uge.networks import ImageClassifier, KeyedClassifier, build, check_name, load_weights, restore
 from uge.networks.wave_key import MOST_LEVELS
 from uge.pipeline.session import Session
-from uge.protect.settings import DEFAULT_RHO, METHODS, NEED_PATH
-from uge.protect.wave_code import shared_key
 from uge.publish import Manifest, Provenance, publish
 from uge.runtime import stream_seed
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from uge.learning.recipes import Recipe
-from uge.protect.settings import METHODS
+from uge.methods.uge.settings import METHODS
 from uge.reproduce.scale import Scale
 from uge.reproduce.specs import ORIGINAL, Copy, Federation, Images, Unit
 

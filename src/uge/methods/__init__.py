@@ -1,0 +1,1 @@
+"""Methods: everything that perturbs images."""

@@ -1,0 +1,92 @@
+"""LSP: linearly separable patches (Yu, Zhang, Chen, Yin and Liu, KDD 2022, arXiv 2111.00898)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from uge.data.store import Records
+from uge.errors import UsageError
+from uge.methods.baselines.base import Baseline, Material, Settings, reference_radius, scaled
+from uge.runtime import stream
+
+
+class LspSettings(Settings):
+    """LSP's settings.
+
+    Attributes:
+        patch: Side of the patches of one colour, in pixels.
+        radius: L2 length of a perturbation of 32 × 32 × 3 values in [0, 1] units (6/255 on average); it
+            grows with the square root of the number of values.
+        spread: Standard deviation within a class, where the class's own colours are ±1 (published: centres
+            at ±10, spread of about 4).
+    """
+
+    patch: int = Field(8, ge=1)
+    radius: float = Field(1.304, gt=0)
+    spread: float = Field(0.4, ge=0)
+
+
+def patches(colours: Tensor, size: int, patch: int, radius: float) -> Tensor:
+    """Grids of colours as perturbations of one L2 length.
+
+    Args:
+        colours: batch × channels × cells × cells.
+        size: Side of an image in pixels; the last cells are cut off where it is no multiple of ``patch``.
+        patch: Side of a cell in pixels.
+        radius: L2 length in [0, 1] units.
+
+    Returns:
+        batch × channels × size × size in [0, 1] units.
+    """
+    out = colours.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :size, :size]
+    return scaled(out, radius)
+
+
+def class_centres(classes: int, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Colours of ±1 for every class, classes × ``shape``; no two classes have the same.
+
+    Raises:
+        UsageError: There are fewer such patterns than classes.
+    """
+    if 2 ** math.prod(shape) < classes:
+        raise UsageError(
+            f"the lsp baseline has only {2 ** math.prod(shape)} patterns for {classes} classes; lower its setting patch"
+        )
+    generator, taken = stream(seed, "lsp-centres"), set[tuple[int, ...]]()
+    centres = torch.randint(2, (classes, *shape), generator=generator)
+    for centre in centres.flatten(1):
+        while tuple(centre.tolist()) in taken:
+            centre.copy_(torch.randint(2, centre.shape, generator=generator))
+        taken.add(tuple(centre.tolist()))
+    return centres * 2.0 - 1
+
+
+def _make(material: Material) -> Records:
+    settings, store = material.settings(LspSettings), material.store
+    cells = -(-store.size // settings.patch)
+    shape, radius = (store.channels, cells, cells), reference_radius(settings.radius, store)
+    centres = class_centres(len(store.classes), shape, material.seed)
+    records = material.records()
+    for indices, pixels, labels in material.chunks():
+        generator = stream(material.seed, "lsp-colours", int(indices[0]))
+        noise = settings.spread * torch.randn(len(indices), *shape, generator=generator)
+        wanted = patches(centres[labels.cpu()] + noise, store.size, settings.patch, radius)
+        records.write(indices, material.stored(pixels, wanted.to(store.device)))
+    return records
+
+
+LSP = Baseline(
+    _make,
+    norm="L2",
+    rho=1.0,
+    scope="sample",
+    about=(
+        "LSP: patches of one colour, drawn around colours of the class, so that a linear rule tells classes apart "
+        "(Yu, Zhang, Chen, Yin and Liu, KDD 2022)."
+    ),
+    settings=LspSettings,
+)

@@ -1,0 +1,162 @@
+"""Robust error-minimising noise (Fu et al., ICLR 2022)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from uge.data.augment import augmentation
+from uge.data.loader import fetch
+from uge.data.store import Records
+from uge.methods.baselines.base import PUBLISHED_RHO, Baseline, Material, Settings
+from uge.methods.baselines.surrogate import (
+    Surrogate,
+    endless_indices,
+    project,
+    random_start,
+    sign_steps,
+    trained_surrogate,
+)
+from uge.runtime import seeded, stream
+
+
+class REMSettings(Settings):
+    """min over θ, min over δ of E_t max over ρ of CE(f_θ(t(x + δ) + ρ), y).
+
+    One step of θ costs (samples · steps + 1) · (adversary_steps + 1) gradient evaluations per image, 50 times EM's
+    with the published numbers. To scale down: ``surrogate``, ``theta_steps``, ``steps``, ``samples``,
+    ``adversary_steps``.
+
+    Attributes:
+        surrogate: A network by name.
+        theta_steps: Adversarial training steps of the surrogate.
+        steps: Sign steps of the defence noise δ, from a random start.
+        step: Their length in 8-bit levels.
+        adversary_radius: Bound on the adversary's ρ in 8-bit levels.
+        adversary_steps: Its sign steps, from a random start.
+        adversary_step: Their length in 8-bit levels.
+        samples: Draws of t per step of δ.
+        augment: What t is drawn from.
+        batch_size: Images per step.
+        lr: Of the surrogate's SGD (momentum 0.9, weight decay 5e-4).
+        decay_every: Steps after which ``lr`` falls to a tenth, again and again.
+        clip: Largest norm of its gradient.
+    """
+
+    surrogate: str = "resnet18"
+    theta_steps: int = Field(5000, ge=1)
+    steps: int = Field(10, ge=1)
+    step: float = Field(1.6, gt=0)
+    adversary_radius: float = Field(4.0, ge=0)
+    adversary_steps: int = Field(10, ge=0)
+    adversary_step: float = Field(0.8, gt=0)
+    samples: int = Field(5, ge=1)
+    augment: Literal["none", "crop", "flip", "crop-flip", "rotate-flip"] = "crop-flip"
+    batch_size: int = Field(128, ge=2)
+    lr: float = Field(0.1, gt=0)
+    decay_every: int = Field(2000, ge=1)
+    clip: float = Field(5.0, gt=0)
+
+
+def adversary(surrogate: Surrogate, x: Tensor, y: Tensor, settings: REMSettings, draw: torch.Generator) -> Tensor:
+    """ρ in [0, 1] units that raises CE(f(x + ρ), y), by PGD from a random start.
+
+    Args:
+        surrogate: The network.
+        x: Pixels in [0, 1].
+        y: Labels.
+        settings: Radius, steps, length.
+        draw: Of the start.
+    """
+    pixels, radius = x.detach() * 255, settings.adversary_radius
+    start = project(pixels, random_start(pixels, radius, draw), radius)
+    delta = sign_steps(
+        pixels,
+        start,
+        lambda moved: -surrogate.label_slope(moved, y),
+        steps=settings.adversary_steps,
+        step=settings.adversary_step,
+        bound=radius,
+    )
+    return delta / 255
+
+
+def robust_slope(surrogate: Surrogate, x: Tensor, y: Tensor, settings: REMSettings, draw: torch.Generator) -> Tensor:
+    """Gradient of E_t max_ρ CE(f(t(x) + ρ), y) in ``x``, each image on its own; t by ``samples`` draws."""
+    augment, total = augmentation(settings.augment), torch.zeros_like(x)
+
+    def loss(pixels: Tensor) -> Tensor:
+        seen = augment(pixels, draw)
+        worst = seen + adversary(surrogate, seen, y, settings, draw)
+        return F.cross_entropy(surrogate.logits(worst), y, reduction="sum")
+
+    for _ in range(settings.samples):
+        total += surrogate.slope(x, loss)
+    return total / settings.samples
+
+
+def defence(
+    surrogate: Surrogate, clean: Tensor, y: Tensor, bound: float, settings: REMSettings, draw: torch.Generator
+) -> Tensor:
+    """δ in levels for pixels ``clean`` in levels (float): sign steps down the robust loss from a random start."""
+    return sign_steps(
+        clean,
+        project(clean, random_start(clean, bound, draw), bound),
+        lambda x: robust_slope(surrogate, x, y, settings, draw),
+        steps=settings.steps,
+        step=settings.step,
+        bound=bound,
+    )
+
+
+def robust_error_minimising(material: Material) -> Records:
+    """δ that lowers the loss of a surrogate which is trained adversarially on it meanwhile.
+
+    Every batch starts from a new random δ; a last pass makes those that are kept, with the final surrogate.
+
+    Args:
+        material: Images, budget (the defence radius), seed; ``options`` are :class:`REMSettings`.
+
+    Raises:
+        UsageError: A setting is wrong, or the surrogate diverges.
+    """
+    settings, store, bound = material.settings(REMSettings), material.store, float(material.budget.levels)
+    surrogate = trained_surrogate(material, settings.surrogate, "rem", lr=settings.lr, clip=settings.clip)
+    chunks = torch.split(torch.arange(len(store)), settings.batch_size)
+    total, draw = settings.theta_steps + len(chunks), stream(material.seed, "rem", "draws")
+    augment, order = augmentation(settings.augment), endless_indices(material, settings.batch_size, "rem")
+
+    def tell(done: int, **figures: float) -> None:
+        if material.progress is not None:
+            material.progress(done, total, {**figures, "gradients": float(surrogate.gradients)})
+
+    with seeded(material.seed, "rem", "layers"):
+        for number in range(settings.theta_steps):
+            batch = fetch(store, next(order))
+            clean = batch.x * 255
+            protected = (clean + defence(surrogate, clean, batch.y, bound, settings, draw)) / 255
+            seen = augment(protected, draw)
+            worst = seen + adversary(surrogate, seen, batch.y, settings, draw)
+            rate = settings.lr * 0.1 ** (number // settings.decay_every)
+            tell(number + 1, loss=surrogate.train_step(worst, batch.y, lr=rate))
+        out = material.records()
+        for number, indices in enumerate(chunks):
+            batch, pixels = fetch(store, indices), store.pixels.read(indices)
+            delta = defence(surrogate, pixels.float(), batch.y, bound, settings, draw)
+            out.write(indices, material.stored(pixels, delta / 255))
+            tell(settings.theta_steps + number + 1)
+    return out
+
+
+REM = Baseline(
+    make=robust_error_minimising,
+    norm="Linf",
+    rho=PUBLISHED_RHO,
+    scope="sample",
+    about="robust error-minimising noise, made against adversarial training (Fu et al., ICLR 2022)",
+    settings=REMSettings,
+)

@@ -1,0 +1,1 @@
+"""Class waves that a frozen front-end of the authorised network takes out again."""

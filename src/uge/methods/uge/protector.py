@@ -1,0 +1,150 @@
+"""Algorithm 1: train the generator under the total loss; or let it learn perturbations that are there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from uge.budget import Budget
+from uge.data.loader import epoch_order, fetch
+from uge.data.store import PixelStore, Records
+from uge.errors import UGEError
+from uge.files import EventLog
+from uge.learning.resume import load_checkpoint, save_checkpoint
+from uge.methods.uge.generator import Generator, add_perturbation
+from uge.methods.uge.losses import TotalLoss
+from uge.methods.uge.settings import GeneratorSettings
+from uge.runtime import Runtime, seeded, stream
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+def make_generator(settings: GeneratorSettings, store: PixelStore, budget: Budget, *, seed: int) -> Generator:
+    """A generator for the images of ``store`` that was not trained; ``seed`` makes its parameters."""
+    with seeded(seed, "generator"):
+        return Generator(
+            store.channels,
+            budget,
+            width=settings.width,
+            blocks=settings.blocks,
+            dropout=settings.dropout,
+            skips=settings.skips,
+            classes=store.classes if settings.conditional else (),
+        )
+
+
+def train_generator(
+    generator: Generator,
+    store: PixelStore,
+    total: TotalLoss | Records,
+    settings: GeneratorSettings,
+    *,
+    seed: int,
+    runtime: Runtime,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 100,
+    events: EventLog | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Minimise the total loss over the generator's parameters (Algorithm 1).
+
+    Every step draws its own named random streams, so a run resumed from ``checkpoint``
+    ends with the same bytes as one that was never interrupted.
+
+    Args:
+        generator: Trained in place; ends in eval mode.
+        store: Clean images at the training size.
+        total: The weighted losses; or perturbations of the images in 8-bit levels, which it shall imitate.
+        settings: Optimiser, step cap, convergence.
+        seed: Root seed.
+        runtime: Device and precision.
+        checkpoint: File to resume from if it exists, written every ``checkpoint_every`` steps.
+        checkpoint_every: Steps between checkpoints.
+        events: Gets one ``step`` event per ten steps.
+        progress: Called every ten steps with (steps done, cap, figures).
+
+    Returns:
+        Steps done.
+
+    Raises:
+        UGEError: The loss became NaN or infinite.
+    """
+    runtime.place(generator)
+    parameters = list(generator.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=settings.lr)
+    step, windows, settled_at, running = 0, [], None, 0.0
+    if checkpoint is not None and checkpoint.exists():
+        meta = load_checkpoint(checkpoint, {"generator": generator}, optimizer)
+        step, windows, settled_at, running = (meta[key] for key in ("step", "windows", "settled_at", "running"))
+    size = min(settings.batch_size, len(store))
+    per_epoch = len(store) // size
+    settle_steps = round(settings.settle * settings.max_steps)
+    order = torch.empty(0)
+    while step < settings.max_steps:
+        if settled_at is None and (step >= settings.max_steps - settle_steps or converged(windows, settings)):
+            settled_at = step
+        if settled_at is not None and step >= settled_at + settle_steps:
+            break
+        generator.train(settled_at is None)
+        if step % per_epoch == 0 or not len(order):
+            order = epoch_order(len(store), stream(seed, "generator-order", step // per_epoch))
+        batch = fetch(store, order[step % per_epoch * size :][:size])
+        with seeded(seed, "generator-layers", step):
+            with runtime.autocast():
+                delta = generator(batch.x.to(memory_format=runtime.memory_format), batch.y)
+            if isinstance(total, Records):
+                parts = {"loss": imitation(delta, total.read(batch.indices), generator.budget)}
+            else:
+                x_u = add_perturbation(batch.x, delta)
+                parts = total(batch.x, x_u, batch.y, stream(seed, "generator-snapshot", step))
+            # Not backward(): that would also fill .grad of the authorised networks.
+            gradients = torch.autograd.grad(parts["loss"], parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        step += 1
+        loss = parts["loss"].item()
+        if not math.isfinite(loss):
+            raise UGEError(f"the generator's loss became {loss} at step {step}; lower generator.lr or the loss weights")
+        running += loss
+        if step % settings.window == 0:
+            windows, running = [*windows, running / settings.window], 0.0
+        if step % 10 == 0 or step == settings.max_steps:
+            figures = {name: round(value.item(), 5) for name, value in parts.items()}
+            if events is not None:
+                events.write("step", step=step, **figures, mean_abs_delta=round(delta.detach().abs().mean().item(), 6))
+            if progress is not None:
+                progress(step, settings.max_steps, figures)
+        if checkpoint is not None and (step % checkpoint_every == 0 or step == settings.max_steps):
+            meta = {"step": step, "windows": windows, "settled_at": settled_at, "running": running}
+            save_checkpoint(checkpoint, {"generator": generator}, optimizer, meta)
+    generator.eval()
+    return step
+
+
+def imitation(delta: Tensor, found: Tensor, budget: Budget) -> Tensor:
+    """Mean squared difference of two perturbations, in units of the budget.
+
+    Args:
+        delta: The generator's, in [0, 1] units.
+        found: What it shall be, in 8-bit levels, same shape.
+        budget: Bound on both.
+    """
+    return ((delta * 255 - found) / budget.levels).square().mean()
+
+
+def converged(windows: list[float], settings: GeneratorSettings) -> bool:
+    """Whether two successive window means improved by less than the tolerance.
+
+    Args:
+        windows: Mean loss of each full window so far.
+        settings: ``tolerance`` is a part of the range of ``windows``.
+    """
+    if len(windows) < 4:
+        return False
+    needed = settings.tolerance * (max(windows) - min(windows))
+    return windows[-3] - windows[-2] < needed and windows[-2] - windows[-1] < needed

@@ -1,0 +1,143 @@
+"""What can be set about a protection; no torch here, so that the command line can show it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from pydantic import BaseModel, ConfigDict, Field
+
+BASELINE_NAMES = (
+    *("em", "em-class", "tap", "tap-untargeted", "ntga", "rem"),
+    *("cuda", "lsp", "ar", "ops", "pil", "random", "random-class"),
+)
+"""Published protections of others, without an authorised network: the names in ``uge.methods.baselines.BASELINES``."""
+
+METHODS: dict[str, frozenset[str]] = {
+    "keyed": frozenset(),
+    "uge": frozenset({"gradient_matching", "feature_distance", "undistill"}),
+    "uge-no-ud": frozenset({"gradient_matching", "feature_distance"}),
+    "unlearn": frozenset({"feature_distance"}),
+    "undistill": frozenset({"undistill"}),
+}
+"""Which losses each method uses: the variants of the paper's Table 1, and ``keyed``, which needs none."""
+
+DEFAULT_RHO = 0.04
+"""ρ of the methods with authorised networks in [0, 1] units, as in the paper; a baseline has its own."""
+
+
+NEED_PATH = frozenset({"gradient_matching", "undistill"})
+"""Losses that look at the path that an authorised network takes."""
+
+
+class LossWeights(BaseModel):
+    """Weights and constants of Eq. 4-11; the defaults are Table 5's for CIFAR-10.
+
+    Attributes:
+        lambda_gm: Weight of L_gm (the paper: 1).
+        lambda_fd: Weight of L_fd.
+        lambda_ud: Weight of L_ud.
+        lambda_vm: Weight of value matching (ours), where gradients are matched.
+        lambda_pm: Weight of parameter matching (ours), where gradients are matched.
+        horizon: Steps of SGD after which parameters are matched.
+        horizon_lr: Learning rate of those steps.
+        alpha: Margin of the triplet term.
+        omega: ω of L_ud.
+        temperature: Distillation temperature T of L_ud.
+        targets: ``"class"``: one fixed target per class; ``"image"``: the paper's rule.
+        reduction: Gradient matching per mini-batch or per sample.
+        layout: One cosine per layer, or one over all parameters.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lambda_gm: float = Field(1.0, ge=0)
+    lambda_fd: float = Field(1.0, ge=0)
+    lambda_ud: float = Field(0.1, ge=0)
+    lambda_vm: float = Field(0.0, ge=0)
+    lambda_pm: float = Field(0.0, ge=0)
+    horizon: int = Field(1, ge=1)
+    horizon_lr: float = Field(0.02, gt=0)
+    alpha: float = Field(0.1, ge=0)
+    omega: float = Field(0.1, ge=0)
+    temperature: float = Field(4.0, gt=0)
+    targets: Literal["class", "image"] = "class"
+    reduction: Literal["batch", "sample"] = "batch"
+    layout: Literal["layer", "flat"] = "layer"
+
+
+class GeneratorSettings(BaseModel):
+    """How the generator is built and trained (Table 6: Adam 1e-3, 50 epochs, batch 128).
+
+    Attributes:
+        width: Channels after the first convolution; 2 and 4 times that inside.
+        blocks: Residual blocks (Table 4: 6).
+        dropout: Inside residual blocks.
+        skips: Skip connections between encoder and decoder (not in Table 4).
+        conditional: The perturbation may depend on the label (not in Table 4).
+        imitate: Steps in which the generator learns the perturbations that direct optimisation found,
+            after it; 0 for none. New images get what it then gives.
+        lr: Adam's learning rate.
+        batch_size: Images per step.
+        max_steps: Step cap; 0 leaves the generator at the identity.
+        window: Steps over which the loss is averaged to judge convergence.
+        tolerance: The generator has converged when two successive windows improve by less
+            than this part of the loss's range so far.
+        settle: Part of ``max_steps`` at the end in which batch norm and dropout run as they
+            will when the generator is applied.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int = Field(32, ge=4)
+    blocks: int = Field(6, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    skips: bool = False
+    conditional: bool = False
+    imitate: int = Field(0, ge=0)
+    lr: float = Field(1e-3, gt=0)
+    batch_size: int = Field(128, ge=2)
+    max_steps: Annotated[int, Parameter(name=("--max-steps", "--generator.max-steps"))] = Field(2000, ge=0)
+    window: int = Field(100, ge=1)
+    tolerance: float = Field(0.002, ge=0)
+    settle: float = Field(0.2, ge=0, le=1)
+
+    def imitating(self) -> GeneratorSettings:
+        """The settings with which the generator learns perturbations that were found."""
+        return self.model_copy(update={"max_steps": self.imitate})
+
+
+class RefineSettings(BaseModel):
+    """How perturbations are optimised directly.
+
+    Attributes:
+        passes: Sign steps per image and round.
+        step: First step in 8-bit levels; falls linearly to 1 over a round.
+        rounds: Rounds; before each after the first, the authorised networks train from θ0
+            on the *current* protected data and their new path is matched (on-policy).
+        batch_size: Images per step.
+        batches: ``"mixed"``, or ``"class"``: all images of a batch have one label.
+        hackers: Networks in the loop, separated by commas: before every pass fresh ones are trained; empty for none.
+        hacker_weight: λ_h, the weight of their loss.
+        hacker_steps: Steps that each is trained at most; how many is drawn, from a quarter of it on.
+        hacker_term: ``"minimise"``: they shall find protected images easy; ``"target"``: networks that know
+            the clean images shall take protected ones for the next class; ``"student"``: they learn from the
+            authorised network, and shall find its outputs on protected images easy.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    passes: int = Field(10, ge=1)
+    step: int = Field(2, ge=1)
+    rounds: int = Field(1, ge=1)
+    batch_size: int = Field(128, ge=2)
+    batches: Literal["mixed", "class"] = "mixed"
+    hackers: str = ""
+    hacker_weight: float = Field(1.0, ge=0)
+    hacker_steps: int = Field(100, ge=1)
+    hacker_term: Literal["minimise", "target", "student"] = "minimise"
+
+    @property
+    def hacker_names(self) -> list[str]:
+        """The networks in the loop by name; may be none."""
+        return [name for part in self.hackers.split(",") if (name := part.strip())]

@@ -1,0 +1,122 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from shallow import faint
+
+from uge.budget import Budget
+from uge.data.store import PixelStore
+from uge.errors import UsageError
+from uge.methods.baselines.base import Material
+from uge.methods.baselines.em import _FORMS, EM, EM_CLASS, EMSettings, _Run
+from uge.runtime import Runtime
+
+ALL = torch.arange(24)
+BUDGET = Budget(8 / 255)
+SMALL = {"surrogate": "shallow:shallow", "batch_size": 12, "lr": 0.05}
+QUICK = {**SMALL, "theta_steps": 6, "steps": 3, "step": 2.0}
+ORIGINAL = {**SMALL, "form": "original", "theta_batches": 2, "rounds": 8}
+SCOPES = {"sample": EM, "class": EM_CLASS}
+FORMS = {"fixed": QUICK, "original": ORIGINAL}
+
+
+@pytest.fixture
+def material(make_store: Callable[..., PixelStore], runtime: Runtime) -> Callable[..., Material]:
+    store = faint(make_store(count=24))
+    return lambda progress=None, **options: Material(store, BUDGET, 0, runtime, options, None, progress)
+
+
+def surrogate_losses(run: _Run, delta: torch.Tensor) -> tuple[float, float]:
+    """Loss of the final surrogate on clean and on perturbed images."""
+    store, surrogate = run.material.store, run.surrogate
+    surrogate.network.eval()
+    clean = store.pixels.read(ALL).float() / 255
+    with torch.no_grad():
+        found = [F.cross_entropy(surrogate.logits(x), store.labels).item() for x in (clean, clean + delta / 255)]
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_it_lowers_the_loss_of_the_surrogate(material: Callable[..., Material], scope: Any, form: str) -> None:
+    delta = SCOPES[scope].make(material(**FORMS[form])).read(ALL)
+    run = _Run(material(**FORMS[form]), scope)  # The same seed: the surrogate that made the noise.
+    with torch.random.fork_rng():
+        _FORMS[form](run)
+    assert torch.equal(run.noise.read(ALL, run.material.store.labels).round(), delta)
+    clean, perturbed = surrogate_losses(run, delta)
+    assert perturbed < 0.8 * clean
+    assert delta.dtype == torch.int8
+    assert delta.min() < -2
+    assert 2 < delta.max() <= 8
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_class_wise_noise_is_one_pattern_per_class(material: Callable[..., Material], form: str) -> None:
+    found = material(**FORMS[form])
+    delta, labels = EM_CLASS.make(found).read(ALL), found.store.labels
+    for label in range(3):
+        assert (delta[labels == label] == delta[labels == label][0]).all()
+    assert len(torch.unique(delta, dim=0)) == 3
+    own = EM.make(found).read(ALL)
+    assert len(torch.unique(own, dim=0)) == 24
+
+
+@pytest.mark.parametrize(
+    ("options", "scope", "expected"),
+    [
+        # 6 steps of 12 images by (3 + 1), and a last pass of 3.
+        (QUICK, "sample", 6 * 12 * 4 + 24 * 3),
+        (QUICK, "class", 6 * 12 * 4),
+        ({**QUICK, "steps": None, "theta_steps": 1}, "sample", 12 * 11 + 24 * 10),
+        # Rounds of 2 steps of 12 images, and 20 (class-wise: 1) sign steps over 24.
+        ({**ORIGINAL, "stop_error": 0, "rounds": 2}, "sample", 2 * (2 * 12 + 20 * 24)),
+        ({**ORIGINAL, "stop_error": 0}, "class", 8 * (2 * 12 + 24)),
+    ],
+)
+def test_gradient_evaluations_are_counted(
+    material: Callable[..., Material], options: dict[str, Any], scope: str, expected: int
+) -> None:
+    told = []
+    SCOPES[scope].make(material(lambda *figures: told.append(figures), **options))
+    assert told[-1][2]["gradients"] == expected
+    assert told[-1][0] == told[-1][1] == len(told)
+
+
+def test_the_original_form_stops_when_the_noise_is_learnt(material: Callable[..., Material], caplog: Any) -> None:
+    told: list[tuple[int, int, dict[str, float]]] = []
+    options = {**ORIGINAL, "rounds": 30, "stop_error": 0.2}
+    EM.make(material(lambda *figures: told.append(figures), **options))
+    errors = [figures["error"] for _, _, figures in told]
+    assert errors[-1] < 0.2 <= min(errors[:-1], default=1)
+    assert len(errors) < 30
+    assert not caplog.records
+    EM.make(material(**{**options, "rounds": 1, "stop_error": 0}))
+    assert "after 1 rounds" in caplog.text
+
+
+def test_noise_grows_from_visit_to_visit(material: Callable[..., Material]) -> None:
+    """Sign steps go on from the present δ: one short step per visit adds up."""
+    found = {}
+    for steps in (1, 4):
+        options = {**ORIGINAL, "rounds": steps, "stop_error": 0, "steps": 1, "step": 0.6}
+        found[steps] = EM.make(material(**options)).read(ALL).abs().max().item()
+    assert found == {1: 1, 4: 2}  # 0.6 and 2.4, rounded.
+
+
+def test_no_pass_takes_more_images_at_a_time_than_the_batch_size(material: Callable[..., Material]) -> None:
+    run = _Run(material(**{**QUICK, "batch_size": 10}), "sample")
+    assert [len(indices) for indices in run.chunks()] == [10, 10, 4]
+
+
+def test_published_settings() -> None:
+    settings = EMSettings()
+    assert (settings.form, settings.theta_steps, settings.theta_batches, settings.clip) == ("fixed", 5000, 10, 5.0)
+
+
+@pytest.mark.parametrize("options", [{"form": "short"}, {"theta_steps": 0}, {"step": -1}])
+def test_wrong_settings(material: Callable[..., Material], options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"baseline setting {next(iter(options))}"):
+        EM.make(material(**options))
