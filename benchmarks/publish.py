@@ -26,9 +26,9 @@ import skimage.data
 from uge.budget import Budget
 from uge.data import load_images
 from uge.data.images import ImageSet, Pixels
-from uge.publish import Provenance, publish
-from uge.publish.codec import OPTIONS, decode, encode, storable
-from uge.publish.stream import batches
+from uge.publishing import Provenance, publish
+from uge.publishing.codec import OPTIONS, decode, encode, storable
+from uge.publishing.stream import batches
 from uge.runtime import Runtime
 
 PHOTOGRAPHS = ("astronaut", "coffee", "rocket")

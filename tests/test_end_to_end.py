@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from uge.cli import main
-from uge.publish import read_manifest
+from uge.publishing import read_manifest
 
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
 IF_HERE = pytest.mark.skipif(not CIFAR.is_dir(), reason=f"no {CIFAR} here")

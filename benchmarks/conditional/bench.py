@@ -35,7 +35,7 @@ from uge.pipeline.noise import key_path
 from uge.pipeline.protect import ProtectRun
 from uge.pipeline.session import Session
 from uge.progress import Progress, Silent
-from uge.publish import private_folder
+from uge.publishing import private_folder
 from uge.runtime import Runtime, stream_seed
 
 YARDSTICK = 1

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from uge.learning.recipes import Recipe as Recipe
     from uge.runtime import Runtime as Runtime
 
-_VERBS = ("audit", "publish")  # folders of code, which can be called as well
+_VERBS = ("audit",)  # folders of code, which can be called as well
 _HOMES = {
     "AuthorizedPath": "uge.api",
     "Budget": "uge.budget",
@@ -47,6 +47,7 @@ _HOMES = {
     "authorize": "uge.api",
     "load_images": "uge.data",
     "protect": "uge.api",
+    "publish": "uge.api",
     "record_trajectory": "uge.api",
     "verify": "uge.api",
 }

@@ -28,11 +28,11 @@ from uge.pipeline.protected import AuthorizedPath, Protected
 from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks, check_names, publish_stream, read_store
 from uge.progress import Progress, Silent
-from uge.publish import Manifest, is_private, is_published, private_folder
-from uge.publish.manifest import Codec, Format
-from uge.publish.private import MODE
-from uge.publish.verify import Verification
-from uge.publish.verify import verify as verify_folder
+from uge.publishing import Manifest, is_private, is_published, private_folder
+from uge.publishing.manifest import Codec, Format
+from uge.publishing.private import MODE
+from uge.publishing.verify import Verification
+from uge.publishing.verify import verify as verify_folder
 from uge.runtime import Runtime, stream_seed
 
 __all__ = ["AuthorizedPath", "Protected", "audit", "authorize", "protect", "publish", "record_trajectory", "verify"]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from uge.audit.quality import Quality, radial, write_quality
 from uge.errors import DataError
-from uge.publish.quality import ssim
+from uge.publishing.quality import ssim
 
 
 def pairs(

@@ -297,7 +297,7 @@ def test_disks_that_take_nothing(
     assert run_uge("protect", toy, tmp_path / "out", *TINY).code == 0
 
 
-@pytest.mark.parametrize("target", ["uge.publish.writer.encode", "uge.publish.layout.file_sha256"])
+@pytest.mark.parametrize("target", ["uge.publishing.writer.encode", "uge.publishing.layout.file_sha256"])
 def test_a_disk_that_fills_while_publishing(
     target: str, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch, toy: Path, finished: Path, tmp_path: Path
 ) -> None:

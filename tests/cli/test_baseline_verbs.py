@@ -11,7 +11,7 @@ from uge.data import load_images
 from uge.methods.baselines import BASELINES
 from uge.networks import build, save_weights
 from uge.networks.checkpoint import checkpoint_hash
-from uge.publish import read_manifest
+from uge.publishing import read_manifest
 
 
 def test_a_baseline_from_images_to_audit(toy: Path, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_resume_after_the_perturbation_was_made(
     flags = ("--method", "random-class", "-q")
     assert run_uge("protect", toy, tmp_path / "whole", *flags).code == 0
     with monkeypatch.context():
-        interrupt("uge.publish.layout.file_sha256", KeyboardInterrupt)
+        interrupt("uge.publishing.layout.file_sha256", KeyboardInterrupt)
         assert run_uge("protect", toy, tmp_path / "cut", *flags).code == 130
     monkeypatch.undo()
     assert (tmp_path / "cut.private" / "run" / "delta.int8").is_file()

@@ -75,7 +75,7 @@ def test_interrupted_in_the_generator_resumes_to_the_same_bytes(
     [
         ("uge.methods.uge.refine", "move", 14),
         ("uge.methods.uge.protector", "imitation", 3),
-        ("uge.publish.writer", "encode", 20),
+        ("uge.publishing.writer", "encode", 20),
         ("uge.pipeline.work", "write_json", 2),
     ],
     ids=["second round", "imitation", "publishing", "after publishing"],
@@ -99,7 +99,7 @@ def test_killed_runs_resume_to_the_same_bytes(
     ("module", "name", "call", "kept"),
     [
         ("uge.pipeline.noise", "save_perturber", 1, {"authorized-0.key.safetensors"}),
-        ("uge.publish.writer", "encode", 20, {"authorized-0.key.safetensors", "generator.safetensors"}),
+        ("uge.publishing.writer", "encode", 20, {"authorized-0.key.safetensors", "generator.safetensors"}),
         ("uge.pipeline.work", "write_json", 2, {"authorized-0.key.safetensors", "generator.safetensors"}),
     ],
     ids=["before the code", "publishing", "after publishing"],
@@ -134,7 +134,7 @@ def test_resuming_publishes_again_what_is_gone(damage: str, finished: Path, toy:
 def test_a_terminated_run_leaves_no_staging_folder(toy: Path, tmp_path: Path) -> None:
     ending = SUICIDE.replace("SIGKILL", "SIGTERM")
     arguments = ["protect", str(toy), str(tmp_path / "copy"), *TINY, "-q"]
-    ended = subprocess.run([sys.executable, "-c", ending, "uge.publish.writer", "closing", "1", *arguments])
+    ended = subprocess.run([sys.executable, "-c", ending, "uge.publishing.writer", "closing", "1", *arguments])
     assert ended.returncode == 143
     assert os.listdir(tmp_path) == ["copy.private"]
 
@@ -178,8 +178,8 @@ def test_a_killed_training_of_the_receiver_goes_on(toy: Path, finished: Path, ke
     ("method", "target"),
     [
         ("uge", "uge.pipeline.noise.train_generator"),
-        ("uge", "uge.publish.writer.encode"),
-        ("keyed", "uge.publish.writer.encode"),
+        ("uge", "uge.publishing.writer.encode"),
+        ("keyed", "uge.publishing.writer.encode"),
     ],
     ids=["uge-generator", "uge-encode", "keyed-encode"],
 )

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from uge.data import load_images
 from uge.networks import from_weights, weights_hash
-from uge.publish import read_manifest
+from uge.publishing import read_manifest
 
 
 @pytest.fixture

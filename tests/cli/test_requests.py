@@ -19,7 +19,7 @@ from uge.files import canonical_json, fingerprint
 from uge.networks import build, from_weights, save_weights, weights_hash
 from uge.pipeline.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
 from uge.pipeline.request import read_request
-from uge.publish import read_manifest
+from uge.publishing import read_manifest
 
 SHAPE = ("--network=lenet", "--classes=3", "--size=16", "--recipe.epochs=2")
 

@@ -14,7 +14,7 @@ import pytest
 from command import CLASSES, PAPER, TINY, contents, make_folder, run_uge, tiny
 from PIL import Image
 
-from uge.publish import read_manifest
+from uge.publishing import read_manifest
 from uge.verbs_audit import smallest_gap
 
 LENETS = ("--networks", "lenet", "--attacks", "direct,distill")

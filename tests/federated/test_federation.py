@@ -24,7 +24,7 @@ from uge.pipeline.requested import describe_requests
 from uge.pipeline.session import Session
 from uge.pipeline.verify import run_verify
 from uge.progress import Silent
-from uge.publish import read_manifest
+from uge.publishing import read_manifest
 from uge.report import write_report
 
 COLUMNS = [

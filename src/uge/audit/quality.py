@@ -19,7 +19,7 @@ from scipy.fft import fft2
 from uge.data.images import Pixels
 from uge.errors import DataError
 from uge.files import staged_folder, write_json
-from uge.publish.quality import SSIM_SAMPLE, Tally, colours, compare_all
+from uge.publishing.quality import SSIM_SAMPLE, Tally, colours, compare_all
 
 SIDE = 64
 """Largest side of the square in the middle of each image that spectra and class means are taken of."""

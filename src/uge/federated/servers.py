@@ -9,7 +9,7 @@ from uge.data import load_images
 from uge.data.formats.part import SUFFIX
 from uge.data.images import ImageSet
 from uge.files import write_json
-from uge.publish import private_folder
+from uge.publishing import private_folder
 
 
 @dataclass(frozen=True)

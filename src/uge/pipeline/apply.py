@@ -15,7 +15,7 @@ from uge.methods.baselines.foreign import ForeignNoise, Scope, is_noise, open_no
 from uge.networks import weights_hash
 from uge.pipeline.session import Session
 from uge.pipeline.stages import publish_stream
-from uge.publish import Provenance, is_private, is_published
+from uge.publishing import Provenance, is_private, is_published
 
 
 def run_apply(

@@ -32,7 +32,7 @@ from uge.pipeline.originals import clean_images, find_originals, hashes, pairs
 from uge.pipeline.pictures import save_attacked, save_pictures
 from uge.pipeline.session import Session
 from uge.pipeline.stages import read_store, split_names
-from uge.publish import Manifest, private_folder, read_manifest
+from uge.publishing import Manifest, private_folder, read_manifest
 from uge.report import write_report
 from uge.runtime import Runtime
 

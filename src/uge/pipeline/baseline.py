@@ -13,7 +13,7 @@ from uge.methods.baselines import Baseline, Material, baseline, kept, read_setti
 from uge.pipeline.noise import public_name
 from uge.pipeline.session import Session
 from uge.pipeline.stages import budget_of
-from uge.publish import Provenance
+from uge.publishing import Provenance
 
 
 def run_baseline(

@@ -32,7 +32,7 @@ from uge.pipeline.requested import check_fits, describe_requests, with_requests
 from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks, split_names
 from uge.pipeline.work import FederationWork
-from uge.publish import create_private, read_manifest
+from uge.publishing import create_private, read_manifest
 from uge.runtime import stream_seed
 
 RESULT = "federated.json"

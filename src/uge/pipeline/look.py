@@ -12,7 +12,7 @@ from uge.files import read_json
 from uge.networks import load_weights, weights_hash
 from uge.pipeline.identity import key_fingerprint
 from uge.pipeline.request import read_request
-from uge.publish import read_manifest
+from uge.publishing import read_manifest
 
 
 def inspect(target: str) -> dict[str, Any]:

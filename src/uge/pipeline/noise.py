@@ -35,8 +35,8 @@ from uge.networks.checkpoint import checkpoint_hash
 from uge.networks.standalone import has_standalone, standalone_source
 from uge.pipeline.session import Session
 from uge.pipeline.stages import budget_of, open_encoder
-from uge.publish import Provenance
-from uge.publish.manifest import Authorized as AuthorizedRecord
+from uge.publishing import Provenance
+from uge.publishing.manifest import Authorized as AuthorizedRecord
 from uge.runtime import stream_seed
 
 

@@ -27,7 +27,7 @@ from uge.pipeline.stages import (
     training_size,
 )
 from uge.pipeline.work import PrivateWork
-from uge.publish import Manifest, Provenance, is_complete, read_manifest
+from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 
 
 @dataclass(frozen=True)

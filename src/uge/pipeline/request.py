@@ -35,7 +35,7 @@ from uge.networks.plugins import is_plugin
 from uge.networks.wave_key import MOST_LEVELS, STEPS, finest
 from uge.pipeline.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
 from uge.pipeline.session import Session
-from uge.publish.manifest import Digest, RequestRecord, created_date
+from uge.publishing.manifest import Digest, RequestRecord, created_date
 from uge.runtime import stream_seed
 
 log = logging.getLogger(__name__)

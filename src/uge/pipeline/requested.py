@@ -12,7 +12,7 @@ from uge.methods.uge.settings import METHODS
 from uge.names import is_keyed
 from uge.networks import load_weights, weights_hash
 from uge.pipeline.request import Request, read_request, theta0_file
-from uge.publish import Provenance
+from uge.publishing import Provenance
 
 
 def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, ...]]:

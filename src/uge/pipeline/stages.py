@@ -19,7 +19,7 @@ from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
 from uge.networks import ImageClassifier, KeyedClassifier, build, check_name, load_weights, restore
 from uge.networks.wave_key import MOST_LEVELS
 from uge.pipeline.session import Session
-from uge.publish import Manifest, Provenance, publish
+from uge.publishing import Manifest, Provenance, publish
 from uge.runtime import stream_seed
 
 

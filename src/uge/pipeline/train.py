@@ -17,8 +17,8 @@ from uge.networks import ImageClassifier, load_weights, save_weights, weights_ha
 from uge.pipeline.originals import clean_images
 from uge.pipeline.session import Session
 from uge.pipeline.stages import read_store
-from uge.publish import read_manifest
-from uge.publish.manifest import MANIFEST
+from uge.publishing import read_manifest
+from uge.publishing.manifest import MANIFEST
 from uge.runtime import stream_seed
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from typing import Any
 from uge.data import load_images
 from uge.errors import IntegrityError
 from uge.progress import Progress
-from uge.publish import read_manifest
-from uge.publish.verify import verify
+from uge.publishing import read_manifest
+from uge.publishing.verify import verify
 
 
 def run_verify(out: Path, against: str | None, progress: Progress) -> dict[str, Any]:

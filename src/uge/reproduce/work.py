@@ -26,7 +26,7 @@ from uge.pipeline.originals import clean_images
 from uge.pipeline.protect import ProtectRun
 from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks, read_store
-from uge.publish import private_folder
+from uge.publishing import private_folder
 from uge.reproduce.kept import Kept, variant
 from uge.reproduce.scale import SEED_STRIDE
 from uge.reproduce.specs import ORIGINAL, Copy, Images, Unit

@@ -6,7 +6,7 @@ import numpy as np
 
 from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
-from uge.publish import Protected
+from uge.publishing import Protected
 
 BUDGET = Budget(0.04)
 

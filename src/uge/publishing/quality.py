@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from uge.data.images import Pixels
-from uge.publish.manifest import Measured
+from uge.publishing.manifest import Measured
 
 SSIM_SAMPLE = 1000
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from uge.learning.recipes import Recipe
 from uge.names import behind_key, is_keyed
-from uge.publish.manifest import Manifest
+from uge.publishing.manifest import Manifest
 
 
 def training_guide(manifest: Manifest) -> str:

@@ -14,9 +14,9 @@ from PIL import Image
 from toy_sets import BUDGET, image_set, protect, random_pixels
 
 from uge.errors import DataError, OutputExistsError, StorageError, UnknownNameError, UsageError
-from uge.publish import Provenance, publish, read_manifest, verify
-from uge.publish.codec import decode, encode, metadata_problem, storable, webp_pixels
-from uge.publish.layout import class_folders
+from uge.publishing import Provenance, publish, read_manifest, verify
+from uge.publishing.codec import decode, encode, metadata_problem, storable, webp_pixels
+from uge.publishing.layout import class_folders
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
@@ -138,7 +138,7 @@ def test_class_folders_suit_every_file_system(make, tmp_path):
 
 def test_pairs_stream_through(make, images, monkeypatch):
     """Batches of one image: never more pairs are taken than the threads can hold."""
-    monkeypatch.setattr("uge.publish.stream.BATCH", 1)
+    monkeypatch.setattr("uge.publishing.stream.BATCH", 1)
     taken, ahead = 0, []
 
     def counted() -> Iterator:

@@ -14,10 +14,10 @@ from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, UnknownNameError, UsageError
 from uge.files import check_output, file_sha256, staged_folder, write_atomic
-from uge.publish.card import dataset_card
-from uge.publish.codec import OPTIONS, decode, encode, storable
-from uge.publish.layout import SINKS, Sink, class_folders, default_rows
-from uge.publish.manifest import (
+from uge.publishing.card import dataset_card
+from uge.publishing.codec import OPTIONS, decode, encode, storable
+from uge.publishing.layout import SINKS, Sink, class_folders, default_rows
+from uge.publishing.manifest import (
     CARD,
     GUIDE,
     BudgetRecord,
@@ -30,9 +30,9 @@ from uge.publish.manifest import (
     created_date,
     is_published,
 )
-from uge.publish.quality import Change, Tally, compare_all, ssim_positions
-from uge.publish.stream import batches, ordered_map
-from uge.publish.training_guide import training_guide
+from uge.publishing.quality import Change, Tally, compare_all, ssim_positions
+from uge.publishing.stream import batches, ordered_map
+from uge.publishing.training_guide import training_guide
 
 Protected: TypeAlias = tuple[int, Pixels, Pixels]
 """(index in the image set, original pixels, protected pixels), both uint8 height × width × channels."""

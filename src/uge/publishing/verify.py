@@ -16,14 +16,14 @@ from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, IntegrityError
 from uge.files import code_version
-from uge.publish.card import dataset_card
-from uge.publish.codec import decode, kind_of, metadata_problem
-from uge.publish.manifest import CARD, GUIDE, MANIFEST, Manifest, Measured, SizeRecord, read_manifest
-from uge.publish.quality import Change, Tally, compare, is_constant, ssim_positions
-from uge.publish.reader import Record, records
-from uge.publish.stream import batches, ordered_map
-from uge.publish.training_guide import training_guide
-from uge.publish.tree import check_files
+from uge.publishing.card import dataset_card
+from uge.publishing.codec import decode, kind_of, metadata_problem
+from uge.publishing.manifest import CARD, GUIDE, MANIFEST, Manifest, Measured, SizeRecord, read_manifest
+from uge.publishing.quality import Change, Tally, compare, is_constant, ssim_positions
+from uge.publishing.reader import Record, records
+from uge.publishing.stream import batches, ordered_map
+from uge.publishing.training_guide import training_guide
+from uge.publishing.tree import check_files
 
 PROBLEM_LIMIT = 1000
 NEUTRAL = re.compile(r"\d{8}\.(png|webp)")

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from uge.publish.manifest import Manifest
+from uge.publishing.manifest import Manifest
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 MADE_FOR_NOBODY = {

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uge.errors import DataError
-from uge.publish.layout import INDEX_COLUMNS, table_schema
-from uge.publish.manifest import INDEX, FileRecord, Format, Manifest
+from uge.publishing.layout import INDEX_COLUMNS, table_schema
+from uge.publishing.manifest import INDEX, FileRecord, Format, Manifest
 
 ROWS = 64
 Problem = Callable[[str], None]

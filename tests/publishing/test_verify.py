@@ -18,10 +18,10 @@ from toy_sets import image_set, random_pixels
 from uge.data.images import ImageSet
 from uge.errors import IntegrityError, UsageError
 from uge.files import file_sha256
-from uge.publish import read_manifest, verify
-from uge.publish.card import dataset_card
-from uge.publish.codec import PNG_MAGIC, decode, encode
-from uge.publish.verify import Verification
+from uge.publishing import read_manifest, verify
+from uge.publishing.card import dataset_card
+from uge.publishing.codec import PNG_MAGIC, decode, encode
+from uge.publishing.verify import Verification
 
 SHARD = "data/train-00001-of-00003.parquet"
 PICTURE = "train/cat/00000002.png"

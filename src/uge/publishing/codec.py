@@ -15,7 +15,7 @@ from PIL import Image
 
 from uge.data.images import Pixels
 from uge.errors import DataError
-from uge.publish.manifest import Codec
+from uge.publishing.manifest import Codec
 
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 WEBP_SIDE = 16383

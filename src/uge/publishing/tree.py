@@ -9,7 +9,7 @@ from pathlib import Path
 
 from uge.errors import IntegrityError
 from uge.files import file_sha256
-from uge.publish.manifest import MANIFEST, Manifest, read_manifest
+from uge.publishing.manifest import MANIFEST, Manifest, read_manifest
 
 PUBLISHABLE = re.compile(
     r"README\.md|TRAINING\.md|index\.csv|data/train-\d{5}-of-\d{5}\.parquet|train/(?!\.)[^/\\]+/\d{8}\.(png|webp)"

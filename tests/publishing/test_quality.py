@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from toy_sets import random_pixels
 
-from uge.publish.quality import compare, compare_all, is_constant, psnr, ssim, ssim_positions
+from uge.publishing.quality import compare, compare_all, is_constant, psnr, ssim, ssim_positions
 
 
 def test_agrees_with_scikit_image():

@@ -6,11 +6,11 @@ secrets go to ``private_folder`` beside it.
 
 from __future__ import annotations
 
-from uge.publish.manifest import Authorized, Manifest, Measured, Provenance, is_published, read_manifest
-from uge.publish.private import create_private, is_private, private_folder
-from uge.publish.tree import is_complete
-from uge.publish.verify import Verification, verify
-from uge.publish.writer import Protected, publish
+from uge.publishing.manifest import Authorized, Manifest, Measured, Provenance, is_published, read_manifest
+from uge.publishing.private import create_private, is_private, private_folder
+from uge.publishing.tree import is_complete
+from uge.publishing.verify import Verification, verify
+from uge.publishing.writer import Protected, publish
 
 __all__ = [
     "Authorized",

@@ -6,7 +6,7 @@ import pytest
 from toy_sets import BUDGET, image_set, protect, random_pixels
 
 from uge.data.images import ImageSet
-from uge.publish import Manifest, Provenance, publish
+from uge.publishing import Manifest, Provenance, publish
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from uge.errors import StorageError, UsageError
-from uge.publish import create_private, is_private, is_published, private_folder
+from uge.publishing import create_private, is_private, is_published, private_folder
 
 
 def test_lies_beside_the_output(tmp_path, monkeypatch):

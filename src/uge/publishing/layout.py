@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uge.files import file_sha256
-from uge.publish.manifest import INDEX, FileRecord, Format
+from uge.publishing.manifest import INDEX, FileRecord, Format
 
 COLUMNS = ("image", "label", "id")
 INDEX_COLUMNS = ("path", "label", "id")
