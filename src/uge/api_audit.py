@@ -48,7 +48,7 @@ def audit(
         test: Clean test images; with a train split as well, that is the clean control.
         networks: Architectures of the hackers.
         attacks: What they do: names, families, ``A+B``, ``"standard"`` or ``"all"``.
-        variants: What the authorised user changes: names in :data:`uge.audit.variants.VARIANTS` or ``"all"``.
+        variants: What the authorised user changes: names in :data:`uge.attacks.variants.VARIANTS` or ``"all"``.
         combine: Combine the two best attacks as well; ``"all"`` does so anyway.
         seeds: Repetitions.
         budget: Time there is: ``"90s"``, ``"10m"``, ``"1h"`` or ``"full"``.

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uge.audit.attacks import ATTACKS, attack
+from uge.attacks import ATTACKS, attack
+from uge.attacks.variants import VARIANTS
 from uge.audit.cases import Case
 from uge.audit.plan import FIRST_STEPS, Choice, Job, choose, combinations, plan
-from uge.audit.variants import VARIANTS
 from uge.errors import UnknownNameError, UsageError
 
 NEEDING = {need: [name for name, row in ATTACKS.items() if need in row.needs] for need in ("key", "clean", "public")}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from uge.attacks import ATTACKS, Context
 from uge.audit import runner
-from uge.audit.attacks import ATTACKS, Context
 from uge.audit.cases import Case, read_case, read_cases
 from uge.audit.execution import execute
 from uge.audit.keys import key_network, key_recipe
@@ -27,7 +27,7 @@ from uge.runtime import Runtime, stream_seed
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.02, temperature=3)
 MakeStore = Callable[..., PixelStore]
 FEW = ["direct", "distill", "distill-inside", "grayscale", "jpeg75", "wave-removal", "other-key", "distill-jpeg75"]
-"""Attacks that need nothing beyond a teacher; all of them are tried in tests/audit/attacks."""
+"""Attacks that need nothing beyond a teacher; all of them are tried in tests/attacks."""
 
 
 class Recorder:

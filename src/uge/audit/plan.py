@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from uge.audit.attacks import ATTACKS, attack
-from uge.audit.attacks.base import Entry, Family, Need
+from uge.attacks import ATTACKS, attack
+from uge.attacks.base import Entry, Family, Need
+from uge.attacks.variants import VARIANTS
 from uge.audit.cases import YARDSTICK, Case, Data, Role, Start, case_id
-from uge.audit.variants import VARIANTS
 from uge.errors import UnknownNameError, UsageError
 from uge.names import PLUS
 
@@ -173,7 +173,7 @@ def plan(
         keys: Architecture of each authorised network whose θ0 is at hand; may be empty.
         controls: Whether clean originals are at hand, for the clean controls and for attacks that need some.
         public: Whether labelled images of another data set are at hand.
-        variants: Names in :data:`uge.audit.variants.VARIANTS`, for every authorised network.
+        variants: Names in :data:`uge.attacks.variants.VARIANTS`, for every authorised network.
         combine: Whether the two best attacks are combined (:func:`combinations`).
 
     Raises:

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from uge.audit.attacks import Context
+from uge.attacks import Context
+from uge.attacks.variants import VARIANTS
 from uge.audit.cases import YARDSTICK, Case, Epoch, read_case
 from uge.audit.keys import key_network, key_recipe
 from uge.audit.plan import Job
-from uge.audit.variants import VARIANTS
 from uge.data.store import PixelStore
 from uge.errors import DataError, UsageError, WeightsError
 from uge.files import fingerprint

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from uge.audit.attacks import ATTACKS
+from uge.attacks import ATTACKS
+from uge.attacks.variants import VARIANTS, choose_variants
 from uge.audit.cases import YARDSTICK
 from uge.audit.checks import overlap
 from uge.audit.execution import execute
@@ -19,7 +20,6 @@ from uge.audit.plan import choose, plan
 from uge.audit.quality import write_quality
 from uge.audit.runner import Audit
 from uge.audit.schedule import Deadline, parse_budget
-from uge.audit.variants import VARIANTS, choose_variants
 from uge.config import STANDARD_ATTACKS, AuditConfig
 from uge.data import ImageSet, load_images
 from uge.errors import UsageError

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from uge.audit.attacks import ATTACKS
+from uge.attacks import ATTACKS
 from uge.audit.cases import Case
 from uge.audit.plan import Job
 from uge.audit.runner import Audit

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from uge.audit.attacks import Context, attack
+from uge.attacks import Context, attack
 from uge.audit.cases import Case, write_case
 from uge.audit.keys import key_network
 from uge.audit.runner import load_trained, measured

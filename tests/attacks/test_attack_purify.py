@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from uge.audit.attacks import ATTACKS, Context, purify
-from uge.audit.attacks.filters import stored
-from uge.audit.attacks.knowledge import add_noise, start_from
-from uge.audit.attacks.leak import leaked_rows, originals, part, repeated, replaced
-from uge.audit.attacks.purify import (
+from uge.attacks import ATTACKS, Context, purify
+from uge.attacks.filters import stored
+from uge.attacks.knowledge import add_noise, start_from
+from uge.attacks.leak import leaked_rows, originals, part, repeated, replaced
+from uge.attacks.purify import (
     autoencoder,
     inverted,
     linear_directions,
@@ -25,7 +25,7 @@ from uge.audit.attacks.purify import (
     regress,
     restorer,
 )
-from uge.audit.attacks.transfer import probe
+from uge.attacks.transfer import probe
 from uge.data.loader import to_unit
 from uge.data.store import PixelStore, Records
 from uge.errors import UsageError

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from uge.attacks.variants import VARIANTS, choose_variants, without_class
 from uge.audit.plan import Job, plan
 from uge.audit.runner import Audit
-from uge.audit.variants import VARIANTS, choose_variants, without_class
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError
 from uge.learning.recipes import Recipe
@@ -62,8 +62,8 @@ def test_a_variant_has_the_usual_order_unless_it_is_about_that(
         seeds[scheme] = seed
         return fit(*arguments, seed=seed, **options)
 
-    monkeypatch.setattr("uge.audit.variants.fit", spy)
-    monkeypatch.setattr("uge.audit.attacks.base.fit", spy)
+    monkeypatch.setattr("uge.attacks.variants.fit", spy)
+    monkeypatch.setattr("uge.attacks.base.fit", spy)
     audit = make_audit("lenet")
     for scheme in ("direct", "order", "lr-half", "jpeg95"):
         audit.run(authorized("lenet", scheme))

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from uge.audit.attacks import ATTACKS
-from uge.audit.attacks.base import Context
-from uge.audit.attacks.distill import distill_inside
-from uge.audit.attacks.filters import grayscale, jpeg
-from uge.audit.attacks.preprocess import changing, transformed
+from uge.attacks import ATTACKS
+from uge.attacks.base import Context
+from uge.attacks.distill import distill_inside
+from uge.attacks.filters import grayscale, jpeg
+from uge.attacks.preprocess import changing, transformed
 from uge.audit.plan import plan
 from uge.data.store import PixelStore, Records
 from uge.errors import UsageError

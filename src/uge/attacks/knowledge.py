@@ -7,9 +7,9 @@ import functools
 import torch
 from torch import nn
 
-from uge.audit.attacks.base import Context, Entry, Preparation, with_recipe
-from uge.audit.attacks.leak import on_leak
-from uge.audit.attacks.transfer import probe
+from uge.attacks.base import Context, Entry, Preparation, with_recipe
+from uge.attacks.leak import on_leak
+from uge.attacks.transfer import probe
 from uge.errors import UsageError
 from uge.learning.training import History
 from uge.runtime import stream

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.audit.attacks.base import Context, Entry, Preparation, batched
-from uge.audit.attacks.filters import stored
-from uge.audit.attacks.leak import REVISION, leaked_rows, originals
-from uge.audit.attacks.preprocess import Transform, changing
-from uge.audit.attacks.waves import estimated_patterns_out
+from uge.attacks.base import Context, Entry, Preparation, batched
+from uge.attacks.filters import stored
+from uge.attacks.leak import REVISION, leaked_rows, originals
+from uge.attacks.preprocess import Transform, changing
+from uge.attacks.waves import estimated_patterns_out
 from uge.data.loader import to_unit
 from uge.data.store import PixelStore
 from uge.errors import UsageError

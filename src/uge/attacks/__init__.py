@@ -2,15 +2,15 @@
 
 import functools
 
-from uge.audit.attacks.augment import AUGMENTATION
-from uge.audit.attacks.base import Attack, Context, Entry, direct
-from uge.audit.attacks.combine import combination
-from uge.audit.attacks.distill import DISTILLATION, distill
-from uge.audit.attacks.knowledge import KNOWLEDGE
-from uge.audit.attacks.preprocess import PREPROCESSING
-from uge.audit.attacks.purify import PURIFICATION
-from uge.audit.attacks.train import TRAINING
-from uge.audit.attacks.transfer import TRANSFER
+from uge.attacks.augment import AUGMENTATION
+from uge.attacks.base import Attack, Context, Entry, direct
+from uge.attacks.combine import combination
+from uge.attacks.distill import DISTILLATION, distill
+from uge.attacks.knowledge import KNOWLEDGE
+from uge.attacks.preprocess import PREPROCESSING
+from uge.attacks.purify import PURIFICATION
+from uge.attacks.train import TRAINING
+from uge.attacks.transfer import TRANSFER
 from uge.errors import UnknownNameError
 from uge.names import PLUS
 

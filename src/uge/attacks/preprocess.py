@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from uge.audit.attacks import filters
-from uge.audit.attacks.base import Context, Entry, Preparation, batched
-from uge.audit.attacks.filters import jpeg
-from uge.audit.attacks.notch import notch
-from uge.audit.attacks.waves import wave_terms, without_waves
+from uge.attacks import filters
+from uge.attacks.base import Context, Entry, Preparation, batched
+from uge.attacks.filters import jpeg
+from uge.attacks.notch import notch
+from uge.attacks.waves import wave_terms, without_waves
 from uge.data.store import PixelStore
 from uge.runtime import stream, stream_seed
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.audit.attacks.augment import drawn
-from uge.audit.attacks.base import Context, Entry, Need, Preparation, learn, with_recipe
-from uge.audit.attacks.leak import REVISION, leaked_rows, on_leak, originals, part, replaced
-from uge.audit.attacks.policies import randaugment
+from uge.attacks.augment import drawn
+from uge.attacks.base import Context, Entry, Need, Preparation, learn, with_recipe
+from uge.attacks.leak import REVISION, leaked_rows, on_leak, originals, part, replaced
+from uge.attacks.policies import randaugment
 from uge.data.augment import augmentation
 from uge.data.loader import Batch, fetch, to_unit
 from uge.data.store import PixelStore

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from uge.audit.attacks import policies
-from uge.audit.attacks.train import fixmatch
+from uge.attacks import policies
+from uge.attacks.train import fixmatch
 from uge.data.augment import cutout
 from uge.data.loader import Batch, to_unit
 from uge.data.store import PixelStore, Records

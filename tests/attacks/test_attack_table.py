@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from uge.audit.attacks import ATTACKS, Context, attack, combination, purify
-from uge.audit.attacks.base import Family
+from uge.attacks import ATTACKS, Context, attack, combination, purify
+from uge.attacks.base import Family
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError, UsageError
 from uge.learning.recipes import Recipe
@@ -187,6 +187,6 @@ def test_only_the_authorised_architecture_starts_from_theta0(make_context: Calla
 
 
 def test_the_page_names_every_attack() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "attacks.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text()
     rows = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
     assert rows == set(ATTACKS)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uge.audit.attacks import ATTACKS, Context
-from uge.audit.attacks.waves import estimated_patterns, estimated_patterns_out, wave_terms, without_waves
+from uge.attacks import ATTACKS, Context
+from uge.attacks.waves import estimated_patterns, estimated_patterns_out, wave_terms, without_waves
 from uge.data import load_images
 from uge.data.store import PixelStore, Records
 from uge.learning.recipes import Recipe

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uge.audit.attacks.base import Context, batched
-from uge.audit.attacks.filters import stored
+from uge.attacks.base import Context, batched
+from uge.attacks.filters import stored
 from uge.data.store import PixelStore
 
 LOWEST = 2.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uge.audit.attacks.base import Context, Entry
+from uge.attacks.base import Context, Entry
 from uge.errors import UsageError
 from uge.learning.training import History
 

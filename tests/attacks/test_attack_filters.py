@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from uge.audit.attacks import filters
-from uge.audit.attacks.notch import filtered, spectral_mask
-from uge.audit.attacks.policies import chromatic
-from uge.audit.attacks.waves import without_waves
+from uge.attacks import filters
+from uge.attacks.notch import filtered, spectral_mask
+from uge.attacks.policies import chromatic
+from uge.attacks.waves import without_waves
 from uge.data.store import PixelStore, Records
 
 FILTERS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from uge.audit.attacks.base import Context, batched
+from uge.attacks.base import Context, batched
 from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.runtime import stream

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from uge.audit.attacks.policies import chromatic, luma, without_direction
+from uge.attacks.policies import chromatic, luma, without_direction
 from uge.networks import WaveKey
 
 

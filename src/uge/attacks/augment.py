@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import torch
 
-from uge.audit.attacks import policies
-from uge.audit.attacks.base import Attack, Context, Entry, learn
+from uge.attacks import policies
+from uge.attacks.base import Attack, Context, Entry, learn
 from uge.data.augment import cutout
 from uge.learning.objectives import Objective, augmented, cutmix, mixup, worst_of
 from uge.learning.training import History

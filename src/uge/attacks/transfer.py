@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.audit.attacks.base import Context, Entry, direct, learn
-from uge.audit.attacks.leak import REVISION, on_leak
+from uge.attacks.base import Context, Entry, direct, learn
+from uge.attacks.leak import REVISION, on_leak
 from uge.data.loader import Batch
 from uge.errors import UsageError
 from uge.learning.objectives import full_precision

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from uge.audit.attacks.base import Context
-from uge.audit.attacks.preprocess import jpeg, transformed
+from uge.attacks.base import Context
+from uge.attacks.preprocess import jpeg, transformed
 from uge.data.augment import cutout
 from uge.data.loader import Batch
 from uge.data.store import PixelStore

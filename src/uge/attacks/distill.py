@@ -7,8 +7,8 @@ import functools
 
 from torch import Tensor, nn
 
-from uge.audit.attacks.base import Context, Entry, Preparation, learn, with_recipe
-from uge.audit.attacks.preprocess import TRANSFORMS, changing
+from uge.attacks.base import Context, Entry, Preparation, learn, with_recipe
+from uge.attacks.preprocess import TRANSFORMS, changing
 from uge.learning.objectives import distillation
 from uge.learning.training import History
 
