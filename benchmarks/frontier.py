@@ -19,9 +19,9 @@ from pathlib import Path
 from markupsafe import escape
 
 from conditional.summary import changed
-from uge.audit.cases import read_cases
 from uge.audit.metrics import summarize
 from uge.audit.summary import HackerResult
+from uge.cases.case import read_cases
 from uge.files import write_atomic
 from uge.names import behind_key
 

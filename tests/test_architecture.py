@@ -31,7 +31,7 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem[0] != "_")
-TORCH_FREE = ["uge", "uge.cli", "uge.config", "uge.publishing.manifest", "uge.audit.cases", "uge.report", "uge.data"]
+TORCH_FREE = ["uge", "uge.cli", "uge.config", "uge.publishing.manifest", "uge.cases.case", "uge.report", "uge.data"]
 TORCH_FREE += ["uge.verbs_reproduce", "uge.reproduce.request"]
 
 

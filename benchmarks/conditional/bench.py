@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from conditional.summary import finished_case
-from uge.audit.cases import Case, Data, Role, Start, case_id, write_case
-from uge.audit.keys import key_recipe
-from uge.audit.runner import load_trained, measured
+from uge.cases.case import Case, Data, Role, Start, case_id, write_case
+from uge.cases.keys import key_recipe
+from uge.cases.run import load_trained, measured
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
 from uge.data.store import load_pixels

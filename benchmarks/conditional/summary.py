@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from uge.audit.cases import Case, read_case
+from uge.cases.case import Case, read_case
 from uge.errors import DataError
 from uge.files import JSON, canonical_json, read_json, write_json
 

@@ -15,7 +15,7 @@ from uge.flags import FLAT, Page, Resumable
 
 Key = Annotated[tuple[Path, ...], Parameter(name="--key")]
 _LISTED = 12
-_WORKERS = "uge.audit.workers"
+_WORKERS = "uge.cases.pool"
 
 
 def audit(

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from uge.attacks.variants import VARIANTS, choose_variants, without_class
-from uge.audit.plan import Job, plan
-from uge.audit.runner import Audit
+from uge.audit.plan import plan
+from uge.cases.job import Job
+from uge.cases.run import Audit
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError
 from uge.learning.recipes import Recipe

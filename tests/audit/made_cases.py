@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from uge.audit.cases import Case, Epoch, case_id
+from uge.cases.case import Case, Epoch, case_id
 
 
 def case(role: Any, network: str, last: float, *, best: float | None = None, seed: int = 0, **more: Any) -> Case:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_cases import case
 
-from uge.audit.cases import Case, Epoch
 from uge.audit.checks import CHECKS, Evidence, overlap
 from uge.audit.metrics import Summary, summarize
+from uge.cases.case import Case, Epoch
 
 GOOD = {"budget_levels": 10, "linf_levels": 10, "overlap": 0, "test_images": 10_000, "label_agreement": 1.0}
 GOOD |= {"classes": ["a", "b"], "test_classes": ["a", "b"]}

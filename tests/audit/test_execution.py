@@ -9,14 +9,15 @@ import pytest
 import torch
 from fragile_networks import allowance
 
-from uge.audit.cases import Case, read_cases
 from uge.audit.execution import Execution, Found, execute
-from uge.audit.plan import Job, LeftOut, Plan, plan
-from uge.audit.ray_workers import require_ray
-from uge.audit.runner import Audit
+from uge.audit.plan import LeftOut, Plan, plan
 from uge.audit.schedule import Deadline, Pace, by_damage, in_words, parse_budget, warm_up
-from uge.audit.sharing import SHARED, StoredImages, shared
-from uge.audit.workers import LocalProcesses, Outcome, Serial
+from uge.cases.case import Case, read_cases
+from uge.cases.job import Job
+from uge.cases.pool import LocalProcesses, Outcome, Serial
+from uge.cases.ray_pool import require_ray
+from uge.cases.run import Audit
+from uge.cases.shared_images import SHARED, StoredImages, shared
 from uge.data.store import PixelStore
 from uge.errors import MissingExtraError, UsageError
 from uge.learning.recipes import Recipe

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from made_cases import case
 from scipy import stats
 
-from uge.audit.cases import Case
 from uge.audit.metrics import Margin, Summary, interval, summarize, verdict
 from uge.audit.verdict import extent
+from uge.cases.case import Case
 from uge.report.story import headline
 from uge.report.tables import text_table
 

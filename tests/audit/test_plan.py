@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from uge.attacks import ATTACKS, attack
 from uge.attacks.variants import VARIANTS
-from uge.audit.cases import Case
-from uge.audit.plan import FIRST_STEPS, Choice, Job, choose, combinations, plan
+from uge.audit.plan import FIRST_STEPS, Choice, choose, combinations, plan
+from uge.cases.case import Case
+from uge.cases.job import Job
 from uge.errors import UnknownNameError, UsageError
 
 NEEDING = {need: [name for name, row in ATTACKS.items() if need in row.needs] for need in ("key", "clean", "public")}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uge.audit.cases import Case, read_case, read_cases
+from uge.cases.case import Case, read_case, read_cases
 from uge.errors import UsageError
 from uge.files import read_json
 from uge.learning.recipes import Recipe

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from uge import verbs_audit
-from uge.audit.workers import LocalProcesses
+from uge.cases.pool import LocalProcesses
 
 SHORT = ("--networks", "lenet", "--epochs", "1")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fed_toy import CLASSES, CONFIG, RUNTIME, TWO, federate, in_this_process, make_folder
 
-from uge.audit.cases import read_cases
+from uge.cases.case import read_cases
 from uge.config import ProtectConfig
 from uge.data import load_images
 from uge.errors import DataError, OutputExistsError, UsageError

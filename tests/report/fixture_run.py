@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from uge.audit.cases import Case, Epoch, case_id, write_case
+from uge.cases.case import Case, Epoch, case_id, write_case
 
 GRID = [
     # role, network, scheme, level it reaches, level of its peak

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from uge.audit.cases import Case, read_cases, write_case
+from uge.cases.case import Case, read_cases, write_case
 from uge.errors import OutputExistsError, UsageError
 from uge.report import write_comparison
 from uge.report.compare import compare, load_runs

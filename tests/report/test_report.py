@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from uge.audit.cases import Case, read_cases, write_case
 from uge.audit.metrics import summarize
 from uge.audit.quality import write_quality
+from uge.cases.case import Case, read_cases, write_case
 from uge.errors import DataError, OutputExistsError, UsageError
 from uge.files import write_json
 from uge.report import curves, rows, text_table, write_report

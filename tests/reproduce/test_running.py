@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny_scale import TINY
 
-from uge.audit.cases import Case, read_cases
+from uge.cases.case import Case, read_cases
 from uge.cli import main
 from uge.pipeline.session import Session
 from uge.reproduce import work

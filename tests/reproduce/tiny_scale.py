@@ -1,6 +1,6 @@
 """A scale smaller than smoke, and made-up results."""
 
-from uge.audit.cases import Case, Epoch, write_case
+from uge.cases.case import Case, Epoch, write_case
 from uge.learning.recipes import Recipe
 from uge.reproduce.kept import Kept, variant
 from uge.reproduce.scale import PHOTOS, Scale

@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from uge.audit.cases import Case, write_case
-from uge.audit.plan import Job, LeftOut, Plan, combinations
-from uge.audit.runner import Audit
+from uge.audit.plan import LeftOut, Plan, combinations
 from uge.audit.schedule import Deadline, Pace, by_damage, in_words, warm_up
-from uge.audit.sharing import shared, threads_each
-from uge.audit.workers import LocalProcesses, Outcome, Pool, Serial
+from uge.cases.case import Case, write_case
+from uge.cases.job import Job
+from uge.cases.pool import LocalProcesses, Outcome, Pool, Serial
+from uge.cases.run import Audit
+from uge.cases.shared_images import shared, threads_each
 from uge.errors import UsageError
 from uge.files import write_json
 from uge.processes import TRIES
@@ -200,7 +201,7 @@ def _local(audit: Audit, workers: int, progress: Progress) -> Iterator[Pool]:
 
 @contextlib.contextmanager
 def _ray(audit: Audit, workers: int, progress: Progress) -> Iterator[Pool]:
-    from uge.audit.ray_workers import Actors, require_ray
+    from uge.cases.ray_pool import Actors, require_ray
 
     ray = require_ray()
     with shared(audit, workers) as setup, contextlib.closing(Actors(ray, setup, workers, progress)) as pool:

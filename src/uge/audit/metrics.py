@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from uge.audit import checks
-from uge.audit.cases import YARDSTICK, Case
 from uge.audit.summary import HOLDS, NOISE, HackerResult, Holds, Interval, Margin, Result, Strongest, Summary
 from uge.audit.verdict import headline, label, verdict
+from uge.cases.case import YARDSTICK, Case
 from uge.names import CHECKPOINT, behind_key
 
 __all__ = ["NOISE", "HackerResult", "Margin", "Result", "Strongest", "Summary", "interval", "summarize", "verdict"]

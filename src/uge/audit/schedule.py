@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from uge.audit.cases import YARDSTICK
-from uge.audit.plan import Job
-from uge.audit.runner import Audit
+from uge.cases.case import YARDSTICK
+from uge.cases.job import Job
+from uge.cases.run import Audit
 from uge.errors import UsageError
 from uge.learning.training import evaluate, fit, steps_per_epoch
 from uge.runtime import stream_seed

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from uge.audit.cases import Case, Data, read_case, write_case
-from uge.audit.plan import Job
-from uge.audit.runner import load_trained, measured, untrained
+from uge.cases.case import Case, Data, read_case, write_case
+from uge.cases.job import Job
+from uge.cases.run import load_trained, measured, untrained
 from uge.data.images import ImageSet
 from uge.data.store import PixelStore, load_pixels
 from uge.errors import DataError, UsageError

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uge.audit.cases import Data
-from uge.audit.keys import key_recipe
+from uge.cases.case import Data
+from uge.cases.keys import key_recipe
 from uge.data.store import PixelStore, load_pixels
 from uge.errors import MissingExtraError, UGEError, WeightsError
 from uge.federated.exchange import ARRAYS, CONFIG, METRICS, array_record, check_reply, contents, put

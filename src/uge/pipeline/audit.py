@@ -11,15 +11,15 @@ from typing import Any
 
 from uge.attacks import ATTACKS
 from uge.attacks.variants import VARIANTS, choose_variants
-from uge.audit.cases import YARDSTICK
 from uge.audit.checks import overlap
 from uge.audit.execution import execute
-from uge.audit.keys import key_network, key_recipe
 from uge.audit.metrics import Summary, summarize, verdict
 from uge.audit.plan import choose, plan
 from uge.audit.quality import write_quality
-from uge.audit.runner import Audit
 from uge.audit.schedule import Deadline, parse_budget
+from uge.cases.case import YARDSTICK
+from uge.cases.keys import key_network, key_recipe
+from uge.cases.run import Audit
 from uge.config import STANDARD_ATTACKS, AuditConfig
 from uge.data import ImageSet, load_images
 from uge.errors import UsageError

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from uge.audit.cases import Case, Data
 from uge.audit.metrics import summarize
+from uge.cases.case import Case, Data
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
 from uge.data.images import ImageSet

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from uge.attacks import ATTACKS
-from uge.audit.cases import Case
-from uge.audit.plan import Job
-from uge.audit.runner import Audit
+from uge.cases.case import Case
+from uge.cases.job import Job
+from uge.cases.run import Audit
 from uge.data import ImageSet
 from uge.data.images import Pixels
 from uge.data.store import PixelStore

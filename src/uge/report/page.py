@@ -12,11 +12,11 @@ import jinja2
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from uge.audit.cases import Case, read_cases
 from uge.audit.checks import RETENTION
 from uge.audit.metrics import summarize, verdict
 from uge.audit.summary import HOLDS, NOISE, Summary
 from uge.audit.verdict import certainty, partial
+from uge.cases.case import Case, read_cases
 from uge.errors import DataError, OutputExistsError, UsageError
 from uge.files import JSON, check_output, read_events, read_json, write_atomic
 from uge.report import curves, story

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uge.audit.cases import Case
 from uge.audit.checks import STARTED
 from uge.audit.summary import Summary
 from uge.audit.verdict import counted, extent
+from uge.cases.case import Case
 from uge.files import canonical_json
 from uge.names import is_keyed
 from uge.report.tables import FAMILIES

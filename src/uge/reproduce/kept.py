@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uge.audit.cases import Case, read_case
+from uge.cases.case import Case, read_case
 from uge.errors import DataError
 from uge.files import JSON, fingerprint, read_json, storage_errors, write_json
 from uge.reproduce.specs import Copy, Federation, Images, Unit

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from uge.audit.cases import Case
+from uge.cases.case import Case
 from uge.files import JSON
 from uge.reproduce.cells import Cell, Experiment, Section
 from uge.reproduce.kept import Kept

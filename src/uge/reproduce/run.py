@@ -163,7 +163,7 @@ def _by_data(spec: Spec) -> tuple[str, str]:
 
 def _side_by_side(stages: Sequence[Sequence[Spec]], workshop: Workshop, workers: int) -> None:
     """Every stage in several processes; each keeps the images that it read."""
-    from uge.audit.sharing import threads_each
+    from uge.cases.shared_images import threads_each
 
     session, threads = workshop.session, threads_each(workers)
     args = (workshop.kept.folder, workshop.sources, str(session.runtime.device), session.runtime.precision, threads)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from uge.audit.cases import Data, Role, Start, case_id
+from uge.cases.case import Data, Role, Start, case_id
 from uge.files import fingerprint
 from uge.learning.recipes import Recipe
 

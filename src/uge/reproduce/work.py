@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import nn
 
 from uge.attacks import Context, attack
-from uge.audit.cases import Case, write_case
-from uge.audit.keys import key_network
-from uge.audit.runner import load_trained, measured
+from uge.cases.case import Case, write_case
+from uge.cases.keys import key_network
+from uge.cases.run import load_trained, measured
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import ImageSet, load_images
 from uge.data.store import PixelStore

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from uge.audit.cases import Case
-from uge.audit.plan import Job
-from uge.audit.runner import Audit
-from uge.audit.sharing import Setup
+from uge.cases.case import Case
+from uge.cases.job import Job
+from uge.cases.run import Audit
+from uge.cases.shared_images import Setup
 from uge.errors import DataError, UGEError, UsageError
 from uge.processes import Processes
 from uge.progress import Progress

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from uge.audit.runner import Audit
+from uge.cases.run import Audit
 from uge.data.store import PixelStore, Records
 from uge.files import storage_errors
 from uge.learning.recipes import Recipe

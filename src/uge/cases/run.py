@@ -13,9 +13,9 @@ from torch import nn
 
 from uge.attacks import Context
 from uge.attacks.variants import VARIANTS
-from uge.audit.cases import YARDSTICK, Case, Epoch, read_case
-from uge.audit.keys import key_network, key_recipe
-from uge.audit.plan import Job
+from uge.cases.case import YARDSTICK, Case, Epoch, read_case
+from uge.cases.job import Job
+from uge.cases.keys import key_network, key_recipe
 from uge.data.store import PixelStore
 from uge.errors import DataError, UsageError, WeightsError
 from uge.files import fingerprint

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uge.audit.cases import Case, case_id, read_cases, write_case
+from uge.cases.case import Case, case_id, read_cases, write_case
 from uge.errors import DataError, UsageError
 
 CONTRACT = {

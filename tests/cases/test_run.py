@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from uge.attacks import ATTACKS, Context
-from uge.audit import runner
-from uge.audit.cases import Case, read_case, read_cases
 from uge.audit.execution import execute
-from uge.audit.keys import key_network, key_recipe
-from uge.audit.plan import Job, Plan, plan
-from uge.audit.runner import Audit
+from uge.audit.plan import Plan, plan
+from uge.cases import run as runner
+from uge.cases.case import Case, read_case, read_cases
+from uge.cases.job import Job
+from uge.cases.keys import key_network, key_recipe
+from uge.cases.run import Audit
 from uge.data.store import PixelStore
 from uge.errors import UsageError, WeightsError
 from uge.learning.recipes import Recipe

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from uge.audit.plan import Job
-from uge.audit.runner import Audit
-from uge.audit.sharing import Setup
-from uge.audit.workers import Failure, Outcome, outcome, tell
+from uge.cases.job import Job
+from uge.cases.pool import Failure, Outcome, outcome, tell
+from uge.cases.run import Audit
+from uge.cases.shared_images import Setup
 from uge.errors import MissingExtraError
 from uge.progress import Progress
 

@@ -1,0 +1,1 @@
+"""Cases: one training run of one network each, from a job to a JSON file."""
