@@ -19,8 +19,8 @@ from pathlib import Path
 from markupsafe import escape
 
 from conditional.summary import changed
-from uge.audit.metrics import summarize
-from uge.audit.summary import HackerResult
+from uge.auditing.summarize import summarize
+from uge.auditing.summary import HackerResult
 from uge.cases.case import read_cases
 from uge.files import write_atomic
 from uge.names import behind_key

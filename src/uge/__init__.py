@@ -14,8 +14,6 @@ Names are loaded on first use: ``import uge`` imports no torch.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from uge.learning.recipes import Recipe as Recipe
     from uge.runtime import Runtime as Runtime
 
-_VERBS = ("audit",)  # folders of code, which can be called as well
 _HOMES = {
     "AuthorizedPath": "uge.api",
     "Budget": "uge.budget",
@@ -44,6 +41,7 @@ _HOMES = {
     "Recipe": "uge.learning.recipes",
     "Runtime": "uge.runtime",
     "UGEError": "uge.errors",
+    "audit": "uge.api",
     "authorize": "uge.api",
     "load_images": "uge.data",
     "protect": "uge.api",
@@ -69,26 +67,6 @@ __all__ = [
     "record_trajectory",
     "verify",
 ]
-
-
-class _Verb(ModuleType):
-    """A folder of code that stands for its verb: ``uge.protect(...)`` is ``uge.api.protect(...)``."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        verb = getattr(importlib.import_module("uge.api"), self.__name__.rpartition(".")[2])
-        return verb(*args, **kwargs)
-
-
-class _Package(ModuleType):
-    """This package: whoever imports ``uge.methods.uge.losses`` binds the folder here, and must not unbind the verb."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _VERBS and isinstance(value, ModuleType):
-            value.__class__ = _Verb
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from uge.audit.metrics import Summary
+from uge.auditing.summarize import Summary
 from uge.config import AuditConfig
 from uge.pipeline.audit import run_audit
 from uge.pipeline.session import Session

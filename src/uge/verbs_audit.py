@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 
 from cyclopts import Parameter
 
-from uge.audit.summary import Holds
+from uge.auditing.summary import Holds
 from uge.config import AuditConfig
 from uge.console import Outcome, open_session, set_logging
 from uge.flags import FLAT, Page, Resumable
@@ -103,7 +103,7 @@ def smallest_gap(margins: Sequence[Mapping[str, Any]], holding: Holds) -> float 
 
 def audit_text(found: dict[str, Any]) -> str:
     """A summary for people; what was left out or failed is named, so that no partial audit looks complete."""
-    from uge.audit.metrics import Summary
+    from uge.auditing.summarize import Summary
     from uge.report import text_table
 
     summary = Summary.model_validate(found)

@@ -15,7 +15,7 @@ from uge.attacks.base import Context
 from uge.attacks.distill import distill_inside
 from uge.attacks.filters import grayscale, jpeg
 from uge.attacks.preprocess import changing, transformed
-from uge.audit.plan import plan
+from uge.auditing.plan import plan
 from uge.data.store import PixelStore, Records
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from uge.attacks.variants import VARIANTS, choose_variants, without_class
-from uge.audit.plan import plan
+from uge.auditing.plan import plan
 from uge.cases.job import Job
 from uge.cases.run import Audit
 from uge.data.store import PixelStore

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from uge.attacks import ATTACKS, Context
-from uge.audit.execution import execute
-from uge.audit.plan import Plan, plan
+from uge.auditing.plan import Plan, plan
+from uge.auditing.schedule_run import execute
 from uge.cases import run as runner
 from uge.cases.case import Case, read_case, read_cases
 from uge.cases.job import Job

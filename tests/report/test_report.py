@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from uge.audit.metrics import summarize
-from uge.audit.quality import write_quality
+from uge.auditing.quality import write_quality
+from uge.auditing.summarize import summarize
 from uge.cases.case import Case, read_cases, write_case
 from uge.errors import DataError, OutputExistsError, UsageError
 from uge.files import write_json

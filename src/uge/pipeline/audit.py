@@ -11,12 +11,12 @@ from typing import Any
 
 from uge.attacks import ATTACKS
 from uge.attacks.variants import VARIANTS, choose_variants
-from uge.audit.checks import overlap
-from uge.audit.execution import execute
-from uge.audit.metrics import Summary, summarize, verdict
-from uge.audit.plan import choose, plan
-from uge.audit.quality import write_quality
-from uge.audit.schedule import Deadline, parse_budget
+from uge.auditing.checks import overlap
+from uge.auditing.plan import choose, plan
+from uge.auditing.quality import write_quality
+from uge.auditing.schedule import Deadline, parse_budget
+from uge.auditing.schedule_run import execute
+from uge.auditing.summarize import Summary, summarize, verdict
 from uge.cases.case import YARDSTICK
 from uge.cases.keys import key_network, key_recipe
 from uge.cases.run import Audit

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from uge.audit.metrics import summarize
+from uge.auditing.summarize import summarize
 from uge.cases.case import Case, Data
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from uge.audit.quality import Pair
+from uge.auditing.quality import Pair
 from uge.data import ImageSet, has_split, load_images
 from uge.data.images import Pixels
 from uge.data.resize import resize, to_channels

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uge.audit.summary import NOISE, HackerResult, Holds, Result, Summary
-from uge.audit.verdict import HELD_SHARE, judgeable, listed
+from uge.auditing.summary import NOISE, HackerResult, Holds, Result, Summary
+from uge.auditing.verdict import HELD_SHARE, judgeable, listed
 from uge.errors import UsageError
 from uge.report.heat import Cell, Family, HeatMap, Line, scale_of
 from uge.report.page import Run, load_run

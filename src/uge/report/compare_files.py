@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uge.audit.summary import HOLDS, Result, Summary
+from uge.auditing.summary import HOLDS, Result, Summary
 from uge.errors import OutputExistsError, UsageError
 from uge.files import check_output, write_atomic, write_json
 from uge.report.compare import Comparison, Standing, compare, load_runs

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from uge.audit.summary import Summary
+from uge.auditing.summary import Summary
 from uge.cases.case import Case
 from uge.report.lines import Line, plot, swatch
 from uge.report.tables import by_family

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from uge.audit.summary import HackerResult, Result, Summary
+from uge.auditing.summary import HackerResult, Result, Summary
 from uge.names import behind_key
 from uge.report.tables import HELD, by_family, words
 

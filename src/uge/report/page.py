@@ -12,10 +12,10 @@ import jinja2
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from uge.audit.checks import RETENTION
-from uge.audit.metrics import summarize, verdict
-from uge.audit.summary import HOLDS, NOISE, Summary
-from uge.audit.verdict import certainty, partial
+from uge.auditing.checks import RETENTION
+from uge.auditing.summarize import summarize, verdict
+from uge.auditing.summary import HOLDS, NOISE, Summary
+from uge.auditing.verdict import certainty, partial
 from uge.cases.case import Case, read_cases
 from uge.errors import DataError, OutputExistsError, UsageError
 from uge.files import JSON, check_output, read_events, read_json, write_atomic

@@ -1,4 +1,4 @@
-"""The quality folder of an audit as pictures and one plot; see :mod:`uge.audit.quality`."""
+"""The quality folder of an audit as pictures and one plot; see :mod:`uge.auditing.quality`."""
 
 from __future__ import annotations
 

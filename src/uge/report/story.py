@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uge.audit.checks import STARTED
-from uge.audit.summary import Summary
-from uge.audit.verdict import counted, extent
+from uge.auditing.checks import STARTED
+from uge.auditing.summary import Summary
+from uge.auditing.verdict import counted, extent
 from uge.cases.case import Case
 from uge.files import canonical_json
 from uge.names import is_keyed

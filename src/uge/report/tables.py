@@ -6,8 +6,8 @@ import io
 from dataclasses import dataclass
 from typing import Literal
 
-from uge.audit.summary import HackerResult, Result, Summary
-from uge.audit.verdict import counted, extent
+from uge.auditing.summary import HackerResult, Result, Summary
+from uge.auditing.verdict import counted, extent
 
 WORDS = {
     "direct": "trained on the labels",

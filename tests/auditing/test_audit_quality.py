@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from uge.audit.quality import Quality, radial, write_quality
+from uge.auditing.quality import Quality, radial, write_quality
 from uge.errors import DataError
 from uge.publishing.quality import ssim
 
@@ -90,7 +90,7 @@ def test_equal_images_have_no_spectrum(tmp_path: Path) -> None:
 
 
 def test_ssim_is_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uge.audit.quality.SSIM_SAMPLE", 10)
+    monkeypatch.setattr("uge.auditing.quality.SSIM_SAMPLE", 10)
     everything = list(pairs(100, kind="sample", side=8))
     quality = Quality(["a", "b", "c"])
     for first in range(0, 100, 7):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from made_cases import case
 from scipy import stats
 
-from uge.audit.metrics import Margin, Summary, interval, summarize, verdict
-from uge.audit.verdict import extent
+from uge.auditing.summarize import Margin, Summary, interval, summarize, verdict
+from uge.auditing.verdict import extent
 from uge.cases.case import Case
 from uge.report.story import headline
 from uge.report.tables import text_table

@@ -1,6 +1,6 @@
 """From cases to one summary: means over seeds, the one number with its interval. Needs no torch.
 
-The sentences are in :mod:`uge.audit.verdict`, the reasons for doubt in :mod:`uge.audit.checks`.
+The sentences are in :mod:`uge.auditing.verdict`, the reasons for doubt in :mod:`uge.auditing.checks`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from uge.audit import checks
-from uge.audit.summary import HOLDS, NOISE, HackerResult, Holds, Interval, Margin, Result, Strongest, Summary
-from uge.audit.verdict import headline, label, verdict
+from uge.auditing import checks
+from uge.auditing.summary import HOLDS, NOISE, HackerResult, Holds, Interval, Margin, Result, Strongest, Summary
+from uge.auditing.verdict import headline, label, verdict
 from uge.cases.case import YARDSTICK, Case
 from uge.names import CHECKPOINT, behind_key
 
@@ -47,7 +47,7 @@ def summarize(
         planned: Cases that a complete audit would have had.
         failed: Ids of cases that were tried and gave no result.
         warnings: Further reasons to doubt the audit, put first.
-        facts: What is known of the data; see :mod:`uge.audit.checks`.
+        facts: What is known of the data; see :mod:`uge.auditing.checks`.
 
     Returns:
         The summary; fields that cannot be computed are ``None`` and a warning says why.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from uge.audit.summary import HOLDS, NOISE, HackerResult, Interval, Margin, Result, Summary
+from uge.auditing.summary import HOLDS, NOISE, HackerResult, Interval, Margin, Result, Summary
 from uge.names import PLUS, is_keyed
 
 LEARNS, PARTLY = 5.0, 15.0

@@ -177,7 +177,7 @@ class Summary(BaseModel):
         planned: Cases that a complete audit would have had.
         left_out: What was not run: ``attack``, ``network``, ``reason``.
         failed: Ids of cases that gave no result.
-        facts: What is known of the data; see :mod:`uge.audit.checks`.
+        facts: What is known of the data; see :mod:`uge.auditing.checks`.
         given: Reasons to doubt the audit that came from outside the checks.
         doubts: What the checks found.
         warnings: ``given`` and ``doubts`` as sentences.

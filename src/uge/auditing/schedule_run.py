@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from uge.audit.plan import LeftOut, Plan, combinations
-from uge.audit.schedule import Deadline, Pace, by_damage, in_words, warm_up
+from uge.auditing.plan import LeftOut, Plan, combinations
+from uge.auditing.schedule import Deadline, Pace, by_damage, in_words, warm_up
 from uge.cases.case import Case, write_case
 from uge.cases.job import Job
 from uge.cases.pool import LocalProcesses, Outcome, Pool, Serial
@@ -53,7 +53,7 @@ class Execution:
         opened: Opens the workers, when the first case is to be run.
         workers: How many there are.
         deadline: When it has to be over; with an end, cases are run in the order of
-            :func:`uge.audit.schedule.by_damage`, and none is started that would end after it.
+            :func:`uge.auditing.schedule.by_damage`, and none is started that would end after it.
         warm: Gives the seconds of plain training of a network of which no case is finished.
     """
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_cases import case
 
-from uge.audit.checks import CHECKS, Evidence, overlap
-from uge.audit.metrics import Summary, summarize
+from uge.auditing.checks import CHECKS, Evidence, overlap
+from uge.auditing.summarize import Summary, summarize
 from uge.cases.case import Case, Epoch
 
 GOOD = {"budget_levels": 10, "linf_levels": 10, "overlap": 0, "test_images": 10_000, "label_agreement": 1.0}
@@ -140,5 +140,5 @@ def test_a_larger_test_set_never_adds_doubt(authorized: float, hacker: float, im
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys, uge.audit.metrics, uge.audit.checks; sys.exit('torch' in sys.modules)"
+    code = "import sys, uge.auditing.summarize, uge.auditing.checks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

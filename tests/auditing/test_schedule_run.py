@@ -9,9 +9,9 @@ import pytest
 import torch
 from fragile_networks import allowance
 
-from uge.audit.execution import Execution, Found, execute
-from uge.audit.plan import LeftOut, Plan, plan
-from uge.audit.schedule import Deadline, Pace, by_damage, in_words, parse_budget, warm_up
+from uge.auditing.plan import LeftOut, Plan, plan
+from uge.auditing.schedule import Deadline, Pace, by_damage, in_words, parse_budget, warm_up
+from uge.auditing.schedule_run import Execution, Found, execute
 from uge.cases.case import Case, read_cases
 from uge.cases.job import Job
 from uge.cases.pool import LocalProcesses, Outcome, Serial

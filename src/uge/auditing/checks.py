@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from uge.audit.summary import NOISE, Doubt, Result, Summary
-from uge.audit.verdict import listed, points, too_low
+from uge.auditing.summary import NOISE, Doubt, Result, Summary
+from uge.auditing.verdict import listed, points, too_low
 from uge.cases.case import Case
 from uge.files import canonical_json
 from uge.names import behind_key, is_keyed

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from uge.attacks import ATTACKS, attack
 from uge.attacks.variants import VARIANTS
-from uge.audit.plan import FIRST_STEPS, Choice, choose, combinations, plan
+from uge.auditing.plan import FIRST_STEPS, Choice, choose, combinations, plan
 from uge.cases.case import Case
 from uge.cases.job import Job
 from uge.errors import UnknownNameError, UsageError
