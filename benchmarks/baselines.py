@@ -32,10 +32,10 @@ from uge.data.store import load_pixels
 from uge.methods.baselines import BASELINES, Material
 from uge.methods.uge.generator import Generator
 from uge.networks.base import ImageClassifier
+from uge.paper.scale import SCALES
 from uge.pipeline.noise import NoiseRun
 from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks
-from uge.reproduce.scale import SCALES
 from uge.runtime import Runtime
 
 CPU_SETTINGS = SCALES["cpu"].baselines

@@ -65,7 +65,7 @@ def reproduce(
     report_only
         Run nothing; write the pages from what is there.
     """
-    from uge.reproduce.request import Request
+    from uge.paper.request import Request
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     request = Request.checked(
@@ -79,7 +79,7 @@ def reproduce(
         set_logging(common)
     else:
         session = open_session(common)
-        from uge.reproduce.run import carry_out
+        from uge.paper.run import carry_out
 
         carry_out(request.plan, request.folder, request.sources, session, workers=workers, overwrite=common.overwrite)
     found = request.write()

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uge.files import JSON, canonical_json, write_atomic, write_json
+from uge.paper.cells import Section
+from uge.paper.kept_cases import Kept
+from uge.paper.results import Entry, Shown
+from uge.paper.scale import Scale, label
 from uge.report.tables import number, spread
-from uge.reproduce.cells import Section
-from uge.reproduce.kept import Kept
-from uge.reproduce.results import Entry, Shown
-from uge.reproduce.scale import Scale, label
 
 NOT_RUN = "not run"
 LEGEND = (
@@ -185,7 +185,7 @@ def write_all(shown: Shown, scale: Scale, kept: Kept) -> list[Path]:
     Raises:
         StorageError: They cannot be written.
     """
-    from uge.reproduce.page import page
+    from uge.paper.page import page
 
     base = kept.folder / shown.experiment.name
     texts = {"md": markdown(shown, scale), "html": page(shown, scale, kept)}

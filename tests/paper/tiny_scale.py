@@ -2,9 +2,9 @@
 
 from uge.cases.case import Case, Epoch, write_case
 from uge.learning.recipes import Recipe
-from uge.reproduce.kept import Kept, variant
-from uge.reproduce.scale import PHOTOS, Scale
-from uge.reproduce.specs import Images, Unit
+from uge.paper.kept_cases import Kept, variant
+from uge.paper.scale import PHOTOS, Scale
+from uge.paper.specs import Images, Unit
 
 NETWORKS = ("cnn", "resnetc20", "resnetc32", "resnet18", "mobilenetv2", "shufflenetv2")
 TINY = Scale(

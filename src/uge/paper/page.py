@@ -11,15 +11,15 @@ from pathlib import Path
 from markupsafe import Markup
 
 from uge.files import JSON
+from uge.paper.cells import Section
+from uge.paper.kept_cases import Kept
+from uge.paper.render import as_json, notes, row_name, state_text
+from uge.paper.results import Entry, Shown
+from uge.paper.scale import Scale, label
+from uge.paper.specs import Copy
 from uge.report.lines import Line, plot, swatch
 from uge.report.page import page_environment
 from uge.report.pictures import Pictures, load_pictures
-from uge.reproduce.cells import Section
-from uge.reproduce.kept import Kept
-from uge.reproduce.render import as_json, notes, row_name, state_text
-from uge.reproduce.results import Entry, Shown
-from uge.reproduce.scale import Scale, label
-from uge.reproduce.specs import Copy
 
 TEMPLATES = Path(__file__).parent / "templates"
 _STYLES = (("authorized", ""), ("hacker", ""), ("hacker", "5 3"), ("clean", ""))

@@ -8,8 +8,8 @@ from typing import Any
 
 from uge.learning.recipes import Recipe
 from uge.methods.uge.settings import METHODS
-from uge.reproduce.scale import Scale
-from uge.reproduce.specs import ORIGINAL, Copy, Federation, Images, Unit
+from uge.paper.scale import Scale
+from uge.paper.specs import ORIGINAL, Copy, Federation, Images, Unit
 
 NETWORKS = {
     "CNN": "cnn",

@@ -11,13 +11,13 @@ from tiny_scale import TINY
 
 from uge.cases.case import Case, read_cases
 from uge.cli import main
+from uge.paper import material as work
+from uge.paper.kept_cases import Kept
+from uge.paper.request import Request
+from uge.paper.results import Measured, look
+from uge.paper.run import carry_out
+from uge.paper.specs import ORIGINAL
 from uge.pipeline.session import Session
-from uge.reproduce import work
-from uge.reproduce.kept import Kept
-from uge.reproduce.request import Request
-from uge.reproduce.results import Measured, look
-from uge.reproduce.run import carry_out
-from uge.reproduce.specs import ORIGINAL
 from uge.runtime import Runtime
 
 Run = Callable[..., Request]

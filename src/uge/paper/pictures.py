@@ -10,8 +10,8 @@ from PIL import Image
 from uge.data import load_images
 from uge.data.images import Pixels
 from uge.files import read_json, staged_folder, write_json
-from uge.reproduce.specs import Copy
-from uge.reproduce.work import Workshop
+from uge.paper.material import Workshop
+from uge.paper.specs import Copy
 
 KINDS = ("original", "noise", "protected")
 GRAY = 128

@@ -57,5 +57,5 @@ def paper_table(name: str, part: str = "") -> PaperTable:
 
 @functools.cache
 def _read() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((resources.files("uge.reproduce") / FILE).read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((resources.files("uge.paper") / FILE).read_text(encoding="utf-8"))
     return found

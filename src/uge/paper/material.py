@@ -21,15 +21,15 @@ from uge.files import fingerprint
 from uge.learning.resume import save_checkpoint
 from uge.learning.training import DivergedError, History
 from uge.networks import build
+from uge.paper.kept_cases import Kept, variant
+from uge.paper.scale import SEED_STRIDE
+from uge.paper.specs import ORIGINAL, Copy, Images, Unit
 from uge.pipeline.noise import key_path
 from uge.pipeline.originals import clean_images
 from uge.pipeline.protect import ProtectRun
 from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks, read_store
 from uge.publishing import private_folder
-from uge.reproduce.kept import Kept, variant
-from uge.reproduce.scale import SEED_STRIDE
-from uge.reproduce.specs import ORIGINAL, Copy, Images, Unit
 from uge.runtime import stream_seed
 
 log = logging.getLogger(__name__)

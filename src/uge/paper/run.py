@@ -12,15 +12,15 @@ from pathlib import Path
 
 from uge.config import ProtectConfig
 from uge.errors import StorageError, UGEError
+from uge.paper.kept_cases import Kept, Spec
+from uge.paper.material import NotAtHandError, Workshop
+from uge.paper.pictures import save_pictures
+from uge.paper.plan import Plan
+from uge.paper.scale import SEED_STRIDE
+from uge.paper.specs import Copy, Federation, Unit
 from uge.pipeline.session import Session
 from uge.processes import Processes
 from uge.progress import Silent
-from uge.reproduce.kept import Kept, Spec
-from uge.reproduce.pictures import save_pictures
-from uge.reproduce.plan import Plan
-from uge.reproduce.scale import SEED_STRIDE
-from uge.reproduce.specs import Copy, Federation, Unit
-from uge.reproduce.work import NotAtHandError, Workshop
 from uge.runtime import Runtime
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """The paper's tables and figures as lists of cells. Needs no torch.
 
 Every cell says which training runs it is the mean of, and which number of the paper it stands beside. A run
-that several tables need has one specification (:mod:`uge.reproduce.specs`), so it is done once.
+that several tables need has one specification (:mod:`uge.paper.specs`), so it is done once.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from uge.errors import UnknownNameError
-from uge.reproduce.cells import Cell, Experiment, Section
-from uge.reproduce.facts import NOWHERE, PaperTable, paper_table
-from uge.reproduce.lists import HACKERS, Lists
-from uge.reproduce.scale import DATA, label
-from uge.reproduce.specs import ORIGINAL, Unit
+from uge.paper.cells import Cell, Experiment, Section
+from uge.paper.paper_numbers import NOWHERE, PaperTable, paper_table
+from uge.paper.scale import DATA, label
+from uge.paper.specifications import HACKERS, Lists
+from uge.paper.specs import ORIGINAL, Unit
 
 OURS = "keyed"
 VARIANTS = {

@@ -15,7 +15,7 @@ from typing import Any
 from uge.cases.case import Case, read_case
 from uge.errors import DataError
 from uge.files import JSON, fingerprint, read_json, storage_errors, write_json
-from uge.reproduce.specs import Copy, Federation, Images, Unit
+from uge.paper.specs import Copy, Federation, Images, Unit
 
 log = logging.getLogger(__name__)
 Spec = Copy | Unit | Federation

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from uge.errors import UsageError
 from uge.files import JSON
-from uge.reproduce.cells import Experiment
-from uge.reproduce.kept import Kept
-from uge.reproduce.lists import Lists
-from uge.reproduce.plan import Plan, plan
-from uge.reproduce.render import summary_line, write_all
-from uge.reproduce.results import look
-from uge.reproduce.scale import DATA, Scale, parse_data, scale
-from uge.reproduce.specs import Unit
-from uge.reproduce.tables import experiments
+from uge.paper.cells import Experiment
+from uge.paper.kept_cases import Kept
+from uge.paper.plan import Plan, plan
+from uge.paper.render import summary_line, write_all
+from uge.paper.results import look
+from uge.paper.scale import DATA, Scale, parse_data, scale
+from uge.paper.specifications import Lists
+from uge.paper.specs import Unit
+from uge.paper.tables import experiments
 
 OUT = Path("reproduce-out")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tiny_scale import TINY
 
+from uge.paper.request import Request
+from uge.paper.run import carry_out
+from uge.paper.scale import Scale
 from uge.pipeline.session import Session
-from uge.reproduce.request import Request
-from uge.reproduce.run import carry_out
-from uge.reproduce.scale import Scale
 from uge.runtime import Runtime
 
 

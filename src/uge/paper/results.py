@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from uge.cases.case import Case
 from uge.files import JSON
-from uge.reproduce.cells import Cell, Experiment, Section
-from uge.reproduce.kept import Kept
-from uge.reproduce.specs import ORIGINAL, Copy, Federation, Unit
+from uge.paper.cells import Cell, Experiment, Section
+from uge.paper.kept_cases import Kept
+from uge.paper.specs import ORIGINAL, Copy, Federation, Unit
 
 State = Literal["done", "missing", "failed"]
 HALVES = {"first 5 classes": 0, "last 5 classes": 1}

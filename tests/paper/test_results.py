@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_scale import put_case, put_images
 
-from uge.reproduce.cells import Cell
-from uge.reproduce.kept import REVISIONS, Kept
-from uge.reproduce.lists import Lists
-from uge.reproduce.page import page, shared
-from uge.reproduce.render import FIELDS, as_csv, as_json, beside, latex, markdown, tex, write_all
-from uge.reproduce.results import Entry, Shown, federated_value, look
-from uge.reproduce.scale import scale
-from uge.reproduce.tables import experiments
+from uge.paper.cells import Cell
+from uge.paper.kept_cases import REVISIONS, Kept
+from uge.paper.page import page, shared
+from uge.paper.render import FIELDS, as_csv, as_json, beside, latex, markdown, tex, write_all
+from uge.paper.results import Entry, Shown, federated_value, look
+from uge.paper.scale import scale
+from uge.paper.specifications import Lists
+from uge.paper.tables import experiments
 
 SIZE = scale("cpu").changed(seeds=2)
 LISTS = Lists(SIZE)

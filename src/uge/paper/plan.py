@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from uge.errors import UsageError
-from uge.reproduce.cells import Cell, Experiment, Section
-from uge.reproduce.kept import Spec
-from uge.reproduce.specs import ORIGINAL, Copy, Federation, Unit
+from uge.paper.cells import Cell, Experiment, Section
+from uge.paper.kept_cases import Spec
+from uge.paper.specs import ORIGINAL, Copy, Federation, Unit
 
 
 @dataclass(frozen=True)

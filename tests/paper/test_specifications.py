@@ -10,15 +10,15 @@ from uge.config import ProtectConfig
 from uge.errors import UnknownNameError, UsageError
 from uge.files import fingerprint
 from uge.networks.table import check_name
-from uge.reproduce.cells import Cell, Experiment
-from uge.reproduce.facts import paper_table
-from uge.reproduce.kept import Kept
-from uge.reproduce.lists import Lists
-from uge.reproduce.plan import plan
-from uge.reproduce.scale import DATA, SCALES, Scale, parse_data, scale
-from uge.reproduce.specs import ORIGINAL, Unit
-from uge.reproduce.tables import EXPERIMENTS, experiments
-from uge.reproduce.work import protect_config
+from uge.paper.cells import Cell, Experiment
+from uge.paper.kept_cases import Kept
+from uge.paper.material import protect_config
+from uge.paper.paper_numbers import paper_table
+from uge.paper.plan import plan
+from uge.paper.scale import DATA, SCALES, Scale, parse_data, scale
+from uge.paper.specifications import Lists
+from uge.paper.specs import ORIGINAL, Unit
+from uge.paper.tables import EXPERIMENTS, experiments
 
 PRINTED = {"table2": 16, "table3": 24, "table7": 14, "table8": 16, "table9": 29}
 each_scale = pytest.mark.parametrize("size", SCALES.values(), ids=SCALES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from uge.reproduce.specs import Copy, Federation, Unit
+from uge.paper.specs import Copy, Federation, Unit
 
 Seeds = tuple[tuple[Unit, ...], ...]
 """For every repetition the runs whose mean is one number."""
