@@ -28,7 +28,7 @@ from typing import Any
 
 from conditional.bench import YARDSTICK, Bench, Job, Setup, protect, run_jobs
 from conditional.summary import case_table, seeds_table, summarize_folder
-from uge.console import make_progress
+from uge.cli.console import make_progress
 from uge.errors import UGEError, UsageError
 from uge.files import JSON, write_json
 from uge.names import behind_key

@@ -27,12 +27,20 @@ FLOORS = [
     {"session"},
     {"requests", "pipeline"},
     {"api", "api_audit", "paper"},
-    {"cli", "console", "flags", "verbs", "verbs_audit", "verbs_federated", "verbs_exchange", "verbs_reproduce"},
+    {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem[0] != "_")
-TORCH_FREE = ["uge", "uge.cli", "uge.config", "uge.publishing.manifest", "uge.cases.case", "uge.report", "uge.data"]
-TORCH_FREE += ["uge.verbs_reproduce", "uge.paper.request"]
+TORCH_FREE = [
+    "uge",
+    "uge.cli.main",
+    "uge.config",
+    "uge.publishing.manifest",
+    "uge.cases.case",
+    "uge.report",
+    "uge.data",
+]
+TORCH_FREE += ["uge.cli.paper", "uge.paper.request"]
 
 
 def imports(path: Path) -> set[str]:

@@ -11,11 +11,11 @@ from typing import Any
 import cyclopts
 import pytest
 
-from uge.cli import app
-from uge.flags import settings_for
+from uge.cli.flags import settings_for
+from uge.cli.main import app
+from uge.cli.verbs import VERBS
 from uge.learning.recipes import RECIPES
 from uge.methods.baselines import BASELINES
-from uge.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]

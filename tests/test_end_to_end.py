@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from uge.cli import main
+from uge.cli.main import main
 from uge.publishing import read_manifest
 
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar10"

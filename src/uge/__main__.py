@@ -1,5 +1,5 @@
 """``python -m uge``."""
 
-from uge.cli import main
+from uge.cli.main import main
 
 main()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uge.cli import main
+from uge.cli.main import main
 
 CLASSES = ("cat", "dog", "owl")
 _SETTINGS = {

@@ -9,8 +9,8 @@ from command import CLASSES, make_folder, refused, run_uge, tiny
 from PIL import Image
 from torch import nn
 
-from uge import verbs_audit
 from uge.cases.pool import LocalProcesses
+from uge.cli import audit as verbs_audit
 
 SHORT = ("--networks", "lenet", "--epochs", "1")
 

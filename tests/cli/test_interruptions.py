@@ -23,7 +23,7 @@ REFINED = (
 # A run that kills itself the hard way inside the given call of a function.
 SUICIDE = """
 import importlib, os, signal, sys
-from uge.cli import main
+from uge.cli.main import main
 module, name, call = sys.argv[1], sys.argv[2], int(sys.argv[3])
 home = importlib.import_module(module)
 real, calls = getattr(home, name), [0]

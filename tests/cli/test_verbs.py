@@ -14,8 +14,8 @@ import pytest
 from command import CLASSES, PAPER, TINY, contents, make_folder, run_uge, tiny
 from PIL import Image
 
+from uge.cli.audit import smallest_gap
 from uge.publishing import read_manifest
-from uge.verbs_audit import smallest_gap
 
 LENETS = ("--networks", "lenet", "--attacks", "direct,distill")
 SUMMARY_KEYS = {"clean", "authorized", "hackers", "gap", "report"}
@@ -304,7 +304,7 @@ def test_demo_ends_with_the_summary(tmp_path: Path) -> None:
 
 def test_help_needs_no_torch_and_shows_every_verb() -> None:
     code = (
-        "import sys\nfrom uge.cli import main\ntry:\n    main(['--help'])\n"
+        "import sys\nfrom uge.cli.main import main\ntry:\n    main(['--help'])\n"
         "except SystemExit as left:\n    sys.exit(left.code or ('torch' in sys.modules and 9))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

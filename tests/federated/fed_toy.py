@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from uge.cli import main
+from uge.cli.main import main
 from uge.config import ProtectConfig
 from uge.federated.settings import Federation
 from uge.learning.recipes import Recipe

@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_scale import TINY
 
 from uge.cases.case import Case, read_cases
-from uge.cli import main
+from uge.cli.main import main
 from uge.paper import material as work
 from uge.paper.kept_cases import Kept
 from uge.paper.request import Request

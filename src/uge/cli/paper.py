@@ -8,8 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from uge.console import Outcome, open_session, set_logging
-from uge.flags import FLAT, Writing
+from uge.cli.console import Outcome, open_session, set_logging
+from uge.cli.flags import FLAT, Writing
 
 Texts = tuple[str, ...]
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import cyclopts
 from cyclopts import App
 
-from uge.console import Outcome
+from uge.cli.console import Outcome
+from uge.cli.flags import Common, Resumable, sentence, settings_for
+from uge.cli.verbs import VERBS
 from uge.errors import UGEError
-from uge.flags import Common, Resumable, sentence, settings_for
-from uge.verbs import VERBS
 
 EPILOGUE = """\
 Exit codes: 0 done; 1 bad data or a failed check; 2 wrong use; 3 audit below `--fail-under`; 130 interrupted; 143 ended.

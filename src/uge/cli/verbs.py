@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from uge.cli.audit import audit, audit_text, compare
+from uge.cli.console import Outcome, make_progress, open_session, set_logging
+from uge.cli.exchange import fingerprint_text, request
+from uge.cli.federated import federated
+from uge.cli.flags import FLAT, Common, Compute, Page, Resumable, Writing
+from uge.cli.paper import reproduce
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
-from uge.console import Outcome, make_progress, open_session, set_logging
-from uge.flags import FLAT, Common, Compute, Page, Resumable, Writing
-from uge.verbs_audit import audit, audit_text, compare
-from uge.verbs_exchange import fingerprint_text, request
-from uge.verbs_federated import federated
-from uge.verbs_reproduce import reproduce
 
 
 def demo(

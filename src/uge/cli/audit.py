@@ -9,9 +9,9 @@ from typing import Annotated, Any, get_args
 from cyclopts import Parameter
 
 from uge.auditing.summary import Holds
+from uge.cli.console import Outcome, open_session, set_logging
+from uge.cli.flags import FLAT, Page, Resumable
 from uge.config import AuditConfig
-from uge.console import Outcome, open_session, set_logging
-from uge.flags import FLAT, Page, Resumable
 
 Key = Annotated[tuple[Path, ...], Parameter(name="--key")]
 _LISTED = 12

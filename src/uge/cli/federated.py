@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+from uge.cli.console import Outcome, open_session
+from uge.cli.flags import FLAT, Resumable
 from uge.config import ProtectConfig, PublishConfig
-from uge.console import Outcome, open_session
 from uge.federated.settings import Federation
-from uge.flags import FLAT, Resumable
 
 
 def federated(

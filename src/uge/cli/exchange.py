@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from uge.console import Outcome, open_session
-from uge.flags import FLAT, Writing
+from uge.cli.console import Outcome, open_session
+from uge.cli.flags import FLAT, Writing
 from uge.learning.recipes import Recipe
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from uge.flags import Common, Compute
+from uge.cli.flags import Common, Compute
 from uge.loading import loading
 from uge.processes import load_ahead
 from uge.progress import Progress, Silent, Tell
