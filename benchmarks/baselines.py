@@ -33,10 +33,10 @@ from uge.methods.baselines import BASELINES, Material
 from uge.methods.uge.generator import Generator
 from uge.networks.base import ImageClassifier
 from uge.paper.scale import SCALES
-from uge.pipeline.noise import NoiseRun
-from uge.pipeline.session import Session
+from uge.pipeline.perturbation import NoiseRun
 from uge.pipeline.stages import authorized_networks
 from uge.runtime import Runtime
+from uge.session import Session
 
 CPU_SETTINGS = SCALES["cpu"].baselines
 OURS: dict[str, dict[str, Any]] = {

@@ -32,8 +32,8 @@ from uge.cli.console import make_progress
 from uge.errors import UGEError, UsageError
 from uge.files import JSON, write_json
 from uge.names import behind_key
-from uge.pipeline.session import Session
 from uge.runtime import Runtime
+from uge.session import Session
 
 HACKERS, SMOKE_HACKERS = ("cnn", "resnetc20", "resnet18-w16"), ("cnn", "resnet8")
 SMOKE: JSON = {

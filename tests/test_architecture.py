@@ -25,7 +25,7 @@ FLOORS = [
     {"federated"},
     {"config"},
     {"session"},
-    {"requests", "pipeline"},
+    {"pipeline", "requests"},
     {"api", "api_audit", "paper"},
     {"cli"},
 ]

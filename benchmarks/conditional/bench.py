@@ -31,12 +31,12 @@ from uge.learning.resume import save_checkpoint
 from uge.learning.training import DivergedError, fit
 from uge.names import behind_key
 from uge.networks import build, from_weights, weights_hash
-from uge.pipeline.noise import key_path
+from uge.pipeline.perturbation import key_path
 from uge.pipeline.protect import ProtectRun
-from uge.pipeline.session import Session
 from uge.progress import Progress, Silent
 from uge.publishing import private_folder
 from uge.runtime import Runtime, stream_seed
+from uge.session import Session
 
 YARDSTICK = 1
 """Goes up when the cases change; older cases are run again then."""

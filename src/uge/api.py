@@ -23,9 +23,8 @@ from uge.methods.uge.losses import Authorized
 from uge.methods.uge.settings import METHODS, NEED_PATH, GeneratorSettings, LossWeights, RefineSettings
 from uge.names import is_keyed
 from uge.networks import KeyedClassifier
-from uge.pipeline.noise import NoiseRun, write_keys
+from uge.pipeline.perturbation import NoiseRun, write_keys
 from uge.pipeline.protected import AuthorizedPath, Protected
-from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks, check_names, publish_stream, read_store
 from uge.progress import Progress, Silent
 from uge.publishing import Manifest, is_private, is_published, private_folder
@@ -34,6 +33,7 @@ from uge.publishing.private import MODE
 from uge.publishing.verify import Verification
 from uge.publishing.verify import verify as verify_folder
 from uge.runtime import Runtime, stream_seed
+from uge.session import Session
 
 __all__ = ["AuthorizedPath", "Protected", "audit", "authorize", "protect", "publish", "record_trajectory", "verify"]
 

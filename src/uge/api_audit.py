@@ -9,9 +9,9 @@ from typing import Literal
 from uge.auditing.summarize import Summary
 from uge.config import AuditConfig
 from uge.pipeline.audit import run_audit
-from uge.pipeline.session import Session
 from uge.progress import Progress, Silent
 from uge.runtime import Runtime
+from uge.session import Session
 
 
 def audit(

@@ -20,8 +20,8 @@ from uge.federated.settings import Federation
 from uge.learning.recipes import Recipe
 from uge.pipeline import federated
 from uge.pipeline.federated import run_federated
-from uge.pipeline.session import Session
 from uge.runtime import Runtime
+from uge.session import Session
 
 CLASSES = ("ant", "bee", "cow", "dog")
 CONFIG = ProtectConfig(authorized="lenet", recipe=Recipe(epochs=1, batch_size=8))

@@ -9,8 +9,8 @@ from tiny_scale import TINY
 from uge.paper.request import Request
 from uge.paper.run import carry_out
 from uge.paper.scale import Scale
-from uge.pipeline.session import Session
 from uge.runtime import Runtime
+from uge.session import Session
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from uge.paper.request import Request
 from uge.paper.results import Measured, look
 from uge.paper.run import carry_out
 from uge.paper.specs import ORIGINAL
-from uge.pipeline.session import Session
 from uge.runtime import Runtime
+from uge.session import Session
 
 Run = Callable[..., Request]
 

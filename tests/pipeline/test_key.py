@@ -12,8 +12,8 @@ from uge.data.images import ImageSet, Pixels
 from uge.errors import UsageError
 from uge.methods.uge.settings import METHODS
 from uge.networks import ImageClassifier, KeyedClassifier, build, weights_hash
-from uge.pipeline.request import _key_fault
 from uge.pipeline.stages import authorized_networks
+from uge.requests.request import _key_fault
 
 
 class Noise:

@@ -21,7 +21,7 @@ from uge.processes import load_ahead
 from uge.progress import Progress, Silent, Tell
 
 if TYPE_CHECKING:
-    from uge.pipeline.session import Session
+    from uge.session import Session
 
 _LINE_SECONDS = 15.0
 
@@ -62,8 +62,8 @@ def open_session(flags: Compute, *, preload: str = "") -> Session:
     with loading():
         import torch
 
-        from uge.pipeline.session import Session
         from uge.runtime import Runtime
+        from uge.session import Session
 
     if flags.threads is not None:
         torch.set_num_threads(flags.threads)

@@ -54,7 +54,7 @@ def request(
         Your private key in PEM form, made on first use; uge/identity.pem in your settings' folder by default.
     """
     session = open_session(common)
-    from uge.pipeline.request import write_request
+    from uge.requests.request import write_request
 
     found = write_request(
         out,

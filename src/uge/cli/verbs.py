@@ -66,7 +66,7 @@ def protect(
     """
     session = open_session(common)
     from uge.pipeline.protect import ProtectRun
-    from uge.pipeline.requested import describe_requests
+    from uge.requests.configure import describe_requests
 
     run = ProtectRun(source, out, config, publishing, session)
     asked = describe_requests(run.requests)
@@ -252,7 +252,7 @@ def inspect(target: str, *, common: Annotated[Common, FLAT] = Common()) -> Outco
         Path, hf:// id, or `photos`.
     """
     set_logging(common)
-    from uge.pipeline.look import inspect as look
+    from uge.pipeline.inspect import inspect as look
 
     found = look(target)
     return Outcome(found, json.dumps(found, indent=1, ensure_ascii=False))

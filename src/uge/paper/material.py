@@ -24,13 +24,13 @@ from uge.networks import build
 from uge.paper.kept_cases import Kept, variant
 from uge.paper.scale import SEED_STRIDE
 from uge.paper.specs import ORIGINAL, Copy, Images, Unit
-from uge.pipeline.noise import key_path
 from uge.pipeline.originals import clean_images
+from uge.pipeline.perturbation import key_path
 from uge.pipeline.protect import ProtectRun
-from uge.pipeline.session import Session
 from uge.pipeline.stages import authorized_networks, read_store
 from uge.publishing import private_folder
 from uge.runtime import stream_seed
+from uge.session import Session
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from uge.paper.pictures import save_pictures
 from uge.paper.plan import Plan
 from uge.paper.scale import SEED_STRIDE
 from uge.paper.specs import Copy, Federation, Unit
-from uge.pipeline.session import Session
 from uge.processes import Processes
 from uge.progress import Silent
 from uge.runtime import Runtime
+from uge.session import Session
 
 log = logging.getLogger(__name__)
 _DIED = "the process that ran it died, twice; is there enough memory?"

@@ -30,11 +30,11 @@ from uge.names import is_keyed
 from uge.networks import check_name
 from uge.pipeline.originals import clean_images, find_originals, hashes, pairs
 from uge.pipeline.pictures import save_attacked, save_pictures
-from uge.pipeline.session import Session
 from uge.pipeline.stages import read_store, split_names
 from uge.publishing import Manifest, private_folder, read_manifest
 from uge.report import write_report
 from uge.runtime import Runtime
+from uge.session import Session
 
 PAGE = "report.html"
 _MEASURED = 20_000

@@ -10,10 +10,10 @@ from uge.config import ProtectConfig
 from uge.data.store import PixelStore, Records
 from uge.files import fingerprint
 from uge.methods.baselines import Baseline, Material, baseline, kept, read_settings, sizes
-from uge.pipeline.noise import public_name
-from uge.pipeline.session import Session
+from uge.pipeline.perturbation import public_name
 from uge.pipeline.stages import budget_of
 from uge.publishing import Provenance
+from uge.session import Session
 
 
 def run_baseline(

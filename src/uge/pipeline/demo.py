@@ -10,8 +10,8 @@ from uge.config import AuditConfig, ProtectConfig, PublishConfig
 from uge.errors import IntegrityError
 from uge.pipeline.audit import run_audit
 from uge.pipeline.protect import ProtectRun
-from uge.pipeline.session import Session
 from uge.pipeline.verify import run_verify
+from uge.session import Session
 
 SOURCE = "photos"
 

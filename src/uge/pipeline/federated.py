@@ -25,15 +25,15 @@ from uge.learning.recipes import Recipe
 from uge.methods.uge.settings import METHODS
 from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
-from uge.pipeline.noise import key_path, write_keys
 from uge.pipeline.originals import clean_images
-from uge.pipeline.request import Request, theta0_file
-from uge.pipeline.requested import check_fits, describe_requests, with_requests
-from uge.pipeline.session import Session
+from uge.pipeline.perturbation import key_path, write_keys
+from uge.pipeline.private_folder import FederationWork
 from uge.pipeline.stages import authorized_networks, split_names
-from uge.pipeline.work import FederationWork
 from uge.publishing import create_private, read_manifest
+from uge.requests.configure import check_fits, describe_requests, with_requests
+from uge.requests.request import Request, theta0_file
 from uge.runtime import stream_seed
+from uge.session import Session
 
 RESULT = "federated.json"
 REQUEST = "request"

@@ -15,9 +15,8 @@ from uge.methods.apply import Perturber, protected_images
 from uge.methods.uge.settings import BASELINE_NAMES
 from uge.networks import weights_hash
 from uge.pipeline.baseline import run_baseline
-from uge.pipeline.noise import NoiseRun, key_path, write_keys
-from uge.pipeline.requested import check_fits, describe_requests, mark_requests, with_requests
-from uge.pipeline.session import Session
+from uge.pipeline.perturbation import NoiseRun, key_path, write_keys
+from uge.pipeline.private_folder import PrivateWork
 from uge.pipeline.stages import (
     authorized_networks,
     budget_of,
@@ -26,8 +25,9 @@ from uge.pipeline.stages import (
     read_store,
     training_size,
 )
-from uge.pipeline.work import PrivateWork
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
+from uge.requests.configure import check_fits, describe_requests, mark_requests, with_requests
+from uge.session import Session
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from uge.learning.recipes import Recipe
 from uge.learning.trajectory import Trajectory
 from uge.methods.apply import protected_images
 from uge.networks import ImageClassifier
-from uge.pipeline.noise import Noise
+from uge.pipeline.perturbation import Noise
 from uge.runtime import Runtime
 
 

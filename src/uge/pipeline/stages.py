@@ -18,9 +18,9 @@ from uge.methods.uge.settings import DEFAULT_RHO, METHODS, NEED_PATH
 from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
 from uge.networks import ImageClassifier, KeyedClassifier, build, check_name, load_weights, restore
 from uge.networks.wave_key import MOST_LEVELS
-from uge.pipeline.session import Session
 from uge.publishing import Manifest, Provenance, publish
 from uge.runtime import stream_seed
+from uge.session import Session
 
 
 def split_names(text: str) -> list[str]:

@@ -15,11 +15,11 @@ from uge.learning.recipes import with_epochs
 from uge.learning.training import fit
 from uge.networks import ImageClassifier, load_weights, save_weights, weights_hash
 from uge.pipeline.originals import clean_images
-from uge.pipeline.session import Session
 from uge.pipeline.stages import read_store
 from uge.publishing import read_manifest
 from uge.publishing.manifest import MANIFEST
 from uge.runtime import stream_seed
+from uge.session import Session
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from uge.config import ProtectConfig
 from uge.data.store import PixelStore
 from uge.methods.uge.undistill import measure_statistics, undistill
 from uge.networks import build, weights_hash
-from uge.pipeline.noise import NoiseRun
-from uge.pipeline.session import Session
+from uge.pipeline.perturbation import NoiseRun
 from uge.progress import Silent
 from uge.runtime import Runtime
+from uge.session import Session
 
 Make = Callable[..., nn.Module]
 Batch = tuple[Tensor, Tensor, Tensor]

@@ -10,8 +10,8 @@ from typing import Any
 
 from uge.errors import OutputExistsError, UsageError
 from uge.files import check_output, holds_something, read_json, storage_errors, write_json
-from uge.pipeline.session import Session
 from uge.publishing import create_private, is_private, is_published, private_folder
+from uge.session import Session
 
 FEDERATION = "federation.json"
 _FINISHED = (

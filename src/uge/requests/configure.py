@@ -11,8 +11,8 @@ from uge.errors import UsageError
 from uge.methods.uge.settings import METHODS
 from uge.names import is_keyed
 from uge.networks import load_weights, weights_hash
-from uge.pipeline.request import Request, read_request, theta0_file
 from uge.publishing import Provenance
+from uge.requests.request import Request, read_request, theta0_file
 
 
 def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, ...]]:

@@ -33,10 +33,10 @@ from uge.networks import (
 )
 from uge.networks.plugins import is_plugin
 from uge.networks.wave_key import MOST_LEVELS, STEPS, finest
-from uge.pipeline.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
-from uge.pipeline.session import Session
 from uge.publishing.manifest import Digest, RequestRecord, created_date
+from uge.requests.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
 from uge.runtime import stream_seed
+from uge.session import Session
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from uge.data import has_split, load_images
 from uge.errors import UsageError
 from uge.files import read_json
 from uge.networks import load_weights, weights_hash
-from uge.pipeline.identity import key_fingerprint
-from uge.pipeline.request import read_request
 from uge.publishing import read_manifest
+from uge.requests.identity import key_fingerprint
+from uge.requests.request import read_request
 
 
 def inspect(target: str) -> dict[str, Any]:

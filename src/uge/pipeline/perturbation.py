@@ -33,11 +33,11 @@ from uge.names import CHECKPOINT, behind_key
 from uge.networks import ImageClassifier, build, save_weights, weights_hash
 from uge.networks.checkpoint import checkpoint_hash
 from uge.networks.standalone import has_standalone, standalone_source
-from uge.pipeline.session import Session
 from uge.pipeline.stages import budget_of, open_encoder
 from uge.publishing import Provenance
 from uge.publishing.manifest import Authorized as AuthorizedRecord
 from uge.runtime import stream_seed
+from uge.session import Session
 
 
 @dataclass(frozen=True)

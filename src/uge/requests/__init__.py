@@ -1,0 +1,1 @@
+"""Signed requests of named receivers, their identities, and how a request configures a protection."""
