@@ -33,7 +33,7 @@ from uge.names import behind_key
 from uge.networks import build, from_weights, weights_hash
 from uge.pipeline.perturbation import key_path
 from uge.pipeline.protect import ProtectRun
-from uge.progress import Progress, Silent
+from uge.progress import Display, Silent
 from uge.publishing import private_folder
 from uge.runtime import Runtime, stream_seed
 from uge.session import Session
@@ -146,7 +146,7 @@ class Bench:
         found = finished_case(self.cases(job), self.id(job), self.fingerprint(job)) is not None
         return found and (job.kind != "authorized" or self._trained(job) is not None)
 
-    def run(self, job: Job, progress: Progress | None = None) -> Case:
+    def run(self, job: Job, progress: Display | None = None) -> Case:
         """Train and test one network, write its case, and return it."""
         role, start, scheme, data = KINDS[job.kind]
         network, recipe = self._network(job), job.recipe
@@ -157,7 +157,7 @@ class Bench:
                 raise UsageError(f"{self.id(job)} needs the trained authorised network; run that case first")
             teacher = self.runtime.place(teacher)
             objective = distillation(teacher, temperature=recipe.temperature, alpha=recipe.alpha)
-        with (progress or Silent()).stage(self.id(job)) as tell:
+        with (progress or Silent()).stage(self.id(job)) as on_progress:
             try:
                 history = fit(
                     network,
@@ -167,7 +167,7 @@ class Bench:
                     runtime=self.runtime,
                     objective=objective,
                     test=self.stores["test"],
-                    progress=tell,
+                    progress=on_progress,
                 )
             except DivergedError as error:  # A result like any other.
                 history = error.history
@@ -223,7 +223,7 @@ def run_in_worker(job: Job) -> Case:
     return _BENCH[0].run(job)
 
 
-def run_jobs(bench: Bench, jobs: Sequence[Job], workers: int, progress: Progress) -> Iterator[Case]:
+def run_jobs(bench: Bench, jobs: Sequence[Job], workers: int, progress: Display) -> Iterator[Case]:
     """Run the jobs in order, the teacher before its students; gives every case when it is finished."""
     if workers == 1:
         yield from (bench.run(job, progress) for job in jobs)

@@ -26,7 +26,7 @@ from uge.networks import KeyedClassifier
 from uge.pipeline.perturbation import NoiseRun, write_keys
 from uge.pipeline.protected import AuthorizedPath, Protected
 from uge.pipeline.stages import authorized_networks, check_names, publish_stream, read_store
-from uge.progress import Progress, Silent
+from uge.progress import Display, Silent
 from uge.publishing import Manifest, is_private, is_published, private_folder
 from uge.publishing.manifest import Codec, Format
 from uge.publishing.private import MODE
@@ -93,7 +93,7 @@ def record_trajectory(
     weights: Path | None = None,
     snapshots: int = 10,
     runtime: Runtime | None = None,
-    progress: Progress | None = None,
+    progress: Display | None = None,
 ) -> AuthorizedPath:
     """Train an authorised network from θ0 on the clean images and keep its path.
 
@@ -118,7 +118,7 @@ def record_trajectory(
     one = authorize(network, images, epochs=epochs, seed=seed, recipe=recipe, size=size, weights=weights)
     theta0 = one.theta0
     store = read_store(images, theta0.size, theta0.channels, session)
-    with session.progress.stage(f"trajectory of {theta0.name}") as tell:
+    with session.progress.stage(f"trajectory of {theta0.name}") as on_progress:
         path = record(
             copy.deepcopy(theta0),
             store,
@@ -126,7 +126,7 @@ def record_trajectory(
             seed=stream_seed(seed, "trajectory", 0),
             runtime=session.runtime,
             snapshots=snapshots,
-            progress=tell,
+            progress=on_progress,
         )
     return AuthorizedPath(theta0, one.recipe, path)
 
@@ -146,7 +146,7 @@ def protect(
     refinement: RefineSettings | None = None,
     encoder_recipe: Recipe | None = None,
     runtime: Runtime | None = None,
-    progress: Progress | None = None,
+    progress: Display | None = None,
 ) -> Protected:
     """Perturb images so that only the authorised networks learn from them.
 
@@ -214,7 +214,7 @@ def publish(
     format: Format = "parquet",
     codec: Codec | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Display | None = None,
 ) -> Manifest:
     """Write the protected images to ``out``, and keys and generator to ``OUT.private`` beside it.
 
@@ -266,5 +266,5 @@ def verify(out: str | Path, *, against: ImageSet | None = None) -> Verification:
     return verify_folder(Path(out), against=against)
 
 
-def _session(runtime: Runtime | None, progress: Progress | None) -> Session:
+def _session(runtime: Runtime | None, progress: Display | None) -> Session:
     return Session(runtime or Runtime.create(), progress or Silent())

@@ -9,7 +9,7 @@ from typing import Literal
 from uge.auditing.summarize import Summary
 from uge.config import AuditConfig
 from uge.pipeline.audit import run_audit
-from uge.progress import Progress, Silent
+from uge.progress import Display, Silent
 from uge.runtime import Runtime
 from uge.session import Session
 
@@ -37,7 +37,7 @@ def audit(
     epochs: int | None = None,
     recipe: str | None = None,
     runtime: Runtime | None = None,
-    progress: Progress | None = None,
+    progress: Display | None = None,
 ) -> Summary:
     """Train the authorised network and hackers on a published folder; judge all on clean test images.
 

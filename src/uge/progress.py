@@ -1,4 +1,4 @@
-"""Progress of long stages: what it is told by, and the silent default."""
+"""Progress of long stages: the callback of one stage, the display of all, and a silent display."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-Tell = Callable[[int, int, dict[str, float]], None]
-"""Called with (done, total, figures to show)."""
+Progress = Callable[[int, int, dict[str, float]], None]
+"""Callback of one stage: called with (steps done, steps in all, figures to show)."""
 
 
-class Progress(Protocol):
+class Display(Protocol):
     """Shows the stages of a run."""
 
-    def stage(self, name: str) -> contextlib.AbstractContextManager[Tell]:
+    def stage(self, name: str) -> contextlib.AbstractContextManager[Progress]:
         """A stage with a bar of its own, for as long as the block lasts."""
 
     def note(self, text: str) -> None:
@@ -24,8 +24,8 @@ class Silent:
     """Shows nothing."""
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[Tell]:
-        """A stage that nobody sees."""
+    def stage(self, name: str) -> Iterator[Progress]:
+        """A stage without output."""
         yield lambda done, total, figures: None
 
     def note(self, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from uge.progress import Progress, Silent
+from uge.progress import Display, Silent
 from uge.runtime import Runtime
 
 
@@ -21,7 +21,7 @@ class Session:
     """
 
     runtime: Runtime
-    progress: Progress = field(default_factory=Silent)
+    progress: Display = field(default_factory=Silent)
     resume: bool = False
     overwrite: bool = False
     dry_run: bool = False

@@ -16,7 +16,7 @@ from uge.attacks.train import fixmatch
 from uge.data.augment import cutout
 from uge.data.loader import Batch, to_unit
 from uge.data.store import PixelStore, Records
-from uge.learning.objectives import adversarial, ascent, augmented, cutmix, evaluating, mixup, supervised, worst_of
+from uge.learning.objectives import adversarial, augmented, cutmix, error_maximising, evaluating, mixup, pgd, supervised
 from uge.learning.recipes import Recipe
 from uge.networks import build
 
@@ -60,20 +60,22 @@ class TestWorstOf:
         network, batch = Linear(), make_batch()
         candidates = [torch.rand(batch.x.shape, generator=generator(seed)) for seed in (1, 2, 3)]
         given_in_turn = iter(candidates)
-        found = worst_of(lambda x, draw: next(given_in_turn), generator(), 3)(network, batch)
+        found = error_maximising(lambda x, draw: next(given_in_turn), generator(), 3)(network, batch)
         losses = torch.stack([F.cross_entropy(network(x), batch.y, reduction="none") for x in candidates])
         assert found["loss"].item() == pytest.approx(losses.amax(0).mean().item())
         assert len(set(losses.argmax(0).tolist())) > 1  # not one candidate for the whole batch
 
     def test_losses_are_compared_without_touching_statistics(self) -> None:
         network, batch = build("cnn", 3, seed=0, size=16), make_batch()
-        worst_of(policies.ueraser, generator(), 5)(network, batch)["loss"].backward()
+        error_maximising(policies.ueraser, generator(), 5)(network, batch)["loss"].backward()
         assert network.training
         assert {int(m.num_batches_tracked) for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {1}
 
     def test_more_copies_are_never_easier(self) -> None:
         network, batch = Linear(), make_batch()
-        losses = [worst_of(policies.ueraser, generator(), count)(network, batch)["loss"].item() for count in (1, 2, 5)]
+        losses = [
+            error_maximising(policies.ueraser, generator(), count)(network, batch)["loss"].item() for count in (1, 2, 5)
+        ]
         assert losses == sorted(losses)
 
 
@@ -129,7 +131,7 @@ class TestAdversarial:
     @settings(max_examples=10, deadline=None)
     def test_steps_stay_in_the_ball_and_in_the_range(self, seed: int, steps: int) -> None:
         network, batch = Linear(), make_batch(seed=seed)
-        x = ascent(network, batch, generator(seed), 8 / 255, 2 / 255, steps)
+        x = pgd(network, batch, generator(seed), 8 / 255, 2 / 255, steps)
         assert (x - batch.x).abs().max() <= 8 / 255 + 1e-6
         assert x.min() >= 0
         assert x.max() <= 1
@@ -137,7 +139,7 @@ class TestAdversarial:
     def test_ascent_makes_a_linear_network_as_wrong_as_the_ball_allows(self) -> None:
         network, batch = Linear(), make_batch(1)
         batch = replace(batch, x=0.4 + 0.2 * batch.x)
-        found = ascent(network, batch, generator(), 8 / 255, 2 / 255, 10)
+        found = pgd(network, batch, generator(), 8 / 255, 2 / 255, 10)
         assert loss(network, found, batch.y) > loss(network, batch.x, batch.y)
         assert ((found - batch.x).abs() > 7.9 / 255).float().mean() > 0.9
 

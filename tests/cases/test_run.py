@@ -22,7 +22,7 @@ from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint
 from uge.learning.training import evaluate, fit
 from uge.networks import build, save_weights, weights_hash
-from uge.progress import Tell
+from uge.progress import Progress
 from uge.runtime import Runtime, stream_seed
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.02, temperature=3)
@@ -38,7 +38,7 @@ class Recorder:
         self.run: list[str] = []
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[Tell]:
+    def stage(self, name: str) -> Iterator[Progress]:
         self.run.append(name.split()[-1])
         yield lambda done, total, figures: None
 

@@ -13,6 +13,7 @@ from uge.learning.objectives import supervised
 from uge.learning.recipes import Recipe
 from uge.learning.training import EpochResult, History, evaluate, fit, steps_per_epoch
 from uge.networks import build, weights_hash
+from uge.progress import Progress
 from uge.runtime import Runtime
 
 RECIPES = {
@@ -26,7 +27,7 @@ def network(name: str = "resnet8", classes: int = 3) -> nn.Module:
     return build(name, classes, seed=0, size=16)
 
 
-def interrupt_after(epochs: int) -> Callable[[int, int, dict[str, float]], None]:
+def interrupt_after(epochs: int) -> Progress:
     def progress(done: int, total: int, figures: dict[str, float]) -> None:
         if done == epochs:
             raise KeyboardInterrupt

@@ -25,7 +25,7 @@ from uge.networks.wave_key import (
     contrast,
     field_drives,
     finest,
-    roughness,
+    total_variation,
 )
 
 sizes = st.integers(16, 48)
@@ -282,11 +282,11 @@ class TestMatch:
         found = key.match(x)
         assert len(found.gray.unique()) == 2
         for image, pattern, gain in zip(x.numpy(), lying(key, found, x).float().numpy(), found.gains, strict=True):
-            before = naive_roughness(image.clip(10 / 255, 245 / 255))
-            after = naive_roughness((image - pattern * 10 / 255).clip(10 / 255, 245 / 255))
+            before = naive_total_variation(image.clip(10 / 255, 245 / 255))
+            after = naive_total_variation((image - pattern * 10 / 255).clip(10 / 255, 245 / 255))
             assert float(gain) == pytest.approx(1 - after / before, abs=1e-4)
-        naive = torch.tensor([naive_roughness(image) + 1e-6 for image in x.double().numpy()], dtype=torch.float64)
-        torch.testing.assert_close(roughness(x.double()[:, ::2]), naive)
+        naive = torch.tensor([naive_total_variation(image) + 1e-6 for image in x.double().numpy()], dtype=torch.float64)
+        torch.testing.assert_close(total_variation(x.double()[:, ::2]), naive)
 
     def test_another_key_does_not_restore(self) -> None:
         key = WaveKey(10, seed=0)
@@ -330,7 +330,7 @@ class TestMatch:
         assert found.gray.all()
 
 
-def naive_roughness(image: NDArray) -> float:
+def naive_total_variation(image: NDArray) -> float:
     ends, total = image[[0, -1]], 0.0
     total += np.mean([abs(one[1:] - one[:-1]) for one in ends])
     total += np.mean([abs(one[:, 1:] - one[:, :-1]) for one in ends])

@@ -13,7 +13,7 @@ import torch
 from uge.attacks import policies
 from uge.attacks.base import Attack, Context, Entry, learn
 from uge.data.augment import cutout
-from uge.learning.objectives import Objective, augmented, cutmix, mixup, worst_of
+from uge.learning.objectives import Objective, augmented, cutmix, error_maximising, mixup
 from uge.learning.training import History
 from uge.runtime import stream
 
@@ -52,7 +52,7 @@ _ROWS: dict[str, tuple[Callable[[torch.Generator], Objective], str, float, float
         15.0,
     ),
     "ueraser": (
-        functools.partial(worst_of, policies.ueraser, count=COPIES),
+        functools.partial(error_maximising, policies.ueraser, count=COPIES),
         "trains on the hardest of five strong augmentations of every image (UEraser)",
         5.2,
         70.0,

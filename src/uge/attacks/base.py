@@ -14,6 +14,7 @@ from uge.errors import UsageError
 from uge.learning.objectives import Objective, supervised
 from uge.learning.recipes import Recipe
 from uge.learning.training import History, fit
+from uge.progress import Progress
 from uge.runtime import Runtime
 
 Family = Literal[
@@ -74,7 +75,7 @@ class Context:
     seed: int
     runtime: Runtime
     teacher: Callable[[], nn.Module]
-    progress: Callable[[int, int, dict[str, float]], None] | None = None
+    progress: Progress | None = None
     clean: Callable[[], PixelStore] = _no_clean
     theta0: Callable[[], nn.Module] = _no_theta0
     public: Callable[[], PixelStore] = _no_public

@@ -82,11 +82,11 @@ def _last_layer_again(percent: int) -> Callable[[Context], History]:
 
 def _told(context: Context, number: int, phases: int) -> Context:
     """A context whose progress is that of one of several phases of equal length."""
-    tell = context.progress
-    if tell is None:
+    on_progress = context.progress
+    if on_progress is None:
         return context
     return dataclasses.replace(
-        context, progress=lambda done, total, figures: tell(done + number * total, phases * total, figures)
+        context, progress=lambda done, total, figures: on_progress(done + number * total, phases * total, figures)
     )
 
 

@@ -28,7 +28,7 @@ from uge.networks.wave_key import (
     field_drives,
     finest,
     is_gray,
-    roughness,
+    total_variation,
 )
 from uge.runtime import stream
 
@@ -172,7 +172,7 @@ def _restored(x: Tensor, fields: Tensor, gray: Tensor) -> Tensor:
     """Pixels of images (B, channels, size, size) in [0, 1] without fields of signs, where they gain by that."""
     signs, clipped = coloured(fields, gray, x.shape[1]), x.clamp(STRENGTH, 1 - STRENGTH)
     found = (x - STRENGTH * signs).clamp(STRENGTH, 1 - STRENGTH)
-    carries = roughness(found) < (1 - THRESHOLD) * roughness(clipped)
+    carries = total_variation(found) < (1 - THRESHOLD) * total_variation(clipped)
     return stored(255 * torch.where(carries[:, None, None, None], found, clipped))
 
 

@@ -102,7 +102,7 @@ def _failed(evidence: Evidence) -> Found:
 
 def _no_control(evidence: Evidence) -> Found:
     missing = listed(result.network for result in evidence.results if result.clean is None)
-    what = f"No clean control for {missing}: without it nobody can tell failed protection from failed training."
+    what = f"No clean control for {missing}: without it nobody can on_progress failed protection from failed training."
     return (what, "", "Give --test a source that has the originals as its training split.") if missing else None
 
 

@@ -16,7 +16,7 @@ from uge.cases.shared_images import shared, threads_each
 from uge.errors import UsageError
 from uge.files import write_json
 from uge.processes import TRIES
-from uge.progress import Progress, Silent
+from uge.progress import Display, Silent
 
 COMBINED = 1.5
 """Time of a combination of two attacks in units of plain training, for what is kept free of a limited audit."""
@@ -59,7 +59,7 @@ class Execution:
 
     audit: Audit
     plan: Plan
-    progress: Progress
+    progress: Display
     opened: Open
     workers: int = 1
     deadline: Deadline = field(default_factory=Deadline)
@@ -191,7 +191,7 @@ def merged(left_out: Iterable[LeftOut]) -> list[LeftOut]:
 
 
 @contextlib.contextmanager
-def _local(audit: Audit, workers: int, progress: Progress) -> Iterator[Pool]:
+def _local(audit: Audit, workers: int, progress: Display) -> Iterator[Pool]:
     if workers == 1:
         yield Serial(audit, progress)
         return
@@ -200,7 +200,7 @@ def _local(audit: Audit, workers: int, progress: Progress) -> Iterator[Pool]:
 
 
 @contextlib.contextmanager
-def _ray(audit: Audit, workers: int, progress: Progress) -> Iterator[Pool]:
+def _ray(audit: Audit, workers: int, progress: Display) -> Iterator[Pool]:
     from uge.cases.ray_pool import Actors, require_ray
 
     ray = require_ray()
@@ -208,7 +208,7 @@ def _ray(audit: Audit, workers: int, progress: Progress) -> Iterator[Pool]:
         yield pool
 
 
-EXECUTORS: dict[str, Callable[[Audit, int, Progress], contextlib.AbstractContextManager[Pool]]] = {
+EXECUTORS: dict[str, Callable[[Audit, int, Display], contextlib.AbstractContextManager[Pool]]] = {
     "local": _local,
     "ray": _ray,
 }
@@ -219,7 +219,7 @@ def execute(
     audit: Audit,
     plan: Plan,
     *,
-    progress: Progress | None = None,
+    progress: Display | None = None,
     workers: int = 1,
     executor: str = "local",
     deadline: Deadline | None = None,

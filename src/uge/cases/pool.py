@@ -14,7 +14,7 @@ from uge.cases.run import Audit
 from uge.cases.shared_images import Setup
 from uge.errors import DataError, UGEError, UsageError
 from uge.processes import Processes
-from uge.progress import Progress
+from uge.progress import Display
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Serial:
 
     size = 1
 
-    def __init__(self, audit: Audit, progress: Progress) -> None:
+    def __init__(self, audit: Audit, progress: Display) -> None:
         self._audit, self._progress = audit, progress
         self._job: tuple[Job, str] | None = None
 
@@ -79,9 +79,9 @@ class Serial:
         assert self._job is not None, "nothing was started"
         (job, name), self._job = self._job, None
         began = time.perf_counter()
-        with self._progress.stage(name) as tell:
+        with self._progress.stage(name) as on_progress:
             try:
-                return [Outcome(job, self._audit.run(job, tell), time.perf_counter() - began)]
+                return [Outcome(job, self._audit.run(job, on_progress), time.perf_counter() - began)]
             except UGEError:
                 raise
             except Exception as error:
@@ -102,7 +102,7 @@ class LocalProcesses:
         progress: Shows a line per case.
     """
 
-    def __init__(self, setup: Setup, size: int, progress: Progress) -> None:
+    def __init__(self, setup: Setup, size: int, progress: Display) -> None:
         self.size, self._progress = size, progress
         self._processes = Processes[Job, Outcome | Failure](functools.partial(_opened, setup), size, preload=__name__)
         self._names: dict[Job, str] = {}
@@ -124,7 +124,7 @@ class LocalProcesses:
             if isinstance(answer, Failure):
                 raise answer.error()
             found.append(answer or Outcome(job, error="the process that ran it died", killed=True))
-            tell(self._progress, self._names[job], found[-1])
+            note_outcome(self._progress, self._names[job], found[-1])
         return found
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class LocalProcesses:
         self._processes.close()
 
 
-def tell(progress: Progress, name: str, outcome: Outcome) -> None:
+def note_outcome(progress: Display, name: str, outcome: Outcome) -> None:
     """One line about a case that another process finished."""
     if outcome.case is not None:
         case = outcome.case

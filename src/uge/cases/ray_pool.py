@@ -6,11 +6,11 @@ import importlib
 from typing import Any
 
 from uge.cases.job import Job
-from uge.cases.pool import Failure, Outcome, outcome, tell
+from uge.cases.pool import Failure, Outcome, note_outcome, outcome
 from uge.cases.run import Audit
 from uge.cases.shared_images import Setup
 from uge.errors import MissingExtraError
-from uge.progress import Progress
+from uge.progress import Display
 
 
 def require_ray() -> Any:
@@ -50,7 +50,7 @@ class Actors:
         progress: Shows a line per case.
     """
 
-    def __init__(self, ray: Any, setup: Setup, size: int, progress: Progress) -> None:
+    def __init__(self, ray: Any, setup: Setup, size: int, progress: Display) -> None:
         self.size, self._ray, self._setup, self._progress = size, ray, setup, progress
         self._started = not ray.is_initialized()
         if self._started:
@@ -80,7 +80,7 @@ class Actors:
         if isinstance(answer, Failure):
             raise answer.error()
         self._idle.append(actor)
-        tell(self._progress, name, answer)
+        note_outcome(self._progress, name, answer)
         return [answer]
 
     def close(self) -> None:

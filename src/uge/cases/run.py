@@ -25,7 +25,7 @@ from uge.learning.training import DivergedError, History, evaluate
 from uge.names import CHECKPOINT
 from uge.networks import ImageClassifier, build, weights_hash
 from uge.networks.checkpoint import checkpoint_hash
-from uge.progress import Tell
+from uge.progress import Progress
 from uge.runtime import Runtime, stream_seed
 
 log = logging.getLogger(__name__)
@@ -99,17 +99,17 @@ class Audit:
             return None
         return case
 
-    def run(self, job: Job, tell: Tell | None = None) -> Case:
+    def run(self, job: Job, on_progress: Progress | None = None) -> Case:
         """Train and test one network; the trained authorised network is kept for those who need it.
 
         Args:
             job: What to do.
-            tell: Told of every epoch.
+            on_progress: Told of every epoch.
 
         Raises:
             UsageError: The job needs a trained authorised network that is not there.
         """
-        context, began = self.context(job, tell), time.perf_counter()
+        context, began = self.context(job, on_progress), time.perf_counter()
         start = evaluate(context.network, self.test, self.runtime) if job.teaches else None
         try:
             history = VARIANTS[job.scheme].run(context, job.seed) if job.varied else job.entry.run(context)
@@ -128,7 +128,7 @@ class Audit:
         theta0 = None if job.key is None else self.theta0[job.key]
         return untrained(job, self.protected, self.seed, theta0)
 
-    def context(self, job: Job, tell: Tell | None = None) -> Context:
+    def context(self, job: Job, on_progress: Progress | None = None) -> Context:
         """What whoever does the job has."""
         store = self.clean if job.data == "clean" else self.protected
         assert store is not None, "clean controls are planned only where the originals are at hand"
@@ -146,7 +146,7 @@ class Audit:
             seed=stream_seed(self.seed, "audit", job.role, order, job.seed),
             runtime=self.runtime,
             teacher=lambda: self._teacher(job),
-            progress=tell,
+            progress=on_progress,
             leak_seed=stream_seed(self.seed, "leak", job.seed),
             **given,
         )

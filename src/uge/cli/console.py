@@ -18,7 +18,7 @@ from rich.progress import Progress as RichProgress
 from uge.cli.flags import Common, Compute
 from uge.loading import loading
 from uge.processes import load_ahead
-from uge.progress import Progress, Silent, Tell
+from uge.progress import Display, Progress, Silent
 
 if TYPE_CHECKING:
     from uge.session import Session
@@ -89,7 +89,7 @@ def set_logging(flags: Common) -> None:
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # Its retries would bury the one sentence that counts.
 
 
-def make_progress(*, quiet: bool) -> Progress:
+def make_progress(*, quiet: bool) -> Display:
     """The progress that fits the terminal."""
     if quiet:
         return Silent()
@@ -103,7 +103,7 @@ class Bars:
         self._console = Console(stderr=True)
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[Tell]:
+    def stage(self, name: str) -> Iterator[Progress]:
         """A bar for as long as the block lasts."""
         columns = (
             TextColumn("{task.description}"),
@@ -129,12 +129,12 @@ class Lines:
     """A line when a stage ends, and every quarter of a minute while it runs."""
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[Tell]:
+    def stage(self, name: str) -> Iterator[Progress]:
         """Lines for as long as the block lasts."""
         began = shown = time.monotonic()
         latest: tuple[int, int, dict[str, float]] = (0, 0, {})
 
-        def tell(done: int, total: int, figures: dict[str, float]) -> None:
+        def on_progress(done: int, total: int, figures: dict[str, float]) -> None:
             nonlocal shown, latest
             latest, now = (done, total, figures), time.monotonic()
             if now - shown >= _LINE_SECONDS and done:
@@ -142,7 +142,7 @@ class Lines:
                 remaining = (now - began) / done * max(total - done, 0)
                 self.note(f"{name}: {done}/{total}, ETA {remaining:.0f} s {_figures(figures)}".rstrip())
 
-        yield tell
+        yield on_progress
         self.note(f"{name}: done in {time.monotonic() - began:.1f} s {_figures(latest[2])}".rstrip())
 
     def note(self, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.learning.training import evaluate, fit
 from uge.networks import build, weights_hash
+from uge.progress import Progress
 from uge.runtime import Runtime, seeded, stream_seed
 
 MEMBERS = ("cnn", "resnet8")
@@ -86,7 +87,7 @@ class LocalSpace:
         members: Sequence[str] = MEMBERS,
         recipe: Recipe = RECIPE,
         path: Path | None = None,
-        progress: Callable[[int, int, dict[str, float]], None] | None = None,
+        progress: Progress | None = None,
     ) -> LocalSpace:
         """Train the towers and prototypes on labelled images.
 
@@ -109,8 +110,8 @@ class LocalSpace:
             return cls(networks, store.classes, options)
         total = recipe.epochs * len(members)
         for number, (name, network) in enumerate(zip(members, networks, strict=True)):
-            tell = _shifted(progress, number * recipe.epochs, total)
-            fit(network, store, recipe, seed=stream_seed(seed, "encoder", name), runtime=runtime, progress=tell)
+            on_progress = _shifted(progress, number * recipe.epochs, total)
+            fit(network, store, recipe, seed=stream_seed(seed, "encoder", name), runtime=runtime, progress=on_progress)
         options["train_accuracy"] = [round(evaluate(network, store, runtime), 2) for network in networks]
         if path is not None:
             save_checkpoint(path, named, None, options)
@@ -176,9 +177,7 @@ def _prototype_network(name: str, store: PixelStore, seed: int) -> PrototypeNetw
         return PrototypeNetwork(tower, width, len(store.classes))
 
 
-def _shifted(
-    progress: Callable[[int, int, dict[str, float]], None] | None, offset: int, total: int
-) -> Callable[[int, int, dict[str, float]], None] | None:
+def _shifted(progress: Progress | None, offset: int, total: int) -> Progress | None:
     if progress is None:
         return None
     return lambda done, _, figures: progress(offset + done, total, figures)

@@ -26,7 +26,7 @@ from uge.learning.recipes import Recipe
 from uge.learning.resume import save_checkpoint
 from uge.learning.training import DivergedError, evaluate, fit
 from uge.networks import ImageClassifier, weights_hash
-from uge.progress import Progress, Silent
+from uge.progress import Display, Silent
 from uge.runtime import Runtime, stream_seed
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Table:
         recipes: Mapping[str, Recipe] | None = None,
         seed: int,
         runtime: Runtime,
-        progress: Progress | None = None,
+        progress: Display | None = None,
     ) -> None:
         self.folder, self.theta0, self.recipe, self.seed, self.runtime = folder, theta0, recipe, seed, runtime
         self.recipes, self.progress = recipes or {}, progress or Silent()
@@ -132,8 +132,8 @@ class Table:
         for number, run in enumerate(runs):
             done = self._finished(run)
             if done is None:
-                with self.progress.stage(f"table {number + 1}/{len(runs)} {run.column}") as tell:
-                    done = self._run(run, tell)
+                with self.progress.stage(f"table {number + 1}/{len(runs)} {run.column}") as on_progress:
+                    done = self._run(run, on_progress)
             found.append((run, *done))
         return found
 
@@ -157,7 +157,7 @@ class Table:
             return None
         return None if run.column == "global" and self._teacher(run) is None else (case, parts["accuracy"])
 
-    def _run(self, run: Run, tell: Any) -> tuple[Case, list[float | None]]:
+    def _run(self, run: Run, on_progress: Any) -> tuple[Case, list[float | None]]:
         place, wanted = run.place(self.folder), self._fingerprint(run)
         store = self._union[run.data] if run.server is None else self._load(self._images[run.data][run.server])
         network, checkpoint = self._network(run), place / "run" / f"{run.id}.{wanted[:12]}.safetensors"
@@ -171,7 +171,7 @@ class Table:
                 objective=self._objective(run),
                 test=self.test if run.server is None else self.tests[run.server],
                 checkpoint=checkpoint,
-                progress=tell,
+                progress=on_progress,
             )
         except DivergedError as error:
             log.warning("%s: %s", run.column, error)  # A result like any other: nothing was learned.

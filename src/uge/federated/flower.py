@@ -21,7 +21,7 @@ from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.learning.training import evaluate, fit
 from uge.networks import ImageClassifier, from_weights, weights_hash
-from uge.progress import Progress
+from uge.progress import Display
 from uge.runtime import Runtime, stream_seed
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def federated_averaging(
     local_epochs: int = 1,
     seed: int,
     runtime: Runtime,
-    progress: Progress,
+    progress: Display,
 ) -> JSON:
     """Average the clients' weights for some rounds, and measure the global network after each.
 
@@ -169,7 +169,7 @@ def federated_averaging(
             fraction_evaluate=0.0, min_train_nodes=servers, min_available_nodes=servers, min_evaluate_nodes=0
         )
         arrays = array_record(network)
-        with progress.stage(f"federated averaging, {data} parts") as tell:
+        with progress.stage(f"federated averaging, {data} parts") as on_progress:
             for number in range(len(done) + 1, rounds + 1):
                 lr = recipe.rate((number - 0.5) / rounds)
                 messages = strategy.configure_train(number, arrays, ConfigRecord({"lr": lr}), grid)
@@ -191,7 +191,7 @@ def federated_averaging(
                     }
                 )
                 save_checkpoint(checkpoint, {"network": network}, None, {"fingerprint": wanted, "rounds": done})
-                tell(number, rounds, {"test": accuracies[0]})
+                on_progress(number, rounds, {"test": accuracies[0]})
 
     app.main()(main)
     on_gpu = runtime.device.type == "cuda"

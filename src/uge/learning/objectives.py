@@ -79,7 +79,7 @@ def augmented(change: Change, generator: torch.Generator, objective: Objective =
     return lambda network, batch: objective(network, replace(batch, x=_exactly(change, batch.x, generator)))
 
 
-def worst_of(change: Change, generator: torch.Generator, count: int) -> Objective:
+def error_maximising(change: Change, generator: torch.Generator, count: int) -> Objective:
     """Cross-entropy on the hardest of ``count`` random changes of each image (error maximisation).
 
     Losses are compared with the network in evaluation mode, so that batch statistics come from the chosen images alone.
@@ -158,7 +158,7 @@ def _two_labels(network: nn.Module, x: Tensor, first: Tensor, second: Tensor, sh
 
 
 def adversarial(generator: torch.Generator, *, radius: float, step: float, steps: int) -> Objective:
-    """Cross-entropy on worst-case images of an L∞ ball (Madry et al., 2018): projected gradient ascent, random start.
+    """Cross-entropy on worst-case images of an L∞ ball (Madry et al., 2018): PGD, random start.
 
     Args:
         generator: Source of starting points, on the CPU.
@@ -168,14 +168,12 @@ def adversarial(generator: torch.Generator, *, radius: float, step: float, steps
     """
 
     def objective(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return supervised(network, replace(batch, x=ascent(network, batch, generator, radius, step, steps)))
+        return supervised(network, replace(batch, x=pgd(network, batch, generator, radius, step, steps)))
 
     return objective
 
 
-def ascent(
-    network: nn.Module, batch: Batch, generator: torch.Generator, radius: float, step: float, steps: int
-) -> Tensor:
+def pgd(network: nn.Module, batch: Batch, generator: torch.Generator, radius: float, step: float, steps: int) -> Tensor:
     """Images within ``radius`` of the batch's that maximise cross-entropy, in [0, 1]; see :func:`adversarial`."""
     start = (torch.rand(batch.x.shape, generator=generator) * 2 - 1) * radius
     low, high = (batch.x - radius).clamp_min(0), (batch.x + radius).clamp_max(1)

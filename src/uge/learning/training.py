@@ -20,6 +20,7 @@ from uge.errors import UsageError
 from uge.learning.objectives import Objective, supervised
 from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint, save_checkpoint
+from uge.progress import Progress
 from uge.runtime import Runtime, seeded, stream
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def fit(
     test: PixelStore | None = None,
     observer: Observer | None = None,
     checkpoint: Path | None = None,
-    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
 ) -> History:
     """Train ``network`` in place.
 

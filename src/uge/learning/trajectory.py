@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from uge.errors import UsageError, WeightsError
 from uge.files import read_json, write_atomic, write_json
 from uge.learning.recipes import Recipe
 from uge.learning.training import History, fit, steps_per_epoch
+from uge.progress import Progress
 from uge.runtime import Runtime
 
 State = dict[str, Tensor]
@@ -89,7 +90,7 @@ def record_trajectory(
     test: PixelStore | None = None,
     folder: Path | None = None,
     checkpoint: Path | None = None,
-    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
 ) -> Trajectory:
     """Train ``network`` from its present state (θ0) and keep the path (Sec. 3.2 of the paper).
 

@@ -127,10 +127,10 @@ class WaveKey(nn.Module):
         """Find the pattern on images (B, 1 or 3, H, W) in [0, 1], wherever a crop or flip has put it."""
         gray = is_gray(x)
         ends = x[:, :: max(1, x.shape[1] - 1)].contiguous()  # one colour of each field
-        strength, rough, best = float(self.levels) / 255, roughness(self._clipped(ends)), None
+        strength, rough, best = float(self.levels) / 255, total_variation(self._clipped(ends)), None
         for tried in self._candidates(x, gray):
             signs = coloured(self._over(x, tried), gray, 3)[:, ::2][:, : ends.shape[1]]
-            gain = 1 - roughness(self._clipped(ends - strength * signs)) / rough
+            gain = 1 - total_variation(self._clipped(ends - strength * signs)) / rough
             found = replace(tried, gains=gain)
             best = found if best is None else best.or_better(found)
         assert best is not None
@@ -267,7 +267,7 @@ def field_drives(x: Tensor, gray: Tensor) -> Tensor:
     return torch.stack([torch.where(alone, bright, first), second.masked_fill(alone, 0.0)], 1)
 
 
-def roughness(x: Tensor) -> Tensor:
+def total_variation(x: Tensor) -> Tensor:
     """Mean difference of neighbouring pixels, (B,), never 0."""
     return x.diff(dim=2).abs().mean((1, 2, 3)) + x.diff(dim=3).abs().mean((1, 2, 3)) + 1e-6
 

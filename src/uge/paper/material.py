@@ -136,7 +136,7 @@ class Workshop:
         if done is not None and not (weights and not self._weights(unit).is_file()):
             return done
         network = self._fresh(unit)
-        with self.session.progress.stage(unit.id) as tell:
+        with self.session.progress.stage(unit.id) as on_progress:
             context = Context(
                 network=network,
                 store=self._store(unit.of),
@@ -145,7 +145,7 @@ class Workshop:
                 seed=stream_seed(unit.seed, "reproduce", unit.role, unit.scheme, unit.number),
                 runtime=self.session.runtime,
                 teacher=lambda: self._teacher(unit),
-                progress=tell,
+                progress=on_progress,
             )
             try:
                 history = attack(unit.scheme).run(context)

@@ -170,7 +170,7 @@ def _side_by_side(stages: Sequence[Sequence[Spec]], workshop: Workshop, workers:
     opened = functools.partial(_opened, *args)
     with contextlib.closing(Processes[Spec, _Said](opened, workers, preload=__name__)) as processes:
         for number, stage in enumerate(stages):
-            with session.progress.stage(f"stage {number + 1} of {len(stages)}") as tell:
+            with session.progress.stage(f"stage {number + 1} of {len(stages)}") as on_progress:
                 for done, (spec, said) in enumerate(processes.map(stage)):
                     if said is None:
                         workshop.kept.keep_failure(spec, _DIED)
@@ -180,7 +180,7 @@ def _side_by_side(stages: Sequence[Sequence[Spec]], workshop: Workshop, workers:
                         session.progress.note(note)
                     if said.full:
                         raise StorageError(said.full)
-                    tell(done + 1, len(stage), {})
+                    on_progress(done + 1, len(stage), {})
 
 
 class _Notes(Silent):

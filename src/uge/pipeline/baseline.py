@@ -32,8 +32,8 @@ def run_baseline(
         UGEError: The method failed; its checkpoints stay in the folder.
     """
     method, budget = baseline(config.method), budget_of(config)
-    with session.progress.stage(config.method) as tell:
-        material = Material(store, budget, config.seed, session.runtime, config.baseline, folder, tell)
+    with session.progress.stage(config.method) as on_progress:
+        material = Material(store, budget, config.seed, session.runtime, config.baseline, folder, on_progress)
         records = kept(material, method.make)
     provenance = Provenance(
         method=config.method,

@@ -138,7 +138,7 @@ class NoiseRun:
             if place is not None and (place / "trajectory.json").is_file():
                 path = Trajectory.load(place)
             else:
-                with self.session.progress.stage(f"trajectory of {theta0.name} ({name})") as tell:
+                with self.session.progress.stage(f"trajectory of {theta0.name} ({name})") as on_progress:
                     path = record_trajectory(
                         copy.deepcopy(theta0),
                         store,
@@ -148,7 +148,7 @@ class NoiseRun:
                         snapshots=config.snapshots,
                         folder=place,
                         checkpoint=self._file("run", name, f"trajectory-{number}.checkpoint.safetensors"),
-                        progress=tell,
+                        progress=on_progress,
                     )
             found.append(Authorized(copy.deepcopy(theta0), path))
         return found
@@ -171,7 +171,7 @@ class NoiseRun:
         """Train a generator, or read it from ``path`` where that was done."""
         if path is not None and path.is_file():
             return load_generator(path)
-        with self.session.progress.stage(name) as tell:
+        with self.session.progress.stage(name) as on_progress:
             train_generator(
                 generator,
                 self.store,
@@ -181,7 +181,7 @@ class NoiseRun:
                 runtime=self.session.runtime,
                 checkpoint=self._file("run", f"{name}.checkpoint.safetensors"),
                 events=events,
-                progress=tell,
+                progress=on_progress,
             )
         if path is None:
             return generator
@@ -209,7 +209,7 @@ class NoiseRun:
                 total.refresh_teachers()
             name = f"refine round {round_number + 1}/{settings.rounds} pass {inner + 1}"
             losses = self._against_hackers(total, authorized, files[done % 2], (round_number, inner))
-            with self.session.progress.stage(name) as tell:
+            with self.session.progress.stage(name) as on_progress:
                 refine_pass(
                     self.store,
                     files[done % 2],
@@ -222,7 +222,7 @@ class NoiseRun:
                     seed=self.config.seed,
                     name=(round_number, inner),
                     events=events,
-                    progress=tell,
+                    progress=on_progress,
                 )
             done = _keep(state, done + 1)
         return files[done % 2]

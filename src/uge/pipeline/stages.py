@@ -49,12 +49,12 @@ def budget_of(config: ProtectConfig) -> Budget:
 def read_store(images: ImageSet, size: int | None, channels: int | None, session: Session) -> PixelStore:
     """Decode a set at one size, with a progress bar."""
     done = 0
-    with session.progress.stage(f"read {len(images)} {images.split} images") as tell:
+    with session.progress.stage(f"read {len(images)} {images.split} images") as on_progress:
 
         def count(new: int) -> None:
             nonlocal done
             done += new
-            tell(done, len(images), {})
+            on_progress(done, len(images), {})
 
         return load_pixels(images, size=size, channels=channels, device=session.runtime.device, progress=count)
 
@@ -213,9 +213,14 @@ def open_encoder(config: ProtectConfig, store: PixelStore, session: Session, pat
     check_names(config)
     if config.encoder != "local":
         return ClipSpace.load(config.encoder.partition(":")[2], session.runtime.device)
-    with session.progress.stage("local encoder") as tell:
+    with session.progress.stage("local encoder") as on_progress:
         return LocalSpace.train(
-            store, seed=config.seed, runtime=session.runtime, recipe=config.encoder_recipe, path=path, progress=tell
+            store,
+            seed=config.seed,
+            runtime=session.runtime,
+            recipe=config.encoder_recipe,
+            path=path,
+            progress=on_progress,
         )
 
 
@@ -231,7 +236,7 @@ def publish_stream(
     overwrite: bool,
 ) -> Manifest:
     """Publish a stream of (clean, protected) pixels in the order of ``images``, with a progress bar."""
-    with session.progress.stage("publish") as tell:
+    with session.progress.stage("publish") as on_progress:
         return publish(
             ((number, clean, protected) for number, (clean, protected) in enumerate(pairs)),
             out,
@@ -241,5 +246,5 @@ def publish_stream(
             format=publishing.format,
             codec=publishing.codec,
             overwrite=overwrite,
-            progress=lambda done: tell(done, len(images), {}),
+            progress=lambda done: on_progress(done, len(images), {}),
         )

@@ -81,7 +81,7 @@ def run_train(
         parts: dict[str, Any] = {"network": weights_hash(network), "data": store.digest(), "recipe": recipe.json_dict()}
         parts |= {"test": test and test.digest(), "seed": seed, "precision": session.runtime.precision}
         checkpoint = _checkpoint(save, fingerprint(parts)[:12], resume=session.resume)
-    with session.progress.stage(f"train {network.name}") as tell:
+    with session.progress.stage(f"train {network.name}") as on_progress:
         history = fit(
             network,
             store,
@@ -90,7 +90,7 @@ def run_train(
             runtime=session.runtime,
             test=test,
             checkpoint=checkpoint,
-            progress=tell,
+            progress=on_progress,
         )
     if save is not None and checkpoint is not None:
         save_weights(save, network, {"recipe": recipe.model_dump_json()})

@@ -7,12 +7,12 @@ from typing import Any
 
 from uge.data import load_images
 from uge.errors import IntegrityError
-from uge.progress import Progress
+from uge.progress import Display
 from uge.publishing import read_manifest
 from uge.publishing.verify import verify
 
 
-def run_verify(out: Path, against: str | None, progress: Progress) -> dict[str, Any]:
+def run_verify(out: Path, against: str | None, progress: Display) -> dict[str, Any]:
     """Re-read a published folder and measure everything that its manifest claims.
 
     Args:
@@ -28,7 +28,7 @@ def run_verify(out: Path, against: str | None, progress: Progress) -> dict[str, 
     except IntegrityError as error:
         return {"count": 0, "measured": None, "problems": error.problems}
     originals = None if against is None else load_images(against, split=manifest.split)
-    with progress.stage("verify") as tell:
-        found = verify(out, against=originals, progress=lambda done: tell(done, manifest.count, {}))
+    with progress.stage("verify") as on_progress:
+        found = verify(out, against=originals, progress=lambda done: on_progress(done, manifest.count, {}))
     measured = None if found.measured is None else found.measured.model_dump(mode="json")
     return {"count": found.images, "measured": measured, "problems": list(found.problems)}

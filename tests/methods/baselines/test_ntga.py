@@ -23,16 +23,16 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("layer", "function", "slope"),
+    ("layer", "function", "gradient"),
     [
         (relu, torch.relu, lambda x: (x > 0).double()),
         (erf, torch.erf, lambda x: 2 / np.pi**0.5 * (-x * x).exp()),
     ],
 )
 def test_activations_are_gaussian_integrals(
-    layer: Callable[[Layer], Layer], function: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]
+    layer: Callable[[Layer], Layer], function: Callable[[Tensor], Tensor], gradient: Callable[[Tensor], Tensor]
 ) -> None:
-    """Of products of values, and of slopes, over two normal variables with given variances and covariance."""
+    """Of products of values, and of derivatives, over two normal variables with given variances and covariance."""
     first, second, cross = 1.3, 0.6, 0.5
     nodes, weights = (torch.from_numpy(values) for values in np.polynomial.hermite_e.hermegauss(200))
     weights = weights / weights.sum()
@@ -42,7 +42,7 @@ def test_activations_are_gaussian_integrals(
     made = layer(Layer(*(torch.full((1, 1, 1), value, dtype=torch.float64) for value in (cross, first, second, 1.0))))
     assert made.cross.item() == pytest.approx((function(u) * function(v) * weight).sum().item(), rel=3e-3)
     assert made.first.item() == pytest.approx((function(u) ** 2 * weight).sum().item(), rel=3e-3)
-    assert made.tangent.item() == pytest.approx((slope(u) * slope(v) * weight).sum().item(), rel=1e-2)
+    assert made.tangent.item() == pytest.approx((gradient(u) * gradient(v) * weight).sum().item(), rel=1e-2)
 
 
 @pytest.mark.parametrize("side", [5, 6, 7, 8])
@@ -147,13 +147,13 @@ def test_the_slope_is_the_derivative_of_the_held_out_loss(
     block, x = attack(kernel, loss), random(7, 2, 8, 8)
     direction = random(*x.shape, seed=5) - 0.5
     ends = [block.loss(block.predictions(x + sign * 1e-5 * direction)) for sign in (1, -1)]
-    assert torch.isclose((block.slope(x) * direction).sum(), (ends[0] - ends[1]) / 2e-5, rtol=1e-5)
+    assert torch.isclose((block.gradient(x) * direction).sum(), (ends[0] - ends[1]) / 2e-5, rtol=1e-5)
 
 
 def test_the_slope_does_not_depend_on_chunks(attack: Callable[..., BlockAttack]) -> None:
     x = random(7, 2, 8, 8)
     one, many = attack(chunk=7), attack(chunk=2)
-    assert torch.allclose(one.slope(x), many.slope(x), rtol=1e-9)
+    assert torch.allclose(one.gradient(x), many.gradient(x), rtol=1e-9)
     assert one.gradients == many.gradients == 7
 
 

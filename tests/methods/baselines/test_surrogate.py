@@ -37,15 +37,15 @@ def material(make_store: Callable[..., PixelStore], runtime: Runtime) -> Materia
     st.integers(0, 255), st.floats(-20, 20), st.floats(0.1, 5), st.integers(1, 12), st.sampled_from([-1.0, 0.0, 1.0])
 )
 def test_sign_steps_end_where_the_step_the_bound_and_the_pixel_allow(
-    pixel: int, start: float, step: float, steps: int, slope: float
+    pixel: int, start: float, step: float, steps: int, gradient: float
 ) -> None:
     clean, seen = torch.tensor([float(pixel)]), []
     delta = project(clean, torch.tensor([start]), 8)
     found = sign_steps(
-        clean, delta, lambda x: seen.append(x) or torch.full_like(x, slope), steps=steps, step=step, bound=8
+        clean, delta, lambda x: seen.append(x) or torch.full_like(x, gradient), steps=steps, step=step, bound=8
     )
     low, high = max(-8.0, -pixel), min(8.0, 255.0 - pixel)
-    expected = min(max(float(delta) - slope * step * steps, low), high)
+    expected = min(max(float(delta) - gradient * step * steps, low), high)
     assert float(found) == pytest.approx(expected, abs=1e-3)
     assert len(seen) == steps
     assert all(0 <= float(x) <= 1 for x in seen)
@@ -122,10 +122,10 @@ def test_a_class_pattern_follows_its_own_images(material: Material) -> None:
     surrogate = trained_surrogate(material, "lenet", "x", lr=0.1)
     clean = material.store.pixels.read(ALL).float().clamp(20, 230)
     own = labels == 1
-    slope = noise.slope(labels[own], clean[own], surrogate)
+    gradient = noise.gradient(labels[own], clean[own], surrogate)
     expected = surrogate.label_slope(clean[own] / 255, labels[own]).sum(0)
-    assert torch.allclose(slope[1], expected, atol=1e-6)
-    noise.move(slope, 0.8)
+    assert torch.allclose(gradient[1], expected, atol=1e-6)
+    noise.move(gradient, 0.8)
     assert torch.allclose(noise.patterns[1], -0.8 * expected.sign())
     assert not noise.patterns[0].any()
     assert not noise.patterns[2].any()

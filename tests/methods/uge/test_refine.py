@@ -52,11 +52,11 @@ def loss(store: PixelStore, delta: Records, total: TotalLoss) -> float:
     st.integers(1, 200),
 )
 def test_a_move_is_a_sign_step_projected(
-    bound: int, dtype: type, clean: np.ndarray, part: np.ndarray, slope: np.ndarray, step: int
+    bound: int, dtype: type, clean: np.ndarray, part: np.ndarray, gradient: np.ndarray, step: int
 ) -> None:
     budget, delta = Budget(bound / 255), (part * bound).astype(dtype)
-    found = move(torch.from_numpy(clean), torch.from_numpy(delta), torch.from_numpy(slope), step, budget)
-    for pixel, before, g, after in zip(clean.tolist(), delta.tolist(), slope.tolist(), found.tolist(), strict=True):
+    found = move(torch.from_numpy(clean), torch.from_numpy(delta), torch.from_numpy(gradient), step, budget)
+    for pixel, before, g, after in zip(clean.tolist(), delta.tolist(), gradient.tolist(), found.tolist(), strict=True):
         wanted = before - step * ((g > 0) - (g < 0))
         wanted = min(max(wanted, -bound), bound)
         assert after == min(max(pixel + wanted, 0), 255) - pixel
@@ -86,8 +86,8 @@ def test_every_pass_lowers_the_loss_within_the_budget(
     for number in range(3):
         before, after = files[number % 2], files[(number + 1) % 2]
         kept = before.read(ALL)
-        tell = {"events": log, "progress": lambda count, whole, figures: done.append(count)}
-        refine_pass(store, before, after, total, budget, **{**OPTIONS, "step": 1, "name": (0, number)}, **tell)
+        on_progress = {"events": log, "progress": lambda count, whole, figures: done.append(count)}
+        refine_pass(store, before, after, total, budget, **{**OPTIONS, "step": 1, "name": (0, number)}, **on_progress)
         assert torch.equal(before.read(ALL), kept)
         losses.append(loss(store, after, total))
         protected = store.pixels.read(ALL).int() + after.read(ALL)

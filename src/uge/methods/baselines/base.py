@@ -17,9 +17,9 @@ from uge.data.store import PixelStore, Records
 from uge.errors import UnknownNameError, UsageError
 from uge.files import storage_errors
 from uge.methods.uge.refine import delta_records
+from uge.progress import Progress
 from uge.runtime import Runtime
 
-Progress = Callable[[int, int, dict[str, float]], None]
 Model = TypeVar("Model", bound=BaseModel)
 PUBLISHED_RHO = 8 / 255
 """The L-inf budget that most of these methods were published with."""

@@ -106,7 +106,7 @@ class _Run:
     def descend(self, indices: Tensor, clean: Tensor, labels: Tensor) -> None:
         self.noise.descend(indices, labels, clean, self.surrogate, steps=self.steps, step=self.step)
 
-    def tell(self, done: int, total: int, **figures: float) -> None:
+    def on_progress(self, done: int, total: int, **figures: float) -> None:
         if self.material.progress is not None:
             self.material.progress(done, total, {**figures, "gradients": float(self.surrogate.gradients)})
 
@@ -121,11 +121,11 @@ def _fixed(run: _Run) -> None:
         indices = next(run.indices)
         clean, labels = run.clean(indices)
         run.descend(indices, clean, labels)
-        run.tell(number + 1, total, loss=run.train(indices, clean, labels))
+        run.on_progress(number + 1, total, loss=run.train(indices, clean, labels))
     if isinstance(run.noise, SampleNoise):  # Patterns of classes were moved by the last batch as by any other.
         for indices in run.chunks():
             run.descend(indices, *run.clean(indices))
-    run.tell(total, total)
+    run.on_progress(total, total)
 
 
 def _original(run: _Run) -> None:
@@ -140,7 +140,7 @@ def _original(run: _Run) -> None:
             for indices in run.chunks():
                 run.descend(indices, *run.clean(indices))
         error = _training_error(run)
-        run.tell(number + 1, run.settings.rounds, error=error)
+        run.on_progress(number + 1, run.settings.rounds, error=error)
         if error < run.settings.stop_error:
             return
     log.warning("the surrogate's training error is still %.3f after %d rounds", error, run.settings.rounds)
@@ -149,11 +149,11 @@ def _original(run: _Run) -> None:
 def _descend_classes(run: _Run, noise: ClassNoise) -> None:
     """Sign steps along the gradient of every class over all images."""
     for _ in range(run.steps):
-        slope = torch.zeros_like(noise.patterns)
+        gradient = torch.zeros_like(noise.patterns)
         for indices in run.chunks():
             clean, labels = run.clean(indices)
-            slope += noise.slope(labels, clean, run.surrogate)
-        noise.move(slope, run.step)
+            gradient += noise.gradient(labels, clean, run.surrogate)
+        noise.move(gradient, run.step)
 
 
 def _training_error(run: _Run) -> float:

@@ -88,7 +88,7 @@ class BlockAttack:
             return F.mse_loss(predictions, centred(self.labels, self.targets.shape[1]))
         return F.cross_entropy(predictions, self.labels)
 
-    def slope(self, x: Tensor) -> Tensor:
+    def gradient(self, x: Tensor) -> Tensor:
         """Gradient of the held-out loss in pixels ``x`` of the block (in [0, 1]).
 
         The kernels' gradients come first; then every chunk of images is differentiated through its own rows of the
@@ -159,7 +159,7 @@ def neural_tangent_attack(material: Material) -> Records:
         delta = sign_steps(
             clean,
             torch.zeros_like(clean),
-            lambda x, attack=attack: -attack.slope(x),  # type: ignore[misc]
+            lambda x, attack=attack: -attack.gradient(x),  # type: ignore[misc]
             steps=settings.steps,
             step=settings.step,
             bound=material.budget.levels,

@@ -77,7 +77,7 @@ def dense(layer: Layer) -> Layer:
 def relu(layer: Layer) -> Layer:
     """The arc-cosine kernels of Cho and Saul (2009)."""
     norm = (layer.first * layer.second).sqrt()
-    # An image and itself: the angle's slope is not defined there, and what depends on it does not change.
+    # An image and itself: the angle's derivative is not defined there, and what depends on it does not change.
     most = 1 - 8 * torch.finfo(norm.dtype).eps
     cosine = (layer.cross / norm).clamp(-most, most)
     angle = math.pi - torch.acos(cosine)
@@ -88,9 +88,9 @@ def relu(layer: Layer) -> Layer:
 def erf(layer: Layer) -> Layer:
     """The arc-sine kernel of Williams (1997)."""
     norm = (1 + 2 * layer.first) * (1 + 2 * layer.second)
-    slope = 4 / math.pi / (norm - 4 * layer.cross.square()).sqrt()
+    derivative = 4 / math.pi / (norm - 4 * layer.cross.square()).sqrt()
     first, second = (2 / math.pi * torch.asin(2 * values / (1 + 2 * values)) for values in (layer.first, layer.second))
-    return Layer(2 / math.pi * torch.asin(2 * layer.cross / norm.sqrt()), first, second, layer.tangent * slope)
+    return Layer(2 / math.pi * torch.asin(2 * layer.cross / norm.sqrt()), first, second, layer.tangent * derivative)
 
 
 def _edges(side: int) -> tuple[int, int]:
@@ -155,12 +155,12 @@ class _GrowthFunction(torch.autograd.Function):
         apart = values[:, None] - values[None]
         near = apart.abs() <= 1e-5 * values.max().clamp(min=1e-30)
         middle = (values[:, None] + values[None]) / 2
-        slopes = torch.where(
+        derivatives = torch.where(
             near,
             ctx.rate**2 * _growth_slope(middle * ctx.rate),
             (phi[:, None] - phi[None]) / torch.where(near, 1.0, apart),
         )
-        return vectors @ (slopes * (vectors.T @ gradient @ vectors)) @ vectors.T, None
+        return vectors @ (derivatives * (vectors.T @ gradient @ vectors)) @ vectors.T, None
 
 
 def _growth(z: Tensor) -> Tensor:

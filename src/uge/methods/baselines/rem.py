@@ -95,7 +95,7 @@ def robust_slope(surrogate: Surrogate, x: Tensor, y: Tensor, settings: REMSettin
         return F.cross_entropy(surrogate.logits(worst), y, reduction="sum")
 
     for _ in range(settings.samples):
-        total += surrogate.slope(x, loss)
+        total += surrogate.gradient(x, loss)
     return total / settings.samples
 
 
@@ -130,7 +130,7 @@ def robust_error_minimising(material: Material) -> Records:
     total, draw = settings.theta_steps + len(chunks), stream(material.seed, "rem", "draws")
     augment, order = augmentation(settings.augment), endless_indices(material, settings.batch_size, "rem")
 
-    def tell(done: int, **figures: float) -> None:
+    def on_progress(done: int, **figures: float) -> None:
         if material.progress is not None:
             material.progress(done, total, {**figures, "gradients": float(surrogate.gradients)})
 
@@ -142,13 +142,13 @@ def robust_error_minimising(material: Material) -> Records:
             seen = augment(protected, draw)
             worst = seen + adversary(surrogate, seen, batch.y, settings, draw)
             rate = settings.lr * 0.1 ** (number // settings.decay_every)
-            tell(number + 1, loss=surrogate.train_step(worst, batch.y, lr=rate))
+            on_progress(number + 1, loss=surrogate.train_step(worst, batch.y, lr=rate))
         out = material.records()
         for number, indices in enumerate(chunks):
             batch, pixels = fetch(store, indices), store.pixels.read(indices)
             delta = defence(surrogate, pixels.float(), batch.y, bound, settings, draw)
             out.write(indices, material.stored(pixels, delta / 255))
-            tell(settings.theta_steps + number + 1)
+            on_progress(settings.theta_steps + number + 1)
     return out
 
 

@@ -79,7 +79,7 @@ class Surrogate:
         self.gradients += len(y)
         return value
 
-    def slope(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    def gradient(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
         """Gradient of ``loss`` (a scalar) in pixels ``x``, with batch norm in eval mode; parameters stay."""
         self.network.eval()
         x = x.detach().requires_grad_(True)
@@ -89,7 +89,7 @@ class Surrogate:
 
     def label_slope(self, x: Tensor, y: Tensor) -> Tensor:
         """Gradient in the pixels of every image's own cross-entropy with ``y``."""
-        return self.slope(x, lambda pixels: F.cross_entropy(self.logits(pixels), y, reduction="sum"))
+        return self.gradient(x, lambda pixels: F.cross_entropy(self.logits(pixels), y, reduction="sum"))
 
     @torch.no_grad()
     def predictions(self, x: Tensor) -> Tensor:
@@ -117,20 +117,20 @@ def trained_surrogate(material: Material, name: str, method: str, *, lr: float, 
 
 
 def sign_steps(
-    clean: Tensor, delta: Tensor, slope: Callable[[Tensor], Tensor], *, steps: int, step: float, bound: float
+    clean: Tensor, delta: Tensor, gradient: Callable[[Tensor], Tensor], *, steps: int, step: float, bound: float
 ) -> Tensor:
-    """Projected sign descent (PGD): δ ← project(δ - step · sign(slope(x + δ))).
+    """Projected sign descent (PGD): δ ← project(δ - step · sign(gradient(x + δ))).
 
     Args:
         clean: Pixels in levels, float, 0..255.
         delta: Perturbation in levels, float, same shape.
-        slope: From pixels in [0, 1] to the gradient that is descended.
+        gradient: From pixels in [0, 1] to the gradient that is descended.
         steps: How many.
         step: Length in levels, need not be whole.
         bound: Largest absolute change in levels.
     """
     for _ in range(steps):
-        delta = project(clean, delta - step * slope((clean + delta) / 255).sign(), bound)
+        delta = project(clean, delta - step * gradient((clean + delta) / 255).sign(), bound)
     return delta
 
 
@@ -189,19 +189,19 @@ class ClassNoise:
         """Perturbations in levels, float."""
         return self.patterns[labels]
 
-    def slope(self, labels: Tensor, clean: Tensor, surrogate: Surrogate) -> Tensor:
+    def gradient(self, labels: Tensor, clean: Tensor, surrogate: Surrogate) -> Tensor:
         """Sum over the images of a class of the gradient in its pattern, K × C × S × S."""
         x = project(clean, self.patterns[labels], self.bound).add(clean).div(255)
         gradient = surrogate.label_slope(x, labels)
         return torch.zeros_like(self.patterns).index_add_(0, labels, gradient)
 
-    def move(self, slope: Tensor, step: float) -> None:
+    def move(self, gradient: Tensor, step: float) -> None:
         """One sign step of every pattern, in levels; a class without images stays."""
-        self.patterns = (self.patterns - step * slope.sign()).clamp(-self.bound, self.bound)
+        self.patterns = (self.patterns - step * gradient.sign()).clamp(-self.bound, self.bound)
 
     def descend(
         self, indices: Tensor, labels: Tensor, clean: Tensor, surrogate: Surrogate, *, steps: int, step: float
     ) -> None:
         """Sign steps of the patterns down the mean cross-entropy of these images, class by class."""
         for _ in range(steps):
-            self.move(self.slope(labels, clean, surrogate), step)
+            self.move(self.gradient(labels, clean, surrogate), step)

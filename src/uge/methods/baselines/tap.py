@@ -116,7 +116,7 @@ def _attack(
         return sign * F.cross_entropy(surrogate.logits(augment(x, draw)), goal, reduction="sum")
 
     return sign_steps(
-        clean, start, lambda x: surrogate.slope(x, loss), steps=settings.steps, step=settings.step, bound=bound
+        clean, start, lambda x: surrogate.gradient(x, loss), steps=settings.steps, step=settings.step, bound=bound
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,9 +17,8 @@ from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.methods.uge.generator import Generator, add_perturbation
 from uge.methods.uge.losses import TotalLoss
 from uge.methods.uge.settings import GeneratorSettings
+from uge.progress import Progress
 from uge.runtime import Runtime, seeded, stream
-
-Progress = Callable[[int, int, dict[str, float]], None]
 
 
 def make_generator(settings: GeneratorSettings, store: PixelStore, budget: Budget, *, seed: int) -> Generator:

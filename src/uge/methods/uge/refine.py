@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from uge.errors import UGEError
 from uge.files import EventLog
 from uge.methods.uge.generator import Generator, add_perturbation, level_type
 from uge.methods.uge.hackers import Losses
+from uge.progress import Progress
 from uge.runtime import Runtime, seeded, stream
-
-Progress = Callable[[int, int, dict[str, float]], None]
 
 
 def start_delta(generator: Generator, store: PixelStore, delta: Records, runtime: Runtime) -> None:
