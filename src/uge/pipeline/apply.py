@@ -13,7 +13,7 @@ from uge.files import check_output, file_sha256
 from uge.methods.apply import load_perturber, protected_images
 from uge.methods.baselines.foreign import ForeignNoise, Scope, is_noise, open_noise
 from uge.networks import weights_hash
-from uge.pipeline.stages import publish_stream
+from uge.pipeline.images import publish_stream
 from uge.publishing import Provenance, is_private, is_published
 from uge.session import Session
 

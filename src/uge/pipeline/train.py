@@ -14,8 +14,8 @@ from uge.files import check_output, fingerprint
 from uge.learning.recipes import with_epochs
 from uge.learning.training import fit
 from uge.networks import ImageClassifier, load_weights, save_weights, weights_hash
+from uge.pipeline.images import read_store
 from uge.pipeline.originals import clean_images
-from uge.pipeline.stages import read_store
 from uge.publishing import read_manifest
 from uge.publishing.manifest import MANIFEST
 from uge.runtime import stream_seed

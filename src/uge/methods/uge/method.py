@@ -1,0 +1,45 @@
+"""The paper's method and its reduced forms."""
+
+from __future__ import annotations
+
+from uge.methods.authorized import ForNetworks
+from uge.methods.base import Perturbation, Task
+from uge.methods.settings import MethodSettings
+from uge.methods.uge.settings import LOSSES, NEED_PATH
+
+
+class Paper(ForNetworks):
+    """Trains a generator under losses of the paper (Algorithm 1), and refines images where asked to.
+
+    Args:
+        name: A name in :data:`uge.methods.uge.settings.LOSSES`.
+        about: One sentence for lists of methods.
+    """
+
+    def __init__(self, name: str, about: str) -> None:
+        self.name = name
+        self.about = about
+        self.needs_paths = bool(LOSSES[name] & NEED_PATH)
+
+    def check(self, settings: MethodSettings) -> None:
+        """Refuse, besides other unknown names, that of the undistill loss's hacker."""
+        from uge.networks import check_name
+
+        super().check(settings)
+        if "undistill" in LOSSES[self.name]:
+            check_name(settings.hacker)
+
+    def perturb(self, task: Task) -> Perturbation:
+        """Trained generator, and refined perturbations where asked for."""
+        from uge.methods.uge.stages import Stages
+
+        return Stages(task, LOSSES[self.name]).run()
+
+
+FORMS = (
+    Paper("uge", "The paper's method: gradient matching, feature distance and undistillation train a generator."),
+    Paper("uge-no-ud", "The paper's method without the undistill loss."),
+    Paper("unlearn", "The paper's feature distance alone: no network learns."),
+    Paper("undistill", "The paper's undistill loss alone: the authorised network is a poor teacher."),
+)
+"""The variants of the paper's Table 1."""
