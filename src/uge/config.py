@@ -11,8 +11,7 @@ from cyclopts import Parameter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from uge.errors import UsageError
-from uge.methods import METHODS
-from uge.methods.settings import MethodSettings
+from uge.methods import METHODS, MethodSettings
 
 STANDARD_ATTACKS = ("direct", "distill", "grayscale", "jpeg30", "jpeg10", "wave-removal", "pattern-estimation")
 """Attacks behind the name ``standard``: the paper's two, and filters that are cheap and break much."""

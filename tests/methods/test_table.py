@@ -16,8 +16,7 @@ from uge.config import ProtectConfig
 from uge.data.images import ImageSet
 from uge.data.store import Records
 from uge.errors import UnknownNameError, UsageError
-from uge.methods import METHODS, Method, Perturbation, Task, method, method_for
-from uge.methods.settings import MethodSettings
+from uge.methods import METHODS, Method, MethodSettings, Perturbation, Task, method, method_for
 from uge.runtime import Runtime
 
 Array = NDArray[Any]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uge.errors import UnknownNameError, UsageError
-from uge.methods.base import ImagesInfo, Method
-from uge.methods.settings import MethodSettings
+from uge.methods.base import ImagesInfo, Method, MethodSettings
 from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed, split_names
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class ForNetworks(Method):
         """
         from uge.networks import check_name
 
-        self.check_no_options(settings)
+        super().check(settings)
         for name in split_names(settings.authorized):
             self.network_name(name)
         hackers = settings.refinement.hacker_names

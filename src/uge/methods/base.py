@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
 from uge.errors import UsageError
-from uge.methods.settings import MethodSettings
+from uge.learning.recipes import Recipe
+from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.progress import Display, Silent
 
 if TYPE_CHECKING:
@@ -23,6 +26,39 @@ if TYPE_CHECKING:
     from uge.methods.apply import Perturber
     from uge.networks import ImageClassifier
     from uge.runtime import Runtime
+
+
+class MethodSettings(BaseModel):
+    """Everything that a method may read; each field's description says what it sets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    authorized: Annotated[str, Field(description="Authorised network, or several separated by commas.")] = "cnn"
+    authorized_seed: Annotated[
+        int, Field(description="With the clean images, makes θ0; the k-th network gets seed + k.")
+    ] = 0
+    authorized_weights: Annotated[
+        tuple[Path, ...], Field(description="Safetensors file(s) with θ0 instead of a seed.")
+    ] = ()
+    method: Annotated[str, Field(description="Name in the table of methods.")] = "keyed"
+    rho: Annotated[
+        str | None,
+        Field(description="L-inf budget in [0, 1] units, 0.04 or 8/255; by default 0.04, or the baseline's own."),
+    ] = None
+    encoder: Annotated[str, Field(description="Feature space: local, or clip:ID with a hub id or a folder.")] = "local"
+    size: Annotated[int | None, Field(description="Side length for training; the native one by default.", ge=16)] = None
+    refine: Annotated[bool, Field(description="Optimise every image's perturbation directly as well.")] = False
+    snapshots: Annotated[int, Field(description="Snapshots per trajectory.", ge=2)] = 10
+    hacker: Annotated[str, Field(description="Architecture of the random hacker in the undistill loss.")] = "resnetc20"
+    seed: Annotated[int, Field(description="Root seed of the run.")] = 0
+    recipe: Annotated[Recipe, Field(description="How the authorised network trains.")] = Recipe()
+    encoder_recipe: Annotated[Recipe, Field(description="How the local encoder trains.")] = Recipe()
+    loss: Annotated[LossWeights, Field(description="Weights and constants of the losses.")] = LossWeights()
+    generator: Annotated[GeneratorSettings, Field(description="The perturbation generator.")] = GeneratorSettings()
+    refinement: Annotated[RefineSettings, Field(description="Direct optimisation.")] = RefineSettings()
+    baseline: Annotated[
+        dict[str, str], Field(description="A baseline's settings, as --baseline.NAME VALUE (docs/baselines.md).")
+    ] = {}
 
 
 @dataclass(frozen=True)
@@ -153,6 +189,8 @@ class Method(ABC):
         authorizes: True where images are protected for authorised networks.
         wave_key: True where these networks carry one wave key.
         needs_paths: True where these networks' trajectories on the clean images are needed.
+        refines: True where perturbations can be refined.
+        has_options: True where ``--baseline.NAME`` sets something.
 
     Example:
         ::
@@ -172,6 +210,8 @@ class Method(ABC):
     authorizes = False
     wave_key = False
     needs_paths = False
+    refines = False
+    has_options = False
 
     @property
     def default_budget(self) -> Budget:
@@ -190,30 +230,15 @@ class Method(ABC):
         """Refuse settings that the method cannot follow, before any image is read.
 
         Raises:
-            UsageError: A setting is wrong; by default refinement and settings of a baseline are.
+            UsageError: A setting is wrong; by default refinement and settings of a baseline are, unless the method
+                has them.
         """
-        self.check_no_refinement(settings)
-        self.check_no_options(settings)
-
-    def check_no_refinement(self, settings: MethodSettings) -> None:
-        """Refuse refinement.
-
-        Raises:
-            UsageError: It is asked for.
-        """
-        if settings.refine:
+        if settings.refine and not self.refines:
             raise UsageError(f"method '{self.name}' has nothing to refine; leave out --refine, or choose --method uge")
-
-    def check_no_options(self, settings: MethodSettings) -> None:
-        """Refuse settings of a baseline.
-
-        Raises:
-            UsageError: There is one.
-        """
-        for option in settings.baseline:
+        if settings.baseline and not self.has_options:
             raise UsageError(
-                f"method '{self.name}' is no baseline, got --baseline.{option}; leave that out, or choose a baseline "
-                "(docs/baselines.md)"
+                f"method '{self.name}' is no baseline, got --baseline.{next(iter(settings.baseline))}; leave that out, "
+                "or choose a baseline (docs/baselines.md)"
             )
 
     def network_name(self, name: str) -> str:

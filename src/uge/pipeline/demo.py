@@ -26,7 +26,7 @@ def run_demo(out: Path, config: ProtectConfig, audit: AuditConfig, session: Sess
         session: Device, progress, and whether to resume or overwrite.
 
     Returns:
-        The audit's summary with ``verified`` and ``seconds`` added; in a dry run, what would be done.
+        The audit's summary with ``verified`` and ``seconds`` added; in a dry run, the settings.
 
     Raises:
         IntegrityError: The published copy does not verify.

@@ -101,9 +101,9 @@ def run_federated(
     if session.dry_run:
         servers_hold = [held(images.subset(rows)) for rows in parts]
         return {"images": len(images), "requests": describe_requests(requests), "servers": servers_hold}
-    work = FederationFolder(out, images.root, session)
+    folder = FederationFolder(out, images.root, session)
     (theta0,) = method.networks(ImagesInfo.of(tests), config)
-    with work.opened(_fingerprint(images, theta0, config, requests, federation, publishing)) as place:
+    with folder.opened(_fingerprint(images, theta0, config, requests, federation, publishing)) as place:
         _request(place, theta0, given, requests, publishing)
         servers = [Server.at(place, number) for number in range(federation.servers)]
         for server, rows in zip(servers, parts, strict=True):

@@ -1,4 +1,4 @@
-"""What a path is, in words and numbers: ``uge inspect``."""
+"""Description of a path in words and numbers: ``uge inspect``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def inspect(target: str) -> dict[str, Any]:
 
     Raises:
         MissingExtraError: It is a request, and the library ``cryptography`` is not installed.
-        UsageError: There is nothing there, or it is a request that was changed after it was signed.
+        UsageError: Nothing is there, or it is a request that was changed after it was signed.
         WeightsError: It is a request whose θ0 is missing or another.
         DataError: It is of no known kind, or damaged.
     """

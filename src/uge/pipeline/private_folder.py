@@ -17,6 +17,8 @@ from uge.publishing import create_private, is_private, is_published, private_fol
 from uge.session import Session
 
 FEDERATION = "federation.json"
+_STATE = Path("run", "run.json")
+_DONE = Path("run", "done.json")
 _FINISHED = (
     "trajectory.json",
     "*.checkpoint.safetensors",
@@ -27,7 +29,40 @@ _FINISHED = (
 """Files for which a folder stays after a failure: making them took long."""
 
 
-class PrivateFolder:
+class _Replacing:
+    """A folder of a run that works beside an earlier one, ``FOLDER.new``, until it is finished."""
+
+    folder: Path
+
+    def __init__(self, place: Path, source: Path | None, session: Session) -> None:
+        if session.resume and session.overwrite:
+            raise UsageError("--resume goes on with a run and --overwrite starts again; give only one of them")
+        self.place = place
+        self._new = place.with_name(f"{place.name}.new")
+        self._session = session
+        for folder in (place, self._new):
+            check_output(folder, source=source, overwrite=True)
+        self._held = holds_something(place)
+
+    def _clear(self) -> None:
+        """Remove the replacement that an earlier run left."""
+        if self._session.overwrite and self._new.exists():
+            with storage_errors(self._new):
+                shutil.rmtree(self._new)
+
+    def _take_place(self) -> None:
+        if self.folder != self.place:
+            _replace(self.place, self.folder)
+
+    def _check_same(self, kind: str, parts: str, before: Any, now: Any) -> None:
+        if before != now:
+            raise UsageError(
+                f"the {kind} in {self.folder} has other {parts} than this one; repeat the command as it was, or give "
+                "--overwrite to start again"
+            )
+
+
+class PrivateFolder(_Replacing):
     """Secrets and checkpoints of a protection run.
 
     A run that replaces an earlier one works in ``OUT.private.new``: the old keys stay beside the old
@@ -50,24 +85,18 @@ class PrivateFolder:
     """
 
     def __init__(self, out: Path, source: Path | None, session: Session) -> None:
-        _check_either(session)
-        self.place = private_folder(out)
+        super().__init__(private_folder(out), source, session)
         self._out = out
-        self._new = self.place.with_name(f"{self.place.name}.new")
-        self._session = session
-        for place in (out, self.place, self._new):
-            check_output(place, source=source, overwrite=True)
-        held = holds_something(self.place)
-        if session.overwrite:
-            self.folder = self._new if held else self.place
-        else:
-            self.folder = self._new if _state(self._new).is_file() else self.place
-        self.resuming = session.resume and _state(self.folder).is_file()
+        check_output(out, source=source, overwrite=True)
+        beside = self._held if session.overwrite else (self._new / _STATE).is_file()
+        self.folder = self._new if beside else self.place
+        started = (self.folder / _STATE).is_file()
+        self.resuming = session.resume and started
         may_replace = session.overwrite or self.resuming
-        if not may_replace and (held or holds_something(self._new)):
+        if not may_replace and (self._held or holds_something(self._new)):
             raise OutputExistsError(
                 f"{self.folder} holds an earlier run; give --resume to go on with it or --overwrite to start again"
-                if _state(self.folder).is_file()
+                if started
                 else f"{self.place} is not empty; choose another output or give --overwrite"
             )
         for folder in (self.place, self._new):
@@ -90,20 +119,16 @@ class PrivateFolder:
             UsageError: The run to resume has other settings.
             StorageError: The folder cannot be made.
         """
-        state = _state(self.folder)
         if self.resuming:
-            self.check(read_json(state).get("fingerprint"), fingerprint)
+            self.check(read_json(self.folder / _STATE).get("fingerprint"), fingerprint)
         try:
-            if self._session.overwrite and self._new.exists():
-                with storage_errors(self._new):
-                    shutil.rmtree(self._new)
+            self._clear()
             create_private(self.folder, published=self._out)
             if not self.resuming:
-                write_json(state, {"fingerprint": fingerprint, **about})
+                write_json(self.folder / _STATE, {"fingerprint": fingerprint, **about})
             yield
-            write_json(self.folder / "run" / "done.json", {"finished": True})
-            if self.folder != self.place:
-                _replace(self.place, self.folder)
+            write_json(self.folder / _DONE, {"finished": True})
+            self._take_place()
         except BaseException as error:
             empty = not any(True for pattern in _FINISHED for _ in self.folder.rglob(pattern))
             if empty or (isinstance(error, DataError) and not trains and not self.resuming):
@@ -116,20 +141,16 @@ class PrivateFolder:
         Raises:
             UsageError: The fingerprints differ.
         """
-        if before != now:
-            raise UsageError(
-                f"the run in {self.folder} has other settings, images or precision than this one; "
-                "repeat the command as it was, or give --overwrite to start again"
-            )
+        self._check_same("run", "settings, images or precision", before, now)
 
     @property
     def finished(self) -> bool:
         """True where the run in the folder ended and its published folder is there."""
-        return (self.folder / "run" / "done.json").is_file() and (self._out / "manifest.json").is_file()
+        return (self.folder / _DONE).is_file() and (self._out / "manifest.json").is_file()
 
 
-class FederationFolder:
-    """The folder of a federation under way: one that replaces an earlier one works beside it until it is finished.
+class FederationFolder(_Replacing):
+    """The folder of a federation under way.
 
     Args:
         out: The folder of the federation.
@@ -142,45 +163,30 @@ class FederationFolder:
     """
 
     def __init__(self, out: Path, source: Path | None, session: Session) -> None:
-        _check_either(session)
-        check_output(out, source=source, overwrite=True)
-        self._out = out
-        self._new = out.with_name(f"{out.name}.new")
-        self._session = session
-        held = holds_something(out)
-        if held and not (out / FEDERATION).is_file():
+        super().__init__(out, source, session)
+        if self._held and not (out / FEDERATION).is_file():
             raise OutputExistsError(f"{out} is not empty and holds no federation; choose another output")
         started = (self._new / FEDERATION).is_file()
-        self.place = self._new if (started or session.overwrite) and held else out
-        if not (session.resume or session.overwrite) and (held or started):
+        self.folder = self._new if (started or session.overwrite) and self._held else out
+        if not (session.resume or session.overwrite) and (self._held or started):
             raise OutputExistsError(f"{out} holds a federation; give --resume to go on or --overwrite to start again")
 
     @contextlib.contextmanager
-    def opened(self, wanted: str) -> Iterator[Path]:
+    def opened(self, fingerprint: str) -> Iterator[Path]:
         """Hold the folder open for a block; finished files stay when the block fails.
 
         Raises:
             UsageError: The run to resume has other settings or images.
         """
-        state = self.place / FEDERATION
-        with storage_errors(self.place):
-            if self._session.overwrite and self.place == self._new:
-                shutil.rmtree(self._new, ignore_errors=True)
-        if state.is_file() and read_json(state).get("fingerprint") != wanted:
-            raise UsageError(
-                f"the federation in {self.place} has other images or settings than this one; repeat the command as it "
-                "was, or give --overwrite to start again"
-            )
-        create_private(self.place)
-        write_json(state, {"fingerprint": wanted})
-        yield self.place
-        if self.place == self._new:
-            _replace(self._out, self._new)
-
-
-def _check_either(session: Session) -> None:
-    if session.resume and session.overwrite:
-        raise UsageError("--resume goes on with a run and --overwrite starts again; give only one of them")
+        state = self.folder / FEDERATION
+        if self.folder == self._new:
+            self._clear()
+        if state.is_file():
+            self._check_same("federation", "images or settings", read_json(state).get("fingerprint"), fingerprint)
+        create_private(self.folder)
+        write_json(state, {"fingerprint": fingerprint})
+        yield self.folder
+        self._take_place()
 
 
 def _replace(old: Path, new: Path) -> None:
@@ -192,10 +198,6 @@ def _replace(old: Path, new: Path) -> None:
             old.rename(retired)
         new.rename(old)
         shutil.rmtree(retired, ignore_errors=True)
-
-
-def _state(folder: Path) -> Path:
-    return folder / "run" / "run.json"
 
 
 def key_path(folder: Path, number: int) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,8 @@ from uge.publishing.manifest import Authorized
 from uge.requests.configure import check_fits, describe_requests, mark_requests, with_requests
 from uge.session import Session
 
-
-@dataclass(frozen=True)
-class ProtectResult:
-    """Result of a protection run."""
-
-    manifest: Manifest
-    out: Path
-    private: Path
-    keys: list[Path]
+DIGEST = "run/images.json"
+"""Digest of all images in a private folder, for a method that reads them only while they are published."""
 
 
 class ProtectRun:
@@ -72,6 +64,11 @@ class ProtectRun:
             self.images, self.info, self.config, self.networks, session, folder=self.private.folder
         )
 
+    @property
+    def keys(self) -> list[Path]:
+        """Key files of the authorised networks."""
+        return [key_path(self.private.place, number) for number in range(len(self.networks))]
+
     def describe(self) -> dict[str, Any]:
         """Summary of the run, for ``--dry-run``."""
         return {
@@ -88,17 +85,15 @@ class ProtectRun:
             "environment": self.session.runtime.environment(),
         }
 
-    def run(self) -> ProtectResult:
-        """Do every stage that is not done yet, publish, and return the result.
+    def run(self) -> Manifest:
+        """Do every stage that is not done yet, publish, and return the manifest.
 
         Raises:
             UsageError: The run to resume has other settings or images.
             UGEError: A stage failed; finished stages stay for ``--resume``.
         """
         with self.private.opened(self._fingerprint(), self.describe(), trains=self.method.reads_store):
-            manifest = self._finished() or self._publish()
-        keys = [key_path(self.private.place, number) for number in range(len(self.networks))]
-        return ProtectResult(manifest, self.out, self.private.place, keys)
+            return self._finished() or self._publish()
 
     def _fingerprint(self) -> str:
         return fingerprint(
@@ -124,14 +119,9 @@ class ProtectRun:
             digest = hashlib.sha256()
             for sample in self.images:
                 digest.update(sample.pixels.tobytes())
-            self.private.check(read_json(self._digest_file)["sha256"], digest.hexdigest())
+            self.private.check(read_json(self.private.folder / DIGEST)["sha256"], digest.hexdigest())
         self.session.progress.note(f"{self.out} is finished already")
         return read_manifest(self.out)
-
-    @property
-    def _digest_file(self) -> Path:
-        """Digest of all images, for a method that reads them only while they are published."""
-        return self.private.folder / "run" / "images.json"
 
     def _publish(self) -> Manifest:
         write_keys(self.private.folder, self.networks, self.config.recipe)
@@ -154,7 +144,7 @@ class ProtectRun:
             overwrite=self.session.overwrite or self.private.resuming,
         )
         if not self.method.reads_store:
-            write_json(self._digest_file, {"sha256": digest.hexdigest()})
+            write_json(self.private.folder / DIGEST, {"sha256": digest.hexdigest()})
         return manifest
 
 

@@ -7,8 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from uge.budget import Budget
-from uge.methods.base import Method, Perturbation, Task
-from uge.methods.settings import MethodSettings
+from uge.methods.base import Method, MethodSettings, Perturbation, Task
 
 if TYPE_CHECKING:
     from uge.methods.baselines.base import Baseline
@@ -22,6 +21,8 @@ class Published(Method):
         place: ``MODULE:NAME`` of its :class:`uge.methods.baselines.base.Baseline` in this package.
         about: One sentence for lists of methods.
     """
+
+    has_options = True
 
     def __init__(self, name: str, place: str, about: str) -> None:
         self.name = name
@@ -44,7 +45,7 @@ class Published(Method):
         """Refuse refinement and settings that the publication does not have."""
         from uge.methods.baselines.base import read_settings
 
-        self.check_no_refinement(settings)
+        super().check(settings)
         read_settings(self.baseline.settings, settings.baseline)
 
     def perturb(self, task: Task) -> Perturbation:

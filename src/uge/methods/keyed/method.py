@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from uge.errors import UsageError
 from uge.methods.authorized import ForNetworks
-from uge.methods.base import ImagesInfo, Perturbation, Task
-from uge.methods.settings import MethodSettings
+from uge.methods.base import ImagesInfo, MethodSettings, Perturbation, Task
 
 if TYPE_CHECKING:
     from uge.networks import ImageClassifier
@@ -24,7 +23,6 @@ class Keyed(ForNetworks):
     def check(self, settings: MethodSettings) -> None:
         """Refuse, besides unknown names, refinement and rotations."""
         super().check(settings)
-        self.check_no_refinement(settings)
         if settings.recipe.augment == "rotate-flip":
             raise UsageError(
                 f"method '{self.name}' cannot follow rotations, got the augmentation 'rotate-flip'; give "

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from uge.methods.authorized import ForNetworks
-from uge.methods.base import Perturbation, Task
-from uge.methods.settings import MethodSettings
+from uge.methods.base import MethodSettings, Perturbation, Task
 from uge.methods.uge.settings import LOSSES, NEED_PATH
 
 
@@ -15,6 +14,8 @@ class Paper(ForNetworks):
         name: A name in :data:`uge.methods.uge.settings.LOSSES`.
         about: One sentence for lists of methods.
     """
+
+    refines = True
 
     def __init__(self, name: str, about: str) -> None:
         self.name = name
