@@ -3,8 +3,6 @@
 Everything here rests on the steps of the command line; nothing is computed in this file.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

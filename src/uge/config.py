@@ -1,7 +1,5 @@
 """All settings in one place: the same models give command line, files and manifest."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self

@@ -1,7 +1,5 @@
 """Means of every step: device, progress, and what it may resume or replace."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from uge.progress import Display, Silent

@@ -1,7 +1,5 @@
 """Protected pixels of stored images, at their native size, as a stream; files of perturbers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path

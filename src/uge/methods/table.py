@@ -12,8 +12,6 @@ A plug-in is one function of arrays, or a :class:`uge.methods.base.Method` of it
     release = uge.protect(images, method="checkerboard")
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

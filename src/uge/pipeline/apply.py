@@ -1,7 +1,5 @@
 """Protecting new images by the perturber of an earlier run, or with foreign noise: ``uge apply``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reading image sets into memory and publishing them, with a progress bar."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

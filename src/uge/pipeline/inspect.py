@@ -1,7 +1,5 @@
 """Description of a path in words and numbers: ``uge inspect``."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The clean side of an audit: test images, originals of a published folder, images of another data set."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

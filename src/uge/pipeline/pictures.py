@@ -1,7 +1,5 @@
 """Pictures for the report of an audit: originals, published images, and results of attacks on these."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The folder of a run under way: replacing, resuming and removing it, and the keys in it."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence

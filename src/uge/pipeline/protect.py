@@ -1,7 +1,5 @@
 """From a source to a published folder with its private one: ``uge protect``."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Training with a key: ``uge train``."""
 
-from __future__ import annotations
-
 import glob
 import logging
 from pathlib import Path

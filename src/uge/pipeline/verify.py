@@ -1,7 +1,5 @@
 """Checking a published folder from disk: ``uge verify``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Protection for receivers' signed requests: ``uge protect --for``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

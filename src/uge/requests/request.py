@@ -4,8 +4,6 @@ A request is a small JSON file beside θ0. It is signed with Ed25519 (RFC 8032) 
 sides need only compare the fingerprint of one public key over another channel.
 """
 
-from __future__ import annotations
-
 import logging
 import secrets
 import tempfile

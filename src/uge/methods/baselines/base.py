@@ -1,7 +1,5 @@
 """Contract of published protections: a function from clean images to perturbations in 8-bit levels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -6,8 +6,6 @@ them, and L_gm (Eq. 6) is zero at every θ, for every data order, recipe and arc
 trained, and a new image costs next to nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 

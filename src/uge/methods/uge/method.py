@@ -1,7 +1,5 @@
 """The paper's method and its reduced forms."""
 
-from __future__ import annotations
-
 from uge.methods.authorized import ForNetworks
 from uge.methods.base import MethodSettings, Perturbation, Task
 from uge.methods.uge.settings import LOSSES, NEED_PATH

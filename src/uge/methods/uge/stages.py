@@ -4,8 +4,6 @@ With a private folder every stage leaves its result there, so that a killed run 
 memory. The resulting bytes are the same.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
