@@ -43,7 +43,7 @@ def test_a_plug_in_of_another_package(toy: Path, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["measured"]["linf_levels"] == 10
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert (manifest["method"], manifest["method_details"]["about"]) == ("stripes", "Stripes, one direction per class.")
+    assert (manifest["method"], manifest["method_details"]["about"]) == ("stripes", "Stripes, one direction per class")
     assert run("verify", tmp_path / "out", "--against", toy).returncode == 0
     wrong = run("protect", toy, tmp_path / "b", "--method", "stripe")
     assert (wrong.returncode, "did you mean 'stripes'?" in wrong.stderr) == (2, True)

@@ -68,7 +68,7 @@ class OfFunction(Published):
 
     def __init__(self, name: str, function: Callable[..., Any], about: str) -> None:
         summary = (function.__doc__ or "").strip().partition("\n")[0]
-        super().__init__(name, "", about or summary or f"The function {function.__qualname__}.")
+        super().__init__(name, "", about or summary.rstrip(".") or f"the function {function.__qualname__}")
         self._function = function
 
     @property

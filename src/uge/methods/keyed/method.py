@@ -16,7 +16,10 @@ class Keyed(ForNetworks):
     """Adds patterns of a wave key to images at their own size; nothing is trained, and images are read only once."""
 
     name = "keyed"
-    about = "Secret waves for every class, which a key in the authorised network takes out again; nothing is trained."
+    about = (
+        "every class has secret wave patterns of its own, which the authorised network's key finds and takes out again; "
+        "other networks take the waves for the classes"
+    )
     reads_store = False
     wave_key = True
 

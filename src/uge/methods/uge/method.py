@@ -36,9 +36,17 @@ class Paper(ForNetworks):
 
 
 FORMS = (
-    Paper("uge", "The paper's method: gradient matching, feature distance and undistillation train a generator."),
-    Paper("uge-no-ud", "The paper's method without the undistill loss."),
-    Paper("unlearn", "The paper's feature distance alone: no network learns."),
-    Paper("undistill", "The paper's undistill loss alone: the authorised network is a poor teacher."),
+    Paper(
+        "uge",
+        "three losses at once: gradient matching keeps the images learnable for the authorised network, feature distance "
+        "leads other networks astray, undistill makes the authorised network a poor teacher",
+    ),
+    Paper(
+        "uge-no-ud",
+        "two losses: gradient matching keeps the images learnable for the authorised network, feature distance leads "
+        "other networks astray; nothing is done against distillation",
+    ),
+    Paper("unlearn", "the feature distance alone, which leads every network astray; no network is favoured"),
+    Paper("undistill", "the undistill loss alone, which makes the authorised network a poor teacher"),
 )
 """The variants of the paper's Table 1."""
