@@ -17,8 +17,8 @@ class Keyed(ForNetworks):
 
     name = "keyed"
     about = (
-        "every class has secret wave patterns of its own, which the authorised network's key finds and takes out again; "
-        "other networks take the waves for the classes"
+        "every class has secret wave patterns of its own, which the authorised network's key finds and takes out "
+        "again; other networks take the waves for the classes"
     )
     reads_store = False
     wave_key = True

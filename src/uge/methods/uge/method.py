@@ -38,8 +38,8 @@ class Paper(ForNetworks):
 FORMS = (
     Paper(
         "uge",
-        "three losses at once: gradient matching keeps the images learnable for the authorised network, feature distance "
-        "leads other networks astray, undistill makes the authorised network a poor teacher",
+        "three losses at once: gradient matching keeps the images learnable for the authorised network, feature "
+        "distance leads other networks astray, undistill makes the authorised network a poor teacher",
     ),
     Paper(
         "uge-no-ud",
