@@ -15,8 +15,8 @@ from uge.publishing import create_private, is_private, is_published, private_fol
 from uge.session import Session
 
 FEDERATION = "federation.json"
-_STATE = Path("run", "run.json")
-_DONE = Path("run", "done.json")
+STATE = Path("run", "run.json")
+DONE = Path("run", "done.json")
 _FINISHED = (
     "trajectory.json",
     "*.checkpoint.safetensors",
@@ -86,9 +86,9 @@ class PrivateFolder(_Replacing):
         super().__init__(private_folder(out), source, session)
         self._out = out
         check_output(out, source=source, overwrite=True)
-        beside = self._held if session.overwrite else (self._new / _STATE).is_file()
+        beside = self._held if session.overwrite else (self._new / STATE).is_file()
         self.folder = self._new if beside else self.place
-        started = (self.folder / _STATE).is_file()
+        started = (self.folder / STATE).is_file()
         self.resuming = session.resume and started
         may_replace = session.overwrite or self.resuming
         if not may_replace and (self._held or holds_something(self._new)):
@@ -118,14 +118,14 @@ class PrivateFolder(_Replacing):
             StorageError: The folder cannot be made.
         """
         if self.resuming:
-            self.check(read_json(self.folder / _STATE).get("fingerprint"), fingerprint)
+            self.check(read_json(self.folder / STATE).get("fingerprint"), fingerprint)
         try:
             self._clear()
             create_private(self.folder, published=self._out)
             if not self.resuming:
-                write_json(self.folder / _STATE, {"fingerprint": fingerprint, **about})
+                write_json(self.folder / STATE, {"fingerprint": fingerprint, **about})
             yield
-            write_json(self.folder / _DONE, {"finished": True})
+            write_json(self.folder / DONE, {"finished": True})
             self._take_place()
         except BaseException as error:
             empty = not any(True for pattern in _FINISHED for _ in self.folder.rglob(pattern))
@@ -144,7 +144,7 @@ class PrivateFolder(_Replacing):
     @property
     def finished(self) -> bool:
         """True where the run in the folder ended and its published folder is there."""
-        return (self.folder / _DONE).is_file() and (self._out / "manifest.json").is_file()
+        return (self.folder / DONE).is_file() and (self._out / "manifest.json").is_file()
 
 
 class FederationFolder(_Replacing):

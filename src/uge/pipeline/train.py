@@ -54,14 +54,7 @@ def run_train(
         UsageError: ``epochs`` is below 1, the key is none, ``save`` is a folder or lies in ``out``, or the training to
             resume had no ``save`` or other settings.
     """
-    if session.resume and save is None:
-        raise UsageError("--resume goes on from what lies beside the file of the weights; give --save FILE as before")
-    if save is not None:
-        check_output(save, overwrite=session.overwrite)
-        if save.is_dir():
-            raise UsageError(f"expected a file name for the weights, got the folder {save}; name a file in it")
-        if save.resolve().is_relative_to(out.resolve()):
-            raise UsageError(f"the weights file {save} lies inside the published folder {out}; choose another place")
+    _check_save(save, out, session)
     published = load_images(str(out)).check_trainable()
     recipe = with_epochs(key_recipe(key), epochs)
     size, channels = _key_shape(key)
@@ -75,8 +68,14 @@ def run_train(
         return {"network": network.name, "images": len(store), "recipe": recipe.json_dict()}
     checkpoint = None
     if save is not None:
-        parts: dict[str, Any] = {"network": weights_hash(network), "data": store.digest(), "recipe": recipe.json_dict()}
-        parts |= {"test": test and test.digest(), "seed": seed, "precision": session.runtime.precision}
+        parts = {
+            "network": weights_hash(network),
+            "data": store.digest(),
+            "recipe": recipe.json_dict(),
+            "test": test and test.digest(),
+            "seed": seed,
+            "precision": session.runtime.precision,
+        }
         checkpoint = _checkpoint(save, fingerprint(parts)[:12], resume=session.resume)
     with session.progress.stage(f"train {network.name}") as on_progress:
         history = fit(
@@ -105,6 +104,18 @@ def run_train(
         "weights": None if save is None else str(save),
         "environment": session.runtime.environment(),
     }
+
+
+def _check_save(save: Path | None, out: Path, session: Session) -> None:
+    if save is None:
+        if session.resume:
+            raise UsageError("--resume goes on from the checkpoint beside the weights; give --save FILE as before")
+        return
+    check_output(save, overwrite=session.overwrite)
+    if save.is_dir():
+        raise UsageError(f"expected a file name for the weights, got the folder {save}; name a file in it")
+    if save.resolve().is_relative_to(out.resolve()):
+        raise UsageError(f"the weights file {save} lies inside the published folder {out}; choose another place")
 
 
 def _checkpoint(save: Path, settings: str, *, resume: bool) -> Path:
