@@ -164,7 +164,7 @@ def test_any_order_many_files_threads_and_pickles(tmp_path: Path, monkeypatch: p
     order = np.random.default_rng(0).permutation(12)
     for i in order:
         assert np.array_equal(images.read(2 * i), picture(i))
-    assert len(images.reader._files) <= module._KEPT_FILES
+    assert images.reader._file.cache_info().currsize <= module._KEPT_FILES
     with ThreadPoolExecutor(4) as pool:
         read = list(pool.map(lambda i: images.read(2 * i), [*order, *order]))
     assert all(np.array_equal(pixels, picture(i)) for pixels, i in zip(read, [*order, *order], strict=True))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uge.data.images import ImageSet
-from uge.data.resize import resize, to_channels
+from uge.data.pixels import resize, to_channels
 from uge.data.store import PixelStore, Records, load_pixels
 from uge.errors import DataError, StorageError, UsageError
 
