@@ -87,9 +87,8 @@ class Records:
             return self._tensor[indices.to(self.device)]
         records = torch.empty((len(indices), *self.shape), dtype=self.dtype)
         content = records.view(torch.uint8).numpy()
-        handle = self._file.fileno()
         for row, index in enumerate(indices.tolist()):
-            if os.preadv(handle, [content[row]], index * self._bytes) != self._bytes:
+            if os.preadv(self._file.fileno(), [content[row]], index * self._bytes) != self._bytes:
                 raise DataError(
                     f"the records in {self._place} end before number {index}; the file was cut off, write it again"
                 )
@@ -105,13 +104,12 @@ class Records:
             self._tensor[indices.to(self.device)] = values.to(self.device, self.dtype)
             return
         array = values.to("cpu", self.dtype).numpy()
-        handle = self._file.fileno()
         with storage_errors(self._place):
             for row, index in enumerate(indices.tolist()):
                 content = array[row].tobytes()
                 place = index * self._bytes
                 while content:  # A nearly full disk takes a part of it first, and says so only at the next call.
-                    written = os.pwrite(handle, content, place)
+                    written = os.pwrite(self._file.fileno(), content, place)
                     content = content[written:]
                     place += written
 

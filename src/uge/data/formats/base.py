@@ -97,15 +97,16 @@ def label_values(values: Sequence[Any] | NDArray[Any], where: str) -> NDArray[An
     Raises:
         DataError: A label is missing, or they are neither whole numbers nor texts.
     """
-    array = np.asarray(values)
+    expected = f"labels of {where} must be one whole number or one text per image"
+    with data_errors(expected, "convert them", (ValueError,)):  # Lists of several lengths make no array.
+        array = np.asarray(values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 1 and (array.dtype.kind in "iub" or not array.size):
         return array.astype(np.int64)
     if array.ndim == 1 and array.dtype.kind == "U":
         return array
-    kind = f"an array of {array.dtype} with shape {array.shape}"
-    raise DataError(f"labels of {where} must be one whole number or one text per image, got {kind}; convert them")
+    raise DataError(f"{expected}, got an array of {array.dtype} with shape {array.shape}; convert them")
 
 
 def class_names(split: str, labels: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ fixed size (180 MB at most), so the pixels of the split are held in memory.
 from __future__ import annotations
 
 import functools
+import io
 import math
 import pickle
 import tarfile
@@ -104,10 +105,8 @@ class CifarReader:
 
 
 def _unpacked(folder: Path, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
-    for name in sorted(wanted):
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as handle:
-                yield name, handle
+    files = [folder / name for name in sorted(wanted)]
+    return ((file.name, io.BytesIO(file.read_bytes())) for file in files if file.is_file())
 
 
 def _archived(path: Path, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:

@@ -41,12 +41,9 @@ def splits(path: Path) -> Splits | None:
     named = {name: folder for name, folder in folders.items() if name.lower() in SPLIT_NAMES}
     if not named or not (choose_split(named, "train") or len(named) == len(folders)):
         return {"train": lambda: _open(path, "train", path, path)}
-    usable = {}
-    for name, folder in named.items():
-        if any(_folders(folder)) or choose_split([name], "train"):
-            usable[name] = folder
-        else:
-            logger.warning("%s has no class sub-folders and is not used", folder)
+    usable = {name: named[name] for name in named if any(_folders(named[name])) or choose_split([name], "train")}
+    for name in named.keys() - usable.keys():
+        logger.warning("%s has no class sub-folders and is not used", named[name])
     leading = usable[choose_split(usable, "train") or next(iter(usable))] if usable else path
     return {name: functools.partial(_open, path, name, folder, leading) for name, folder in usable.items()}
 
@@ -88,7 +85,6 @@ def open_classes(root: Path, split: str, folder: Path, labels: dict[str, int], c
 
 
 def _class_folders(folder: Path) -> list[str]:
-    """Sorted names of the sub-folders that hold images; at least one."""
     names: dict[str, str] = {}
     for name in sorted(_folders(folder)):
         if not any(map(is_image_name, _files(folder / name))):

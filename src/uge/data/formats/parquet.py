@@ -191,12 +191,9 @@ class ParquetReader:
 def _class_names(schema: Any, label: str, path: Path) -> tuple[str, ...]:
     """Class names in the metadata of the library ``datasets``; none where it says nothing of the labels."""
     raw = (schema.metadata or {}).get(b"huggingface")
-    try:
+    what = f"the 'huggingface' metadata of {path} is no JSON with features"
+    with data_errors(what, "write the file again", (ValueError, KeyError, TypeError)):
         features = json.loads(raw)["info"]["features"] if raw else {}
-    except (ValueError, KeyError, TypeError):
-        raise DataError(
-            f"the 'huggingface' metadata of {path} is no JSON with features; write the file again"
-        ) from None
     feature = features.get(label) if isinstance(features, dict) else None
     names = feature.get("names") if isinstance(feature, dict) else None
     return tuple(str(name) for name in names) if isinstance(names, list) else ()
@@ -213,12 +210,18 @@ def _column(schema: Any, known: Sequence[str], what: str, path: Path) -> str:
 
 
 def _image_place(schema: Any, leaves: Any, path: Path) -> int:
-    """Number of the column of bytes: ``image``, or ``image.bytes`` of a struct."""
     name = _column(schema, _IMAGE_COLUMNS, "image", path)
-    for place in range(len(leaves)):
-        leaf = leaves.column(place)
-        is_bytes = leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type == "NONE"
-        if is_bytes and leaf.path in (name, f"{name}.bytes"):
-            return place
-    kind = schema.field(name).type
-    raise DataError(f"column '{name}' of {path} must hold encoded images as bytes, got {kind}; write PNG bytes into it")
+    columns = [leaves.column(place) for place in range(len(leaves))]
+    # Places of columns of plain bytes, by their paths.
+    places = {
+        column.path: place
+        for place, column in enumerate(columns)
+        if (column.physical_type, column.logical_type.type) == ("BYTE_ARRAY", "NONE")
+    }
+    place = places.get(f"{name}.bytes", places.get(name))
+    if place is None:
+        raise DataError(
+            f"column '{name}' of {path} must hold encoded images as bytes, got {schema.field(name).type}; "
+            "write PNG bytes into it"
+        )
+    return place

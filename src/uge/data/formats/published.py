@@ -36,26 +36,27 @@ def splits(path: Path) -> Splits | None:
 
 
 def _indexed(root: Path, classes: tuple[str, ...]) -> ImageSet:
-    paths = []
-    labels = []
-    ids = []
     with (root / INDEX).open(newline="", encoding="utf-8") as handle:
         rows = csv.DictReader(handle)
         try:
-            for row in rows:
-                paths.append(_inside(row["path"]))
-                labels.append(int(row["label"]))
-                ids.append(row["id"])
+            images = [(_inside(row["path"]), int(row["label"]), row["id"]) for row in rows]
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise DataError(
                 f"line {rows.line_num} of {root / INDEX} is no image path within the folder, label number and id "
                 f"({error}); publish the folder again"
             ) from error
-    return image_set(root, "train", np.array(labels, dtype=np.int64), classes, folder.FileReader(root, paths), ids=ids)
+    return image_set(
+        root,
+        "train",
+        np.array([label for _, label, _ in images], dtype=np.int64),
+        classes,
+        folder.FileReader(root, [path for path, _, _ in images]),
+        ids=[name for _, _, name in images],
+    )
 
 
 def _inside(path: str) -> str:
-    """The path, unless it leads out of the folder: published folders come from strangers."""
+    # Published folders come from strangers: a path must not lead out of them.
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or "\\" in path or not pure.name:
         raise ValueError(f"bad path '{path}'")

@@ -138,7 +138,6 @@ def _labels(samples: Sequence[_Sample], file: Path) -> NDArray[Any]:
 
 
 def _class_file(folder: Path) -> list[str]:
-    """Class names from ``classes.txt`` (a name a line) or ``classes.json`` (a list); none without such a file."""
     names = folder / "classes.txt"
     if names.is_file():
         return [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
