@@ -15,8 +15,6 @@
 A message is one sentence: what was expected, what came, what to do.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

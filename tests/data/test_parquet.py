@@ -80,6 +80,7 @@ def test_text_labels_and_ids(tmp_path: Path) -> None:
         ({"labels": [0, -1]}, "label -1 is out of range"),
         ({"labels": [0, None]}, "1 labels are missing"),
         ({"labels": [0.5, 1.0]}, "one whole number or one text"),
+        ({"labels": [[0], [0, 1]]}, r"column 'label'\) must be one whole number or one text"),
         ({"labels": ["a", "z"], "names": "ab"}, "label 'z' is no class"),
         ({"names": ["a", "a"]}, "both named 'a'"),
         ({"id": ["u", "u"]}, "ids repeat"),

@@ -3,8 +3,6 @@
 ``import uge.data`` imports neither torch nor a format library; names are loaded when first used.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

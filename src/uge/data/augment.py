@@ -1,7 +1,5 @@
 """Random geometric augmentation of batches, from an explicit generator; differentiable for float pixels."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

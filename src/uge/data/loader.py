@@ -1,7 +1,5 @@
 """Batches of a pixel store: shuffled, augmented on the device, as floats in [0, 1]."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 A published image must look like its original, so only what a network sees is resized or loses alpha.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io
@@ -65,7 +63,9 @@ def decode(source: bytes | Path, name: str) -> Pixels:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_CODECS) as image:
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError  # Pillow itself only warns up to twice the limit.
-            deep = _is_deep(image)
+            # Pillow drops the low byte of 16-bit colour while loading; only the raw mode of a tile still says so.
+            raw_modes = [str(tile[3]) for tile in getattr(image, "tile", []) if image.format in {"PNG", "TIFF"}]
+            deep = image.mode in _WIDE or any(";16" in mode for mode in raw_modes)
             image.load()
             with contextlib.suppress(Exception):  # Damaged EXIF must not lose an image that is fine.
                 ImageOps.exif_transpose(image, in_place=True)
@@ -93,12 +93,6 @@ def decode(source: bytes | Path, name: str) -> Pixels:
 @functools.cache
 def _warn_once(message: str) -> None:
     logger.warning(message)
-
-
-def _is_deep(image: Image.Image) -> bool:
-    # Pillow drops the low byte of 16-bit colour while loading; only the raw mode of a tile still says so.
-    tiles = getattr(image, "tile", [])
-    return image.mode in _WIDE or (image.format in {"PNG", "TIFF"} and any(";16" in str(tile[3]) for tile in tiles))
 
 
 def _pixels(image: Image.Image, name: str) -> Pixels:

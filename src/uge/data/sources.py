@@ -1,7 +1,5 @@
 """A path, a hub id or the name of the embedded set, opened as an image set; the table of formats."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Single files: atomic writes, canonical bytes, fingerprints, and failed writes as one sentence."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """Append-only logs of events, one JSON object a line."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time

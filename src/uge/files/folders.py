@@ -1,7 +1,5 @@
 """Output folders: refused where something would be lost, staged, and renamed as a whole."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

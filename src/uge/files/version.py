@@ -1,7 +1,5 @@
 """Version of the code that wrote a result."""
 
-from __future__ import annotations
-
 import functools
 import subprocess
 from importlib import metadata

@@ -1,7 +1,5 @@
 """Parts that all formats share: files by split, labels, class names, the image set and errors."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import re

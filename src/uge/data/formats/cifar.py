@@ -5,8 +5,6 @@ names a file may mention are those of NumPy arrays, and inert stand-ins take the
 fixed size (180 MB at most), so the pixels of the split are held in memory.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import math
@@ -174,7 +172,6 @@ class _StandIn:
 
 
 def _plain(value: Any) -> Any:
-    """The value with text keys and real arrays."""
     if isinstance(value, dict):
         return {_text(key): _plain(item) for key, item in value.items()}
     if isinstance(value, _StandIn):

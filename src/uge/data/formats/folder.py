@@ -1,7 +1,5 @@
 """Image folders: ``ROOT/train/CLASS/*`` with ``test`` or ``val`` beside it, or ``ROOT/CLASS/*``."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import os
@@ -107,7 +105,7 @@ def _folders(folder: Path) -> Iterator[str]:
 
 
 def _leads_up(entry: os.DirEntry[str]) -> bool:
-    """True for a link to a folder that it lies in, which would take every image once more."""
+    # A link to a folder that it lies in would take every image once more.
     return entry.is_symlink() and Path(entry.path).parent.resolve().is_relative_to(os.path.realpath(entry.path))
 
 

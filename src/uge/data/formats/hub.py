@@ -3,8 +3,6 @@
 The library keeps what it fetched in its cache (``HF_HOME``) and maps it from disk; ``HF_HUB_OFFLINE=1`` works.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 from dataclasses import dataclass

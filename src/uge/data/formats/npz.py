@@ -113,16 +113,28 @@ class NpzReader:
         Raises:
             DataError: Its shape or type is not that of images.
         """
-        with _reading(f"array '{key}' of {path} cannot be read"):
-            shape, dtype, offset = _locate(path, key)
+        with (
+            _reading(f"array '{key}' of {path} cannot be read"),
+            zipfile.ZipFile(path) as archive,
+            path.open("rb") as raw,
+        ):
+            info = archive.getinfo(f"{key}.npy")
+            with archive.open(info) as member:
+                is_first = np.lib.format.read_magic(member) == (1, 0)
+                header = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = header(member)
+                start = member.tell()
+            raw.seek(info.header_offset + 26)  # Two lengths, after which the member's content begins.
+            start += info.header_offset + 30 + sum(np.frombuffer(raw.read(4), "<u2").tolist())
+        in_place = info.compress_type == zipfile.ZIP_STORED and not fortran
         channels_first = _is_channels_first(shape, f"array '{key}' of {path}")
         if dtype.kind not in "biuf":
             raise DataError(f"images of {path} ('{key}') must be uint8 or floats in [0, 1], got {dtype}; convert them")
-        if offset is None:
+        if not in_place:
             logger.warning("%s is compressed: its images are held in memory; numpy.savez avoids that", path)
         if dtype.kind == "f":
             logger.info("%s: floats in [0, 1] are rounded to 8 bits", path)
-        return cls(path, key, shape, dtype, channels_first, _load(path, key) if offset is None else offset)
+        return cls(path, key, shape, dtype, channels_first, start if in_place else _load(path, key))
 
     def read(self, row: int) -> Pixels:
         """Image ``row``: uint8, height × width × channels.
@@ -156,20 +168,6 @@ class NpzReader:
                 f"for {image.dtype}; scale them, or store uint8"
             )
         return np.rint(image.astype(np.float64) * (255 // top)).astype(np.uint8)
-
-
-def _locate(path: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any], int | None]:
-    """Shape and type of an array, and its offset in the file if it can be read in place."""
-    with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
-        info = archive.getinfo(f"{key}.npy")
-        with archive.open(info) as member:
-            first = np.lib.format.read_magic(member) == (1, 0)
-            header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = header(member)
-            start = member.tell()
-        raw.seek(info.header_offset + 26)  # Two lengths, after which the member's content begins.
-        start += info.header_offset + 30 + sum(np.frombuffer(raw.read(4), "<u2").tolist())
-    return shape, dtype, start if info.compress_type == zipfile.ZIP_STORED and not fortran else None
 
 
 def _is_channels_first(shape: tuple[int, ...], what: str) -> bool:

@@ -67,23 +67,24 @@ def _open(root: Path, split: str, groups: dict[str, list[Path]], classes: tuple[
 
 
 def _labels(shards: Sequence[_Shard]) -> NDArray[Any]:
-    """Labels of all shards; numbers and texts would make wrong classes together."""
     labels = [shard.labels() for shard in shards]
     kinds = {values.dtype.kind: shard.path for shard, values in zip(shards, labels, strict=True) if values.size}
-    if len(kinds) > 1:
+    if len(kinds) > 1:  # Numbers and texts would make wrong classes together.
         first, second = kinds.values()
         raise DataError(f"{first} and {second} must both have numbers or both texts as labels; convert one")
     return np.concatenate(labels)
 
 
 def _agreed_names(shards: Sequence[_Shard], given: tuple[str, ...]) -> tuple[str, ...]:
-    """Class names of all shards; a label means something else where their order differs."""
-    named = {shard.path: shard.classes for shard in shards if shard.classes}
-    first, names = ("manifest.json", given) if given else next(iter(named.items()), ("", ()))
+    # A label means something else where the order of names differs.
+    named = {Path("manifest.json"): given} if given else {}
+    named |= {shard.path: shard.classes for shard in shards if shard.classes}
+    names = next(iter(named.values()), ())
     other = next((path for path, classes in named.items() if classes != names), None)
     if other:
         raise DataError(
-            f"{other} has other class names than {first}, or another order; write all files with one list of classes"
+            f"{other} has other class names than {next(iter(named))}, or another order; "
+            "write all files with one list of classes"
         )
     return names
 
@@ -189,7 +190,6 @@ class ParquetReader:
 
 
 def _class_names(schema: Any, label: str, path: Path) -> tuple[str, ...]:
-    """Class names in the metadata of the library ``datasets``; none where it says nothing of the labels."""
     raw = (schema.metadata or {}).get(b"huggingface")
     what = f"the 'huggingface' metadata of {path} is no JSON with features"
     with data_errors(what, "write the file again", (ValueError, KeyError, TypeError)):

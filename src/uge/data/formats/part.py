@@ -1,7 +1,5 @@
 """A part of another source: a small file ``NAME.part.json`` that lists which of its images, and under which classes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -7,8 +7,6 @@ Every patch is toned alike (each channel to one mean and one contrast), so that 
 brightness gives its class away.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from importlib import resources

@@ -1,7 +1,5 @@
 """A folder that this project published: its manifest has the class names, its index the ids."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path, PurePosixPath
 

@@ -1,7 +1,5 @@
 """WebDataset shards: tar files of ``KEY.jpg`` with ``KEY.cls`` or ``KEY.json``, read in place, never extracted."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json
@@ -124,17 +122,17 @@ def _label_and_id(texts: Mapping[Any, str], where: str) -> tuple[int | str, Any]
 
 
 def _labels(samples: Sequence[_Sample], file: Path) -> NDArray[Any]:
-    """Labels as numbers if all of them are, else as texts."""
+    # Numbers if all labels are numbers, else texts.
     texts = [sample.label if isinstance(sample.label, str) else f"{sample.label:d}" for sample in samples]
     try:
         numbers = {text: int(text) for text in texts}
     except ValueError:
-        return label_values(texts, "")
+        return label_values(texts, str(file))
     spelled: dict[int, str] = {}
     for text, number in numbers.items():
         if spelled.setdefault(number, text) != text:
             raise DataError(f"labels '{spelled[number]}' and '{text}' of {file} are one number; write them alike")
-    return label_values([numbers[text] for text in texts], "")
+    return label_values([numbers[text] for text in texts], str(file))
 
 
 def _class_file(folder: Path) -> list[str]:
