@@ -137,7 +137,8 @@ def test_memory_holds_few_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     file = parquet(tmp_path / "x.parquet", noise, [0, 1] * 40, rows=4)
     seen = []
     monkeypatch.setattr(module, "decode", lambda data, name: seen.append(data) or picture(0))
-    before, peak = pa.total_allocated_bytes(), 0
+    before = pa.total_allocated_bytes()
+    peak = 0
     images = load_images(file)
     for index in range(80):
         images.read(index)

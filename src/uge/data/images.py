@@ -1,4 +1,4 @@
-"""A labelled image set that never needs to be in memory as a whole."""
+"""Labelled image set that never needs to be in memory as a whole."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled image: sample id, uint8 pixels (height × width × channels), index of its class."""
+    """Labelled image: sample id, uint8 pixels (height × width × channels), index of its class."""
 
     id: str
     pixels: Pixels
@@ -81,7 +81,7 @@ class ImageSet:
         return replace(self, labels=self.labels[chosen], ids=[self.ids[i] for i in chosen], rows=self.rows[chosen])
 
     def relabelled(self, classes: Sequence[str]) -> ImageSet:
-        """The same images, with labels as indices into other class names that hold all of those in use.
+        """Same images with labels as indices into other class names, which must hold all of those in use.
 
         A server of a federation holds some of the classes, and its labels must mean the same as on every other server.
 
@@ -99,7 +99,7 @@ class ImageSet:
         return replace(self, classes=tuple(classes), labels=numbers[self.labels])
 
     def take(self, count: int) -> ImageSet:
-        """The first ``count`` images, or all of them where there are fewer.
+        """First ``count`` images, or all of them where there are fewer.
 
         Raises:
             UsageError: ``count`` is below 1.
@@ -136,7 +136,7 @@ class ImageSet:
         return int(height) if len(shapes) == 1 and height == width else None
 
     def check(self) -> ImageSet:
-        """This set, if it meets what every source must.
+        """Return this set if it can be read and protected.
 
         Raises:
             DataError: No image, labels out of range, two classes of one name, or ids that repeat.
@@ -144,7 +144,7 @@ class ImageSet:
         return self._refuse(_faults(self))
 
     def check_trainable(self) -> ImageSet:
-        """This set, if a classifier can be trained on it.
+        """Return this set if a classifier can be trained on it.
 
         Raises:
             DataError: As ``check``; or fewer than two classes in use, or a class with one image.

@@ -1,4 +1,4 @@
-"""A path, a hub id or the name of the embedded set, opened as an image set; the table of formats."""
+"""Path, hub id or name of the embedded set, opened as an image set; the table of formats."""
 
 import difflib
 import logging

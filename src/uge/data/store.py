@@ -172,7 +172,7 @@ class PixelStore:
         return digest.hexdigest()
 
     def empty_like(self) -> PixelStore:
-        """Store of the same labels whose pixels are zeros, to be written."""
+        """Store with the same labels and with pixels of zeros, to be written."""
         return PixelStore(self._records(len(self)), self.labels, self.classes)
 
     def subset(self, rows: Tensor) -> PixelStore:

@@ -31,7 +31,7 @@ _IN_NAME = re.compile(rf"(?<![a-z])({'|'.join(sorted(SPLIT_NAMES, key=len, rever
 
 @contextlib.contextmanager
 def data_errors(what: str, advice: str, kinds: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turn what a library raises of a damaged file into one sentence.
+    """Turn exceptions of a library that reads a damaged file into one sentence.
 
     Args:
         what: Start of the sentence, for instance ``"tar file a.tar cannot be read"``.
@@ -143,7 +143,7 @@ def image_set(
     ids: Sequence[str] | None = None,
     count: int | None = None,
 ) -> ImageSet:
-    """Image set of one split, whose row r is the image of label r.
+    """Image set of one split, in which row r of the reader has label r.
 
     Args:
         source: File or folder that was read, or the name of a source that is neither.

@@ -1,4 +1,4 @@
-"""The original CIFAR-10 and CIFAR-100 files ("python version"), as a folder or as the .tar.gz archive.
+"""Original CIFAR-10 and CIFAR-100 files ("python version"), as a folder or as the .tar.gz archive.
 
 They are pickles, and unpickling runs whatever the file says. Here nothing of the sort can happen: the only
 names a file may mention are those of NumPy arrays, and inert stand-ins take their places. The sets have a
@@ -127,7 +127,7 @@ def _planes(data: Any, path: Path) -> NDArray[np.uint8]:
 
 
 def load_pickle(handle: IO[bytes], name: str) -> dict[str, Any]:
-    """A dictionary of numbers, texts, lists and uint8 arrays from a pickle, without running anything.
+    """Dictionary of numbers, texts, lists and uint8 arrays, read from a pickle without running anything.
 
     Args:
         handle: The pickle, as Python 2 or 3 and any NumPy wrote it.

@@ -1,4 +1,4 @@
-"""A part of another source: a small file ``NAME.part.json`` that lists which of its images, and under which classes."""
+"""Part of another source: a small file ``NAME.part.json`` that lists some of its images and their class names."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Load = Callable[[str, str, int | None], ImageSet]
 
 
 def splits(path: Path, load: Load) -> Splits | None:
-    """The one split of a part, ``train``; None for what is no part.
+    """Single split of a part, ``train``; None for what is no part.
 
     Args:
         path: File or folder.

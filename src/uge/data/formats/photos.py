@@ -1,4 +1,4 @@
-"""The embedded set ``photos``: patches of photographs that are part of the scikit-image wheel, no network needed.
+"""Embedded set ``photos``: patches of photographs that are part of the scikit-image wheel, no network needed.
 
 Each class is one photograph or texture. A photograph is cut into blocks of 64×64 pixels; every fourth
 block belongs to the test split, the others to training, and a patch of 32×32 lies inside one block, so
@@ -54,7 +54,7 @@ def _open(split: str) -> ImageSet:
 
 @dataclass(frozen=True)
 class PatchReader:
-    """Cuts patches out of the photographs, whose pixels stay in memory (some megabytes)."""
+    """Cuts patches out of the photographs; their pixels stay in memory (some megabytes)."""
 
     split: str
 
@@ -76,7 +76,7 @@ def toned(patch: Pixels) -> Pixels:
 
 @functools.cache
 def photograph(name: str) -> Pixels:
-    """One shrunk photograph: uint8, height × width × 3.
+    """Shrunk photograph: uint8, height × width × 3.
 
     Raises:
         DataError: This scikit-image comes without the file.

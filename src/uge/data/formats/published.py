@@ -1,4 +1,4 @@
-"""A folder that this project published: its manifest has the class names, its index the ids."""
+"""Folder that this project published: its manifest has the class names, its index the ids."""
 
 import csv
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ INDEX = "index.csv"
 
 
 def splits(path: Path) -> Splits | None:
-    """The one split of a published folder, or those of its Parquet files; None without a manifest of this project."""
+    """Single split of a published folder, or those of its Parquet files; None without a manifest of this project."""
     try:
         manifest = read_json(path / MANIFEST)
     except DataError:
