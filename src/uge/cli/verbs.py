@@ -74,11 +74,12 @@ def protect(
     if common.dry_run:
         text = f"would protect {len(run.images)} images into {out}; nothing was written{signers}"
         return Outcome(run.describe(), text)
-    manifest = run.run()
+    result = run.run()
+    manifest = result.manifest
     found = {
-        "out": str(run.out),
-        "private": str(run.private.place),
-        "keys": [str(key) for key in run.keys],
+        "out": str(result.out),
+        "private": str(result.private),
+        "keys": [str(key) for key in result.keys],
         "requests": asked,
         "images": manifest.count,
         "measured": manifest.measured.model_dump(mode="json"),
@@ -88,7 +89,7 @@ def protect(
         found,
         f"published {manifest.count} images in {out}: largest change {manifest.measured.linf_levels} of "
         f"{manifest.budget.levels} allowed 8-bit levels, PSNR {manifest.measured.psnr_db or float('inf'):.1f} dB\n"
-        f"keys and everything else that is secret are in {run.private.place}: keep that folder to yourself{signers}",
+        f"keys and everything else that is secret are in {result.private}: keep that folder to yourself{signers}",
         complaints=_unchanged(out, manifest.measured.unchanged_images, manifest.count),
     )
 

@@ -115,8 +115,8 @@ class Workshop:
             copy,
             {
                 "seconds": round(time.monotonic() - began, 2),
-                "measured": result.measured.model_dump(mode="json"),
-                "budget": result.budget.model_dump(mode="json"),
+                "measured": result.manifest.measured.model_dump(mode="json"),
+                "budget": result.manifest.budget.model_dump(mode="json"),
                 "environment": self.session.runtime.environment(),
             },
         )

@@ -1,5 +1,7 @@
 """The whole way on the embedded photographs: protect, verify, train, audit, report."""
 
+from __future__ import annotations
+
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ def run_demo(out: Path, config: ProtectConfig, audit: AuditConfig, session: Sess
         session: Device, progress, and whether to resume or overwrite.
 
     Returns:
-        The audit's summary with ``verified`` and ``seconds`` added; in a dry run, the settings.
+        The audit's summary with ``verified`` and ``seconds`` added; in a dry run, what would be done.
 
     Raises:
         IntegrityError: The published copy does not verify.

@@ -1,4 +1,6 @@
-"""Pictures for the report of an audit: originals, published images, and results of attacks on these."""
+"""Pictures for the report of an audit: originals, what was published, and what attacks make of it."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -25,7 +27,7 @@ _SAMPLE = 200
 
 
 def save_pictures(folder: Path, originals: ImageSet, published: ImageSet, count: int = _PICTURES) -> None:
-    """Write originals and their protected form as PNG files for the report, of different classes where there are."""
+    """Originals and their protected form as PNG files for the report, of different classes where there are."""
     entries = []
     with staged_folder(folder, overwrite=True) as stage:
         for number, index in enumerate(_one_a_class(published, count)):
@@ -38,7 +40,7 @@ def save_pictures(folder: Path, originals: ImageSet, published: ImageSet, count:
 
 
 def save_attacked(folder: Path, audit: Audit, cases: Iterable[Case], published: ImageSet) -> None:
-    """Write some published images after each preprocessing attack that was run, at the training size.
+    """What the preprocessing attacks that were run make of some published images, at the training size.
 
     Args:
         folder: The new folder, which takes the place of an older one.
@@ -72,7 +74,7 @@ def save_attacked(folder: Path, audit: Audit, cases: Iterable[Case], published: 
 
 
 def _one_a_class(images: ImageSet, count: int) -> list[int]:
-    """Index of the first image of each of up to ``count`` classes."""
+    """The first image of each of up to ``count`` classes."""
     _, first = np.unique(images.labels, return_index=True)
     return [int(index) for index in first[:count]]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,17 @@ from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
 from uge.requests.configure import check_fits, describe_requests, mark_requests, with_requests
 from uge.session import Session
+
+
+@dataclass(frozen=True)
+class ProtectResult:
+    """Result of a protection run: published and private folder, manifest and key files."""
+
+    manifest: Manifest
+    out: Path
+    private: Path
+    keys: list[Path]
+
 
 DIGEST = "run/images.json"
 """Digest of all images in a private folder, for a method that reads them only while they are published."""
@@ -62,11 +74,6 @@ class ProtectRun:
             self.images, self.info, self.config, self.networks, session, folder=self.private.folder
         )
 
-    @property
-    def keys(self) -> list[Path]:
-        """Key files of the authorised networks."""
-        return [key_path(self.private.place, number) for number in range(len(self.networks))]
-
     def describe(self) -> dict[str, Any]:
         """Summary of the run, for ``--dry-run``."""
         return {
@@ -83,15 +90,18 @@ class ProtectRun:
             "environment": self.session.runtime.environment(),
         }
 
-    def run(self) -> Manifest:
-        """Do every stage that is not done yet, publish, and return the manifest.
+    def run(self) -> ProtectResult:
+        """Do every stage that is not done yet, and publish.
 
         Raises:
             UsageError: The run to resume has other settings or images.
             UGEError: A stage failed; finished stages stay for ``--resume``.
         """
         with self.private.opened(self._fingerprint(), self.describe(), trains=self.method.reads_store):
-            return self._finished() or self._publish()
+            manifest = self._finished() or self._publish()
+        place = self.private.place
+        keys = [key_path(place, number) for number in range(len(self.networks))]
+        return ProtectResult(manifest, self.out, place, keys)
 
     def _fingerprint(self) -> str:
         return fingerprint(
