@@ -1,7 +1,5 @@
 """How names of networks begin that are not in the table, and how names of attacks are joined. Needs no torch."""
 
-from uge.errors import UsageError
-
 KEYED = "keyed:"
 """A secret wave key stands in front of the network named after it."""
 TIMM = "timm:"
@@ -18,17 +16,5 @@ def behind_key(network: str) -> str:
 
 
 def is_keyed(network: str) -> bool:
-    """True for a network with a wave key."""
+    """Whether a network stands behind a wave key."""
     return network.startswith(KEYED)
-
-
-def split_names(text: str) -> list[str]:
-    """Names separated by commas, without blanks.
-
-    Raises:
-        UsageError: There is none.
-    """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise UsageError(f"expected names separated by commas, got '{text}'")
-    return names

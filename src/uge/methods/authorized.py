@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from uge.errors import UnknownNameError, UsageError
 from uge.methods.base import ImagesInfo, Method, MethodSettings
-from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed, split_names
+from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
 
 if TYPE_CHECKING:
     from uge.networks import ImageClassifier
@@ -93,6 +93,18 @@ class ForNetworks(Method):
                 restore(network, *load_weights(files[number]))
             networks.append(network)
         return networks
+
+
+def split_names(text: str) -> list[str]:
+    """Names separated by commas, without blanks.
+
+    Raises:
+        UsageError: There is none.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"expected names separated by commas, got '{text}'")
+    return names
 
 
 def public_name(network: str) -> str:

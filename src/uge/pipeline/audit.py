@@ -26,7 +26,8 @@ from uge.errors import UsageError
 from uge.files import storage_errors, write_json
 from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.recipes import recipe as named_recipe
-from uge.names import is_keyed, split_names
+from uge.methods.authorized import split_names
+from uge.names import is_keyed
 from uge.networks import check_name
 from uge.pipeline.images import read_store
 from uge.pipeline.originals import clean_images, find_originals, hashes, pairs

@@ -23,7 +23,7 @@ from uge.federated.split import split_rows
 from uge.files import JSON, fingerprint, storage_errors, write_json
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS, ImagesInfo
-from uge.names import split_names
+from uge.methods.authorized import split_names
 from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
 from uge.pipeline.originals import clean_images
