@@ -32,6 +32,7 @@ NAMES = [
     "authorize",
     "encoders",
     "load_images",
+    "method",
     "protect",
     "publish",
     "record_trajectory",

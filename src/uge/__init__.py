@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from uge.data import load_images as load_images
     from uge.errors import UGEError as UGEError
     from uge.learning.recipes import Recipe as Recipe
+    from uge.methods import method as method
     from uge.runtime import Runtime as Runtime
 
 _HOMES = {
@@ -44,6 +45,7 @@ _HOMES = {
     "audit": "uge.api",
     "authorize": "uge.api",
     "load_images": "uge.data",
+    "method": "uge.methods",
     "protect": "uge.api",
     "publish": "uge.api",
     "record_trajectory": "uge.api",
@@ -62,6 +64,7 @@ __all__ = [
     "authorize",
     "encoders",
     "load_images",
+    "method",
     "protect",
     "publish",
     "record_trajectory",
