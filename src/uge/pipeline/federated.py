@@ -85,9 +85,10 @@ def run_federated(
     config, requests = with_requests(given)
     method = METHODS[config.method]
     if len(split_names(config.authorized)) != 1 or not method.authorizes:
+        fitting = ", ".join(name for name, row in METHODS.items() if row.authorizes)
         raise UsageError(
             f"a federation protects for one global network, got --authorized {config.authorized} and --method "
-            f"{config.method}; name one network and a method that protects for it (keyed, or one of the paper's)"
+            f"{config.method}; name one network and a method that protects for it ({fitting})"
         )
     if federation.rounds:
         from uge.federated.flower import check_flower
