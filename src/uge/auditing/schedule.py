@@ -1,4 +1,4 @@
-"""How long cases take, and which of them are worth the time there is."""
+"""Time of an audit: its budget, estimates for cases, and the order of a limited audit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import torch
 
 from uge.cases.case import YARDSTICK
 from uge.cases.job import Job
-from uge.cases.run import Audit
+from uge.cases.material import CopyMaterial
 from uge.errors import UsageError
 from uge.learning.training import evaluate, fit, steps_per_epoch
 from uge.runtime import stream_seed
 
 FULL = "full"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-_WARM_STEPS, _STEPS, _TESTED = 3, 8, 500
+_WARM_STEPS = 3
+_STEPS = 8
+_TESTED = 500
 
 Clock = Callable[[], float]
 
@@ -31,29 +33,25 @@ def parse_budget(text: str) -> float | None:
     Raises:
         UsageError: It is none of these, or zero.
     """
-    found = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in found)
     if text == FULL:
         return None
-    if not seconds or "".join(number + unit for number, unit in found) != text:
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not seconds or "".join(number + unit for number, unit in parts) != text:
         raise UsageError(f"expected a budget such as 90s, 10m, 1h or {FULL}, got '{text}'")
     return seconds
 
 
 def in_words(seconds: float) -> str:
-    """A duration for people: ``45 s``, ``12 min`` or ``2.5 h``."""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    """Duration as text: ``45 s``, ``12 min`` or ``2.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass
 class Pace:
-    """Seconds that cases take, guessed at first and corrected by every case that is finished.
+    """Estimates of the seconds that cases take, corrected by every finished case.
 
     Attributes:
         plain: Network → seconds of plain training.
@@ -63,16 +61,12 @@ class Pace:
     plain: dict[str, float] = field(default_factory=dict)
     factors: dict[str, float] = field(default_factory=dict)
 
-    def knows(self, network: str) -> bool:
-        """Whether plain training of this network was timed."""
-        return network in self.plain
-
     def seconds(self, job: Job) -> float:
-        """What a case is expected to take; 0 where nothing is known of its network."""
+        """Estimate for a case; 0 where nothing is known of its network."""
         return self.plain.get(job.network, 0.0) * self.factors.get(job.scheme, job.entry.cost)
 
     def learn(self, job: Job, seconds: float) -> None:
-        """Correct the guesses by a case that is finished."""
+        """Correct the estimates by a finished case."""
         if job.essential:
             self.plain[job.network] = seconds
         elif self.plain.get(job.network):
@@ -80,11 +74,11 @@ class Pace:
 
 
 def by_damage(jobs: Iterable[Job], seconds: Callable[[Job], float]) -> list[Job]:
-    """The jobs in the order of a limited audit.
+    """Sort jobs into the order of a limited audit.
 
     Repetition by repetition: clean controls, the authorised network and plain hackers first, then attacks by
     expected damage per second (points of accuracy that they usually win back, over the time they take), then
-    yardsticks and the authorised user's variants.
+    yardsticks and variants of the authorised training.
     """
 
     def place(job: Job) -> tuple[int, int, float]:
@@ -98,7 +92,7 @@ def by_damage(jobs: Iterable[Job], seconds: Callable[[Job], float]) -> list[Job]
 
 @dataclass
 class Deadline:
-    """When an audit has to be over.
+    """End of an audit.
 
     Attributes:
         end: On the clock; None for never.
@@ -110,24 +104,24 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float | None, clock: Clock = time.monotonic) -> Deadline:
-        """That many seconds from now; None for never."""
+        """Deadline some seconds from now; None for never."""
         return cls(None if seconds is None else clock() + seconds, clock)
 
     @property
     def left(self) -> float:
-        """Seconds until then; infinity where there is no end."""
+        """Seconds that are left; infinity where there is no end."""
         return float("inf") if self.end is None else self.end - self.clock()
 
     def check(self, essential: Iterable[Job], pace: Pace, workers: int) -> None:
-        """Refuse a budget in which nothing could be said of the folder.
+        """Refuse a budget that does not hold the essential cases.
 
         Args:
             essential: Clean controls, the authorised network and plain hackers that are still to be run.
-            pace: What they take.
-            workers: How many cases run at the same time.
+            pace: Estimates of their time.
+            workers: Cases that run at the same time.
 
         Raises:
-            UsageError: They would take longer than there is.
+            UsageError: They would take longer than the time that is left.
         """
         needed = sum(pace.seconds(job) for job in essential) / workers
         if needed > max(self.left, 0.0):
@@ -137,46 +131,48 @@ class Deadline:
             )
 
 
-def warm_up(audit: Audit, network: str, threads: int | None = None) -> float:
-    """Seconds of plain training of a network, from a few steps and a part of the test images.
+def warm_up(material: CopyMaterial, network: str, threads: int | None = None) -> float:
+    """Seconds of plain training of a network, estimated from a few steps and a part of the test images.
 
     Args:
-        audit: Images, recipe and device.
+        material: Images, recipe and device.
         network: Name of the architecture.
-        threads: As many as a worker has; by default those of this process.
+        threads: Threads of a worker; by default those of this process.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        return _plain_seconds(audit, network)
+        return _plain_seconds(material, network)
     finally:
         torch.set_num_threads(before)
 
 
-def _plain_seconds(audit: Audit, network: str) -> float:
-    store, test, recipe = audit.protected, audit.test, audit.recipe
+def _plain_seconds(material: CopyMaterial, network: str) -> float:
+    store = material.protected
+    recipe = material.recipe
+    device = material.runtime.device
     size = min(recipe.batch_size, len(store))
     count = min(len(store), (_WARM_STEPS + _STEPS) * size)
-    job, marks = Job("hacker", network, "random", "direct", "protected", 0), list[float]()
-    learner = audit.network(job)
+    learner = material.network(Job("hacker", network, "random", "direct", "protected", 0))
+    marks = list[float]()
 
     def mark(step: int, _: object) -> None:
-        if audit.runtime.device.type == "cuda":
-            torch.cuda.synchronize(audit.runtime.device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         marks.append(time.perf_counter())
 
     fit(
         learner,
         store.subset(torch.arange(count)),
         recipe.model_copy(update={"epochs": 1, "lr": 1e-3}),
-        seed=stream_seed(audit.seed, "warm-up"),
-        runtime=audit.runtime,
+        seed=stream_seed(material.seed, "warm-up"),
+        runtime=material.runtime,
         observer=mark,
     )
     steps = [after - before for before, after in itertools.pairwise(marks)]
     step = statistics.median(steps[_WARM_STEPS:] or steps)
-    part = test.subset(torch.arange(min(len(test), _TESTED)))
+    part = material.test.subset(torch.arange(min(len(material.test), _TESTED)))
     began = time.perf_counter()
-    evaluate(learner, part, audit.runtime)
-    tested = (time.perf_counter() - began) * len(test) / len(part)
+    evaluate(learner, part, material.runtime)
+    tested = (time.perf_counter() - began) * len(material.test) / len(part)
     return recipe.epochs * (steps_per_epoch(len(store), size) * step + tested)

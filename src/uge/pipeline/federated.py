@@ -12,6 +12,7 @@ import numpy as np
 
 from uge.auditing.summarize import summarize
 from uge.cases.case import Case, Data
+from uge.cases.material import CopyMaterial
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
 from uge.data.images import ImageSet
@@ -115,7 +116,7 @@ def run_federated(
             [server.images() for server in servers],
             [server.originals() for server in servers],
             tests,
-            theta0=theta0,
+            key=key_path(place / REQUEST, 0),
             recipe=config.recipe,
             recipes=recipes,
             seed=seed,
@@ -130,8 +131,8 @@ def run_federated(
             "classes": list(images.classes),
             "servers": [_server(server) for server in servers],
             "columns": tabulate(results),
-            "fedavg": _averaging(place, table, federation, session) if federation.rounds else None,
-            **_judge(place, [case for run, case, _ in results if run.server is None], len(images.classes)),
+            "fedavg": _averaging(place, table.union, federation, session) if federation.rounds else None,
+            **_judge(place, [case for run, case in results if run.server is None], len(images.classes)),
             "settings": {
                 "protect": config.model_dump(mode="json", exclude={"authorized_weights", "requests"}),
                 "federation": federation.model_dump(mode="json"),
@@ -212,21 +213,21 @@ def _protect(place: Path, server: Server, session: Session) -> None:
         raise kind(f"server {server.number}: {said[-1].removeprefix('uge: ') if said else 'its process was ended'}")
 
 
-def _averaging(place: Path, table: Table, federation: Federation, session: Session) -> JSON:
+def _averaging(place: Path, material: CopyMaterial, federation: Federation, session: Session) -> JSON:
     from uge.federated.flower import federated_averaging
 
     kinds: tuple[Data, ...] = ("protected", "clean") if federation.control else ("protected",)
     return {
         kind: federated_averaging(
             place,
-            table.theta0,
-            [table.test, *table.tests],
+            material.theta0[0],
+            [material.test, *(part for part in material.part_tests if part is not None)],
             data=kind,
-            recipe=table.recipe,
+            recipe=material.recipe,
             rounds=federation.rounds,
             servers=federation.servers,
             local_epochs=federation.local_epochs,
-            seed=table.seed,
+            seed=material.seed,
             runtime=session.runtime,
             progress=session.progress,
         )
