@@ -9,7 +9,7 @@ import torch
 
 from uge.attacks import ATTACKS, Context
 from uge.auditing.plan import Plan, plan
-from uge.auditing.schedule_run import execute
+from uge.auditing.schedule import execute
 from uge.cases.case import Case, read_case, read_cases
 from uge.cases.job import Job
 from uge.cases.keys import key_network, key_recipe

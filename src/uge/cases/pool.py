@@ -1,20 +1,21 @@
-"""Places where cases are run: this process, or several that share the decoded images."""
+"""Places where cases are run: this process, several processes that share the decoded images, or Ray."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from uge.cases.case import Case
 from uge.cases.job import Job
 from uge.cases.material import CopyMaterial
 from uge.cases.run import run_case
 from uge.cases.shared_images import Setup, shared
-from uge.errors import DataError, UGEError, UsageError
+from uge.errors import DataError, MissingExtraError, UGEError, UsageError
 from uge.processes import Processes
 from uge.progress import Display, Progress
 
@@ -88,29 +89,10 @@ class Serial:
             return [attempt(job, self._material, on_progress)]
 
 
-class Remote(Protocol):
-    """Processes that run jobs; :class:`uge.processes.Processes` is an example."""
-
-    size: int
-
-    @property
-    def running(self) -> list[Job]:
-        """Jobs that were started and are not over."""
-
-    def start(self, task: Job, /) -> None:
-        """Hand a job to a process."""
-
-    def wait(self) -> list[tuple[Job, Outcome | None]]:
-        """Wait for at least one job; its outcome is None where its process died."""
-
-    def close(self) -> None:
-        """End all processes, whatever they do."""
-
-
 class Workers:
     """Runs jobs in other processes, with a line for each case; a process that dies takes only its own job with it."""
 
-    def __init__(self, remote: Remote, progress: Display) -> None:
+    def __init__(self, remote: LocalProcesses | RayActors, progress: Display) -> None:
         self.size = remote.size
         self._remote = remote
         self._progress = progress
@@ -181,17 +163,83 @@ def _opened(setup: Setup) -> Callable[[Job], Outcome]:
     return functools.partial(answer, functools.cache(setup.open))
 
 
-def _local() -> Callable[[Setup, int], Remote]:
-    return LocalProcesses
+def require_ray() -> Any:
+    """The library Ray.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        return importlib.import_module("ray")
+    except ImportError:
+        raise MissingExtraError("ray", "ray", "the executor 'ray'") from None
 
 
-def _ray() -> Callable[[Setup, int], Remote]:
-    from uge.cases.ray_pool import RayActors, require_ray
+class _Trainer:
+    """Runs jobs in a process of Ray; the material is opened once."""
 
-    return functools.partial(RayActors, require_ray())
+    def __init__(self, setup: Setup) -> None:
+        self._open = functools.cache(setup.open)
+
+    def run(self, job: Job) -> Outcome:
+        return answer(self._open, job)
 
 
-EXECUTORS: dict[str, Callable[[], Callable[[Setup, int], Remote]]] = {"local": _local, "ray": _ray}
+class RayActors:
+    """Runs jobs in actors of Ray (extra ``ray``), on a running cluster or on one that is started here.
+
+    All actors must be able to reach the folder of the images.
+
+    Args:
+        setup: Material that every actor opens.
+        size: Actors.
+    """
+
+    def __init__(self, setup: Setup, size: int) -> None:
+        ray = require_ray()
+        self.size = size
+        self._ray = ray
+        self._setup = setup
+        self._started = not ray.is_initialized()
+        if self._started:
+            ray.init(num_cpus=size * setup.threads, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        gpus = {"num_gpus": 1 / size} if setup.device.startswith("cuda") else {}
+        self._class = ray.remote(num_cpus=setup.threads, max_restarts=0, **gpus)(_Trainer)
+        self._idle = list[Any]()
+        self._busy = dict[Any, tuple[Job, Any]]()
+
+    @property
+    def running(self) -> list[Job]:
+        """Jobs that were started and are not over."""
+        return [job for job, _ in self._busy.values()]
+
+    def start(self, job: Job) -> None:
+        """Hand a job to an idle actor, or to a new one."""
+        actor = self._idle.pop() if self._idle else self._class.remote(self._setup)
+        self._busy[actor.run.remote(job)] = (job, actor)
+
+    def wait(self) -> list[tuple[Job, Outcome | None]]:
+        """Wait for a job; its outcome is None where its actor died."""
+        ready, _ = self._ray.wait(list(self._busy), num_returns=1)
+        job, actor = self._busy.pop(ready[0])
+        try:
+            outcome = self._ray.get(ready[0])
+        except self._ray.exceptions.RayActorError:
+            return [(job, None)]
+        self._idle.append(actor)
+        return [(job, outcome)]
+
+    def close(self) -> None:
+        """End all actors, and the cluster if it was started here."""
+        for actor in [*self._idle, *(actor for _, actor in self._busy.values())]:
+            self._ray.kill(actor)
+        self._idle.clear()
+        self._busy.clear()
+        if self._started:
+            self._ray.shutdown()
+
+
+EXECUTORS: dict[str, type[LocalProcesses | RayActors]] = {"local": LocalProcesses, "ray": RayActors}
 """Kinds of processes by name."""
 
 
@@ -212,6 +260,5 @@ def open_pool(material: CopyMaterial, executor: str, workers: int, progress: Dis
     if executor == "local" and workers == 1:
         yield Serial(material, progress)
         return
-    make = EXECUTORS[executor]()
-    with shared(material, workers) as setup, contextlib.closing(make(setup, workers)) as remote:
+    with shared(material, workers) as setup, contextlib.closing(EXECUTORS[executor](setup, workers)) as remote:
         yield Workers(remote, progress)

@@ -14,8 +14,7 @@ from uge.attacks.variants import VARIANTS, choose_variants
 from uge.auditing.checks import overlap
 from uge.auditing.plan import choose, plan
 from uge.auditing.quality import write_quality
-from uge.auditing.schedule import Deadline, parse_budget
-from uge.auditing.schedule_run import execute
+from uge.auditing.schedule import Deadline, execute, parse_budget
 from uge.auditing.summarize import Summary, summarize, verdict
 from uge.cases.case import YARDSTICK
 from uge.cases.keys import key_network, key_recipe

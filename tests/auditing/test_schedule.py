@@ -10,13 +10,21 @@ import torch
 from fragile_networks import allowance
 
 from uge.auditing.plan import LeftOut, Plan, plan
-from uge.auditing.schedule import Deadline, Pace, by_damage, in_words, parse_budget, warm_up
-from uge.auditing.schedule_run import AuditResult, Schedule, execute
+from uge.auditing.schedule import (
+    AuditResult,
+    Deadline,
+    Pace,
+    Schedule,
+    by_damage,
+    execute,
+    in_words,
+    parse_budget,
+    warm_up,
+)
 from uge.cases.case import Case, read_cases
 from uge.cases.job import Job
 from uge.cases.material import CopyMaterial
-from uge.cases.pool import LocalProcesses, Outcome, Serial
-from uge.cases.ray_pool import require_ray
+from uge.cases.pool import LocalProcesses, Outcome, Serial, require_ray
 from uge.cases.run import run_case
 from uge.cases.shared_images import SHARED, StoredImages, shared
 from uge.data.store import PixelStore
