@@ -45,9 +45,9 @@ def test_every_variant_changes_what_it_says_and_nothing_else(
     ).jobs  # the hacker is the second
     varied = [job for job in others if job.role == "authorized"]
     assert [job.scheme for job in varied] == list(VARIANTS)
-    standard = run_case(usual, material)
+    standard = run_case(usual, material.training(usual))
     for job in varied:
-        case, variant = run_case(job, material), VARIANTS[job.scheme]
+        case, variant = run_case(job, material.training(job)), VARIANTS[job.scheme]
         changed = {name for name, value in case.recipe.items() if standard.recipe[name] != value}
         assert changed <= {"batch_size", "lr", "optimizer", "augment"}
         assert (case.family, case.about, case.role, case.start) == ("variant", variant.about, "authorized", "theta0")
@@ -70,7 +70,8 @@ def test_a_variant_has_the_usual_order_unless_it_is_about_that(
     monkeypatch.setattr("uge.attacks.base.fit", spy)
     material = make_material("lenet")
     for scheme in ("direct", "order", "lr-half", "jpeg95"):
-        run_case(authorized("lenet", scheme), material)
+        job = authorized("lenet", scheme)
+        run_case(job, material.training(job))
     assert seeds["direct"] == seeds["lr-half"] == seeds["jpeg95"] != seeds["order"]
 
 

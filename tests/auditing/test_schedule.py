@@ -379,7 +379,8 @@ class TestBudget:
         recipe = RECIPE.model_copy(update={"epochs": 3, "batch_size": 16})
         material = make_material(protected=make_store(count=480), test=make_store(count=60, seed=2), recipe=recipe)
         guess = warm_up(material, "lenet")
-        case = run_case(Job("hacker", "lenet", "random", "direct", "protected", 0), material)
+        job = Job("hacker", "lenet", "random", "direct", "protected", 0)
+        case = run_case(job, material.training(job))
         assert case.seconds / 5 < guess < 5 * case.seconds
 
 

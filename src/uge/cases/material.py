@@ -1,4 +1,4 @@
-"""Material of cases: images, networks, recipes and seeds."""
+"""Material of all cases on one published copy: images, networks, recipes and seeds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from uge.cases.case import YARDSTICK, Case
 from uge.cases.job import Job
 from uge.cases.keys import key_network
 from uge.cases.ledger import Ledger
+from uge.cases.run import Training
 from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.files import fingerprint
@@ -25,27 +26,6 @@ from uge.networks import ImageClassifier, build, weights_hash
 from uge.networks.checkpoint import checkpoint_hash
 from uge.progress import Progress
 from uge.runtime import Runtime, stream_seed
-
-
-class Material(Protocol):
-    """Everything that :func:`uge.cases.run.run_case` asks for beside the job."""
-
-    @property
-    def ledger(self) -> Ledger:
-        """Place of trained networks."""
-
-    @property
-    def part_tests(self) -> Sequence[PixelStore | None]:
-        """Parts of the test images that are measured at the end; empty for none."""
-
-    def context(self, job: Job, on_progress: Progress | None = None) -> Context:
-        """Network, images, recipe, seed and knowledge of a job."""
-
-    def fingerprint(self, job: Job) -> str:
-        """sha256 of everything that determines the case."""
-
-    def keeps(self, job: Job) -> bool:
-        """True where the trained network is kept for later jobs."""
 
 
 @dataclass
@@ -66,8 +46,8 @@ class CopyMaterial:
         seed: Root seed; differs from the protector's, so that the authorised network sees another data order.
         plugins: True allows keys for networks that are not in the table, whose code is then run.
         digests: sha256 of the images by name; computed where empty.
-        part_tests: See :class:`Material`.
-        checkpoints: Whether plain training and distillation write a checkpoint after every epoch, to go on from.
+        part_tests: Parts of the test images that are measured at the end; empty for none.
+        checkpoints: True lets plain training and distillation write a checkpoint after every epoch, to go on from.
     """
 
     folder: Path
@@ -97,13 +77,18 @@ class CopyMaterial:
         stores = {"protected": self.protected, "clean": self.clean, "test": self.test, "public": self.public}
         return {name: store for name, store in stores.items() if store is not None}
 
+    def training(self, job: Job, on_progress: Progress | None = None) -> Training:
+        """Training of a job, for :func:`uge.cases.run.run_case`."""
+        context = self.context(job, on_progress)
+        return Training(context, self.fingerprint(job), self.ledger, job.teaches, self.part_tests)
+
     def finished(self, job: Job) -> Case | None:
         """Finished case of a job with these very images, key and settings; None where it must be run."""
         case = self.ledger.finished(job.id, self.fingerprint(job))
-        return None if case is not None and self.keeps(job) and self._trained(job) is None else case
+        return None if case is not None and job.teaches and self._trained(job) is None else case
 
     def fingerprint(self, job: Job) -> str:
-        """See :class:`Material`; images and attacks count only for jobs that depend on them."""
+        """sha256 of everything that determines a case; images count only for jobs that depend on them."""
         needs = {"clean": job.data == "clean" or "clean" in job.entry.needs, "public": "public" in job.entry.needs}
         needs |= {"protected": job.data == "protected" and job.family != YARDSTICK, "test": True}
         parts: dict[str, Any] = {
@@ -122,12 +107,8 @@ class CopyMaterial:
             parts["device"] = self.runtime.device.type
         return fingerprint(parts)
 
-    def keeps(self, job: Job) -> bool:
-        """See :class:`Material`."""
-        return job.teaches
-
     def context(self, job: Job, on_progress: Progress | None = None) -> Context:
-        """See :class:`Material`.
+        """Network, images, recipe, seed and knowledge of a job, for its attack.
 
         Raises:
             UsageError: Its teacher was not trained with these settings; raised when the attack asks for it.

@@ -130,7 +130,7 @@ def attempt(job: Job, material: CopyMaterial, on_progress: Progress | None = Non
     """
     began = time.perf_counter()
     try:
-        case = run_case(job, material, on_progress)
+        case = run_case(job, material.training(job, on_progress))
     except UGEError:
         raise
     except Exception as error:

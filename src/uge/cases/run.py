@@ -4,27 +4,48 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from uge.attacks import Context
 from uge.attacks.variants import VARIANTS
 from uge.cases.case import Case, Epoch
 from uge.cases.job import Job
-from uge.cases.material import Material
+from uge.cases.ledger import Ledger
+from uge.data.store import PixelStore
 from uge.learning.training import DivergedError, evaluate
-from uge.progress import Progress
 
 log = logging.getLogger(__name__)
 
 
-def run_case(job: Job, material: Material, on_progress: Progress | None = None) -> Case:
+@dataclass(frozen=True)
+class Training:
+    """Everything that a training run needs beside its job.
+
+    Attributes:
+        context: Network, images, recipe, seed and knowledge.
+        fingerprint: sha256 of everything that determines the case.
+        ledger: Place of trained networks.
+        keeps: True where later jobs need the trained network.
+        part_tests: Parts of the test images that are measured at the end; empty for none.
+    """
+
+    context: Context
+    fingerprint: str
+    ledger: Ledger
+    keeps: bool = False
+    part_tests: Sequence[PixelStore | None] = ()
+
+
+def run_case(job: Job, training: Training) -> Case:
     """Train and test one network.
 
-    The trained network is written where ``material`` keeps it; the case is left to the caller to write
+    The trained network is written where later jobs need it; the case is left to the caller to write
     (:meth:`uge.cases.ledger.Ledger.keep`). A training that diverges is a result.
 
     Args:
         job: Network, attack, data and repetition.
-        material: Images, recipe, seeds, and the place of trained networks.
-        on_progress: Called after every epoch.
+        training: Images, recipe, seeds, and the place of trained networks.
 
     Returns:
         The case, with accuracies in percent on the clean test images.
@@ -32,7 +53,7 @@ def run_case(job: Job, material: Material, on_progress: Progress | None = None) 
     Raises:
         UsageError: The job needs a trained authorised network that is not there.
     """
-    context = material.context(job, on_progress)
+    context = training.context
     runtime = context.runtime
     variant = VARIANTS[job.scheme] if job.varied else None
     began = time.perf_counter()
@@ -44,8 +65,8 @@ def run_case(job: Job, material: Material, on_progress: Progress | None = None) 
         history = error.history
     # Preparations before training count as well, and epochs of an earlier, interrupted run.
     seconds = max(history.seconds, time.perf_counter() - began)
-    if material.keeps(job):
-        material.ledger.save(job.id, context.network, material.fingerprint(job))
+    if training.keeps:
+        training.ledger.save(job.id, context.network, training.fingerprint)
     best = history.best
     assert best is not None, "every epoch was tested"
     epochs = [
@@ -69,10 +90,10 @@ def run_case(job: Job, material: Material, on_progress: Progress | None = None) 
         best_epoch=best.epoch,
         seconds=round(seconds, 2),
         environment=(variant.runtime(runtime) if variant else runtime).environment(),
-        fingerprint=material.fingerprint(job),
+        fingerprint=training.fingerprint,
         family=job.family,
         needs=sorted(job.entry.needs),
         about=job.about,
         start_accuracy=start,
-        parts=[None if part is None else evaluate(context.network, part, runtime) for part in material.part_tests],
+        parts=[None if part is None else evaluate(context.network, part, runtime) for part in training.part_tests],
     )

@@ -138,7 +138,7 @@ class Table:
             case = material.finished(run.job)
             if case is None:
                 with self._progress.stage(f"table {number + 1}/{len(runs)} {run.column}") as on_progress:
-                    case = run_case(run.job, material, on_progress)
+                    case = run_case(run.job, material.training(run.job, on_progress))
                 material.ledger.keep(case)
             results.append((run, case))
         return results

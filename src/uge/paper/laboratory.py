@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from torch import nn
 
 from uge.attacks import Context
 from uge.cases.job import Job
 from uge.cases.keys import key_network
-from uge.cases.ledger import Ledger
-from uge.cases.run import run_case
+from uge.cases.run import Training, run_case
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import ImageSet, load_images
 from uge.data.store import PixelStore
@@ -151,12 +151,12 @@ class Laboratory:
             UGEError: The images are not at hand, or something failed.
         """
         self.open(unit.of.images)
-        if self.ledger.case(unit) is not None and not (weights and self.trained(unit) is None):
+        if self.ledger.case(unit) is not None and not (weights and self._trained(unit) is None):
             return
         if unit.teacher is not None:
             self.train(unit.teacher, weights=True)
         with self.session.progress.stage(unit.id) as on_progress:
-            case = run_case(job_of(unit), UnitMaterial(self, unit), on_progress)
+            case = run_case(job_of(unit), self._training(unit, on_progress))
         self.ledger.cases.keep(case)
 
     def federate(self, run: Federation) -> None:
@@ -200,7 +200,26 @@ class Laboratory:
         about = {"seconds": round(time.monotonic() - began, 2), "environment": self.session.runtime.environment()}
         self.ledger.keep_result(run, {"columns": columns, "servers": result["servers"], **about})
 
-    def store(self, copy: Copy) -> PixelStore:
+    def _training(self, unit: Unit, on_progress: Progress) -> Training:
+        context = Context(
+            network=self._network(unit),
+            store=self._store(unit.of),
+            test=self.open(unit.of.images).test,
+            recipe=unit.recipe,
+            seed=stream_seed(unit.seed, "reproduce", unit.role, unit.scheme, unit.number),
+            runtime=self.session.runtime,
+            teacher=lambda: self._teacher(unit),
+            progress=on_progress,
+        )
+        # Every network that starts from θ0 may have students, those on the originals, too.
+        return Training(context, self.ledger.fingerprint(unit), self.ledger.cases, keeps=unit.role == "authorized")
+
+    def _teacher(self, unit: Unit) -> nn.Module:
+        network = None if unit.teacher is None else self._trained(unit.teacher)
+        assert network is not None, "teachers are trained before their students"
+        return self.session.runtime.place(network)
+
+    def _store(self, copy: Copy) -> PixelStore:
         """Images of a copy at the training size; it is published if it is not there."""
         clean = self.open(copy.images).train
         if copy.method == ORIGINAL:
@@ -210,7 +229,7 @@ class Laboratory:
             self._copies = {copy.digest: read_store(published, *clean.shape, self.session)}
         return self._copies[copy.digest]
 
-    def network(self, unit: Unit) -> ImageClassifier:
+    def _network(self, unit: Unit) -> ImageClassifier:
         """Network of a run before training: θ0, or initial parameters of its own."""
         clean = self.open(unit.of.images)
         store = clean.train
@@ -227,53 +246,10 @@ class Laboratory:
         )
         return authorized_networks(config, clean.images)[0]
 
-    def trained(self, unit: Unit) -> ImageClassifier | None:
+    def _trained(self, unit: Unit) -> ImageClassifier | None:
         """Trained network of a run; None where it is not there."""
-        network = self.network(unit)
+        network = self._network(unit)
         return network if self.ledger.cases.load(unit.id, network, self.ledger.fingerprint(unit)) else None
-
-
-@dataclass(frozen=True)
-class UnitMaterial:
-    """Material of one run (:class:`uge.cases.material.Material`)."""
-
-    laboratory: Laboratory
-    unit: Unit
-    part_tests: Sequence[PixelStore] = ()
-
-    @property
-    def ledger(self) -> Ledger:
-        """Cases and trained networks."""
-        return self.laboratory.ledger.cases
-
-    def fingerprint(self, job: Job) -> str:
-        """sha256 of specification, images and precision."""
-        return self.laboratory.ledger.fingerprint(self.unit)
-
-    def keeps(self, job: Job) -> bool:
-        """True for authorised networks; their students may be trained on the originals, too."""
-        return self.unit.role == "authorized"
-
-    def context(self, job: Job, on_progress: Progress | None = None) -> Context:
-        """Network, images and recipe; data order and augmentation come from a stream of the run's own."""
-        unit = self.unit
-        return Context(
-            network=self.laboratory.network(unit),
-            store=self.laboratory.store(unit.of),
-            test=self.laboratory.open(unit.of.images).test,
-            recipe=unit.recipe,
-            seed=stream_seed(unit.seed, "reproduce", unit.role, unit.scheme, unit.number),
-            runtime=self.laboratory.session.runtime,
-            teacher=self._teacher,
-            progress=on_progress,
-        )
-
-    def _teacher(self) -> ImageClassifier:
-        assert self.unit.teacher is not None, "a distilling hacker has a teacher"
-        network = self.laboratory.trained(self.unit.teacher)
-        assert network is not None, "teachers are trained before their students"
-        self.laboratory.session.runtime.place(network)
-        return network
 
 
 def job_of(unit: Unit) -> Job:
