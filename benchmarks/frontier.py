@@ -175,11 +175,12 @@ def drawing(rows: Sequence[Setting]) -> str:
     def at(x: float, y: float) -> tuple[float, float]:
         return MARGIN + min(max(x, 0.0), 1.05) / 1.05 * SIDE, 16 + SIDE - min(max(y, 0.0), 1.05) / 1.05 * SIDE
 
-    width, height = MARGIN + SIDE + 16, SIDE + 16 + MARGIN
-    said = "Scatter plot: what the authorised network keeps against what the strongest hacker keeps"
+    width = MARGIN + SIDE + 16
+    height = SIDE + 16 + MARGIN
+    label = "Scatter plot: what the authorised network keeps against what the strongest hacker keeps"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'font-family="sans-serif" font-size="12" role="img" aria-label="{said}">',
+        f'font-family="sans-serif" font-size="12" role="img" aria-label="{label}">',
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
     ]
     for step in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -196,7 +197,8 @@ def drawing(rows: Sequence[Setting]) -> str:
     x, y = at(0.03, 0.9)
     parts.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="#777">what a data owner wants</text>')
     parts.append(f'<text x="{MARGIN + SIDE / 2}" y="{height - 10}" text-anchor="middle">strongest hacker keeps</text>')
-    x, y = 13, 16 + SIDE / 2
+    x = 13
+    y = 16 + SIDE / 2
     parts.append(f'<text x="{x}" y="{y}" text-anchor="middle" transform="rotate(-90 {x} {y})">authorised keeps</text>')
     places = [at(*row.place) for row in rows]
     labels: list[tuple[float, float]] = []

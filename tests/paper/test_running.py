@@ -84,6 +84,18 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     assert accuracies(tmp_path) == known
 
 
+def test_a_lost_teacher_is_trained_again_for_its_students(run: Run) -> None:
+    folder = run("table2", "CIFAR-10/Original").folder
+    known = accuracies(folder)
+    weights = sorted((folder / "weights").iterdir())
+    assert len(weights) == 2
+    for path in (*weights, *(folder / "cases").glob("hacker-*-distill-*")):
+        path.unlink()
+    run("table2", "CIFAR-10/Original")
+    assert accuracies(folder) == known
+    assert sorted((folder / "weights").iterdir()) == weights
+
+
 def test_one_failure_costs_no_other_cell(run: Run) -> None:
     broken = TINY.model_copy(update={"protect": {**TINY.protect, "hacker": "resnet-of-nobody"}})
     only = ("CIFAR-10/Original/Normal", "CIFAR-10/UnDistill/Normal", "CIFAR-10/Keyed (ours)/Normal")

@@ -124,7 +124,7 @@ def plan(
 
     Raises:
         UnknownNameError: No such attack.
-        UsageError: Fewer than one seed, no network, or an attack asked for by name that needs what is not there.
+        UsageError: Fewer than one seed, no network, or an attack asked for by name that lacks something.
     """
     choice = attacks if isinstance(attacks, Choice) else Choice(tuple(dict.fromkeys(attacks)), frozenset(attacks))
     if seeds < 1 or not networks or not choice.names:
@@ -220,10 +220,10 @@ def _place(single: tuple[str, int | None]) -> tuple[bool, bool, str, int]:
     return entry.prepare is None, entry.family in FIRST_STEPS, name, key or 0
 
 
-def _combine(one: tuple[str, int | None], two: tuple[str, int | None]) -> bool:
+def _combine(earlier: tuple[str, int | None], later: tuple[str, int | None]) -> bool:
     """True where two attacks make a third, in this order."""
-    name, key = one
-    other, other_key = two
+    name, key = earlier
+    other, other_key = later
     first = ATTACKS[name]
     second = ATTACKS[other]
     families = {first.family, second.family}

@@ -16,7 +16,7 @@ from uge.auditing.plan import LeftOut, Plan, combinations
 from uge.cases.case import YARDSTICK, Case
 from uge.cases.job import Job
 from uge.cases.material import CopyMaterial
-from uge.cases.pool import EXECUTORS, Outcome, Pool, open_pool
+from uge.cases.pool import EXECUTORS, Outcome, Pool, open_pool, require_ray
 from uge.cases.shared_images import threads_each
 from uge.errors import UsageError
 from uge.learning.training import evaluate, fit, steps_per_epoch
@@ -244,7 +244,7 @@ class Schedule:
 
         Raises:
             UsageError: The budget does not even hold the essential cases.
-            UGEError: A setting, a file or the disk is wrong; what is finished is kept.
+            UGEError: A setting, a file or the disk is wrong; finished cases are kept.
         """
         with self._stack:
             if self.plan.combine:
@@ -381,13 +381,15 @@ def execute(
     Raises:
         UsageError: The budget does not even hold the essential cases, or there is no such executor.
         MissingExtraError: Ray is asked for and not installed.
-        UGEError: A setting, a file or the disk is wrong; what is finished is kept.
+        UGEError: A setting, a file or the disk is wrong; finished cases are kept.
     """
     progress = progress or Silent()
     if executor not in EXECUTORS:
         raise UsageError(f"expected an executor of {', '.join(EXECUTORS)}, got '{executor}'")
     if workers < 1:
         raise UsageError(f"expected at least one worker, got {workers}")
+    if executor == "ray":
+        require_ray()
     schedule = Schedule(
         material,
         plan,

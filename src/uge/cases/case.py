@@ -1,4 +1,4 @@
-"""One training run of one network, as a JSON file: the unit of every audit. Needs no torch."""
+"""Case: one training run of one network as a JSON file, the unit of every audit. Needs no torch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Epoch(BaseModel):
 
 
 class Case(BaseModel):
-    """One training run of one network (docs/design.md, "Case").
+    """One training run of one network (docs/formats.md, "Case").
 
     Attributes:
         version: Version of this layout; the key is ``schema`` in JSON.
@@ -69,7 +69,7 @@ class Case(BaseModel):
         best_epoch: The epoch of ``best``.
         seconds: Duration of the run.
         environment: Versions, device and precision.
-        fingerprint: sha256 of what determines the case.
+        fingerprint: sha256 of everything that determines the case.
         family: Kind of attack, for instance ``plain`` or ``preprocess``.
         needs: Things that the hacker needs besides the published folder: ``key``, ``clean``, ``public``.
         about: The training in one plain sentence, for the report.

@@ -115,7 +115,7 @@ class CopyMaterial:
         """
         store = self.clean if job.data == "clean" else self.protected
         assert store is not None, "clean controls are planned only where the originals are at hand"
-        # A variant differs from the usual authorised training by what it is named after and by nothing else.
+        # A variant differs from the usual authorised training in nothing but the change that it is named after.
         order = "direct" if job.varied and not VARIANTS[job.scheme].reorders else job.scheme
         clean = self.clean
         public = self.public

@@ -8,7 +8,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from uge.cases.case import Case
 from uge.cases.job import Job
@@ -41,28 +41,6 @@ class Outcome:
     exit_code: int = 0
 
 
-class Pool(Protocol):
-    """Runs jobs, some at the same time."""
-
-    @property
-    def size(self) -> int:
-        """Jobs that may run at the same time."""
-
-    @property
-    def running(self) -> list[Job]:
-        """Jobs that were started and are not over."""
-
-    def start(self, job: Job, name: str) -> None:
-        """Start a job; only where fewer than ``size`` are running. ``name`` is for the progress."""
-
-    def wait(self) -> list[Outcome]:
-        """Wait for at least one running job.
-
-        Raises:
-            UGEError: A setting, a file or the disk is wrong, so that going on makes no sense.
-        """
-
-
 class Serial:
     """Runs one job after the other in this process, with a progress bar for each."""
 
@@ -75,15 +53,19 @@ class Serial:
 
     @property
     def running(self) -> list[Job]:
-        """See :class:`Pool`."""
+        """Jobs that were started and are not over."""
         return [job for job, _ in self._started]
 
     def start(self, job: Job, name: str) -> None:
-        """See :class:`Pool`; the job runs in :meth:`wait`."""
+        """Note a job, only where none is running; ``name`` is for the progress."""
         self._started.append((job, name))
 
     def wait(self) -> list[Outcome]:
-        """See :class:`Pool`."""
+        """Run the job.
+
+        Raises:
+            UGEError: A setting, a file or the disk is wrong, so that going on makes no sense.
+        """
         job, name = self._started.pop()
         with self._progress.stage(name) as on_progress:
             return [attempt(job, self._material, on_progress)]
@@ -100,16 +82,20 @@ class Workers:
 
     @property
     def running(self) -> list[Job]:
-        """See :class:`Pool`."""
+        """Jobs that were started and are not over."""
         return self._remote.running
 
     def start(self, job: Job, name: str) -> None:
-        """See :class:`Pool`."""
+        """Start a job, only where fewer than ``size`` are running; ``name`` is for the progress."""
         self._names[job] = name
         self._remote.start(job)
 
     def wait(self) -> list[Outcome]:
-        """See :class:`Pool`."""
+        """Wait for at least one running job.
+
+        Raises:
+            UGEError: A setting, a file or the disk is wrong, so that going on makes no sense.
+        """
         outcomes = list[Outcome]()
         for job, answer in self._remote.wait():
             outcome = answer or Outcome(job, error="the process that ran it died", killed=True)
@@ -241,6 +227,9 @@ class RayActors:
 
 EXECUTORS: dict[str, type[LocalProcesses | RayActors]] = {"local": LocalProcesses, "ray": RayActors}
 """Kinds of processes by name."""
+
+
+Pool = Serial | Workers
 
 
 @contextlib.contextmanager

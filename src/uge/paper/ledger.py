@@ -112,7 +112,7 @@ class PaperLedger:
         self._result_path(spec).unlink(missing_ok=True)
         rooms = ("copies", "pictures") if isinstance(spec, Copy) else ("federations",)
         for place in (self.place(room, spec) for room in rooms):
-            # With the private folder beside it, and what a killed run left: NAME.private.new, .NAME.staging-1 …
+            # With the private folder beside it, and the leftovers of a killed run: NAME.private.new, .NAME.staging-1 …
             for path in sorted(place.parent.iterdir()) if place.parent.is_dir() else ():
                 if path.name == place.name or path.name.removeprefix(".").startswith(f"{place.name}."):
                     with storage_errors(path):

@@ -1,4 +1,4 @@
-"""Figures 4 and 6: originals, noise and protected images as PNG files."""
+"""Pictures of Figures 4 and 6: originals, perturbations and protected images as PNG files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GRAY = 128
 
 
 def amplified(original: Pixels, protected: Pixels, levels: int) -> Pixels:
-    """A perturbation as a picture: gray where nothing changed, black or white where the budget is used up.
+    """Perturbation as a picture: gray where nothing changed, black or white where the budget is used up.
 
     Args:
         original: uint8, height × width × channels.
@@ -36,10 +36,10 @@ def save_pictures(laboratory: Laboratory, copy: Copy, count: int) -> Path:
     Args:
         laboratory: Clean images and copies.
         copy: A copy that was published.
-        count: How many images.
+        count: Number of images.
 
     Returns:
-        A folder with ``NN-KIND.png`` and ``pictures.json``.
+        Folder with ``NN-KIND.png`` and ``pictures.json``.
     """
     folder = laboratory.ledger.picture(copy)
     if (folder / "pictures.json").is_file() and len(read_json(folder / "pictures.json")["pictures"]) == count:

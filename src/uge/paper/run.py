@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,13 +23,15 @@ from uge.runtime import Runtime
 from uge.session import Session
 
 log = logging.getLogger(__name__)
+_Answer = tuple[list[str], str]
+"""Answer of another process: notes, and the reason why the disk took no result."""
 _DIED = "the process that ran it died, twice; is there enough memory?"
 
 
 def carry_out(
     todo: Plan, folder: Path, sources: dict[str, str], session: Session, *, workers: int = 1, overwrite: bool = False
 ) -> None:
-    """Measure what is not there yet. Failures are noted; only a full disk ends the run.
+    """Measure everything that is not there yet. Failures are noted; only a full disk ends the run.
 
     Args:
         todo: The wanted specifications.
@@ -123,10 +124,11 @@ def _side_by_side(stages: Sequence[Sequence[Spec]], laboratory: Laboratory, work
                         ledger.fail(spec, _DIED)
                         session.progress.note(f"{spec.id}: failed, {_DIED}")
                         continue
-                    for note in answer.notes:
+                    notes, disk_error = answer
+                    for note in notes:
                         session.progress.note(note)
-                    if answer.full:
-                        raise StorageError(answer.full)
+                    if disk_error:
+                        raise StorageError(disk_error)
                     on_progress(done + 1, len(stage), {})
 
 
@@ -138,14 +140,6 @@ class _Notes(Silent):
 
     def note(self, text: str) -> None:
         self.texts.append(text)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """Answer of another process: notes, and the reason why the disk took no result."""
-
-    notes: list[str]
-    full: str = ""
 
 
 def _opened(
@@ -160,7 +154,7 @@ def _opened(
         try:
             attempt(laboratory, spec)
         except StorageError as error:
-            return _Answer(notes.texts, str(error))
-        return _Answer(notes.texts)
+            return notes.texts, str(error)
+        return notes.texts, ""
 
     return answer
