@@ -9,6 +9,7 @@ def case(role: Any, network: str, last: float, *, best: float | None = None, see
     scheme, data = more.pop("scheme", "direct"), "clean" if role == "clean" else "protected"
     start = more.pop("start", "theta0" if role == "authorized" else "random")
     values = more.pop("values", [last])
+    needs = more.pop("needs", ["key"] if scheme == "distill" else [])
     return Case(
         id=case_id(role, network, scheme, data, seed, start=start, variant=more.pop("variant", "")),
         role=role,
@@ -19,6 +20,7 @@ def case(role: Any, network: str, last: float, *, best: float | None = None, see
         seed=seed,
         recipe=more.pop("recipe", {"classes": 10, "seed": seed}),
         history=[Epoch(epoch=i + 1, test_accuracy=value) for i, value in enumerate(values)],
+        needs=needs,
         last=last,
         best=last if best is None else best,
         best_epoch=values.index(max(values)) + 1,

@@ -1,8 +1,6 @@
-"""Original, noise and protected pictures as data URIs.
+"""Original, noise and protected pictures, and what attacks make of them, as data URIs.
 
-``pictures/pictures.json`` is a list (or an object with that list under ``pictures``) of objects with ``original`` and
-``protected``, file names in the same folder, and optionally ``class`` and ``id``. Without it the pairs
-``NN-original.png``, ``NN-protected.png`` are taken as they lie there.
+``pictures/pictures.json`` and ``attacked/attacked.json`` are objects with a list ``pictures`` (docs/formats.md).
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +17,10 @@ from PIL import Image
 
 from uge.errors import DataError
 
-MOST_PICTURES, MOST_PIXELS = 9, 256
-MOST_ATTACKED, ATTACKED_PIXELS = 4, 96
+MOST_PICTURES = 9
+MOST_PIXELS = 256
+MOST_ATTACKED = 4
+ATTACKED_PIXELS = 96
 GRAY = 128
 Pixels = NDArray[np.uint8]
 
@@ -35,9 +34,9 @@ class Picture:
         original: The clean image.
         noise: Protected minus original, ``factor`` times enlarged, around mid-gray.
         protected: The published image.
-        size: Width × height in words, and whether it is a cut-out.
+        size: Width × height in words, with a note on a cut-out.
         levels: Largest change in this image, in 8-bit levels.
-        small: Whether it should be enlarged without smoothing.
+        small: True for an image to be enlarged without smoothing.
     """
 
     name: str
@@ -72,9 +71,10 @@ def load_pictures(folder: Path, levels: int | None = None) -> Pictures | None:
         The pictures, or ``None`` when there are none.
 
     Raises:
-        DataError: A picture is missing or unreadable, or the two of a pair differ in size.
+        DataError: The index is damaged, a picture is missing or unreadable, or the two of a pair differ in size.
     """
-    pairs = [(name, _pixels(folder / a), _pixels(folder / b)) for name, a, b in _entries(folder)[:MOST_PICTURES]]
+    entries = _entries(folder / "pictures.json", "original", "protected")[:MOST_PICTURES]
+    pairs = [(name, _pixels(folder, first), _pixels(folder, second)) for name, first, second in entries]
     if not pairs:
         return None
     for name, clean, protected in pairs:
@@ -106,29 +106,28 @@ def _picture(name: str, clean: Pixels, protected: Pixels, difference: NDArray[np
     )
 
 
-def _entries(folder: Path) -> list[tuple[str, str, str]]:
-    index = folder / "pictures.json"
+def _entries(index: Path, *fields: str) -> list[tuple[str, ...]]:
+    """Class (or id) and these fields of every picture in an index; none where there is no index.
+
+    Raises:
+        DataError: The index is damaged.
+    """
     if not index.is_file():
-        return [
-            ("", path.name, path.name.replace("-original.png", "-protected.png"))
-            for path in sorted(folder.glob("*-original.png"))
-        ]
+        return []
     try:
-        listed: Any = json.loads(index.read_text(encoding="utf-8"))
-        listed = listed["pictures"] if isinstance(listed, dict) else listed
-        # Only names: a path in a folder that came from elsewhere must not reach other files.
-        return [
-            (str(e.get("class", e.get("id", ""))), Path(e["original"]).name, Path(e["protected"]).name) for e in listed
-        ]
+        listed = json.loads(index.read_text(encoding="utf-8"))["pictures"]
+        return [(str(e.get("class", e.get("id", ""))), *(str(e[field]) for field in fields)) for e in listed]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
+        wanted = " and ".join(f"'{field}'" for field in fields)
         raise DataError(
-            f"expected a list of objects with 'original' and 'protected' in {index}, got something else "
+            f"expected a list of objects with {wanted} under 'pictures' in {index}, got something else "
             f"({error}); run the audit again to write it anew"
         ) from error
 
 
-def _pixels(path: Path) -> Pixels:
+def _pixels(folder: Path, file: str) -> Pixels:
     """Colour channels (1 or 3) of a picture; transparency is left out, since the protection leaves it alone."""
+    path = folder / Path(file).name  # Only the name: an index that came from elsewhere must not reach other folders.
     try:
         with Image.open(path) as image:
             image.load()
@@ -141,7 +140,7 @@ def _pixels(path: Path) -> Pixels:
 
 @dataclass(frozen=True)
 class Attacked:
-    """What one attack makes of a few published images: (class or id, data URI) of each."""
+    """A few published images after an attack's filter: (class or id, data URI) of each."""
 
     attack: str
     images: list[tuple[str, str]]
@@ -159,23 +158,12 @@ def load_attacked(folder: Path) -> list[Attacked]:
     Raises:
         DataError: The index is damaged, or a picture is missing or unreadable.
     """
-    index = folder / "attacked.json"
-    if not index.is_file():
-        return []
-    try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["pictures"]
-        entries = [(str(e["attack"]), Path(e["file"]).name, str(e.get("class", e.get("id", "")))) for e in listed]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"expected a list of objects with 'attack' and 'file' under 'pictures' in {index}, got something else "
-            f"({error}); run the audit again to write it anew"
-        ) from error
-    found: dict[str, list[tuple[str, str]]] = {}
-    for attack, file, name in entries:
-        images = found.setdefault(attack, [])
-        if len(images) < MOST_ATTACKED:
-            images.append((name, _uri(_pixels(folder / file), ATTACKED_PIXELS)))
-    return [Attacked(attack, images) for attack, images in found.items()]
+    images: dict[str, list[tuple[str, str]]] = {}
+    for name, attack, file in _entries(folder / "attacked.json", "attack", "file"):
+        shown = images.setdefault(attack, [])
+        if len(shown) < MOST_ATTACKED:
+            shown.append((name, _uri(_pixels(folder, file), ATTACKED_PIXELS)))
+    return [Attacked(attack, shown) for attack, shown in images.items()]
 
 
 def _uri(pixels: Pixels, most: int = MOST_PIXELS) -> str:

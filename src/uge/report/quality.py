@@ -1,4 +1,4 @@
-"""The quality folder of an audit as pictures and one plot; see :mod:`uge.auditing.quality`."""
+"""Quality folder of an audit as pictures and one plot; see :mod:`uge.auditing.quality`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from markupsafe import Markup
 
 from uge.errors import DataError
 from uge.files import read_json
-from uge.report.lines import Line, plot
+from uge.report.line_plot import Line, plot
 
 MOST_CLASSES = 20
 
 
 @dataclass(frozen=True)
 class QualityView:
-    """What the page shows of ``quality/``.
+    """Parts of ``quality/`` that the page shows.
 
     Attributes:
-        found: The figures of ``quality.json``.
+        figures: Contents of ``quality.json``.
         spectrum: The centred log-power picture as a data URI; empty without noise.
         radial: Power by frequency.
         classes: (class, data URI, largest change in levels), the strongest first.
@@ -30,7 +30,7 @@ class QualityView:
         white_levels: Levels of change that white stands for in the pictures of classes.
     """
 
-    found: dict[str, Any]
+    figures: dict[str, Any]
     spectrum: str
     radial: Markup
     classes: list[tuple[str, str, float]]
@@ -46,13 +46,13 @@ def load_quality(folder: Path) -> QualityView | None:
     """
     if not (folder / "quality.json").is_file():
         return None
-    found = read_json(folder / "quality.json")
+    figures = read_json(folder / "quality.json")
     try:
-        spectrum = found["spectrum"]
-        classes = sorted(found["class_means"], key=lambda entry: -float(entry["largest_levels"]))
+        spectrum = figures["spectrum"]
+        classes = sorted(figures["class_means"], key=lambda entry: -float(entry["largest_levels"]))
         shown = [(str(e["class"]), _uri(folder, e["file"]), float(e["largest_levels"])) for e in classes[:MOST_CLASSES]]
         return QualityView(
-            found=found,
+            figures=figures,
             spectrum=_uri(folder, spectrum["file"]) if spectrum else "",
             radial=_radial(spectrum) if spectrum else Markup(""),
             classes=shown,

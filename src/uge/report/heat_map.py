@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from uge.auditing.summary import HackerResult, Result, Summary
 from uge.names import behind_key
-from uge.report.tables import HELD, by_family, words
+from uge.report.tables import HELD, by_family
 
 _STOPS = ("ffffe5", "fff7bc", "fee391", "fec44f", "fe9929", "ec7014", "cc4c02", "993404", "662506")
 """ColorBrewer's YlOrBr: lightness falls evenly, and it reads the same to colour-blind people."""
-OPEN, SHOWN = 24, 3
-"""Up to how many attacks all rows are shown; how many of a family are, where there are more."""
+OPEN = 24
+"""Number of attacks up to which all rows are shown."""
+SHOWN = 3
+"""Rows of a family that are shown where there are more attacks."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One row: the attack, what it does, what it needs, and a cell (or None) for each network."""
+class AttackRow:
+    """One row: the attack, its description, the hacker's assets, and a cell (or None) for each network."""
 
     name: str
     about: str
@@ -39,12 +41,12 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Family:
+class FamilyRows:
     """The rows of one family, the strongest first: those shown, and those folded away."""
 
     name: str
-    shown: list[Line]
-    folded: list[Line]
+    shown: list[AttackRow]
+    folded: list[AttackRow]
     worst: float
 
 
@@ -53,9 +55,9 @@ class HeatMap:
     """The whole map: a column for each network, or for each protection of a comparison."""
 
     columns: list[str]
-    clean: Line | None
-    authorized: list[Line]
-    families: list[Family]
+    clean: AttackRow | None
+    authorized: list[AttackRow]
+    families: list[FamilyRows]
     scale: Scale
 
 
@@ -75,7 +77,7 @@ class Scale:
         return Cell(value, value, *self.colours(value), 0)
 
     def colours(self, value: float) -> tuple[str, str]:
-        """Of background and text."""
+        """Colours of background and text."""
         return shade((value - self.low) / (self.high - self.low))
 
     @property
@@ -86,11 +88,12 @@ class Scale:
 
 def scale_of(summaries: Sequence[Summary]) -> Scale:
     """From chance to the largest accuracy of all."""
-    found = [value for summary in summaries for value in summary.clean.values()]
+    accuracies = [value for summary in summaries for value in summary.clean.values()]
     for summary in summaries:
-        found += [one.last for one in (*summary.hackers, *summary.yardsticks, *summary.authorized_all)]
+        results = (*summary.hackers, *summary.yardsticks, *summary.authorized_all)
+        accuracies += [result.last for result in results]
     low = min((summary.chance or 0.0 for summary in summaries), default=0.0)
-    return Scale(low, max([*found, low + 1]))
+    return Scale(low, max([*accuracies, low + 1]))
 
 
 def heat_map(summary: Summary) -> HeatMap | None:
@@ -99,40 +102,41 @@ def heat_map(summary: Summary) -> HeatMap | None:
     if not networks and not summary.authorized_all:
         return None
     networks = networks or [summary.authorized_all[0].network]
-    scale, top = scale_of([summary]), summary.strongest
+    scale = scale_of([summary])
+    top = summary.strongest
 
-    def row(scheme: str, results: Sequence[HackerResult]) -> Line:
-        # Of two keys the stronger hacker: a cell must not hide him.
+    def row(scheme: str, results: Sequence[HackerResult]) -> AttackRow:
+        # Of two keys the stronger hacker: a cell must not hide it.
         mine = {result.network: result for result in sorted(results, key=lambda result: result.last)}
         marked = top.network if top and top.scheme == scheme and results[0] in summary.hackers else None
         cells = [scale.cell(mine[name], strongest=name == marked) if name in mine else None for name in networks]
-        return Line(scheme, words(results[0]), HELD[results[0].holds], cells)
+        return AttackRow(scheme, results[0].about, HELD[results[0].holds], cells)
 
     shown = SHOWN if len({hacker.scheme for hacker in summary.hackers}) > OPEN else None
     families = []
     for name, attacks in by_family(summary).items():
         lines = [row(scheme, results) for scheme, results in attacks.items()]
         worst = max(result.last for results in attacks.values() for result in results)
-        families.append(Family(name, lines[:shown], lines[shown:] if shown else [], worst))
+        families.append(FamilyRows(name, lines[:shown], lines[shown:] if shown else [], worst))
     clean = [summary.clean.get(network) for network in networks]
     controls = [None if value is None else scale.control(value) for value in clean]
     return HeatMap(
         columns=networks,
-        clean=Line("clean control", "trained on the originals", "", controls) if any(controls) else None,
+        clean=AttackRow("clean control", "trained on the originals", "", controls) if any(controls) else None,
         authorized=[_authorized(result, networks) for result in summary.authorized_all],
         families=families,
         scale=scale,
     )
 
 
-def _authorized(result: Result, networks: Sequence[str]) -> Line:
-    """In the column of its network, or of the same one without its wave key; else in the first."""
+def _authorized(result: Result, networks: Sequence[str]) -> AttackRow:
+    """A row with its cell in the column of the network, or of the same one without its wave key; else in the first."""
     plain = behind_key(result.network)
     column = next((networks.index(name) for name in (result.network, plain) if name in networks), 0)
     note = "" if networks[column] == result.network else result.network
-    found: list[Cell | None] = [None] * len(networks)
-    found[column] = Cell(result.last, result.best, "", "", result.seeds, note)
-    return Line("authorised" + (f", key {result.key}" if result.key else ""), "from its key", "", found)
+    cells: list[Cell | None] = [None] * len(networks)
+    cells[column] = Cell(result.last, result.best, "", "", result.seeds, note)
+    return AttackRow("authorised" + (f", key {result.key}" if result.key else ""), "from its key", "", cells)
 
 
 def shade(share: float) -> tuple[str, str]:

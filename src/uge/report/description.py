@@ -1,4 +1,4 @@
-"""A manifest and the cases in plain words: what was done, with which settings, and what it does not show."""
+"""Description of an audit in plain words: the protection, the audit, its settings, and the limits of its numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METHODS = {
 }
 
 
-def look(data: Any, *path: str | int) -> Any:
+def value_at(data: Any, *path: str | int) -> Any:
     """A value inside nested JSON, or ``None`` where the path ends early."""
     for part in path:
         if isinstance(data, Mapping):
@@ -40,64 +40,64 @@ def look(data: Any, *path: str | int) -> Any:
 
 def headline(manifest: Mapping[str, Any], cases: Sequence[Case], summary: Summary) -> str:
     """One line under the title: images, classes, budget, seeds, runs."""
-    count, classes, levels = (
-        look(manifest, "count"),
-        look(manifest, "classes"),
-        look(manifest, "measured", "linf_levels"),
-    )
+    count = value_at(manifest, "count")
+    classes = value_at(manifest, "classes")
+    levels = value_at(manifest, "measured", "linf_levels")
     parts = [f"{count:,} images" if isinstance(count, int) else ""]
     parts += [f"{len(classes)} classes" if isinstance(classes, list) else ""]
     parts += [f"largest change {levels} of 255 levels" if levels is not None else ""]
-    networks = _many(len({hacker.network for hacker in summary.hackers}), "network")
+    networks = counted(len({hacker.network for hacker in summary.hackers}), "network")
     parts += [f"{extent(summary)} on {networks}"] if summary.hackers else []
-    parts += [_many(summary.seeds, "seed"), _many(len(cases), "training run")]
+    parts += [counted(summary.seeds, "seed"), counted(len(cases), "training run")]
     return " · ".join(part for part in parts if part)
 
 
 def protection(manifest: Mapping[str, Any]) -> Facts:
     """How the published images were made, from the manifest."""
     facts: Facts = []
-    name, count, split = look(manifest, "name"), look(manifest, "count"), look(manifest, "split")
-    classes = look(manifest, "classes")
+    count = value_at(manifest, "count")
+    classes = value_at(manifest, "classes")
+    split = value_at(manifest, "split")
     if isinstance(count, int) and isinstance(classes, list):
-        where = f" of the {split} split" if split else ""
-        facts.append(("Images", f"All {count:,} images{where} of {name}, in {len(classes)} classes."))
-    method = look(manifest, "method")
+        where = f"{f' of the {split} split' if split else ''} of {value_at(manifest, 'name')}"
+        facts.append(("Images", f"All {count:,} images{where}, in {len(classes)} classes."))
+    method = value_at(manifest, "method")
     if method:
-        about = str(METHODS.get(method) or look(manifest, "method_details", "about") or "").rstrip(".")
+        about = str(METHODS.get(method) or value_at(manifest, "method_details", "about") or "").rstrip(".")
         facts.append(("Method", f"{method}: {about}." if about else f"{method}."))
     facts += _budget(manifest) + _measured(manifest)
-    authorized = look(manifest, "authorized")
+    authorized = value_at(manifest, "authorized")
     if isinstance(authorized, list):
-        listed = ", ".join(
-            f"{look(one, 'network')} (initial weights sha256 {str(look(one, 'weights_sha256'))[:12]}…)"
-            for one in authorized
+        networks = ", ".join(
+            f"{value_at(network, 'network')} (initial weights sha256 {str(value_at(network, 'weights_sha256'))[:12]}…)"
+            for network in authorized
         )
-        facts.append(("Made for", f"{listed}." if listed else "No network: this copy is meant for nobody."))
+        facts.append(("Made for", f"{networks}." if networks else "No network: no training is authorised."))
     return facts + _how(manifest)
 
 
 def _budget(manifest: Mapping[str, Any]) -> Facts:
-    rho, levels = look(manifest, "budget", "rho"), look(manifest, "budget", "levels")
+    rho = value_at(manifest, "budget", "rho")
+    levels = value_at(manifest, "budget", "levels")
     if levels is None:
         return []
-    if look(manifest, "method_details", "linf_claimed") is False:
+    if value_at(manifest, "method_details", "linf_claimed") is False:
         return [("Promised bound", "None on single pixels: this method does not bound the largest change.")]
     unit = f" (ρ = {rho:g} in pixel values from 0 to 1)" if isinstance(rho, int | float) else ""
     return [("Promised bound", f"No stored colour value differs from its original by more than {levels} levels{unit}.")]
 
 
 def _measured(manifest: Mapping[str, Any]) -> Facts:
-    found = look(manifest, "measured")
-    linf, psnr, ssim = (look(found, key) for key in ("linf_levels", "psnr_db", "ssim"))
+    measured = value_at(manifest, "measured")
+    linf, psnr, ssim = (value_at(measured, key) for key in ("linf_levels", "psnr_db", "ssim"))
     parts = [f"largest change {linf} levels"] if linf is not None else []
     if psnr is not None:
-        lowest = look(found, "psnr_min_db")
+        lowest = value_at(measured, "psnr_min_db")
         parts.append(f"mean PSNR {psnr:.1f} dB" + (f" (lowest {lowest:.1f} dB)" if lowest is not None else ""))
     if ssim is not None:
-        sample = look(found, "ssim_sample")
+        sample = value_at(measured, "ssim_sample")
         parts.append(f"mean SSIM {ssim:.3f}" + (f" (on {sample:,} images)" if sample else ""))
-    changed, unchanged = look(found, "changed_pixels"), look(found, "unchanged_images")
+    changed, unchanged = (value_at(measured, key) for key in ("changed_pixels", "unchanged_images"))
     parts += [f"{100 * changed:.1f} % of the pixels changed"] if changed is not None else []
     parts += [f"{_many(unchanged, 'image')} unchanged"] if unchanged else []
     return [("Measured", f"On the stored pixels, read back from disk: {', '.join(parts)}.")] if parts else []
@@ -105,19 +105,19 @@ def _measured(manifest: Mapping[str, Any]) -> Facts:
 
 def _how(manifest: Mapping[str, Any]) -> Facts:
     facts: Facts = []
-    encoder = look(manifest, "encoder")
+    encoder = value_at(manifest, "encoder")
     if isinstance(encoder, Mapping):
-        kind = look(encoder, "kind") or look(encoder, "name") or "unnamed"
-        detail = look(encoder, "checkpoint") or look(encoder, "networks")
+        kind = value_at(encoder, "kind") or value_at(encoder, "name") or "unnamed"
+        detail = value_at(encoder, "checkpoint") or value_at(encoder, "networks")
         detail = ", ".join(map(str, detail)) if isinstance(detail, list) else detail
         trained = " trained on the protector's own images" if kind == "local" else ""
         facts.append(("Feature space", f"{kind} encoder{trained}{f' ({detail})' if detail else ''}."))
-    steps = look(manifest, "method_details", "generator", "max_steps")
-    refined = look(manifest, "method_details", "refinement")
+    steps = value_at(manifest, "method_details", "generator", "max_steps")
+    refined = value_at(manifest, "method_details", "refinement")
     if steps is not None:
         facts.append(("Generator", f"Trained for at most {steps:,} steps." if steps else "Left untrained."))
     if isinstance(refined, Mapping):
-        passes, rounds = look(refined, "passes"), look(refined, "rounds")
+        passes, rounds = value_at(refined, "passes"), value_at(refined, "rounds")
         facts.append(
             ("Refinement", f"Every image's noise optimised directly: {_many(rounds, 'round')} of {passes} passes.")
         )
@@ -125,7 +125,7 @@ def _how(manifest: Mapping[str, Any]) -> Facts:
 
 
 def audit(summary: Summary, cases: Sequence[Case]) -> Facts:
-    """What the audit ran."""
+    """Training runs of the audit: how many, which networks and attacks."""
     count = {role: sum(case.role == role for case in cases) for role in ("clean", "authorized", "hacker")}
     kinds: dict[str, set[str]] = {}
     for hacker in summary.hackers:
@@ -148,7 +148,7 @@ def audit(summary: Summary, cases: Sequence[Case]) -> Facts:
 
 
 def settings(manifest: Mapping[str, Any], cases: Sequence[Case]) -> list[tuple[str, Facts]]:
-    """Everything needed to repeat the audit, in titled groups of (name, value)."""
+    """Settings that repeat the audit, in titled groups of (name, value)."""
     seeds = sorted({case.seed for case in cases})
     made: Facts = [("audit seeds", ", ".join(map(str, seeds)))]
     wanted = {
@@ -158,13 +158,15 @@ def settings(manifest: Mapping[str, Any], cases: Sequence[Case]) -> list[tuple[s
         "configuration sha256": ("config_sha256",),
         "stored as": ("codec",),
     }
-    made += [(name, str(look(manifest, *path))) for name, path in wanted.items() if look(manifest, *path) is not None]
-    named = look(manifest, "seeds")
+    made += [
+        (name, str(value_at(manifest, *path))) for name, path in wanted.items() if value_at(manifest, *path) is not None
+    ]
+    named = value_at(manifest, "seeds")
     if isinstance(named, Mapping):
         made.insert(1, ("protection seeds", ", ".join(f"{key} = {value}" for key, value in named.items())))
     groups = [
         ("Training recipe", _common([case.recipe for case in cases])),
-        ("Loss weights", _common([look(manifest, "method_details", "loss") or {}])),
+        ("Loss weights", _common([value_at(manifest, "method_details", "loss") or {}])),
         ("Environment", _common([case.environment for case in cases])),
         ("Origin", made),
     ]
@@ -175,8 +177,8 @@ def _common(values: Sequence[Mapping[str, Any]]) -> Facts:
     """Every key once; where cases differ, all values, marked as such."""
     facts: Facts = []
     for key in dict.fromkeys(key for value in values for key in value if key != "seed"):
-        found = list(dict.fromkeys(_shown(value[key]) for value in values if key in value))
-        facts.append((key.replace("_", " "), found[0] if len(found) == 1 else "varies: " + " / ".join(found)))
+        texts = list(dict.fromkeys(_shown(value[key]) for value in values if key in value))
+        facts.append((key.replace("_", " "), texts[0] if len(texts) == 1 else "varies: " + " / ".join(texts)))
     return facts
 
 
@@ -189,31 +191,32 @@ def _shown(value: Any) -> str:
 
 
 def limits(summary: Summary, cases: Sequence[Case]) -> list[str]:
-    """What these numbers do not show, in full sentences."""
+    """Limits of the numbers, in full sentences."""
     hackers = [case for case in cases if case.role == "hacker"]
-    networks = _many(len({case.network for case in hackers}), "architecture")
-    recipes = _many(len({canonical_json({**case.recipe, "seed": 0}) for case in hackers}), "recipe")
-    found = [
+    networks = counted(len({case.network for case in hackers}), "architecture")
+    recipes = counted(len({canonical_json({**case.recipe, "seed": 0}) for case in hackers}), "recipe")
+    sentences = [
         f"An audit covers only what it ran: here {extent(summary)} with {networks} and {recipes}. A hacker with "
         "another network, more epochs, stronger augmentation or a pre-trained start may do better.",
         "Lossy compression, blurring, resizing, gray-scale conversion and adversarial training can weaken the "
         "perturbation. Unless they appear among the attacks above, they were not tried.",
-        "Whoever has the original images, or the authorised network's initial weights, learns as well as ever. "
+        "Training on the original images, or from the authorised network's initial weights, works as well as ever. "
         "A leaked key cannot be called back, and what was public before stays public.",
         "The pictures are not encrypted: people see them as before. Only learning from them is made harder.",
         "The numbers belong to these images, this training size and this recipe; they do not carry over to others.",
     ]
-    keyed, several = any(is_keyed(one.network) for one in summary.authorized_all), len(summary.authorized_all) > 1
+    keyed = any(is_keyed(result.network) for result in summary.authorized_all)
+    several = len(summary.authorized_all) > 1
     if not keyed and any(hacker.same_architecture for hacker in summary.hackers):
-        found.append(
+        sentences.append(
             "A hacker with the authorised architecture differs from the authorised network only in its initial "
             "weights. That is the hardest case; a small gap there means that the architecture must stay secret too."
         )
     if several and keyed:
-        found.append("The authorised networks share one wave key: a leak by one receiver is a leak by all.")
+        sentences.append("The authorised networks share one wave key: a leak by one receiver is a leak by all.")
     elif several:
-        found.append("The effect weakens with every further network that is authorised.")
-    return found
+        sentences.append("The effect weakens with every further network that is authorised.")
+    return sentences
 
 
 def _many(count: Any, noun: str) -> str:
