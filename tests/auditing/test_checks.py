@@ -124,7 +124,7 @@ def test_a_start_at_chance_is_no_trouble(start: float | None, images: int) -> No
 def test_only_training_on_the_copy_is_checked_for_mixed_recipes() -> None:
     """Clean controls of an attack may train otherwise; no mean goes over them and others."""
     cases = replaced("clean", recipe={"lr": 0.1})
-    cases += [case("clean", "cnn", 60.0, seed=seed, variant="longer", recipe={"lr": 0.2}) for seed in range(3)]
+    cases += [case("clean", "cnn", 60.0, seed=seed, recipe={"lr": 0.2}) for seed in range(3, 6)]
     assert not CHECKS["mixed-recipes"].find(Evidence(cases))
     copy = [one.model_copy(update={"data": "protected", "role": "hacker"}) for one in cases if one.role == "clean"]
     assert CHECKS["mixed-recipes"].find(Evidence(copy)) == ("hacker cnn (direct)",)

@@ -27,8 +27,7 @@ from uge.report.description import limits, protection
 from uge.report.heat_map import heat_map, shade
 from uge.report.line_plot import Line, plot, ticks
 from uge.report.page import load_audit
-from uge.report.pictures import load_attacked, load_pictures
-from uge.report.quality import load_quality
+from uge.report.pictures import load_attacked, load_pictures, load_quality
 from uge.report.tables import csv_text, markdown_table
 
 HOSTILE = [
@@ -379,8 +378,7 @@ def two_keys(network: str = "cnn") -> list[Case]:
 
 def test_every_key_has_a_line_of_its_own() -> None:
     cases = two_keys()
-    (group,) = curves.by_attack(cases, summarize(cases))
-    (panel,) = group.panels
+    ((panel,),) = curves.by_attack(cases, summarize(cases)).values()
     assert panel.drawing.count('class="line authorized thin"') == 2
     assert panel.drawing.count('class="line hacker"') == 2
     assert "cnn ends at 60.0 %, cnn, key 1 ends at 20.0 %" in panel.drawing
@@ -425,14 +423,14 @@ def test_a_trained_start_is_told(tmp_path: Path) -> None:
 
 
 def test_attacked_pictures(tmp_path: Path) -> None:
-    assert load_attacked(tmp_path) == []
+    assert load_attacked(tmp_path) == {}
     listed = [{"attack": "jpeg10", "file": f"../jpeg10-{n:02d}.png", "class": "cat"} for n in range(6)]
     for number in range(6):
         Image.new("RGB", (200, 8)).save(tmp_path / f"jpeg10-{number:02d}.png")
     (tmp_path / "attacked.json").write_text(json.dumps({"pictures": listed}))
-    (found,) = load_attacked(tmp_path)
-    assert (found.attack, len(found.images)) == ("jpeg10", 4)
-    shown = Image.open(io.BytesIO(base64.b64decode(found.images[0][1].split(",")[1])))
+    attacked = load_attacked(tmp_path)
+    assert {attack: len(images) for attack, images in attacked.items()} == {"jpeg10": 4}
+    shown = Image.open(io.BytesIO(base64.b64decode(attacked["jpeg10"][0][1].split(",")[1])))
     assert shown.size == (96, 8)
     (tmp_path / "attacked.json").write_text('{"pictures": [{"file": 3}]}')
     with pytest.raises(DataError, match=r"attacked\.json"):

@@ -25,11 +25,9 @@ from uge.files import canonical_json
 from uge.names import behind_key, is_keyed
 
 ENOUGH_SEEDS = 3
-WOBBLE = 5.0
-"""Points that a best epoch may lie above the last."""
+WOBBLE = 5.0  # Points that a best epoch may lie above the last.
+RETENTION = 4.0  # Points that the authorised network may lie below its clean control.
 STARTED = "trained-start"
-RETENTION = 4.0
-"""Points that the authorised network may lie below its clean control."""
 Details = Sequence[str]
 """Texts for the sentences of a check; empty if there is nothing to doubt."""
 

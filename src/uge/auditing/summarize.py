@@ -12,13 +12,12 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from uge.auditing.checks import find_doubts
-from uge.auditing.summary import HOLDS, HackerResult, Holds, Interval, Margin, Result, Strongest, Summary, mean_std
+from uge.auditing.summary import HOLDS, HackerResult, Holds, Interval, Margin, Result, Summary, mean_std
 from uge.auditing.verdict import headline, label, verdict
 from uge.cases.case import YARDSTICK, Case
 from uge.names import CHECKPOINT, behind_key
 
-_LEAKS = re.compile(r"(?:mix-clean|semi-supervised|last-layer)-(\d+)")
-"""Attacks that hold so many percent of the originals."""
+_LEAKED_PERCENT = re.compile(r"(?:mix-clean|semi-supervised|last-layer)-(\d+)")
 Value = Callable[[Case], float]
 LAST: Value = attrgetter("last")
 BEST: Value = attrgetter("best")
@@ -108,7 +107,7 @@ def _results(cases: Sequence[Case]) -> dict[str, Any]:
         "margins": margins,
         "gap": gap and gap.last,
         "gap_best": gap and gap.best,
-        "strongest": Strongest(network=hackers[0].network, scheme=hackers[0].scheme) if hackers else None,
+        "strongest": {"network": hackers[0].network, "scheme": hackers[0].scheme} if hackers else None,
         "seeds": min((result.seeds for result in [*authorized, *hackers]), default=0),
     }
 
@@ -166,9 +165,8 @@ def _means(group: Sequence[Case], controls: Sequence[Case]) -> dict[str, Any]:
 def _hacker(
     group: Sequence[Case], controls: Sequence[Case], yardsticks: Sequence[HackerResult], authorized: set[str]
 ) -> HackerResult:
-    """The means of an attack, beside training on the same leaked originals and nothing else."""
     network, scheme = group[0].network, group[0].scheme
-    shares = [int(percent) for percent in _LEAKS.findall(scheme)]
+    shares = [int(percent) for percent in _LEAKED_PERCENT.findall(scheme)]
     yardstick = f"clean-only-{max(shares)}" if shares else None
     alone = [result.reached for result in yardsticks if (result.network, result.scheme) == (network, yardstick)]
     return HackerResult(
@@ -184,7 +182,6 @@ def _holds(case: Case) -> Holds:
 
 
 def _margins(meant: list[Case] | None, attacks: list[list[Case]], controls: Sequence[Case]) -> list[Margin]:
-    """The margin against the hackers that hold no more than a level, for every level that was tried."""
     groups = attacks if meant else [group for group in attacks if _group_control(group, controls)]
     levels = list(HOLDS)
     tried = sorted({levels.index(_holds(group[0])) for group in groups})

@@ -103,13 +103,6 @@ class HackerResult(Result):
         return None if self.clean is None else (self.reached - chance) / max(self.clean - chance, 1e-9)
 
 
-class Strongest(BaseModel):
-    """The hacker with the largest last-epoch accuracy."""
-
-    network: str
-    scheme: str
-
-
 class Margin(BaseModel):
     """Distance of the strongest hacker from the reference, seed by seed, in points on the clean test set.
 
@@ -183,7 +176,7 @@ class Summary(BaseModel):
         margins: The same against those hackers alone that hold no more than ``holds``, from least to most.
         gap: Authorised last minus the strongest hacker, in points, mean over the seeds.
         gap_best: The same with best epochs.
-        strongest: The hacker with the largest last-epoch accuracy.
+        strongest: ``network`` and ``scheme`` of the hacker with the largest last-epoch accuracy.
         seeds: Seeds of the group that has fewest.
         chance: Accuracy of guessing, in percent; ``None`` when the number of classes is unknown.
         cases: Ids of the cases that count; other files in the folder do not.
@@ -211,7 +204,7 @@ class Summary(BaseModel):
     margins: list[Margin] = Field(default_factory=list)
     gap: float | None = None
     gap_best: float | None = None
-    strongest: Strongest | None = None
+    strongest: dict[Literal["network", "scheme"], str] | None = None
     seeds: int = 0
     chance: float | None = None
     cases: list[str] = Field(default_factory=list)

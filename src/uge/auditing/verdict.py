@@ -7,14 +7,10 @@ from collections.abc import Iterable, Sequence
 from uge.auditing.summary import HOLDS, NOISE, HackerResult, Interval, Margin, Result, Summary
 from uge.names import PLUS, is_keyed
 
-LEARNS = 5.0
-"""Points below its clean control up to which the authorised network learns as well."""
-PARTLY = 15.0
-"""Points below its clean control up to which the authorised network learns with a loss."""
-FAIL_SHARE = 1 / 3
-"""Share of the clean control's gain over chance up to which a hacker fails."""
-HELD_SHARE = 2 / 3
-"""Share of the clean control's gain over chance above which a hacker learns."""
+LEARNS = 5.0  # Points below its clean control up to which the authorised network learns as well.
+PARTLY = 15.0  # Points below its clean control up to which it learns with a loss.
+FAIL_SHARE = 1 / 3  # Share of the clean control's gain over chance up to which a hacker fails.
+HELD_SHARE = 2 / 3  # Share of that gain above which a hacker learns.
 
 
 def label(summary: Summary) -> str:
@@ -84,7 +80,6 @@ def _broken(breaking: Sequence[HackerResult]) -> str:
 
 
 def _keyed(hacker: HackerResult | Margin) -> bool:
-    """True for training behind a wave key that is not the authorised one."""
     return hacker.scheme == "other-key" or is_keyed(hacker.network)
 
 
@@ -192,8 +187,8 @@ def _authorized_part(result: Result | None) -> str:
     if result.clean is None:
         return f"the authorised {result.network} reaches {result.last:.1f}%, with no clean control to compare with"
     loss = result.clean - result.last
-    how = "learns about as well as from clean data" if loss <= LEARNS else "learns, with a loss"
-    how = how if loss <= PARTLY else "does not learn properly"
+    how = "learns, with a loss" if loss <= PARTLY else "does not learn properly"
+    how = "learns about as well as from clean data" if loss <= LEARNS else how
     return f"the authorised {result.network} {how} ({result.last:.1f}% against {result.clean:.1f}% clean)"
 
 

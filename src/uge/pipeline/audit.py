@@ -13,14 +13,14 @@ from typing import Any
 from uge.attacks import ATTACKS
 from uge.attacks.variants import VARIANTS, choose_variants
 from uge.auditing.checks import overlap
-from uge.auditing.plan import Plan, choose, plan
+from uge.auditing.plan import choose, plan
 from uge.auditing.quality import write_quality
 from uge.auditing.schedule import Deadline, parse_budget
 from uge.auditing.schedule_run import execute
 from uge.auditing.summarize import summarize
 from uge.auditing.summary import Summary
 from uge.cases.case import YARDSTICK, Case
-from uge.cases.keys import key_network, key_recipe
+from uge.cases.keys import key_recipe
 from uge.cases.run import Audit
 from uge.config import STANDARD_ATTACKS, AuditConfig
 from uge.data import ImageSet, load_images
@@ -31,17 +31,16 @@ from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.recipes import recipe as named_recipe
 from uge.names import is_keyed
 from uge.networks import check_name
-from uge.pipeline.originals import Originals, clean_images, find_originals, hashes, pairs
+from uge.pipeline.originals import clean_images, find_originals, hashes, pairs
 from uge.pipeline.pictures import save_attacked, save_pictures
 from uge.pipeline.stages import read_store
-from uge.publishing import Manifest, private_folder, read_manifest
-from uge.report.page import AuditedFolder, write_page
+from uge.publishing import private_folder, read_manifest
+from uge.report.page import AuditedFolder, write_report
 from uge.runtime import Runtime
 from uge.session import Session
 
 PAGE = "report.html"
-_MEASURED = 20_000
-"""Pairs of original and published image that are measured at most."""
+_MOST_PAIRS = 20_000  # Original and published images that quality is measured on.
 
 
 @dataclass(frozen=True)
@@ -62,22 +61,6 @@ class AuditSources:
     public: str | None = None
     keys: Sequence[Path] = ()
     trust_plugins: bool = False
-
-
-@dataclass(frozen=True)
-class _Images:
-    published: ImageSet
-    manifest: Manifest | None
-    originals: Originals
-    protected: PixelStore
-    test: PixelStore
-    clean: PixelStore | None
-    public: PixelStore | None
-
-
-def audit_folder(out: Path) -> Path:
-    """Path of the audit of a published folder: ``OUT.audit`` beside it."""
-    return out.with_name(f"{out.name}.audit")
 
 
 class AuditRun:
@@ -102,37 +85,52 @@ class AuditRun:
         self.config = config
         self.session = session
         self.deadline = Deadline.after(parse_budget(config.budget))
-        self.folder = folder or audit_folder(out)
+        self.folder = folder or out.with_name(f"{out.name}.audit")
         if self.folder.resolve().is_relative_to(out.resolve()):
             raise UsageError(f"the audit folder {self.folder} lies inside the published folder {out}; keep it outside")
         for name in config.networks:
             check_name(name)
         choice = choose(config.attacks, STANDARD_ATTACKS)
         variants = choose_variants(config.variants)
-        self.keys = list(sources.keys) or sorted(private_folder(out).glob("authorized-*.key.safetensors"))
-        recipe = _recipe(config, self.keys)
-        self.images = _read(out, sources, config, session)
-        names = [key_network(path, self.images.protected, plugins=sources.trust_plugins).name for path in self.keys]
+        self.published = load_images(str(out)).check_trainable()
+        self.manifest = read_manifest(out) if (out / "manifest.json").is_file() else None
+        self.audit = self._read(sources)
+        recipe = self.audit.recipe
+        names = [network.name for network in self.audit.theta0]
         _check_augmentation(recipe, names)
         planned = plan(
             config.networks,
             choice,
             config.seeds,
             names,
-            controls=self.images.clean is not None,
-            public=self.images.public is not None,
+            controls=self.audit.clean is not None,
+            public=self.audit.public is not None,
             variants=[name for name in variants if VARIANTS[name].differs(recipe, session.runtime.precision)],
             combine=config.combine or choice.everything,
         )
-        manifest = self.images.manifest
-        self.planned: Plan = planned if self.keys or (manifest and manifest.authorized) else planned.without_key()
-        self.audit = Audit(
+        meant = names or (self.manifest and self.manifest.authorized)
+        self.planned = planned if meant else planned.without_key()
+
+    def _read(self, sources: AuditSources) -> Audit:
+        config, published, session = self.config, self.published, self.session
+        keys = list(sources.keys) or sorted(private_folder(self.out).glob("authorized-*.key.safetensors"))
+        recipe = _recipe(config, keys)
+        details = self.manifest.model_dump(mode="json")["method_details"] if self.manifest else {}
+        size = config.size or details.get("training_size")
+        protected = read_store(published, size, int(details.get("channels") or published.channels()), session)
+
+        def alike(images: ImageSet) -> PixelStore:
+            return read_store(images, *protected.shape, session)
+
+        test = alike(clean_images(sources.test, published, config.limit_test))
+        self.originals = find_originals(sources.test, sources.clean, published)
+        return Audit(
             self.folder,
-            self.images.protected,
-            self.images.clean,
-            self.images.test,
-            public=self.images.public,
-            keys=self.keys,
+            protected,
+            None if self.originals.images is None else alike(self.originals.images),
+            test,
+            public=alike(load_images(sources.public)) if sources.public else None,
+            keys=keys,
             recipe=recipe,
             seed=config.seed,
             runtime=session.runtime,
@@ -147,7 +145,7 @@ class AuditRun:
             "cases": [job.id for job in jobs if self.session.overwrite or self.audit.finished(job) is None],
             "planned": len(jobs),
             "left_out": [vars(left_out) for left_out in self.planned.left_out],
-            "keys": [str(path) for path in self.keys],
+            "keys": [str(path) for path in self.audit.keys],
         }
 
     def run(self) -> Summary:
@@ -174,12 +172,12 @@ class AuditRun:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()  # Goes only if no case was finished.
             raise
-        facts = self._facts() | self._measure_originals()
-        save_attacked(self.folder / "attacked", self.audit, executed.cases, self.images.published)
+        facts = self._facts()
+        save_attacked(self.folder / "attacked", self.audit, executed.cases, self.published)
         self._copy_records()
         summary = summarize(
             executed.cases,
-            classes=len(self.images.published.classes),
+            classes=len(self.published.classes),
             left_out=[vars(left_out) for left_out in executed.left_out],
             planned=executed.planned,
             failed=executed.failed,
@@ -194,25 +192,26 @@ class AuditRun:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _facts(self) -> dict[str, Any]:
-        images = self.images
-        trained_on = [*hashes(images.protected), *(hashes(images.clean) if images.clean else ())]
+        audit = self.audit
+        trained_on = [*hashes(audit.protected), *(hashes(audit.clean) if audit.clean else ())]
         return {
-            "test_images": len(images.test),
+            "test_images": len(audit.test),
             "attacks": sum(entry.family != YARDSTICK for entry in ATTACKS.values()),
-            "overlap": overlap(trained_on, hashes(images.test)),
-            "label_agreement": images.originals.label_agreement,
-            "budget_levels": images.manifest.budget.levels if images.manifest else None,
+            "overlap": overlap(trained_on, hashes(audit.test)),
+            "label_agreement": self.originals.label_agreement,
+            "budget_levels": self.manifest.budget.levels if self.manifest else None,
+            "linf_levels": self._measure_originals(),
         }
 
-    def _measure_originals(self) -> dict[str, Any]:
-        """Write quality and pictures; the fact that is measured on the way."""
-        originals, published, clean = self.images.originals.images, self.images.published, self.images.clean
+    def _measure_originals(self) -> int | None:
+        """Largest change in levels, if there are originals; quality and pictures are written on the way."""
+        originals, clean = self.originals.images, self.audit.clean
         if originals is None or clean is None:
-            return {}
-        measured = pairs(originals, published, _MEASURED, clean=clean, protected=self.images.protected)
-        quality = write_quality(self.folder, measured, published.classes)
-        save_pictures(self.folder / "pictures", originals, published)
-        return {"linf_levels": quality and quality["linf_levels"]}
+            return None
+        measured = pairs(originals, self.published, _MOST_PAIRS, clean=clean, protected=self.audit.protected)
+        quality = write_quality(self.folder, measured, self.published.classes)
+        save_pictures(self.folder / "pictures", originals, self.published)
+        return quality["linf_levels"] if quality else None
 
     def _copy_records(self) -> None:
         for record in (self.out / "manifest.json", private_folder(self.out) / "protect.jsonl"):
@@ -246,29 +245,11 @@ def judge(folder: Path, cases: Sequence[Case], summary: Summary, *, report: str)
     """
     summary = summary.model_copy(update={"report": report})
     write_json(folder / "summary.json", summary.model_dump(mode="json"))
-    write_page(AuditedFolder(folder, cases, summary), folder / PAGE, overwrite=True)
+    write_report(AuditedFolder(folder, cases, summary), folder / PAGE, overwrite=True)
     return summary
 
 
-def _read(out: Path, sources: AuditSources, config: AuditConfig, session: Session) -> _Images:
-    published = load_images(str(out)).check_trainable()
-    manifest = read_manifest(out) if (out / "manifest.json").is_file() else None
-    details = manifest.model_dump(mode="json")["method_details"] if manifest else {}
-    size = config.size or details.get("training_size")
-    protected = read_store(published, size, int(details.get("channels") or published.channels()), session)
-
-    def alike(images: ImageSet) -> PixelStore:
-        return read_store(images, *protected.shape, session)
-
-    test = alike(clean_images(sources.test, published, config.limit_test))
-    originals = find_originals(sources.test, sources.clean, published)
-    clean = None if originals.images is None else alike(originals.images)
-    public = alike(load_images(sources.public)) if sources.public else None
-    return _Images(published, manifest, originals, protected, test, clean, public)
-
-
 def _recipe(config: AuditConfig, keys: Sequence[Path]) -> Recipe:
-    """The recipe of every network in an audit: a named one, else the first key's, else the short one."""
     base = named_recipe(config.recipe) if config.recipe else key_recipe(keys[0]) if keys else named_recipe("short")
     return with_epochs(base, config.epochs)
 

@@ -14,14 +14,14 @@ from uge.auditing.verdict import HELD_SHARE, judgeable, listed
 from uge.errors import OutputExistsError, UsageError
 from uge.files import check_output, write_atomic, write_json
 from uge.report.description import value_at
-from uge.report.heat_map import AttackRow, Cell, FamilyRows, HeatMap, scale_of
+from uge.report.heat_map import AttackRow, Cell, HeatMap, arrange, scale_of
 from uge.report.page import AuditedFolder, capital, load_audit, page_environment
-from uge.report.tables import FAMILIES, HELD, csv_text, markdown_table, number, spread
+from uge.report.tables import FAMILIES, csv_text, markdown_table, number, spread
 
 COMBINED = "the two best"
-FIELDS = ["protection", "role", "network", "scheme", "family", "holds", "last", "best", "std", "clean", "seeds"]
-"""Columns of the CSV file: one line for each group of cases."""
-STANDINGS = [
+COMBINATION = "combination"
+CSV_COLUMNS = ["protection", "role", "network", "scheme", "family", "holds", "last", "best", "std", "clean", "seeds"]
+STANDING_COLUMNS = [
     "protection",
     "claimed bound",
     "plain training",
@@ -31,8 +31,7 @@ STANDINGS = [
     "gap",
     "verdict",
 ]
-"""Columns of the Markdown table of protections."""
-CONDITIONS = [
+SAME_IN_RECIPES = [
     "optimizer",
     "lr",
     "momentum",
@@ -43,7 +42,6 @@ CONDITIONS = [
     "augment",
     "size",
 ]
-"""Entries of a recipe that must be the same in all audits."""
 
 
 class Standing(BaseModel):
@@ -158,37 +156,18 @@ def _strength(hacker: HackerResult) -> tuple[float, float]:
 
 
 def _heat(summaries: Mapping[str, Summary]) -> HeatMap:
-    scale = scale_of(list(summaries.values()))
-    tops = {name: _top(summary.hackers) for name, summary in summaries.items()}
-
-    def cell(name: str, result: HackerResult | None) -> Cell | None:
-        if result is None:
-            return None
-        note = result.scheme if result.family == "combination" else ""
-        return scale.cell(result, note=note, strongest=result is tops[name])
-
-    def row(scheme: str, results: Mapping[str, HackerResult]) -> AttackRow:
-        first = next(iter(results.values()))
-        about, held = ("", "") if scheme == COMBINED else (first.about, HELD[first.holds])
-        return AttackRow(scheme, about, held, [cell(name, results.get(name)) for name in summaries])
-
-    families = []
     order = list(FAMILIES.values())
-    attacks_of = _by_family(summaries)
-    for title in sorted(attacks_of, key=lambda title: order.index(title) if title in order else len(order)):
-        attacks = attacks_of[title]
-        worst = max(result.last for results in attacks.values() for result in results.values())
-        families.append(FamilyRows(title, [row(scheme, results) for scheme, results in attacks.items()], [], worst))
-    controls = [max(summary.clean.values(), default=None) for summary in summaries.values()]
-    clean = [None if value is None else scale.control(value) for value in controls]
+    attacks = _by_family(summaries)
+    titles = sorted(attacks, key=lambda title: order.index(title) if title in order else len(order))
     meant = [summary.authorized for summary in summaries.values()]
-    authorized = [None if one is None else Cell(one.last, one.best, "", "", one.seeds) for one in meant]
-    return HeatMap(
-        columns=list(summaries),
-        clean=AttackRow("clean control", "trained on the originals", "", clean) if any(clean) else None,
-        authorized=[AttackRow("authorised", "from its key", "", authorized)] if any(authorized) else [],
-        families=families,
-        scale=scale,
+    cells = [None if top is None else Cell(top.last, top.best, "", "", top.seeds) for top in meant]
+    return arrange(
+        list(summaries),
+        scale_of(list(summaries.values())),
+        {title: attacks[title] for title in titles},
+        clean=[max(summary.clean.values(), default=None) for summary in summaries.values()],
+        authorized=[AttackRow("authorised", "from its key", "", cells)] if any(cells) else [],
+        strongest=[max(summary.hackers, key=_strength) for summary in summaries.values() if summary.hackers],
     )
 
 
@@ -199,51 +178,45 @@ def _by_family(summaries: Mapping[str, Summary]) -> dict[str, dict[str, dict[str
         for hacker in (*summary.hackers, *summary.yardsticks):
             family = families.setdefault(FAMILIES.get(hacker.family, hacker.family), {})
             # Which two are combined depends on the protection: all stand in one line.
-            results = family.setdefault(COMBINED if hacker.family == "combination" else hacker.scheme, {})
+            results = family.setdefault(COMBINED if hacker.family == COMBINATION else hacker.scheme, {})
             results[name] = max(results.get(name, hacker), hacker, key=_strength)
     return families
 
 
 def _warnings(audits: Mapping[str, AuditedFolder], standings: Sequence[Standing]) -> list[str]:
-    """Reasons against comparing numbers of different columns."""
     summaries = {name: audit.summary for name, audit in audits.items()}
-    conditions = {name: _conditions(audit) for name, audit in audits.items()}
     warnings = [f"{name}: {warning}" for name, summary in summaries.items() for warning in summary.given]
+    conditions = {name: _conditions(audit) for name, audit in audits.items()}
     for condition in dict.fromkeys(condition for known in conditions.values() for condition in known):
         values = {name: known.get(condition) for name, known in conditions.items()}
-        if len(set(values.values())) > 1:
-            warnings.append(f"Not the same {condition} ({_listed(values)}).")
+        warnings += [f"Not the same {condition} ({_listed(values)})."] if len(set(values.values())) > 1 else []
     controls = {standing.name: standing.clean for standing in standings if standing.clean is not None}
-    if controls and max(controls.values()) - min(controls.values()) > NOISE:
-        shown = _listed({name: number(value) for name, value in controls.items()})
-        warnings.append(f"Clean controls differ by more than {NOISE:.0f} points ({shown}).")
-    tried = {name: _free_attacks(summary) for name, summary in summaries.items()}
-    everything = set[str]().union(*tried.values())
-    lacking = {name: sorted(everything - attacks) for name, attacks in tried.items() if everything - attacks}
-    if lacking:
-        without = "; ".join(f"{name}: without {listed(names)}" for name, names in lacking.items())
-        warnings.append(f"Not the same attacks ({without}). A protection that was attacked less may look stronger.")
-    partial = [name for name, summary in summaries.items() if summary.partial]
-    if partial:
-        warnings.append(f"Not complete: {', '.join(partial)}. What was not tried there may do better.")
-    if any(summary.seeds == 1 for summary in summaries.values()):
-        warnings.append(f"One seed: differences under about {NOISE:.0f} points mean nothing.")
-    return warnings
-
-
-def _free_attacks(summary: Summary) -> set[str]:
-    """Attacks that need nothing but the folder; which combination is the best depends on the folder."""
-    free = [hacker for hacker in summary.hackers if hacker.holds == "nothing"]
-    return {hacker.scheme for hacker in free if hacker.family != "combination"}
+    differ = max(controls.values(), default=0.0) - min(controls.values(), default=0.0) > NOISE
+    shown = _listed({name: number(value) for name, value in controls.items()})
+    # Which combination is the best depends on the folder.
+    single = {name: [h for h in summary.hackers if h.family != COMBINATION] for name, summary in summaries.items()}
+    free = {name: {h.scheme for h in hackers if h.holds == "nothing"} for name, hackers in single.items()}
+    everything = set[str]().union(*free.values())
+    lacking = {name: sorted(everything - attacks) for name, attacks in free.items() if everything - attacks}
+    without = "; ".join(f"{name}: without {listed(names)}" for name, names in lacking.items())
+    partial = ", ".join(name for name, summary in summaries.items() if summary.partial)
+    warnings += [
+        f"Clean controls differ by more than {NOISE:.0f} points ({shown})." if differ else "",
+        f"Not the same attacks ({without}). A protection that was attacked less may look stronger." if without else "",
+        f"Not complete: {partial}. What was not tried there may do better." if partial else "",
+        f"One seed: differences under about {NOISE:.0f} points mean nothing."
+        if any(summary.seeds == 1 for summary in summaries.values())
+        else "",
+    ]
+    return [warning for warning in warnings if warning]
 
 
 def _conditions(audit: AuditedFolder) -> dict[str, Any]:
-    """Conditions that must be the same in all audits."""
     plain = (case for case in audit.cases if case.role == "hacker" and case.scheme == "direct")
     case = next(plain, audit.cases[0])
     summary = audit.summary
     return {
-        **{name.replace("_", " "): case.recipe.get(name) for name in CONDITIONS},
+        **{name.replace("_", " "): case.recipe.get(name) for name in SAME_IN_RECIPES},
         "milestones": tuple(case.recipe.get("milestones") or ()) or None,
         "precision": case.environment.get("precision"),
         "number of test images": summary.facts.get("test_images"),
@@ -303,7 +276,6 @@ def as_page(comparison: Comparison) -> str:
 
 
 def _verdict(standings: Sequence[Standing]) -> tuple[str, str]:
-    """The result in a few words and in a sentence."""
     judged = [standing for standing in standings if standing.holds is not None]
     if not judged:
         return "Nothing to judge", "No audit has both clean controls and hackers with the folder alone."
@@ -338,7 +310,11 @@ def as_markdown(comparison: Comparison) -> str:
         [row.name, row.held, *map(_cell_text, row.cells)]
         for row in [*references, *(row for family in heat.families for row in family.shown)]
     ]
-    lines = [*markdown_table(STANDINGS, standings), "", *markdown_table(["attack", "holds", *heat.columns], attacks)]
+    lines = [
+        *markdown_table(STANDING_COLUMNS, standings),
+        "",
+        *markdown_table(["attack", "holds", *heat.columns], attacks),
+    ]
     return "\n".join([*lines, "", *(f"- {warning}" for warning in comparison.warnings)]).rstrip() + "\n"
 
 
@@ -361,7 +337,7 @@ def named(result: Result | None) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """Every group of cases of every audit, one a line, with :data:`FIELDS`."""
+    """Every group of cases of every audit, one a line, with :data:`CSV_COLUMNS`."""
     roles = {"authorized": ("authorized_all", "variants"), "hacker": ("hackers",), "yardstick": ("yardsticks",)}
     records = (
         {**result.model_dump(), "protection": name, "role": role}
@@ -370,7 +346,7 @@ def as_csv(comparison: Comparison) -> str:
         for field in fields
         for result in getattr(summary, field)
     )
-    return csv_text(FIELDS, records)
+    return csv_text(CSV_COLUMNS, records)
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

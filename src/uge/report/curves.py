@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from uge.auditing.summary import Summary
-from uge.cases.case import Case
+from uge.cases.case import Case, Role
 from uge.report.line_plot import Line, plot, swatch
 from uge.report.tables import by_family
 
@@ -40,29 +40,20 @@ class Panel:
     drawing: Markup
 
 
-@dataclass(frozen=True)
-class Group:
-    """The plots of one family."""
-
-    name: str
-    panels: list[Panel]
-
-
-def by_attack(cases: Sequence[Case], summary: Summary) -> list[Group]:
-    """Test accuracy by epoch: one plot for each attack, one line for each network and key, mean over seeds.
+def by_attack(cases: Sequence[Case], summary: Summary) -> dict[str, list[Panel]]:
+    """Test accuracy by epoch, by family: one plot for each attack, one line for each network and key, mean over seeds.
 
     The clean controls of the same networks, and the authorised networks, are drawn thin for comparison.
     """
-    cases = [case for case in cases if len(case.history) > 1]
-    hackers = _hackers(cases)
-    meant = _authorized(cases)
+    hackers = _drawn(cases, "hacker")
+    meant = _drawn(cases, "authorized")
+    controls = [case for case in _drawn(cases, "clean") if case.start == "random"]
     dashes = dash_patterns(hackers)
-    controls = [case for case in cases if case.role == "clean" and case.start == "random"]
     authorized = _lines(meant, "authorized", dash_patterns(meant), thin=True)
-    top = min(100.0, 1.04 * max((e.test_accuracy for case in cases for e in case.history), default=100.0) + 1)
-    groups = []
+    best = max((case.best for case in cases if len(case.history) > 1), default=100.0)
+    top = min(100.0, 1.04 * best + 1)
+    groups: dict[str, list[Panel]] = {}
     for family, attacks in by_family(summary).items():
-        panels = []
         for scheme, results in attacks.items():
             mine = [case for case in hackers if case.scheme == scheme]
             if not mine:
@@ -77,8 +68,8 @@ def by_attack(cases: Sequence[Case], summary: Summary) -> list[Group]:
                 x_label="epoch",
                 description=f"Test accuracy by epoch under {scheme}: {', '.join(ends)}.",
             )
-            panels.append(Panel(scheme, f"{max(result.last for result in results):.1f} %", drawn))
-        groups += [Group(family, panels)] if panels else []
+            panel = Panel(scheme, f"{max(result.last for result in results):.1f} %", drawn)
+            groups.setdefault(family, []).append(panel)
     return groups
 
 
@@ -95,16 +86,16 @@ def name(learner: Learner) -> str:
 
 def legend(cases: Sequence[Case]) -> list[tuple[Markup, str]]:
     """(Piece of line, words) for the plots by attack."""
-    cases = [case for case in cases if len(case.history) > 1]
-    meant = dash_patterns(_authorized(cases))
-    items = [
-        (swatch("hacker", dash), f"hacker, {name(learner)}") for learner, dash in dash_patterns(_hackers(cases)).items()
-    ]
-    items += [(swatch("clean thin"), "clean controls")] if any(case.role == "clean" for case in cases) else []
-    if len(meant) == 1:
-        return [*items, (swatch("authorized thin"), "authorised")]
-    return items + [
-        (swatch("authorized thin", dash), f"authorised, {name(learner)}") for learner, dash in meant.items()
+    hackers = dash_patterns(_drawn(cases, "hacker"))
+    meant = dash_patterns(_drawn(cases, "authorized"))
+    several = len(meant) > 1
+    return [
+        *((swatch("hacker", dash), f"hacker, {name(learner)}") for learner, dash in hackers.items()),
+        *([(swatch("clean thin"), "clean controls")] if _drawn(cases, "clean") else []),
+        *(
+            (swatch("authorized thin", dash), f"authorised, {name(learner)}" if several else "authorised")
+            for learner, dash in meant.items()
+        ),
     ]
 
 
@@ -132,12 +123,10 @@ def losses(events: Sequence[Mapping[str, Any]], kind: str, axis: str) -> list[Pa
     return panels
 
 
-def _hackers(cases: Iterable[Case]) -> list[Case]:
-    return [case for case in cases if case.role == "hacker"]
-
-
-def _authorized(cases: Iterable[Case]) -> list[Case]:
-    return [case for case in cases if case.role == "authorized" and case.scheme == "direct"]
+def _drawn(cases: Iterable[Case], role: Role) -> list[Case]:
+    """Cases of a role with a curve; authorised training as meant, without its variants."""
+    cases = [case for case in cases if case.role == role and len(case.history) > 1]
+    return [case for case in cases if case.role != "authorized" or case.scheme == "direct"]
 
 
 def _learner(case: Case) -> Learner:

@@ -40,88 +40,109 @@ def value_at(data: Any, *path: str | int) -> Any:
 
 def headline(manifest: Mapping[str, Any], cases: Sequence[Case], summary: Summary) -> str:
     """One line under the title: images, classes, budget, seeds, runs."""
-    count = value_at(manifest, "count")
-    classes = value_at(manifest, "classes")
+    count, classes = (value_at(manifest, key) for key in ("count", "classes"))
     levels = value_at(manifest, "measured", "linf_levels")
-    parts = [f"{count:,} images" if isinstance(count, int) else ""]
-    parts += [f"{len(classes)} classes" if isinstance(classes, list) else ""]
-    parts += [f"largest change {levels} of 255 levels" if levels is not None else ""]
     networks = counted(len({hacker.network for hacker in summary.hackers}), "network")
-    parts += [f"{extent(summary)} on {networks}"] if summary.hackers else []
-    parts += [counted(summary.seeds, "seed"), counted(len(cases), "training run")]
-    return " · ".join(part for part in parts if part)
+    parts = [
+        f"{count:,} images" if isinstance(count, int) else "",
+        f"{len(classes)} classes" if isinstance(classes, list) else "",
+        "" if levels is None else f"largest change {levels} of 255 levels",
+        f"{extent(summary)} on {networks}" if summary.hackers else "",
+        counted(summary.seeds, "seed"),
+        counted(len(cases), "training run"),
+    ]
+    return " · ".join(filter(None, parts))
 
 
 def protection(manifest: Mapping[str, Any]) -> Facts:
-    """How the published images were made, from the manifest."""
-    facts: Facts = []
-    count = value_at(manifest, "count")
-    classes = value_at(manifest, "classes")
-    split = value_at(manifest, "split")
-    if isinstance(count, int) and isinstance(classes, list):
-        where = f"{f' of the {split} split' if split else ''} of {value_at(manifest, 'name')}"
-        facts.append(("Images", f"All {count:,} images{where}, in {len(classes)} classes."))
+    """Making of the published images, from the manifest."""
+    texts = {
+        "Images": _images(manifest),
+        "Method": _method(manifest),
+        "Promised bound": _bound(manifest),
+        "Measured": _measured(manifest),
+        "Made for": _receivers(manifest),
+        "Feature space": _feature_space(manifest),
+        "Generator": _generator(manifest),
+        "Refinement": _refinement(manifest),
+    }
+    return [(title, text) for title, text in texts.items() if text]
+
+
+def _images(manifest: Mapping[str, Any]) -> str:
+    name, split, count, classes = (value_at(manifest, key) for key in ("name", "split", "count", "classes"))
+    if not isinstance(count, int) or not isinstance(classes, list):
+        return ""
+    return f"All {count:,} images{f' of the {split} split' if split else ''} of {name}, in {len(classes)} classes."
+
+
+def _method(manifest: Mapping[str, Any]) -> str:
     method = value_at(manifest, "method")
-    if method:
-        about = str(METHODS.get(method) or value_at(manifest, "method_details", "about") or "").rstrip(".")
-        facts.append(("Method", f"{method}: {about}." if about else f"{method}."))
-    facts += _budget(manifest) + _measured(manifest)
-    authorized = value_at(manifest, "authorized")
-    if isinstance(authorized, list):
-        networks = ", ".join(
-            f"{value_at(network, 'network')} (initial weights sha256 {str(value_at(network, 'weights_sha256'))[:12]}…)"
-            for network in authorized
-        )
-        facts.append(("Made for", f"{networks}." if networks else "No network: no training is authorised."))
-    return facts + _how(manifest)
+    about = str(METHODS.get(method) or value_at(manifest, "method_details", "about") or "").rstrip(".")
+    return ": ".join(filter(None, (method, about))) + "." if method else ""
 
 
-def _budget(manifest: Mapping[str, Any]) -> Facts:
-    rho = value_at(manifest, "budget", "rho")
-    levels = value_at(manifest, "budget", "levels")
+def _bound(manifest: Mapping[str, Any]) -> str:
+    rho, levels = (value_at(manifest, "budget", key) for key in ("rho", "levels"))
     if levels is None:
-        return []
+        return ""
     if value_at(manifest, "method_details", "linf_claimed") is False:
-        return [("Promised bound", "None on single pixels: this method does not bound the largest change.")]
+        return "None on single pixels: this method does not bound the largest change."
     unit = f" (ρ = {rho:g} in pixel values from 0 to 1)" if isinstance(rho, int | float) else ""
-    return [("Promised bound", f"No stored colour value differs from its original by more than {levels} levels{unit}.")]
+    return f"No stored colour value differs from its original by more than {levels} levels{unit}."
 
 
-def _measured(manifest: Mapping[str, Any]) -> Facts:
-    measured = value_at(manifest, "measured")
-    linf, psnr, ssim = (value_at(measured, key) for key in ("linf_levels", "psnr_db", "ssim"))
-    parts = [f"largest change {linf} levels"] if linf is not None else []
-    if psnr is not None:
-        lowest = value_at(measured, "psnr_min_db")
-        parts.append(f"mean PSNR {psnr:.1f} dB" + (f" (lowest {lowest:.1f} dB)" if lowest is not None else ""))
-    if ssim is not None:
-        sample = value_at(measured, "ssim_sample")
-        parts.append(f"mean SSIM {ssim:.3f}" + (f" (on {sample:,} images)" if sample else ""))
-    changed, unchanged = (value_at(measured, key) for key in ("changed_pixels", "unchanged_images"))
-    parts += [f"{100 * changed:.1f} % of the pixels changed"] if changed is not None else []
-    parts += [f"{_many(unchanged, 'image')} unchanged"] if unchanged else []
-    return [("Measured", f"On the stored pixels, read back from disk: {', '.join(parts)}.")] if parts else []
+def _measured(manifest: Mapping[str, Any]) -> str:
+    measured = value_at(manifest, "measured") or {}
+
+    def text(template: str, field: str, rest: str = "", more: str = "") -> str:
+        value, extra = measured.get(field), measured.get(more)
+        return "" if value is None else template.format(value) + ("" if extra is None else rest.format(extra))
+
+    unchanged = measured.get("unchanged_images")
+    parts = [
+        text("largest change {} levels", "linf_levels"),
+        text("mean PSNR {:.1f} dB", "psnr_db", " (lowest {:.1f} dB)", "psnr_min_db"),
+        text("mean SSIM {:.3f}", "ssim", " (on {:,} images)", "ssim_sample"),
+        text("{:.1%} of the pixels changed", "changed_pixels").replace("%", " %"),
+        f"{counted(unchanged, 'image')} unchanged" if unchanged else "",
+    ]
+    shown = ", ".join(filter(None, parts))
+    return f"On the stored pixels, read back from disk: {shown}." if shown else ""
 
 
-def _how(manifest: Mapping[str, Any]) -> Facts:
-    facts: Facts = []
+def _receivers(manifest: Mapping[str, Any]) -> str:
+    authorized = value_at(manifest, "authorized")
+    if not isinstance(authorized, list):
+        return ""
+    networks = ", ".join(
+        f"{value_at(network, 'network')} (initial weights sha256 {str(value_at(network, 'weights_sha256'))[:12]}…)"
+        for network in authorized
+    )
+    return f"{networks or 'No network: no training is authorised'}."
+
+
+def _feature_space(manifest: Mapping[str, Any]) -> str:
     encoder = value_at(manifest, "encoder")
-    if isinstance(encoder, Mapping):
-        kind = value_at(encoder, "kind") or value_at(encoder, "name") or "unnamed"
-        detail = value_at(encoder, "checkpoint") or value_at(encoder, "networks")
-        detail = ", ".join(map(str, detail)) if isinstance(detail, list) else detail
-        trained = " trained on the protector's own images" if kind == "local" else ""
-        facts.append(("Feature space", f"{kind} encoder{trained}{f' ({detail})' if detail else ''}."))
+    if not isinstance(encoder, Mapping):
+        return ""
+    kind = encoder.get("kind") or encoder.get("name") or "unnamed"
+    detail = encoder.get("checkpoint") or encoder.get("networks")
+    detail = ", ".join(map(str, detail)) if isinstance(detail, list) else detail
+    trained = " trained on the protector's own images" if kind == "local" else ""
+    return f"{kind} encoder{trained}{f' ({detail})' if detail else ''}."
+
+
+def _generator(manifest: Mapping[str, Any]) -> str:
     steps = value_at(manifest, "method_details", "generator", "max_steps")
-    refined = value_at(manifest, "method_details", "refinement")
-    if steps is not None:
-        facts.append(("Generator", f"Trained for at most {steps:,} steps." if steps else "Left untrained."))
-    if isinstance(refined, Mapping):
-        passes, rounds = value_at(refined, "passes"), value_at(refined, "rounds")
-        facts.append(
-            ("Refinement", f"Every image's noise optimised directly: {_many(rounds, 'round')} of {passes} passes.")
-        )
-    return facts
+    return "" if steps is None else f"Trained for at most {steps:,} steps." if steps else "Left untrained."
+
+
+def _refinement(manifest: Mapping[str, Any]) -> str:
+    passes, rounds = (value_at(manifest, "method_details", "refinement", key) for key in ("passes", "rounds"))
+    if not isinstance(rounds, int):
+        return ""
+    return f"Every image's noise optimised directly: {counted(rounds, 'round')} of {passes} passes."
 
 
 def audit(summary: Summary, cases: Sequence[Case]) -> Facts:
@@ -151,19 +172,15 @@ def settings(manifest: Mapping[str, Any], cases: Sequence[Case]) -> list[tuple[s
     """Settings that repeat the audit, in titled groups of (name, value)."""
     seeds = sorted({case.seed for case in cases})
     made: Facts = [("audit seeds", ", ".join(map(str, seeds)))]
-    wanted = {
-        "tool version": ("tool_version",),
-        "command": ("command",),
-        "created": ("created",),
-        "configuration sha256": ("config_sha256",),
-        "stored as": ("codec",),
+    if isinstance(manifest.get("seeds"), Mapping):
+        made.append(("protection seeds", _shown(manifest["seeds"])))
+    fields = {
+        "tool version": "tool_version",
+        "created": "created",
+        "configuration sha256": "config_sha256",
+        "stored as": "codec",
     }
-    made += [
-        (name, str(value_at(manifest, *path))) for name, path in wanted.items() if value_at(manifest, *path) is not None
-    ]
-    named = value_at(manifest, "seeds")
-    if isinstance(named, Mapping):
-        made.insert(1, ("protection seeds", ", ".join(f"{key} = {value}" for key, value in named.items())))
+    made += [(name, str(manifest[field])) for name, field in fields.items() if manifest.get(field) is not None]
     groups = [
         ("Training recipe", _common([case.recipe for case in cases])),
         ("Loss weights", _common([value_at(manifest, "method_details", "loss") or {}])),
@@ -195,7 +212,15 @@ def limits(summary: Summary, cases: Sequence[Case]) -> list[str]:
     hackers = [case for case in cases if case.role == "hacker"]
     networks = counted(len({case.network for case in hackers}), "architecture")
     recipes = counted(len({canonical_json({**case.recipe, "seed": 0}) for case in hackers}), "recipe")
-    sentences = [
+    keyed = any(is_keyed(result.network) for result in summary.authorized_all)
+    same = not keyed and any(hacker.same_architecture for hacker in summary.hackers)
+    weaker = "The effect weakens with every further network that is authorised."
+    shared = "The authorised networks share one wave key: a leak by one receiver is a leak by all."
+    hardest = (
+        "A hacker with the authorised architecture differs from the authorised network only in its initial weights. "
+        "That is the hardest case; a small gap there means that the architecture must stay secret too."
+    )
+    return [
         f"An audit covers only what it ran: here {extent(summary)} with {networks} and {recipes}. A hacker with "
         "another network, more epochs, stronger augmentation or a pre-trained start may do better.",
         "Lossy compression, blurring, resizing, gray-scale conversion and adversarial training can weaken the "
@@ -204,20 +229,6 @@ def limits(summary: Summary, cases: Sequence[Case]) -> list[str]:
         "A leaked key cannot be called back, and what was public before stays public.",
         "The pictures are not encrypted: people see them as before. Only learning from them is made harder.",
         "The numbers belong to these images, this training size and this recipe; they do not carry over to others.",
+        *([hardest] if same else []),
+        *([shared if keyed else weaker] if len(summary.authorized_all) > 1 else []),
     ]
-    keyed = any(is_keyed(result.network) for result in summary.authorized_all)
-    several = len(summary.authorized_all) > 1
-    if not keyed and any(hacker.same_architecture for hacker in summary.hackers):
-        sentences.append(
-            "A hacker with the authorised architecture differs from the authorised network only in its initial "
-            "weights. That is the hardest case; a small gap there means that the architecture must stay secret too."
-        )
-    if several and keyed:
-        sentences.append("The authorised networks share one wave key: a leak by one receiver is a leak by all.")
-    elif several:
-        sentences.append("The effect weakens with every further network that is authorised.")
-    return sentences
-
-
-def _many(count: Any, noun: str) -> str:
-    return counted(count, noun) if isinstance(count, int) else f"an unknown number of {noun}s"

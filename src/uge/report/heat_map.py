@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from uge.auditing.summary import HackerResult, Result, Summary
@@ -11,10 +11,8 @@ from uge.report.tables import HELD, by_family
 
 _STOPS = ("ffffe5", "fff7bc", "fee391", "fec44f", "fe9929", "ec7014", "cc4c02", "993404", "662506")
 """ColorBrewer's YlOrBr: lightness falls evenly, and it reads the same to colour-blind people."""
-OPEN = 24
-"""Number of attacks up to which all rows are shown."""
-SHOWN = 3
-"""Rows of a family that are shown where there are more attacks."""
+OPEN = 24  # Number of attacks up to which all rows are shown.
+SHOWN = 3  # Rows of a family that are shown where there are more attacks.
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,9 @@ class FamilyRows:
 class HeatMap:
     """The whole map: a column for each network, or for each protection of a comparison."""
 
-    columns: list[str]
+    columns: Sequence[str]
     clean: AttackRow | None
-    authorized: list[AttackRow]
+    authorized: Sequence[AttackRow]
     families: list[FamilyRows]
     scale: Scale
 
@@ -97,33 +95,71 @@ def scale_of(summaries: Sequence[Summary]) -> Scale:
 
 
 def heat_map(summary: Summary) -> HeatMap | None:
-    """Arrange the results; ``None`` without any."""
+    """Arrange the results of an audit, a column for each network; ``None`` without any."""
     networks = sorted({hacker.network for hacker in summary.hackers}) or sorted(summary.clean)
     if not networks and not summary.authorized_all:
         return None
     networks = networks or [summary.authorized_all[0].network]
-    scale = scale_of([summary])
-    top = summary.strongest
+    many = len({hacker.scheme for hacker in summary.hackers}) > OPEN
+    # Of two keys the stronger hacker, which comes first: a cell must not hide it.
+    attacks = {
+        family: {scheme: {result.network: result for result in reversed(results)} for scheme, results in rows.items()}
+        for family, rows in by_family(summary).items()
+    }
+    return arrange(
+        networks,
+        scale_of([summary]),
+        attacks,
+        clean=[summary.clean.get(network) for network in networks],
+        authorized=[_authorized(result, networks) for result in summary.authorized_all],
+        strongest=summary.hackers[:1],
+        shown=SHOWN if many else None,
+    )
 
-    def row(scheme: str, results: Sequence[HackerResult]) -> AttackRow:
-        # Of two keys the stronger hacker: a cell must not hide it.
-        mine = {result.network: result for result in sorted(results, key=lambda result: result.last)}
-        marked = top.network if top and top.scheme == scheme and results[0] in summary.hackers else None
-        cells = [scale.cell(mine[name], strongest=name == marked) if name in mine else None for name in networks]
-        return AttackRow(scheme, results[0].about, HELD[results[0].holds], cells)
 
-    shown = SHOWN if len({hacker.scheme for hacker in summary.hackers}) > OPEN else None
+def arrange(
+    columns: Sequence[str],
+    scale: Scale,
+    attacks: Mapping[str, Mapping[str, Mapping[str, HackerResult]]],
+    *,
+    clean: Sequence[float | None],
+    authorized: Sequence[AttackRow],
+    strongest: Sequence[HackerResult],
+    shown: int | None = None,
+) -> HeatMap:
+    """Arrange results in rows and columns.
+
+    Args:
+        columns: Names of the columns.
+        scale: Colours.
+        attacks: Family → name of the row → column → result.
+        clean: Clean control of each column.
+        authorized: Rows of the authorised networks.
+        strongest: Results that get a frame.
+        shown: Number of rows of a family that are not folded away; all by default.
+    """
+
+    def cell(row: str, result: HackerResult | None) -> Cell | None:
+        if result is None:
+            return None
+        note = "" if result.scheme == row else result.scheme
+        return scale.cell(result, note=note, strongest=any(result is top for top in strongest))
+
+    def attack_row(name: str, results: Mapping[str, HackerResult]) -> AttackRow:
+        first = next(iter(results.values()))
+        about, held = (first.about, HELD[first.holds]) if first.scheme == name else ("", "")
+        return AttackRow(name, about, held, [cell(name, results.get(column)) for column in columns])
+
     families = []
-    for name, attacks in by_family(summary).items():
-        lines = [row(scheme, results) for scheme, results in attacks.items()]
-        worst = max(result.last for results in attacks.values() for result in results)
-        families.append(FamilyRows(name, lines[:shown], lines[shown:] if shown else [], worst))
-    clean = [summary.clean.get(network) for network in networks]
+    for title, named in attacks.items():
+        rows = [attack_row(name, results) for name, results in named.items()]
+        worst = max(result.last for results in named.values() for result in results.values())
+        families.append(FamilyRows(title, rows[:shown], rows[shown:] if shown else [], worst))
     controls = [None if value is None else scale.control(value) for value in clean]
     return HeatMap(
-        columns=networks,
+        columns=columns,
         clean=AttackRow("clean control", "trained on the originals", "", controls) if any(controls) else None,
-        authorized=[_authorized(result, networks) for result in summary.authorized_all],
+        authorized=authorized,
         families=families,
         scale=scale,
     )

@@ -22,8 +22,7 @@ from uge.errors import DataError, OutputExistsError, UsageError
 from uge.files import JSON, check_output, read_events, read_json, write_atomic
 from uge.report import curves, description
 from uge.report.heat_map import heat_map
-from uge.report.pictures import load_attacked, load_pictures
-from uge.report.quality import QualityView, load_quality
+from uge.report.pictures import QualityView, load_attacked, load_pictures, load_quality
 from uge.report.tables import number, rows, spread
 
 log = logging.getLogger(__name__)
@@ -57,13 +56,14 @@ class AuditedFolder:
         return load_quality(self.folder / "quality")
 
 
-def write_report(run: Path, out: Path, *, overwrite: bool = False) -> Path:
-    """Write the report of an audit folder.
+def write_report(run: Path | AuditedFolder, out: Path, *, overwrite: bool = False) -> Path:
+    """Write the report of an audit.
 
     Args:
-        run: Audit folder (docs/formats.md, "Audit folder"). Only ``cases/`` is needed. Attacks that were left out and
-            facts about the data come from ``summary.json``, whose numbers are compared with the cases;
-            ``manifest.json``, ``pictures/``, ``attacked/``, ``quality/`` and ``protect.jsonl`` are shown if there.
+        run: An audit that is at hand, or an audit folder (docs/formats.md, "Audit folder"). Of a folder only
+            ``cases/`` is needed. Attacks that were left out and facts about the data come from its ``summary.json``,
+            whose numbers are compared with the cases; ``manifest.json``, ``pictures/``, ``attacked/``, ``quality/``
+            and ``protect.jsonl`` are shown if there.
         out: The HTML file to write.
         overwrite: Replace an existing file.
 
@@ -76,24 +76,14 @@ def write_report(run: Path, out: Path, *, overwrite: bool = False) -> Path:
         DataError: A file in ``run`` is damaged.
         StorageError: The page cannot be written.
     """
-    _check_page(out, overwrite=overwrite)
-    return write_page(load_audit(run), out, overwrite=overwrite)
-
-
-def write_page(audit: AuditedFolder, out: Path, *, overwrite: bool = False) -> Path:
-    """Write the report of an audit that is at hand; otherwise as :func:`write_report`."""
-    _check_page(out, overwrite=overwrite)
-    write_atomic(out, render(audit))
-    log.info("wrote the report %s", out)
-    return out
-
-
-def _check_page(out: Path, *, overwrite: bool) -> None:
     if out.is_dir():
         raise OutputExistsError(
             f"expected a file name for the report, got the folder {out}; give {out / 'report.html'}"
         )
     check_output(out, overwrite=overwrite)
+    write_atomic(out, render(run if isinstance(run, AuditedFolder) else load_audit(run)))
+    log.info("wrote the report %s", out)
+    return out
 
 
 def load_audit(folder: Path) -> AuditedFolder:
@@ -169,11 +159,6 @@ def capital(text: str) -> str:
 
 
 def _stored(path: Path) -> Summary:
-    """The stored summary; empty where there is none.
-
-    Raises:
-        DataError: The file is no summary.
-    """
     try:
         return Summary.model_validate(read_json(path)) if path.is_file() else Summary()
     except ValidationError as error:

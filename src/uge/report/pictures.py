@@ -1,4 +1,4 @@
-"""Original, noise and protected pictures, and what attacks make of them, as data URIs.
+"""Pictures of a report as data URIs: originals, noise and protected images, these after attacks, and quality.
 
 ``pictures/pictures.json`` and ``attacked/attacked.json`` are objects with a list ``pictures`` (docs/formats.md).
 """
@@ -8,20 +8,26 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
 from uge.errors import DataError
+from uge.files import read_json
+from uge.report.line_plot import Line, plot
 
 MOST_PICTURES = 9
 MOST_PIXELS = 256
 MOST_ATTACKED = 4
 ATTACKED_PIXELS = 96
 GRAY = 128
+MOST_CLASSES = 20
 Pixels = NDArray[np.uint8]
 
 
@@ -138,22 +144,14 @@ def _pixels(folder: Path, file: str) -> Pixels:
     return bands[..., :1] if gray else bands[..., :3]
 
 
-@dataclass(frozen=True)
-class Attacked:
-    """A few published images after an attack's filter: (class or id, data URI) of each."""
-
-    attack: str
-    images: list[tuple[str, str]]
-
-
-def load_attacked(folder: Path) -> list[Attacked]:
+def load_attacked(folder: Path) -> dict[str, list[tuple[str, str]]]:
     """Read ``attacked.json`` and up to four pictures of each attack, in the order of the file.
 
     Args:
         folder: ``attacked/`` of an audit folder; may be missing.
 
     Returns:
-        One entry for each attack; none without the file.
+        By attack, (class or id, data URI) of each picture; empty without the file.
 
     Raises:
         DataError: The index is damaged, or a picture is missing or unreadable.
@@ -163,7 +161,82 @@ def load_attacked(folder: Path) -> list[Attacked]:
         shown = images.setdefault(attack, [])
         if len(shown) < MOST_ATTACKED:
             shown.append((name, _uri(_pixels(folder, file), ATTACKED_PIXELS)))
-    return [Attacked(attack, shown) for attack, shown in images.items()]
+    return images
+
+
+@dataclass(frozen=True)
+class QualityView:
+    """Parts of ``quality/`` that the page shows.
+
+    Attributes:
+        figures: Contents of ``quality.json``.
+        spectrum: The centred log-power picture as a data URI; empty without noise.
+        radial: Power by frequency.
+        classes: (class, data URI, largest change in levels), the strongest first.
+        more: Classes that are not shown.
+        white_levels: Levels of change that white stands for in the pictures of classes.
+    """
+
+    figures: dict[str, Any]
+    spectrum: str
+    radial: Markup
+    classes: list[tuple[str, str, float]]
+    more: int
+    white_levels: float
+
+
+def load_quality(folder: Path) -> QualityView | None:
+    """Read ``folder/quality.json`` and its pictures; ``None`` where there is none.
+
+    Raises:
+        DataError: A file is damaged or missing.
+    """
+    if not (folder / "quality.json").is_file():
+        return None
+    figures = read_json(folder / "quality.json")
+    try:
+        spectrum = figures["spectrum"]
+        means = sorted(figures["class_means"], key=lambda mean: -float(mean["largest_levels"]))
+        shown = [
+            (str(mean["class"]), _file_uri(folder, mean["file"]), float(mean["largest_levels"]))
+            for mean in means[:MOST_CLASSES]
+        ]
+        return QualityView(
+            figures=figures,
+            spectrum=_file_uri(folder, spectrum["file"]) if spectrum else "",
+            radial=_radial(spectrum) if spectrum else Markup(""),
+            classes=shown,
+            more=len(means) - len(shown),
+            white_levels=max((float(mean["white_levels"]) for mean in means), default=0.0),
+        )
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise DataError(
+            f"expected quality figures in {folder / 'quality.json'}, got something else ({error}); "
+            "run the audit again to write them anew"
+        ) from error
+
+
+def _radial(spectrum: dict[str, Any]) -> Markup:
+    def line(name: str, kind: str, dash: str = "") -> Line:
+        pairs = zip(spectrum["frequency"], spectrum[name], strict=True)
+        # The constant was taken out of every image, so the first ring says nothing.
+        return Line([(float(f), math.log10(max(float(p), 1e-6))) for f, p in pairs][1:], kind, dash)
+
+    noise, image = line("noise", "hacker"), line("image", "clean", "6 2.5")
+    values = [y for _, y in [*noise.points, *image.points]]
+    if not values:
+        return Markup("")
+    said = "Power of the noise (solid) and of the originals (dashed) by frequency, in powers of ten of squared levels."
+    low, high = math.floor(min(values)), math.ceil(max(values) + 1e-9)
+    return plot([image, noise], low=low, high=max(high, low + 1), x_label="cycles per pixel", description=said)
+
+
+def _file_uri(folder: Path, name: str) -> str:
+    # Only a name: a path in a folder that came from elsewhere must not reach other files.
+    data = (folder / Path(name).name).read_bytes()
+    if not data.startswith(b"\x89PNG"):
+        raise ValueError(f"{name} is no PNG picture")
+    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def _uri(pixels: Pixels, most: int = MOST_PIXELS) -> str:

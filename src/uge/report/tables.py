@@ -172,8 +172,8 @@ def _counts(summary: Summary) -> str:
         extent(summary),
         counted(networks, "network"),
         counted(summary.seeds, "seed"),
+        f"{len(summary.left_out)} left out" if summary.left_out else "",
+        f"{len(summary.failed)} failed" if summary.failed else "",
+        "" if summary.chance is None else f"chance {number(summary.chance)} %",
     ]
-    parts += [f"{len(summary.left_out)} left out"] if summary.left_out else []
-    parts += [f"{len(summary.failed)} failed"] if summary.failed else []
-    parts += [f"chance {number(summary.chance)} %"] if summary.chance is not None else []
-    return ", ".join(parts)
+    return ", ".join(filter(None, parts))
