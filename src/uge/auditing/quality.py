@@ -109,10 +109,6 @@ class Quality:
         same = sum(float(np.square(total, dtype=np.float64).sum()) / self.counts[k] for k, total in self.sums.items())
         return min(1.0, same / self.energy)
 
-    def means(self) -> dict[int, Array]:
-        """Mean change of each class that occurs, side × side × 3, in levels."""
-        return {label: self.sums[label] / self.counts[label] for label in sorted(self.sums)}
-
 
 def _middle(pixels: Pixels, side: int) -> Pixels:
     top, left = ((length - side) // 2 for length in pixels.shape[:2])
@@ -226,7 +222,7 @@ def _write_spectrum(folder: Path, quality: Quality) -> dict[str, Any]:
 
 
 def _write_means(folder: Path, quality: Quality) -> list[dict[str, Any]]:
-    means = quality.means()
+    means = {label: quality.sums[label] / quality.counts[label] for label in sorted(quality.sums)}
     # One scale for all: a class whose mean is weak should look weak.
     scale = max(float(np.abs(mean).max()) for mean in means.values()) or 1.0
     entries = []

@@ -69,6 +69,11 @@ class Result(BaseModel):
         return f"{self.network} ({self.scheme}{f', key {self.key}' if self.key else ''})"
 
     @property
+    def delta(self) -> float | None:
+        """Accuracy after the last epoch minus the clean control, in points; ``None`` without a clean control."""
+        return None if self.clean is None else self.last - self.clean
+
+    @property
     def reached(self) -> float:
         """Accuracy that counts for a hacker: the larger of last and best epoch, since training may stop early."""
         return max(self.last, self.best)

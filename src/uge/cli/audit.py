@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from uge.auditing.summary import HOLDS, Holds, Margin, Summary
+from uge.auditing.verdict import listed
 from uge.cli.console import Outcome, open_session, set_logging
 from uge.cli.flags import FLAT, Page, Resumable
 from uge.config import AuditConfig
@@ -99,10 +100,9 @@ def audit_text(summary: Summary) -> str:
 
     lines = [text_table(summary), summary.verdict]
     if summary.partial:
-        names = [left_out["attack"] for left_out in summary.left_out] + summary.failed
-        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        names = listed([*(left_out["attack"] for left_out in summary.left_out), *summary.failed], _LISTED)
         lines.append(
-            f"partial audit: {summary.ran} of {summary.planned} cases; without {', '.join(names[:_LISTED])}{more} "
+            f"partial audit: {summary.ran} of {summary.planned} cases; without {names} "
             "(the reasons are in summary.json)"
         )
     return "\n".join([*lines, f"report: {summary.report}"])

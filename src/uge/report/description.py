@@ -26,15 +26,10 @@ METHODS = {
 }
 
 
-def value_at(data: Any, *path: str | int) -> Any:
+def value_at(data: Any, *path: str) -> Any:
     """A value inside nested JSON, or ``None`` where the path ends early."""
     for part in path:
-        if isinstance(data, Mapping):
-            data = data.get(part)
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        else:
-            return None
+        data = data.get(part) if isinstance(data, Mapping) else None
     return data
 
 

@@ -70,10 +70,6 @@ class Scale:
         """A result in the colours of its last epoch."""
         return Cell(result.last, result.best, *self.colours(result.last), result.seeds, note, strongest)
 
-    def control(self, value: float) -> Cell:
-        """A clean control, of which the last epoch alone is known."""
-        return Cell(value, value, *self.colours(value), 0)
-
     def colours(self, value: float) -> tuple[str, str]:
         """Colours of background and text."""
         return shade((value - self.low) / (self.high - self.low))
@@ -88,8 +84,7 @@ def scale_of(summaries: Sequence[Summary]) -> Scale:
     """From chance to the largest accuracy of all."""
     accuracies = [value for summary in summaries for value in summary.clean.values()]
     for summary in summaries:
-        results = (*summary.hackers, *summary.yardsticks, *summary.authorized_all)
-        accuracies += [result.last for result in results]
+        accuracies += [r.last for r in (*summary.hackers, *summary.yardsticks, *summary.authorized_all)]
     low = min((summary.chance or 0.0 for summary in summaries), default=0.0)
     return Scale(low, max([*accuracies, low + 1]))
 
@@ -155,7 +150,7 @@ def arrange(
         rows = [attack_row(name, results) for name, results in named.items()]
         worst = max(result.last for results in named.values() for result in results.values())
         families.append(FamilyRows(title, rows[:shown], rows[shown:] if shown else [], worst))
-    controls = [None if value is None else scale.control(value) for value in clean]
+    controls = [None if value is None else Cell(value, value, *scale.colours(value), 0) for value in clean]
     return HeatMap(
         columns=columns,
         clean=AttackRow("clean control", "trained on the originals", "", controls) if any(controls) else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -188,12 +188,9 @@ def _counted_again(audit: AuditedFolder) -> Summary:
         )
 
     summary = again(stored.given)
-    unchanged = stored == Summary() or _accuracies(summary) == _accuracies(stored)
+    accuracies = [
+        sorted((result.name, round(result.last, 6)) for result in (counted.authorized, *counted.hackers) if result)
+        for counted in (summary, stored)
+    ]
+    unchanged = stored == Summary() or accuracies[0] == accuracies[1]
     return summary if unchanged else again([*stored.given, _CHANGED])
-
-
-def _accuracies(summary: Summary) -> Mapping[str, float | None]:
-    """Last-epoch accuracies by name, without the noise of floating-point sums."""
-    authorized = summary.authorized
-    accuracies = {f"{hacker.name} {hacker.key}": round(hacker.last, 6) for hacker in summary.hackers}
-    return {**accuracies, "authorised": round(authorized.last, 6) if authorized else None}

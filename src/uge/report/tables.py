@@ -33,40 +33,34 @@ class Row:
     """One line of the results table.
 
     Attributes:
-        role: ``authorized`` or ``hacker``.
+        role: ``authorised`` or ``hacker``.
         result: Accuracies in percent on the clean test set.
-        strongest: True for the strongest hacker.
+        how: The attack, with the number of the key where it is not the first.
+        remarks: Remarks on the row; may be empty.
     """
 
-    role: Literal["authorized", "hacker"]
+    role: Literal["authorised", "hacker"]
     result: Result
-    strongest: bool = False
-
-    @property
-    def how(self) -> str:
-        """The attack, with the number of the key where it is not the first."""
-        how = "from its key" if self.role == "authorized" else self.result.scheme
-        return f"{how}, key {self.result.key}" if self.result.key else how
-
-    @property
-    def delta(self) -> float | None:
-        """Accuracy after the last epoch minus the clean control, in points; ``None`` without a clean control."""
-        return None if self.result.clean is None else self.result.last - self.result.clean
-
-    @property
-    def remark(self) -> str:
-        """Remarks on the row; may be empty."""
-        remarks = ["strongest"] if self.strongest else []
-        if isinstance(self.result, HackerResult):
-            remarks += ["same architecture"] if self.result.same_architecture else []
-            remarks += ["no more than from the originals alone"] if self.result.owes_nothing else []
-        return ", ".join(remarks)
+    how: str
+    remarks: str = ""
 
 
 def rows(summary: Summary) -> list[Row]:
     """Authorised networks in their order, then hackers, strongest first."""
-    hackers = [Row("hacker", hacker, strongest=number == 0) for number, hacker in enumerate(summary.hackers)]
-    return [*(Row("authorized", result) for result in summary.authorized_all), *hackers]
+    table = [Row("authorised", result, _with_key("from its key", result)) for result in summary.authorized_all]
+    for hacker in summary.hackers:
+        remarks = {
+            "strongest": hacker is summary.hackers[0],
+            "same architecture": hacker.same_architecture,
+            "no more than from the originals alone": hacker.owes_nothing,
+        }
+        shown = ", ".join(remark for remark, holds in remarks.items() if holds)
+        table.append(Row("hacker", hacker, _with_key(hacker.scheme, hacker), shown))
+    return table
+
+
+def _with_key(how: str, result: Result) -> str:
+    return f"{how}, key {result.key}" if result.key else how
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
@@ -124,7 +118,7 @@ def text_table(summary: Summary, most: int = 5) -> str:
     """
     lines = [summary.headline, f"verdict: {summary.label}", ""] if summary.headline else []
     results = rows(summary)
-    authorized = [row for row in results if row.role == "authorized"]
+    authorized = [row for row in results if row.role == "authorised"]
     hackers = [row for row in results if row.role == "hacker"]
     lines += _columns([*authorized[:3], *hackers[:most]])
     rest = len(hackers) - most
@@ -149,13 +143,13 @@ def _columns(results: Sequence[Row]) -> list[str]:
     for row in results:
         result = row.result
         cells = [
-            "authorised" if row.role == "authorized" else "hacker",
+            row.role,
             result.network,
-            row.how + (" *" if row.strongest else ""),
+            row.how + (" *" if row.remarks.startswith("strongest") else ""),
             spread(result.last, result.std),
             number(result.best),
             number(result.clean),
-            number(row.delta, signed=True),
+            number(result.delta, signed=True),
             str(result.seeds),
         ]
         # Text keeps square brackets in names from being read as markup.
