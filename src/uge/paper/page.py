@@ -17,7 +17,7 @@ from uge.paper.render import as_json, notes, row_name, state_text
 from uge.paper.results import Entry, Shown
 from uge.paper.scale import Scale, label
 from uge.paper.specs import Copy
-from uge.report.lines import Line, plot, swatch
+from uge.report.line_plot import Line, plot, swatch
 from uge.report.page import page_environment
 from uge.report.pictures import Pictures, load_pictures
 
