@@ -253,7 +253,8 @@ class Schedule:
                 self._run(self.plan.jobs)
         return AuditResult(
             [self._cases[job] for job in self._planned if job in self._cases],
-            without_repetitions(self._left_out),
+            # One reason for each attack and network: those of other repetitions differ in the seconds that were left.
+            list({(entry.attack, entry.network): entry for entry in reversed(self._left_out)}.values())[::-1],
             [job.id for job in self._planned if job in self._failed],
             len(self._planned),
         )
@@ -350,11 +351,6 @@ class Schedule:
             self._failed[job] = outcome.error
             self.progress.note(f"{job.id}: failed, {outcome.error}")
             self.material.ledger.fail(job.id, outcome.error, tries=self._tries[job], job=vars(job))
-
-
-def without_repetitions(left_out: Iterable[LeftOut]) -> list[LeftOut]:
-    """One reason for each attack and network; those of other repetitions differ in the seconds that were left."""
-    return list({(entry.attack, entry.network): entry for entry in reversed(list(left_out))}.values())[::-1]
 
 
 def execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,13 +118,10 @@ class CopyMaterial:
         assert store is not None, "clean controls are planned only where the originals are at hand"
         # A variant differs from the usual authorised training in nothing but the change that it is named after.
         order = "direct" if job.varied and not VARIANTS[job.scheme].reorders else job.scheme
-        clean = self.clean
-        public = self.public
-        given: dict[str, Any] = {}
-        if clean is not None:
-            given["clean"] = lambda: clean
-        if public is not None:
-            given["public"] = lambda: public
+        stores = self.stores
+        given: dict[str, Any] = {
+            name: functools.partial(stores.__getitem__, name) for name in ("clean", "public") if name in stores
+        }
         if job.key is not None:
             theta0 = self.theta0[job.key]
             given["theta0"] = lambda: self.runtime.place(copy.deepcopy(theta0))
