@@ -28,8 +28,7 @@ ENOUGH_SEEDS = 3
 WOBBLE = 5.0  # Points that a best epoch may lie above the last.
 RETENTION = 4.0  # Points that the authorised network may lie below its clean control.
 STARTED = "trained-start"
-Details = Sequence[str]
-"""Texts for the sentences of a check; empty if there is nothing to doubt."""
+Details = Sequence[str]  # Texts for the sentences of a check; empty if there is nothing to doubt.
 
 
 @dataclass(frozen=True)

@@ -152,8 +152,7 @@ def radial(power: Array) -> tuple[list[float], list[float]]:
     return [float(r) / side for r in range(len(count))], (total / np.maximum(count, 1)).tolist()
 
 
-def _groups(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-    """Pairs in groups that take as much memory at any size of image."""
+def _groups_of_equal_memory(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
     group: list[Pair] = []
     values = 0
     for pair in pairs:
@@ -183,7 +182,7 @@ def write_quality(folder: Path, pairs: Iterable[Pair], classes: Sequence[str]) -
         StorageError: The disk is full or read-only.
     """
     quality = Quality(classes)
-    for group in _groups(pairs):
+    for group in _groups_of_equal_memory(pairs):
         quality.add(group)
     if not quality.tally.changes:
         return None

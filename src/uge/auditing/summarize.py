@@ -81,7 +81,6 @@ def interval(values: Sequence[float]) -> Interval | None:
 
 
 def _results(cases: Sequence[Case]) -> dict[str, Any]:
-    """The fields of a summary that are accuracies, or follow from these alone."""
     controls = [case for case in cases if case.data == "clean"]
     keyed = [case for case in cases if case.role == "authorized" and case.data == "protected"]
     hacked = [case for case in cases if case.role == "hacker" and case.data == "protected"]

@@ -41,7 +41,7 @@ def label(summary: Summary) -> str:
     so_far = " so far" if summary.partial else ""
     if max(shares.values(), default=0.0) > FAIL_SHARE:
         return f"partly: hackers are held back but still learn{so_far}"
-    tried, known = _attacks(summary)
+    tried, known = _tried_and_known(summary)
     return f"holds{so_far} against " + (
         "everything tried" if tried == known else f"the {counted(tried, 'attack')} tried, of {known}"
     )
@@ -49,12 +49,12 @@ def label(summary: Summary) -> str:
 
 def extent(summary: Summary) -> str:
     """``16 of 58 attacks`` were tried; ``58 attacks`` if there are no more, or their number is unknown."""
-    tried, known = _attacks(summary)
+    tried, known = _tried_and_known(summary)
     return counted(tried, "attack") if tried == known else f"{tried} of {counted(known, 'attack')}"
 
 
-def _attacks(summary: Summary) -> tuple[int, int]:
-    """Number of attacks that were tried, without combinations of two, and of those that there are."""
+def _tried_and_known(summary: Summary) -> tuple[int, int]:
+    # Combinations of two are no attacks of their own.
     tried = len({hacker.scheme for hacker in summary.hackers if PLUS not in hacker.scheme})
     known = summary.facts.get("attacks")
     return tried, max(tried, known) if isinstance(known, int) else tried

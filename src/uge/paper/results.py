@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Literal
 
+from uge.auditing.summary import mean_std
 from uge.cases.case import Case
 from uge.files import JSON
 from uge.paper.cells import Cell, Experiment, Section
@@ -220,12 +221,9 @@ def federated_value(columns: JSON, run: Federation, row: str, column: str) -> tu
 
 
 def _means(lasts: Sequence[float], bests: Sequence[float]) -> dict[str, Any]:
-    return {
-        "last": fmean(lasts) if lasts else None,
-        "std": stdev(lasts) if len(lasts) > 1 else None,
-        "best": fmean(bests) if bests else None,
-        "std_best": stdev(bests) if len(bests) > 1 else None,
-    }
+    last, std = mean_std(lasts) if lasts else (None, None)
+    best, std_best = mean_std(bests) if bests else (None, None)
+    return {"last": last, "std": std, "best": best, "std_best": std_best}
 
 
 def _state(there: int, wanted: int, reason: str, failed: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from uge.files import check_output, write_atomic, write_json
 from uge.report.description import value_at
 from uge.report.heat_map import AttackRow, Cell, HeatMap, arrange, scale_of
 from uge.report.page import AuditedFolder, capital, load_audit, page_environment
-from uge.report.tables import FAMILIES, csv_text, markdown_table, number, spread
+from uge.report.tables import FAMILY_TITLES, csv_text, markdown_table, number, spread
 
 COMBINED = "the two best"
 COMBINATION = "combination"
@@ -125,8 +125,7 @@ def compare(audits: Mapping[str, AuditedFolder]) -> Comparison:
 
 def _standing(name: str, audit: AuditedFolder) -> Standing:
     summary, manifest = audit.summary, audit.manifest
-    levels = value_at(manifest, "budget", "levels")
-    claimed = value_at(manifest, "method_details", "linf_claimed") is not False
+    unbounded = value_at(manifest, "method_details", "linf_claimed") is False
     plain = [hacker for hacker in summary.hackers if hacker.scheme == "direct"]
     free = [hacker for hacker in summary.hackers if hacker.holds == "nothing"]
     chance = summary.chance or 0.0
@@ -134,7 +133,7 @@ def _standing(name: str, audit: AuditedFolder) -> Standing:
     return Standing(
         name=name,
         method=value_at(manifest, "method") or "",
-        budget=levels if claimed and isinstance(levels, int) else None,
+        budget=None if unbounded else value_at(manifest, "budget", "levels"),
         clean=max((hacker.clean for hacker in plain if hacker.clean is not None), default=None),
         gap=min((gap for gap in (summary.gap, summary.gap_best) if gap is not None), default=None),
         holds=max(shares) <= HELD_SHARE if shares else None,
@@ -156,7 +155,7 @@ def _strength(hacker: HackerResult) -> tuple[float, float]:
 
 
 def _heat(summaries: Mapping[str, Summary]) -> HeatMap:
-    order = list(FAMILIES.values())
+    order = list(FAMILY_TITLES.values())
     attacks = _by_family(summaries)
     titles = sorted(attacks, key=lambda title: order.index(title) if title in order else len(order))
     meant = [summary.authorized for summary in summaries.values()]
@@ -172,11 +171,11 @@ def _heat(summaries: Mapping[str, Summary]) -> HeatMap:
 
 
 def _by_family(summaries: Mapping[str, Summary]) -> dict[str, dict[str, dict[str, HackerResult]]]:
-    """Title of the family → attack → audit → its strongest result."""
+    # Title of the family → attack → audit → its strongest result.
     families: dict[str, dict[str, dict[str, HackerResult]]] = {}
     for name, summary in summaries.items():
         for hacker in (*summary.hackers, *summary.yardsticks):
-            family = families.setdefault(FAMILIES.get(hacker.family, hacker.family), {})
+            family = families.setdefault(FAMILY_TITLES.get(hacker.family, hacker.family), {})
             # Which two are combined depends on the protection: all stand in one line.
             results = family.setdefault(COMBINED if hacker.family == COMBINATION else hacker.scheme, {})
             results[name] = max(results.get(name, hacker), hacker, key=_strength)
@@ -360,9 +359,10 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 def text_comparison(comparison: Comparison) -> str:
     """Standings for a terminal."""
-    lines = []
-    for standing in comparison.standings:
-        free = standing.free
-        words = f"{free.scheme} {number(free.last)} %" if free else "no hacker without help"
-        lines.append(f"{standing.name}: strongest with the folder alone: {words}; {capital(standing.label)}")
+    lines = [
+        f"{standing.name}: strongest with the folder alone: "
+        + (f"{standing.free.scheme} {number(standing.free.last)} %" if standing.free else "no hacker without help")
+        + f"; {capital(standing.label)}"
+        for standing in comparison.standings
+    ]
     return "\n".join([*lines, *(f"doubt: {warning}" for warning in comparison.warnings)])

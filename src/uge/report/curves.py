@@ -18,7 +18,7 @@ from uge.report.tables import by_family
 
 MOST_POINTS = 120
 DASHES = ("", "6 2.5", "2 2", "8 2 2 2", "4 2 1 2 1 2", "1 3")
-LOSSES = {
+LOSS_TITLES = {
     "loss": "total loss",
     "gradient_matching": "gradient matching",
     "feature_distance": "feature distance",
@@ -26,9 +26,7 @@ LOSSES = {
     "linf": "largest change (L∞)",
     "mean_abs_delta": "mean change",
 }
-"""Fields of a ``step`` event that are drawn, and their titles."""
-Learner = tuple[str, int]
-"""A network, and the number of the authorised network's key that it has to do with."""
+Learner = tuple[str, int]  # A network, and the number of its key or of its teacher's.
 
 
 @dataclass(frozen=True)
@@ -58,11 +56,10 @@ def by_attack(cases: Sequence[Case], summary: Summary) -> dict[str, list[Panel]]
             mine = [case for case in hackers if case.scheme == scheme]
             if not mine:
                 continue
-            networks = {case.network for case in mine}
-            clean = _lines([case for case in controls if case.network in networks], "clean", dashes, thin=True)
+            same = [case for case in controls if case.network in {hacker.network for hacker in mine}]
             ends = (f"{name((result.network, result.key))} ends at {result.last:.1f} %" for result in results)
             drawn = plot(
-                [*clean, *authorized, *_lines(mine, "hacker", dashes)],
+                [*_lines(same, "clean", dashes, thin=True), *authorized, *_lines(mine, "hacker", dashes)],
                 low=0,
                 high=top,
                 x_label="epoch",
@@ -75,7 +72,7 @@ def by_attack(cases: Sequence[Case], summary: Summary) -> dict[str, list[Panel]]
 
 def dash_patterns(cases: Iterable[Case]) -> dict[Learner, str]:
     """A dash pattern for every network and key, solid for the first."""
-    return dict(zip(sorted({_learner(case) for case in cases}), itertools.cycle(DASHES), strict=False))
+    return dict(zip(sorted({(case.network, case.key) for case in cases}), itertools.cycle(DASHES), strict=False))
 
 
 def name(learner: Learner) -> str:
@@ -109,7 +106,7 @@ def losses(events: Sequence[Mapping[str, Any]], kind: str, axis: str) -> list[Pa
     """
     rows = [event for event in events if event.get("event") == kind]
     panels = []
-    for field, words in LOSSES.items():
+    for field, words in LOSS_TITLES.items():
         points = _series(rows, field)
         if len(points) < 2:
             continue
@@ -129,15 +126,11 @@ def _drawn(cases: Iterable[Case], role: Role) -> list[Case]:
     return [case for case in cases if case.role != "authorized" or case.scheme == "direct"]
 
 
-def _learner(case: Case) -> Learner:
-    return case.network, case.key
-
-
 def _lines(cases: Sequence[Case], kind: str, dashes: Mapping[Learner, str], *, thin: bool = False) -> list[Line]:
-    """One line for each network and key: a mean over several would hide the better one."""
+    # One line for each network and key: a mean over several would hide the better one.
     groups: dict[Learner, list[Case]] = {}
     for case in cases:
-        groups.setdefault(_learner(case), []).append(case)
+        groups.setdefault((case.network, case.key), []).append(case)
     return [_line(group, kind, dashes.get(learner, ""), thin=thin) for learner, group in groups.items()]
 
 
@@ -165,7 +158,6 @@ def _series(rows: Sequence[Mapping[str, Any]], field: str) -> list[tuple[float, 
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most ``MOST_POINTS`` points, each the mean of its neighbours."""
     size = math.ceil(len(points) / MOST_POINTS)
     blocks = [points[i : i + size] for i in range(0, len(points), size)]
     return [(fmean(x for x, _ in block), fmean(y for _, y in block)) for block in blocks]

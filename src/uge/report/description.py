@@ -11,7 +11,7 @@ from uge.auditing.verdict import counted, extent
 from uge.cases.case import Case
 from uge.files import canonical_json
 from uge.names import is_keyed
-from uge.report.tables import FAMILIES
+from uge.report.tables import FAMILY_TITLES
 
 Facts = list[tuple[str, str]]
 METHODS = {
@@ -145,7 +145,7 @@ def audit(summary: Summary, cases: Sequence[Case]) -> Facts:
     count = {role: sum(case.role == role for case in cases) for role in ("clean", "authorized", "hacker")}
     kinds: dict[str, set[str]] = {}
     for hacker in summary.hackers:
-        kinds.setdefault(FAMILIES.get(hacker.family, hacker.family).lower(), set()).add(hacker.scheme)
+        kinds.setdefault(FAMILY_TITLES.get(hacker.family, hacker.family).lower(), set()).add(hacker.scheme)
     attacks = ", ".join(f"{len(schemes)} of {kind}" for kind, schemes in kinds.items()) or "none"
     length = sum(case.seconds for case in cases)
     duration = f"{length / 3600:.1f} hours" if length >= 5400 else f"{length / 60:.0f} minutes"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from uge.auditing.summary import HackerResult, Result, Summary
 from uge.names import behind_key
-from uge.report.tables import HELD, by_family
+from uge.report.tables import ASSETS, by_family
 
+# ColorBrewer's YlOrBr: lightness falls evenly, and it reads the same to colour-blind people.
 _STOPS = ("ffffe5", "fff7bc", "fee391", "fec44f", "fe9929", "ec7014", "cc4c02", "993404", "662506")
-"""ColorBrewer's YlOrBr: lightness falls evenly, and it reads the same to colour-blind people."""
 OPEN = 24  # Number of attacks up to which all rows are shown.
 SHOWN = 3  # Rows of a family that are shown where there are more attacks.
 
@@ -142,7 +142,7 @@ def arrange(
 
     def attack_row(name: str, results: Mapping[str, HackerResult]) -> AttackRow:
         first = next(iter(results.values()))
-        about, held = (first.about, HELD[first.holds]) if first.scheme == name else ("", "")
+        about, held = (first.about, ASSETS[first.holds]) if first.scheme == name else ("", "")
         return AttackRow(name, about, held, [cell(name, results.get(column)) for column in columns])
 
     families = []

@@ -173,7 +173,6 @@ class QualityView:
         spectrum: The centred log-power picture as a data URI; empty without noise.
         radial: Power by frequency.
         classes: (class, data URI, largest change in levels), the strongest first.
-        more: Classes that are not shown.
         white_levels: Levels of change that white stands for in the pictures of classes.
     """
 
@@ -181,7 +180,6 @@ class QualityView:
     spectrum: str
     radial: Markup
     classes: list[tuple[str, str, float]]
-    more: int
     white_levels: float
 
 
@@ -206,7 +204,6 @@ def load_quality(folder: Path) -> QualityView | None:
             spectrum=_uri(_pixels(folder, spectrum["file"])) if spectrum else "",
             radial=_radial(spectrum) if spectrum else Markup(""),
             classes=shown,
-            more=len(means) - len(shown),
             white_levels=max((float(mean["white_levels"]) for mean in means), default=0.0),
         )
     except (KeyError, TypeError, ValueError) as error:

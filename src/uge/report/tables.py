@@ -11,9 +11,8 @@ from typing import Any, Literal
 from uge.auditing.summary import HackerResult, Result, Summary
 from uge.auditing.verdict import counted, extent, points
 
-HELD = {"nothing": "", "public": "public images", "clean": "originals", "key": "key"}
-"""Assets of a hacker beyond the published folder, in a word."""
-FAMILIES = {
+ASSETS = {"nothing": "", "public": "public images", "clean": "originals", "key": "key"}
+FAMILY_TITLES = {
     "plain": "Plain training",
     "preprocess": "Filters of the images",
     "augment": "Augmentation",
@@ -24,7 +23,6 @@ FAMILIES = {
     "combination": "Combinations",
     "yardstick": "For comparison: without the published copy",
 }
-"""Titles of the families of attacks."""
 MOST_LINES = 29
 
 
@@ -104,7 +102,7 @@ def by_family(summary: Summary) -> dict[str, dict[str, list[HackerResult]]]:
     """Title of the family → attack → results, the strongest family and attack first, yardsticks last."""
     families: dict[str, dict[str, list[HackerResult]]] = {}
     for hacker in (*summary.hackers, *summary.yardsticks):  # Hackers come strongest first.
-        family = families.setdefault(FAMILIES.get(hacker.family, hacker.family), {})
+        family = families.setdefault(FAMILY_TITLES.get(hacker.family, hacker.family), {})
         family.setdefault(hacker.scheme, []).append(hacker)
     return families
 
@@ -131,32 +129,20 @@ def text_table(summary: Summary, most: int = 5) -> str:
 
 
 def _columns(results: Sequence[Row]) -> list[str]:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for name in ("who", "network", "how"):
-        table.add_column(name, no_wrap=True)
-    for name in ("last %", "best %", "clean %", "Δ clean", "seeds"):
-        table.add_column(name, justify="right", no_wrap=True)
+    lines = [["who", "network", "how", "last %", "best %", "clean %", "Δ clean", "seeds"]]
     for row in results:
         result = row.result
-        cells = [
-            row.role,
-            result.network,
-            row.how + (" *" if row.remarks.startswith("strongest") else ""),
-            spread(result.last, result.std),
-            number(result.best),
-            number(result.clean),
-            number(result.delta, signed=True),
-            str(result.seeds),
-        ]
-        # Text keeps square brackets in names from being read as markup.
-        table.add_row(*map(Text, cells))
-    buffer = io.StringIO()
-    Console(file=buffer, width=200, color_system=None, force_terminal=False).print(table)
-    return [line.rstrip() for line in buffer.getvalue().splitlines()]
+        cells = [row.role, result.network, row.how + (" *" if row.remarks.startswith("strongest") else "")]
+        numbers = [number(result.best), number(result.clean), number(result.delta, signed=True), f"{result.seeds}"]
+        lines.append([*cells, spread(result.last, result.std), *numbers])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    # Text to the left, numbers to the right.
+    padded = [
+        [cell.ljust(width) for cell, width in zip(line[:3], widths[:3], strict=True)]
+        + [cell.rjust(width) for cell, width in zip(line[3:], widths[3:], strict=True)]
+        for line in lines
+    ]
+    return ["  ".join(line).rstrip() for line in padded]
 
 
 def _counts(summary: Summary) -> str:
