@@ -138,7 +138,7 @@ def test_class_folders_suit_every_file_system(make, tmp_path):
 
 def test_pairs_stream_through(make, images, monkeypatch):
     """Batches of one image: never more pairs are taken than the threads can hold."""
-    monkeypatch.setattr("uge.publishing.stream.BATCH", 1)
+    monkeypatch.setattr("uge.publishing.writer.batches", lambda pairs, size_of: ([pair] for pair in pairs))
     taken, ahead = 0, []
 
     def counted() -> Iterator:

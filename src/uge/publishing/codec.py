@@ -32,7 +32,7 @@ OPTIONS: dict[Codec, dict[str, Any]] = {
 
 
 def storable(pixels: Pixels, codec: Codec) -> Codec:
-    """The codec that holds these pixels unchanged: WebP has no gray, drops opaque alpha, and ends at 16383 pixels."""
+    """Codec that holds these pixels unchanged: WebP has no gray, drops opaque alpha, and ends at 16383 pixels."""
     opaque = pixels.shape[2] == 4 and bool((pixels[..., 3] == 255).all())
     return "png" if pixels.shape[2] <= 2 or opaque or max(pixels.shape) > WEBP_SIDE else codec
 
@@ -61,11 +61,11 @@ def decode(data: bytes) -> Pixels:
 
 
 def webp_pixels(image: Image.Image) -> Pixels:
-    """Pixels of an opened WebP image: what ``numpy.asarray`` gives, without two copies that Pillow makes.
+    """Pixels of an opened WebP image as from ``numpy.asarray``, without two copies that Pillow makes.
 
     For small images those take half as long as the decoding itself.
     """
-    frame = getattr(image, "_get_next", None)  # What Pillow itself reads from, but no public part of it.
+    frame = getattr(image, "_get_next", None)  # Pillow itself reads from it, but it is no public part.
     if frame is None:
         return np.asarray(image)
     # Four bytes a pixel, whether there is alpha or not.
@@ -77,12 +77,12 @@ def webp_pixels(image: Image.Image) -> Pixels:
 
 
 def kind_of(data: bytes) -> Codec:
-    """What published bytes claim to be by their first ones."""
+    """Codec that the first bytes of a published image claim."""
     return "png" if data.startswith(PNG_MAGIC) else "webp"
 
 
 def metadata_problem(data: bytes) -> str | None:
-    """Why the bytes hold more than lossless pixels (EXIF, colour profile, text, appended data); ``None`` if clean."""
+    """Description of what an image holds beyond lossless pixels (EXIF, colour profile, text); ``None`` if clean."""
     kind = kind_of(data)
     try:
         names = list(_png_chunks(data) if kind == "png" else _webp_chunks(data))
@@ -95,7 +95,9 @@ def metadata_problem(data: bytes) -> str | None:
 
 
 def _png_chunks(data: bytes) -> Iterator[str]:
-    at, name, parts = len(PNG_MAGIC), "", defaultdict[str, bytearray](bytearray)
+    at = len(PNG_MAGIC)
+    name = ""
+    parts = defaultdict[str, bytearray](bytearray)
     while name != "IEND":
         length, kind = struct.unpack_from(">I4s", data, at)
         name = kind.decode("latin-1")
