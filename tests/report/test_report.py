@@ -29,6 +29,7 @@ from uge.report.page import load_run
 from uge.report.pictures import load_attacked, load_pictures
 from uge.report.quality import load_quality
 from uge.report.story import limits, protection
+from uge.report.tables import csv_text, markdown_table
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -485,3 +486,13 @@ def test_a_method_of_others_is_described_and_bounds_what_it_bounds() -> None:
     assert facts["Method"] == "cuda: Filters of each class."
     assert facts["Promised bound"].startswith("None")
     assert "255 levels" in dict(protection({**manifest, "method_details": {"linf_claimed": True}}))["Promised bound"]
+
+
+def test_tables_are_written_in_one_way() -> None:
+    assert markdown_table(["", "a|b"], [["x", "1"], ["y|z", ""]]) == [
+        "| | a\\|b |",
+        "|---|---|",
+        "| x | 1 |",
+        "| y\\|z |  |",
+    ]
+    assert csv_text(["a", "b"], [{"b": 2, "a": "x,y", "c": 3}, {"a": None}]) == 'a,b\n"x,y",2\n,\n'

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,20 @@ from uge.files import check_output, write_atomic, write_json
 from uge.report.compare import Comparison, Standing, compare, load_runs
 from uge.report.heat import Cell
 from uge.report.page import Run, capital, page_environment
-from uge.report.tables import number, spread
+from uge.report.tables import csv_text, markdown_table, number, spread
 
 FIELDS = ["protection", "role", "network", "scheme", "family", "holds", "last", "best", "std", "clean", "seeds"]
 """Columns of the CSV file: one line for each group of cases."""
+STANDING_COLUMNS = [
+    "protection",
+    "claimed bound",
+    "plain training",
+    "strongest who holds nothing else",
+    "strongest of all",
+    "authorised",
+    "gap",
+    "verdict",
+]
 
 
 def write_comparison(runs: Sequence[str | Path], out: Path, *, overwrite: bool = False) -> list[Path]:
@@ -78,26 +86,19 @@ def _verdict(standings: Sequence[Standing]) -> tuple[str, str]:
 
 def as_markdown(comparison: Comparison) -> str:
     """The same as two tables in Markdown."""
-    lines = [
-        "| protection | claimed bound | plain training | strongest who holds nothing else | strongest of all "
-        "| authorised | gap | verdict |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    standings = []
     for one in comparison.standings:
         budget = "none" if one.budget is None else f"{one.budget}/255"
         cells = [one.name, budget, result_text(one.plain), named(one.free), named(one.strongest)]
         cells += [result_text(one.authorized), number(one.gap), one.label + (" (partial)" if one.partial else "")]
-        lines.append(_row(cells))
+        standings.append(cells)
     heat = comparison.heat
-    lines += ["", _row(["attack", "holds", *heat.columns]), "|---" * (len(heat.columns) + 2) + "|"]
     top = [*([heat.clean] if heat.clean else []), *heat.authorized]
-    for line in [*top, *(line for family in heat.families for line in family.shown)]:
-        lines.append(_row([line.name, line.held, *map(_cell_text, line.cells)]))
+    rows = [*top, *(line for family in heat.families for line in family.shown)]
+    attacks = [[line.name, line.held, *map(_cell_text, line.cells)] for line in rows]
+    lines = markdown_table(STANDING_COLUMNS, standings)
+    lines += ["", *markdown_table(["attack", "holds", *heat.columns], attacks)]
     return "\n".join([*lines, "", *(f"- {warning}" for warning in comparison.warnings)]).rstrip() + "\n"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _cell_text(cell: Cell | None) -> str:
@@ -126,13 +127,14 @@ def _results(summary: Summary) -> Iterable[tuple[str, Result]]:
 
 def as_csv(runs: Mapping[str, Run]) -> str:
     """Every group of cases of every audit, one a line, with :data:`FIELDS`."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, FIELDS, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    for name, run in runs.items():
-        for role, one in _results(run.summary):
-            writer.writerow({**one.model_dump(), "protection": name, "role": role})
-    return buffer.getvalue()
+    return csv_text(
+        FIELDS,
+        (
+            {**one.model_dump(), "protection": name, "role": role}
+            for name, run in runs.items()
+            for role, one in _results(run.summary)
+        ),
+    )
 
 
 def as_json(comparison: Comparison, runs: Mapping[str, Run]) -> dict[str, Any]:

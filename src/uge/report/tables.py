@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from uge.auditing.summary import HackerResult, Result, Summary
 from uge.auditing.verdict import counted, extent
@@ -131,6 +133,33 @@ def number(value: float | None, *, signed: bool = False) -> str:
 def spread(value: float, std: float | None) -> str:
     """``59.0 ± 1.0``, or ``59.0`` with one seed."""
     return number(value) if std is None else f"{number(value)} ± {number(std)}"
+
+
+def markdown_table(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; a ``|`` within a cell is escaped.
+
+    Args:
+        columns: Names of the columns; the first may be empty.
+        cells: One sequence of texts for each line, as long as ``columns``.
+    """
+    head, *body = (
+        "| " + " | ".join(text.replace("|", "\\|") for text in line).lstrip() + " |" for line in (columns, *cells)
+    )
+    return [head, "|---" * len(columns) + "|", *body]
+
+
+def csv_text(columns: Sequence[str], records: Iterable[Mapping[str, Any]]) -> str:
+    """CSV with a line of names, then one line for each record; ``None`` gives an empty cell.
+
+    Args:
+        columns: Keys of the records that are written, in this order; other keys are left out.
+        records: Values by name.
+    """
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(records)
+    return buffer.getvalue()
 
 
 def words(result: Result) -> str:
