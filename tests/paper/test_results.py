@@ -9,40 +9,39 @@ from statistics import fmean, stdev
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sections import cell_at
 from tiny_scale import put_case, put_images
 
-from uge.paper.cells import Cell
 from uge.paper.kept_cases import REVISIONS, Kept
-from uge.paper.page import page, shared
-from uge.paper.render import FIELDS, as_csv, as_json, beside, latex, markdown, tex, write_all
-from uge.paper.results import Entry, Shown, federated_value, look
+from uge.paper.plan import Cell
+from uge.paper.render import as_json, beside, markdown, page, shared_seconds, write_pages
+from uge.paper.results import Entry, ExperimentResults, federated_value, read_results
 from uge.paper.scale import scale
-from uge.paper.specifications import Lists
+from uge.paper.table_specs import TableSpecs
 from uge.paper.tables import experiments
 
 SIZE = scale("cpu").changed(seeds=2)
-LISTS = Lists(SIZE)
-TABLE = experiments("table2", LISTS)[0]
-CELL = TABLE.sections[0].cell("UGEs/Normal", "CNN")
-assert CELL is not None
+SPECS = TableSpecs(SIZE)
+TABLE = experiments("table2", SPECS)[0]
+CELL = cell_at(TABLE.sections[0], "UGEs/Normal", "CNN")
 
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Kept:
     kept = Kept(tmp_path)
-    put_images(kept, LISTS.images("cifar10"))
+    put_images(kept, SPECS.images("cifar10"))
     return kept
 
 
 def entry(kept: Kept, cell: Cell = CELL) -> Entry:
-    shown = look(TABLE, kept)
+    shown = read_results(TABLE, kept)
     found = shown.at(TABLE.sections[0], cell.row, cell.column)
     assert found is not None
     return found
 
 
 def test_an_empty_folder_is_a_whole_table_of_cells_not_run(tmp_path: Path) -> None:
-    shown = look(TABLE, Kept(tmp_path))
+    shown = read_results(TABLE, Kept(tmp_path))
     assert shown.counts == {"done": 0, "missing": 16, "failed": 0}
     text = markdown(shown, SIZE)
     assert text.count("not run / ") == 16
@@ -70,12 +69,11 @@ def test_mean_and_spread_are_over_repetitions(kept: Kept) -> None:
 def test_a_cell_over_several_networks_is_the_mean_over_them_and_then_over_repetitions(
     kept: Kept, values: list[float]
 ) -> None:
-    figure = experiments("fig7", LISTS)[0]
-    cell = figure.sections[0].cell("2 authorised", "authorised (mean)")
-    assert cell is not None
+    figure = experiments("fig7", SPECS)[0]
+    cell = cell_at(figure.sections[0], "2 authorised", "authorised (mean)")
     for unit, value in zip((u for group in cell.units for u in group), values, strict=True):
         put_case(kept, unit, value)
-    found = next(one.measured for one in look(figure, kept).entries if one.cell is cell)
+    found = next(one.measured for one in read_results(figure, kept).entries if one.cell is cell)
     means = [fmean(values[:2]), fmean(values[2:])]
     assert found.last == pytest.approx(fmean(means))
     assert found.std == pytest.approx(stdev(means))
@@ -92,7 +90,7 @@ def test_results_of_other_images_do_not_count(kept: Kept) -> None:
     for (unit,) in CELL.units:
         put_case(kept, unit, 10.0)
     assert entry(kept).measured.state == "done"
-    put_images(kept, LISTS.images("cifar10"), "other pixels")
+    put_images(kept, SPECS.images("cifar10"), "other pixels")
     assert entry(kept).measured.state == "missing"
 
 
@@ -101,7 +99,7 @@ def test_a_failure_has_its_sentence_until_it_is_mended(kept: Kept) -> None:
     put_case(kept, second, 10.0)
     kept.keep_failure(first.of, "the disk is on fire")
     assert (entry(kept).measured.state, entry(kept).measured.reason) == ("failed", "the disk is on fire")
-    assert "Not measured: the disk is on fire." in markdown(look(TABLE, kept), SIZE)
+    assert "Not measured: the disk is on fire." in markdown(read_results(TABLE, kept), SIZE)
     put_case(kept, first, 10.0)
     assert (entry(kept).measured.state, entry(kept).measured.reason) == ("done", "")
 
@@ -115,21 +113,21 @@ def test_images_that_are_not_at_hand_are_a_reason_not_a_failure(tmp_path: Path) 
 
 
 def test_pictures_of_images_that_are_not_at_hand_are_missing(tmp_path: Path) -> None:
-    kept, figure = Kept(tmp_path), experiments("fig6", LISTS)[0]
+    kept, figure = Kept(tmp_path), experiments("fig6", SPECS)[0]
     kept.keep_images("tinyimagenet", {"reason": "no such folder"})
-    shown = look(figure, kept)
+    shown = read_results(figure, kept)
     assert shown.counts == {"done": 0, "missing": 2, "failed": 0}
     assert {one["state"] for one in as_json(shown, SIZE)["pictures"]} == {"missing"}
     assert markdown(shown, SIZE).count("no such folder") == 2
     kept.keep_failure(figure.pictures[0], "the disk is on fire")
-    assert look(figure, kept).counts == {"done": 0, "missing": 1, "failed": 1}
+    assert read_results(figure, kept).counts == {"done": 0, "missing": 1, "failed": 1}
 
 
 @pytest.mark.parametrize("room", ["copies", "federations"])
 def test_what_is_made_again_leaves_nothing_of_itself_behind(kept: Kept, room: str) -> None:
     """Or protecting would go on with the old folder."""
     (unit,), _ = CELL.units
-    spec = unit.of if room == "copies" else LISTS.federation("cifar10", 0)
+    spec = unit.of if room == "copies" else SPECS.federation("cifar10", seed=0)
     place, picture = kept.place(room, spec), kept.picture(unit.of)
     other = place.with_name(f"{place.name}0")
     names = [place.name, f"{place.name}.private", f"{place.name}.private.new", f".{place.name}.staging-1"]
@@ -169,12 +167,13 @@ def test_a_damaged_case_counts_as_missing(kept: Kept) -> None:
 
 
 def test_with_other_images_than_the_papers_there_is_no_difference(tmp_path: Path) -> None:
-    kept, lists = Kept(tmp_path), Lists(scale("smoke"))
-    put_images(kept, lists.images("cifar10"))
-    table = experiments("table2", lists)[0]
+    kept = Kept(tmp_path)
+    specs = TableSpecs(scale("smoke"))
+    put_images(kept, specs.images("cifar10"))
+    table = experiments("table2", specs)[0]
     cell = table.sections[0].cells[0]
     put_case(kept, cell.units[0][0], 90.0)
-    shown = look(table, kept)
+    shown = read_results(table, kept)
     first = shown.entries[0]
     assert (first.measured.last, first.difference) == (90.0, None)
     assert "not on the paper's images" in markdown(shown, scale("smoke"))
@@ -183,13 +182,13 @@ def test_with_other_images_than_the_papers_there_is_no_difference(tmp_path: Path
 def test_time_that_cells_share_is_counted_once(kept: Kept) -> None:
     shared_unit = CELL.units[0][0]
     put_case(kept, shared_unit, 10.0, seconds=60.0)
-    found = look(TABLE, kept).entries
+    found = read_results(TABLE, kept).entries
     doubled = (*found, *found)
-    assert sum(shared(doubled).values()) == sum(shared(found).values()) == 60.0
+    assert shared_seconds(doubled) == shared_seconds(found) == 60.0
 
 
 def test_table_9_reads_its_columns() -> None:
-    run = LISTS.federation("cifar10", 0)
+    run = SPECS.federation("cifar10", seed=0)
     small, large = run.hackers
     both = {"parts": [60.0, 40.0], "average": 50.0, "best": 55.0}
     columns = {
@@ -210,41 +209,34 @@ def test_table_9_reads_its_columns() -> None:
     assert federated_value(columns, run, "average", "Global") == (50.0, 55.0)
 
 
-def filled(kept: Kept) -> Shown:
+def filled(kept: Kept) -> ExperimentResults:
     for number, cell in enumerate(TABLE.sections[0].cells):
         for group in cell.units:
             for unit in group:
                 put_case(kept, unit, 20.0 + number, 10.0 + number + unit.seed)
-    return look(TABLE, kept)
+    return read_results(TABLE, kept)
 
 
 def test_all_formats_say_the_same(kept: Kept) -> None:
-    shown = filled(kept)
-    lines = list(csv.DictReader(io.StringIO(as_csv(shown))))
-    cells = as_json(shown, SIZE)["cells"]
+    results = filled(kept)
+    write_pages(results, SIZE, kept)
+    lines = list(csv.DictReader(io.StringIO((kept.folder / "table2.csv").read_text())))
+    cells = as_json(results, SIZE)["cells"]
     assert len(lines) == len(cells) == 16
-    assert tuple(lines[0]) == FIELDS
-    for line, cell, one in zip(lines, cells, shown.entries, strict=True):
-        assert float(line["ours"]) == cell["ours"] == round(one.measured.last or 0.0, 3)
-        assert float(line["paper"]) == cell["paper"] == one.cell.paper
+    assert not cells[0].keys() - lines[0].keys() - {"recipes", "protections", "cases"}
+    for line, cell, shown in zip(lines, cells, results.entries, strict=True):
+        assert float(line["ours"]) == cell["ours"] == round(shown.measured.last or 0.0, 3)
+        assert float(line["paper"]) == cell["paper"] == shown.cell.paper
         assert cell["difference"] == pytest.approx(cell["ours"] - cell["paper"], abs=2e-3)
-        assert beside(one) in markdown(shown, SIZE)
-        assert tex(beside(one)) in latex(shown, SIZE)
-    assert as_json(shown, SIZE)["states"] == {"done": 16, "missing": 0, "failed": 0}
-
-
-def test_latex_has_balanced_rows() -> None:
-    text = latex(look(TABLE, Kept(Path("nowhere"))), SIZE)
-    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {line.count("&") for line in rows} == {len(TABLE.sections[0].columns)}
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+        assert beside(shown) in markdown(results, SIZE)
+    assert as_json(results, SIZE)["states"] == {"done": 16, "missing": 0, "failed": 0}
 
 
 def test_pages_need_nothing_from_outside_and_come_out_the_same_twice(kept: Kept) -> None:
     shown = filled(kept)
-    paths = write_all(shown, SIZE, kept)
+    paths = write_pages(shown, SIZE, kept)
     before = {path: path.read_bytes() for path in paths}
-    write_all(look(TABLE, kept), SIZE, kept)
+    write_pages(read_results(TABLE, kept), SIZE, kept)
     assert {path: path.read_bytes() for path in paths} == before
     html = (kept.folder / "table2.html").read_text()
     assert "http" not in html.replace("http://www.w3.org", "")
@@ -252,12 +244,12 @@ def test_pages_need_nothing_from_outside_and_come_out_the_same_twice(kept: Kept)
 
 
 def test_a_figure_is_drawn_where_there_are_points(kept: Kept) -> None:
-    figure = experiments("fig3", LISTS)[0]
-    assert '<svg class="plot"' not in page(look(figure, kept), SIZE, kept)
+    figure = experiments("fig3", SPECS)[0]
+    assert '<svg class="plot"' not in page(read_results(figure, kept), SIZE, kept)
     for cell in figure.sections[0].cells:
         for group in cell.units:
             put_case(kept, group[0], 30.0)
-    drawn = page(look(figure, kept), SIZE, kept)
+    drawn = page(read_results(figure, kept), SIZE, kept)
     assert drawn.count('<svg class="plot"') == 1
     dots = re.findall(r'<path class="line dots \w+" d="([^"]+)"', drawn)
     assert [len(path.split("M")) - 1 for path in dots] == [len(figure.sections[0].rows)] * len(
