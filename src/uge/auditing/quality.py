@@ -19,7 +19,7 @@ from scipy.fft import fft2
 from uge.data.images import Pixels
 from uge.errors import DataError
 from uge.files import staged_folder, write_json
-from uge.publishing.quality import SSIM_SAMPLE, Tally, colours, compare_all
+from uge.publishing.quality import SSIM_SAMPLE, Tally, colours, compare
 
 SIDE = 64
 """Largest side of the square in the middle of each image that spectra and class means are taken of."""
@@ -75,7 +75,7 @@ class Quality:
         self.skipped += len(pairs) - len(alike)
         sampled = [(self.tally.changes + place) % self.stride == 0 for place in range(len(alike))]
         originals, published = [pair[1] for pair in alike], [pair[2] for pair in alike]
-        for change in compare_all(originals, published, with_ssim=sampled):
+        for change in compare(originals, published, with_ssim=sampled):
             self.tally.add(change)
         while len(self.tally.ssims) > SSIM_SAMPLE:
             # SSIM is slow. How many pairs will come is not known; every second sample keeps the rest evenly spread.

@@ -63,33 +63,28 @@ class Change:
     Attributes:
         levels: Largest change of any colour value, in 8-bit levels.
         squared: Sum of squared differences, in squared levels.
-        values: Number of colour values.
         changed: Number of pixel positions where any colour channel changed.
-        pixels: Number of pixel positions.
+        shape: Height × width × channels.
         constant: True for a published image of one single colour.
         ssim: Structural similarity; None where it was not measured or the image is too small.
     """
 
     levels: int
     squared: int
-    values: int
     changed: int
-    pixels: int
+    shape: tuple[int, ...]
     constant: bool
     ssim: float | None = None
 
     @property
     def psnr(self) -> float:
         """Peak signal-to-noise ratio 10 · log10(255² / MSE) in dB; infinite if nothing changed."""
-        return 10 * math.log10(255**2 * self.values / self.squared) if self.squared else math.inf
+        height, width, channels = self.shape
+        values = height * width * (1 if channels <= 2 else 3)
+        return 10 * math.log10(255**2 * values / self.squared) if self.squared else math.inf
 
 
-def compare(clean: Pixels, published: Pixels, *, with_ssim: bool = False) -> Change:
-    """Distance of one image; SSIM, the slow part, only when asked for."""
-    return compare_all([clean], [published], with_ssim=[with_ssim])[0]
-
-
-def compare_all(clean: Sequence[Pixels], published: Sequence[Pixels], *, with_ssim: Sequence[bool]) -> list[Change]:
+def compare(clean: Sequence[Pixels], published: Sequence[Pixels], *, with_ssim: Sequence[bool]) -> list[Change]:
     """Distances of images of any shapes; those of one shape together, which takes small ones a third of the time.
 
     Args:
@@ -105,25 +100,21 @@ def compare_all(clean: Sequence[Pixels], published: Sequence[Pixels], *, with_ss
         a, b = (np.stack([colours(pixels[place]) for place in alike]) for pixels in (clean, published))
         for place, change in zip(alike, _changes(a, b), strict=True):
             similarity = ssim(clean[place], published[place]) if with_ssim[place] else None
-            changes[place] = Change(*change, constant=is_constant(published[place]), ssim=similarity)
+            changes[place] = Change(*change, clean[place].shape, is_constant(published[place]), similarity)
     return [changes[place] for place in range(len(clean))]
 
 
-def _changes(a: Pixels, b: Pixels) -> Iterator[tuple[int, int, int, int, int]]:
-    """Levels, squared, values, changed and pixels of each image in count × height × width × channels."""
+def _changes(a: Pixels, b: Pixels) -> Iterator[tuple[int, int, int]]:
+    """Levels, squared and changed of each image in count × height × width × channels."""
     difference = np.maximum(a, b) - np.minimum(a, b)
     touched = difference[..., 0]
     for channel in range(1, difference.shape[3]):
         touched = touched | difference[..., channel]
     flat = difference.reshape(len(a), -1)
     places = touched.reshape(len(a), -1)
-    sums = (
-        flat.max(1).tolist(),
-        np.square(flat, dtype=np.uint16).sum(1, dtype=np.uint64).tolist(),
-        np.count_nonzero(places, axis=1).tolist(),
-    )
-    for levels, squared, changed in zip(*sums, strict=True):
-        yield levels, squared, flat.shape[1], changed, places.shape[1]
+    levels = flat.max(1).tolist()
+    squared = np.square(flat, dtype=np.uint16).sum(1, dtype=np.uint64).tolist()
+    return zip(levels, squared, np.count_nonzero(places, axis=1).tolist(), strict=True)
 
 
 def is_constant(pixels: Pixels) -> bool:
@@ -142,6 +133,7 @@ class Tally:
     touched: int = 0
     pixels: int = 0
     constant: int = 0
+    shapes: set[tuple[int, ...]] = field(default_factory=set)
     psnrs: list[float] = field(default_factory=list)
     ssims: list[float] = field(default_factory=list)
 
@@ -150,7 +142,8 @@ class Tally:
         self.changes += 1
         self.levels = max(self.levels, change.levels)
         self.touched += change.changed
-        self.pixels += change.pixels
+        self.pixels += change.shape[0] * change.shape[1]
+        self.shapes.add(change.shape)
         self.constant += change.constant
         if change.squared:
             self.psnrs.append(change.psnr)

@@ -123,7 +123,7 @@ def verify(
                 progress(images.count)
     if len(sound) == len(manifest.files):
         images.check_totals()
-    measured = images.tally.measured() if images.tally.changes else None
+    measured = images.tally.measured() if against is not None and images.tally.changes else None
     return Verification(folder, manifest, images.count, measured, problems.listed())
 
 
@@ -222,9 +222,7 @@ _Row = tuple[int, Record, Pixels | None]
 class _Checked:
     record: Record
     problem: str | None = None
-    constant: bool = False
     change: Change | None = None
-    shape: tuple[int, ...] | None = None
 
 
 class _Images:
@@ -240,7 +238,6 @@ class _Images:
         self._sample = ssim_positions(manifest.count)
         self._labels: Counter[int] = Counter()
         self._ids: set[str] = set()
-        self._shapes: set[tuple[int, ...]] = set()
         self._constant: list[str] = []
         self._codecs: set[str] = set()
         if against is not None and against.classes != manifest.classes:
@@ -279,27 +276,25 @@ class _Images:
         except DataError as error:
             return _Checked(record, str(error))
         if clean is None:
-            return _Checked(record, constant=is_constant(pixels), shape=pixels.shape)
+            return _Checked(record, change=Change(0, 0, 0, pixels.shape, is_constant(pixels)))
         if clean.shape != pixels.shape:
             return _Checked(record, f"has the shape {pixels.shape}, its original {clean.shape}")
         if clean.shape[2] in (2, 4) and not np.array_equal(clean[..., -1], pixels[..., -1]):
             return _Checked(record, "has another alpha channel than its original")
-        change = compare(clean, pixels, with_ssim=position in self._sample)
+        (change,) = compare([clean], [pixels], with_ssim=[position in self._sample])
         allowed = self._manifest.budget.levels
         if change.levels > allowed:
             problem = f"differs by {change.levels} levels from its original, more than the budget of {allowed}"
-        return _Checked(record, problem, change.constant, change, pixels.shape)
+        return _Checked(record, problem, change)
 
     def add(self, checked: _Checked) -> None:
         self.count += 1
         if checked.problem is not None:
             self._problems.add(f"{checked.record.where}: {checked.problem}")
-        if checked.constant:
-            self._constant.append(checked.record.where)
         if checked.change is not None:
             self.tally.add(checked.change)
-        if checked.shape is not None:
-            self._shapes.add(checked.shape)
+            if checked.change.constant:
+                self._constant.append(checked.record.where)
         self._codecs.add(kind_of(checked.record.data))
 
     def check_totals(self) -> None:
@@ -311,7 +306,8 @@ class _Images:
             there = f"{single} such are claimed, {len(self._constant)} are there"
             for where in self._constant:
                 self._problems.add(f"{where}: the image is of one single colour; {there}")
-        if self._shapes and self._problems.count == before and SizeRecord.of(self._shapes) != claimed.size:
+        shapes = self.tally.shapes
+        if shapes and self._problems.count == before and SizeRecord.of(shapes) != claimed.size:
             self._problems.add(f"{MANIFEST}: the claimed image sizes are not those of the images; publish again")
         codec = "mixed" if len(self._codecs) > 1 else "".join(self._codecs)
         if codec and codec != claimed.codec:

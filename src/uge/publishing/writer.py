@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from uge.publishing.manifest import (
     created_date,
     is_published,
 )
-from uge.publishing.quality import Change, Tally, compare_all, ssim_positions
+from uge.publishing.quality import Change, Tally, compare, ssim_positions
 from uge.publishing.stream import batches, ordered_map
 from uge.publishing.training_guide import training_guide
 
@@ -93,10 +93,11 @@ def publish(
     _check_names(images)
     created = created_date(provenance.created)
     rows = rows_per_file or default_rows(max(image.nbytes for image in images.probe(8)))
+    encoder = _Encoder(images.ids, budget, codec, ssim_positions(len(images)))
     stored = _Stored(images, progress)
     with staged_folder(out, overwrite=overwrite) as folder:
         ordered = batches(_in_order(pairs, images), lambda pair: pair[2].nbytes)
-        with closing(ordered_map(_Encoder(images, budget, codec), ordered, workers=workers)) as encoded:
+        with closing(ordered_map(encoder, ordered, workers=workers)) as encoded:
             files = layout.write(folder, stored.rows(encoded), images.classes, len(images), rows)
         measured = stored.tally.measured()
         if measured.unchanged_images == len(images):
@@ -111,7 +112,7 @@ def publish(
             classes=images.classes,
             class_counts=tuple(np.bincount(images.labels, minlength=len(images.classes)).tolist()),
             count=len(images),
-            size=SizeRecord.of(stored.shapes),
+            size=SizeRecord.of(stored.tally.shapes),
             format=format,
             codec=stored.codecs.pop() if len(stored.codecs) == 1 else "mixed",
             class_folders=class_folders(images.classes) if format == "imagefolder" else None,
@@ -127,15 +128,8 @@ def publish(
     return manifest
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    """One image as it is stored, measured against its original."""
-
-    index: int
-    codec: Codec
-    data: bytes
-    shape: tuple[int, ...]
-    change: Change
+_Encoded: TypeAlias = tuple[int, Codec, bytes, Change]
+"""(index in the image set, codec, encoded bytes, distance from the original)"""
 
 
 @dataclass
@@ -145,59 +139,50 @@ class _Stored:
     images: ImageSet
     progress: Callable[[int], None] | None
     tally: Tally = field(default_factory=Tally)
-    shapes: set[tuple[int, ...]] = field(default_factory=set)
     codecs: set[Codec] = field(default_factory=set)
 
     def rows(self, batches: Iterable[list[_Encoded]]) -> Iterator[Row]:
         for batch in batches:
-            for image in batch:
-                name = f"{image.index:08d}.{image.codec}"
-                yield name, image.data, int(self.images.labels[image.index]), self.images.ids[image.index]
-                self.tally.add(image.change)
-                self.shapes.add(image.shape)
-                self.codecs.add(image.codec)
+            for index, codec, data, change in batch:
+                yield f"{index:08d}.{codec}", data, int(self.images.labels[index]), self.images.ids[index]
+                self.tally.add(change)
+                self.codecs.add(codec)
             if self.progress is not None:
                 self.progress(self.tally.changes)
 
 
+@dataclass(frozen=True)
 class _Encoder:
     """Encodes a batch in a thread, decodes it again and compares it with its originals."""
 
-    def __init__(self, images: ImageSet, budget: Budget, codec: Codec) -> None:
-        self._images = images
-        self._budget = budget
-        self._codec = codec
-        self._sample = ssim_positions(len(images))
+    ids: Sequence[str]
+    budget: Budget
+    codec: Codec
+    sample: frozenset[int]
 
     def __call__(self, batch: list[Protected]) -> list[_Encoded]:
+        indices, originals, protected = zip(*batch, strict=True)
         # All encoded first, then all decoded: in turn, small images take a tenth longer.
-        codecs = [storable(protected, self._codec) for _, _, protected in batch]
-        encoded = [encode(protected, codec) for (_, _, protected), codec in zip(batch, codecs, strict=True)]
+        codecs = [storable(pixels, self.codec) for pixels in protected]
+        encoded = [encode(pixels, codec) for pixels, codec in zip(protected, codecs, strict=True)]
         stored = [decode(data) for data in encoded]
-        for (index, clean, _), pixels in zip(batch, stored, strict=True):
+        for index, clean, pixels in zip(indices, originals, stored, strict=True):
             self._check_shape(index, clean, pixels)
-        originals = [clean for _, clean, _ in batch]
-        changes = compare_all(originals, stored, with_ssim=[index in self._sample for index, _, _ in batch])
-        for (index, _, _), change in zip(batch, changes, strict=True):
-            if change.levels > self._budget.levels:
+        changes = compare(originals, stored, with_ssim=[index in self.sample for index in indices])
+        for index, change in zip(indices, changes, strict=True):
+            if change.levels > self.budget.levels:
                 raise DataError(
-                    f"{self._where(index)}: a value changed by {change.levels} levels, more than the "
-                    f"{self._budget.levels} that rho {self._budget.rho:g} allows; nothing was published"
+                    f"image '{self.ids[index]}': a value changed by {change.levels} levels, more than the "
+                    f"{self.budget.levels} that rho {self.budget.rho:g} allows; nothing was published"
                 )
-        shapes = [pixels.shape for pixels in stored]
-        indices = [index for index, _, _ in batch]
-        return [_Encoded(*fields) for fields in zip(indices, codecs, encoded, shapes, changes, strict=True)]
+        return list(zip(indices, codecs, encoded, changes, strict=True))
 
     def _check_shape(self, index: int, clean: Pixels, stored: Pixels) -> None:
+        where = f"image '{self.ids[index]}'"
         if stored.shape != clean.shape:
-            raise DataError(
-                f"{self._where(index)}: expected the shape {clean.shape} of the original, stored was {stored.shape}"
-            )
+            raise DataError(f"{where}: expected the shape {clean.shape} of the original, stored was {stored.shape}")
         if clean.shape[2] in (2, 4) and not np.array_equal(stored[..., -1], clean[..., -1]):
-            raise DataError(f"{self._where(index)}: the alpha channel changed; protect the colour channels only")
-
-    def _where(self, index: int) -> str:
-        return f"image '{self._images.ids[index]}'"
+            raise DataError(f"{where}: the alpha channel changed; protect the colour channels only")
 
 
 def _in_order(pairs: Iterable[Protected], images: ImageSet) -> Iterator[Protected]:
