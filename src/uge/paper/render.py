@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
@@ -13,17 +12,18 @@ from markupsafe import Markup
 from uge.files import JSON, write_atomic, write_json
 from uge.paper.kept_cases import Kept
 from uge.paper.plan import Section
-from uge.paper.results import Entry, ExperimentResults, PictureResult, distinct
+from uge.paper.results import Entry, ExperimentResults, distinct
 from uge.paper.scale import Scale, label
 from uge.report.lines import Line, plot, swatch
 from uge.report.page import page_environment
-from uge.report.pictures import Pictures, load_pictures
+from uge.report.pictures import load_pictures
 from uge.report.tables import csv_text, markdown_table, number, spread
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLES = (("authorized", ""), ("hacker", ""), ("hacker", "5 3"), ("clean", ""))
 """Kind and dashes of the lines of a drawing, by column."""
 NOT_RUN = "not run"
+NOT_A_NUMBER = re.compile(r"[^0-9.]+")
 LEGEND = (
     "Clean test accuracy in percent: ours after the last epoch (best epoch) / the paper's, then the difference in "
     "points. Rows marked † are not in the paper's table."
@@ -187,7 +187,10 @@ def page(results: ExperimentResults, scale: Scale, kept: Kept) -> str:
         hardware=distinct(text for entry in results.entries for text in entry.measured.hardware),
         seconds=shared_seconds(results.entries),
         drawings={id(section): _drawing(results, section) for section in results.experiment.sections},
-        pictures=[(picture, _loaded(picture, kept)) for picture in results.pictures],
+        pictures=[
+            (picture, load_pictures(kept.picture(picture.copy)) if picture.state == "done" else None)
+            for picture in results.pictures
+        ],
         recipes=[json.dumps(recipe, ensure_ascii=False) for recipe in listed["recipes"]],
         protections=[json.dumps(copy, ensure_ascii=False) for copy in listed["protections"]],
         id=id,
@@ -206,28 +209,16 @@ def shared_seconds(entries: Iterable[Entry]) -> float:
     return sum({name: seconds for entry in entries for name, seconds in entry.measured.costs.items()}.values())
 
 
-def _loaded(picture: PictureResult, kept: Kept) -> Pictures | None:
-    return load_pictures(kept.picture(picture.copy)) if picture.state == "done" else None
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Columns over rows as lines, and the legend of the lines."""
-
-    svg: Markup
-    legend: list[tuple[Markup, str]]
-
-
-def _drawing(results: ExperimentResults, section: Section) -> Drawing | None:
-    """Drawing of a section; None where nothing was measured, or nothing is to be drawn."""
+def _drawing(results: ExperimentResults, section: Section) -> tuple[Markup, list[tuple[Markup, str]]] | None:
+    """Columns over rows as lines, and their legend; None where nothing was measured or is to be drawn."""
     if not results.experiment.drawn:
         return None
     lines = []
     legend = []
     for (kind, dash), column in zip(STYLES, section.columns, strict=False):
         entries = [entry for row in section.rows if (entry := results.at(section, row, column))]
-        places = [(_place(entry.cell.row), entry.measured.last, entry.measured.std or 0.0) for entry in entries]
-        points = [(x, y, std) for x, y, std in places if y is not None]
+        measured = [(NOT_A_NUMBER.sub("", entry.cell.row), entry.measured) for entry in entries]
+        points = [(float(x or 0), y.last, y.std or 0.0) for x, y in measured if y.last is not None]
         if points:
             band = [(y - std, y + std) for _, y, std in points] if any(std for *_, std in points) else []
             lines.append(Line([(x, y) for x, y, _ in points], kind, dash, band, dots=True))
@@ -236,10 +227,4 @@ def _drawing(results: ExperimentResults, section: Section) -> Drawing | None:
         return None
     about = f"{section.title}: test accuracy in percent of {', '.join(section.columns)} over {', '.join(section.rows)}"
     x_label = "ρ" if section.rows[0].startswith("ρ") else "authorised networks"
-    return Drawing(plot(lines, low=0, high=100, x_label=x_label, description=about), legend)
-
-
-def _place(row: str) -> float:
-    """The number in a row's name: its budget, or how many networks."""
-    digits = re.search(r"[0-9.]+", row)
-    return float(digits[0]) if digits else 0.0
+    return plot(lines, low=0, high=100, x_label=x_label, description=about), legend

@@ -11,7 +11,7 @@ from uge.paper.kept_cases import Kept
 from uge.paper.plan import Experiment, Plan, plan
 from uge.paper.render import write_pages
 from uge.paper.results import read_results
-from uge.paper.scale import DATA, Scale, parse_data, scale
+from uge.paper.scale import Scale, parse_data, scale
 from uge.paper.specs import Unit
 from uge.paper.table_specs import TableSpecs
 from uge.paper.tables import experiments
@@ -69,8 +69,7 @@ class Request:
     def at(cls, what: str, size: Scale, given: dict[str, str], folder: Path, only: tuple[str, ...] = ()) -> Request:
         """Request at a scale that is in no table; see :meth:`checked`."""
         wanted = tuple(experiments(what, TableSpecs(size, given)))
-        sources = {name: size.source(name, given) for name in (*DATA, size.stand_in) if name}
-        return cls(wanted, size, folder, sources, plan(wanted, only, size.pictures))
+        return cls(wanted, size, folder, size.sources(given), plan(wanted, only, size.pictures))
 
     def describe(self) -> JSON:
         """Parts that would be run, for ``--dry-run``."""

@@ -30,9 +30,6 @@ class _Spec(BaseModel):
     def __hash__(self) -> int:
         return hash(self.digest)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, type(self)) and self.digest == other.digest
-
 
 class Images(_Spec):
     """Clean images of a data set.

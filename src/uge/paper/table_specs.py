@@ -56,7 +56,7 @@ class TableSpecs:
 
     def network(self, name: str) -> str:
         """Network that stands for one of the paper."""
-        return self.scale.network(NETWORKS[name])
+        return self.scale.networks.get(NETWORKS[name], NETWORKS[name])
 
     def images(self, data: str) -> Images:
         """Clean images of a data set, or of its stand-in."""
@@ -95,11 +95,17 @@ class TableSpecs:
     ) -> Unit:
         """Training of a hacker, on labels or on the answers of authorised network ``teacher``."""
         of = self.copy(data, method, authorized, seed=seed, rho=rho)
-        unit = Unit(of=of, role="hacker", network=network, recipe=self._recipe(of, network), seed=seed)
-        if teacher is None:
-            return unit
-        asked = self.authorized(data, method, authorized, teacher, seed=seed, rho=rho or RHO)
-        return unit.model_copy(update={"scheme": "distill", "teacher": asked})
+        return Unit(
+            of=of,
+            role="hacker",
+            network=network,
+            scheme="direct" if teacher is None else "distill",
+            recipe=self._recipe(of, network),
+            seed=seed,
+            teacher=None
+            if teacher is None
+            else self.authorized(data, method, authorized, teacher, seed=seed, rho=rho or RHO),
+        )
 
     def clean(self, data: str, network: str, *, seed: int) -> Unit:
         """Clean control: a hacker on the originals."""

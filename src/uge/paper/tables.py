@@ -55,12 +55,14 @@ class _Block:
     paper: PaperTable
     cells: list[Cell] = field(default_factory=list)
 
-    def add(self, row: str, column: str, runs: Sequence[Run], control: Run | None = None, *, seek: str = "") -> None:
-        """Add the mean of ``runs``; ``seek`` is the column's name in the paper where that differs."""
+    def add(self, row: str, column: str, runs: Sequence[Run], control: Run | None = None) -> None:
+        """Add the mean of ``runs``, beside the paper's number."""
         seeds = range(self.specs.scale.seeds)
         units = tuple(tuple(run(seed=seed) for run in runs) for seed in seeds)
         controls = () if control is None else tuple((control(seed=seed),) for seed in seeds)
-        self.cells.append(Cell(row, column, self.paper.number(row, seek or column), units, controls))
+        # Where authorised and hackers' columns have the same names, the paper's columns tell them apart.
+        printed = column if column in self.paper.columns else column.removeprefix("hacker ")
+        self.cells.append(Cell(row, column, self.paper.number(row, printed), units, controls))
 
     def done(self, title: str = "") -> Section:
         rows = dict.fromkeys(cell.row for cell in self.cells)
@@ -75,24 +77,19 @@ class _Block:
 def _rows(block: _Block, variant: str, authorized: Sequence[str], heads: Sequence[str], hackers: Sequence[str]) -> None:
     """Add a "Normal" row and a "Distill" row per authorised network for one variant."""
     specs = block.specs
-    data = block.data
-    method = VARIANTS[variant]
-    clean = method == ORIGINAL
+    clean = VARIANTS[variant] == ORIGINAL
     for number, head in enumerate(heads):
-        own = partial(specs.authorized, data, ORIGINAL, authorized, number)
-        run = partial(specs.authorized, data, method, authorized, number)
+        own = partial(specs.authorized, block.data, ORIGINAL, authorized, number)
+        run = partial(specs.authorized, block.data, VARIANTS[variant], authorized, number)
         block.add(f"{variant}/Normal", head, [run], None if clean else own)
     for teacher in [None, *range(len(authorized))]:
         several = f"-{teacher + 1}" if teacher is not None and len(authorized) > 1 else ""
         row = f"{variant}/{'Normal' if teacher is None else f'Distill{several}'}"
         for column in hackers:
-            name = column.removeprefix("hacker ")
-            network = specs.network(name)
-            # Where authorised and hackers' columns have the same names, the paper's columns tell them apart.
-            seek = column if column in block.paper.columns else name
-            control = None if clean and teacher is None else partial(specs.clean, data, network)
-            run = partial(specs.hacker, data, method, authorized, network, teacher=teacher)
-            block.add(row, column, [run], control, seek=seek)
+            network = specs.network(column.removeprefix("hacker "))
+            control = None if clean and teacher is None else partial(specs.clean, block.data, network)
+            run = partial(specs.hacker, block.data, VARIANTS[variant], authorized, network, teacher=teacher)
+            block.add(row, column, [run], control)
 
 
 def table1(specs: TableSpecs) -> Experiment:
@@ -107,14 +104,14 @@ def table1(specs: TableSpecs) -> Experiment:
     return Experiment("table1", "Table 1: ablation", tuple(sections))
 
 
-def _several(name: str, title: str, authorized: Sequence[str], heads: Sequence[str], hackers: Sequence[str]) -> Maker:
-    def make(specs: TableSpecs) -> Experiment:
-        block = _Block(specs, "cifar10", paper_table(name))
-        for variant in ("Original", "UGEs"):
-            _rows(block, variant, [specs.network(network) for network in authorized], heads, hackers)
-        return Experiment(name, title, (block.done(),))
-
-    return make
+def _several(
+    specs: TableSpecs, name: str, title: str, authorized: Sequence[str], heads: Sequence[str], hackers: Sequence[str]
+) -> Experiment:
+    """Several authorised networks on CIFAR-10."""
+    block = _Block(specs, "cifar10", paper_table(name))
+    for variant in ("Original", "UGEs"):
+        _rows(block, variant, [specs.network(network) for network in authorized], heads, hackers)
+    return Experiment(name, title, (block.done(),))
 
 
 def table3(specs: TableSpecs) -> Experiment:
@@ -154,28 +151,25 @@ def fig3(specs: TableSpecs) -> Experiment:
 
 def fig7(specs: TableSpecs) -> Experiment:
     """Accuracy against the number of authorised networks; a plain CNN is the hacker."""
-    data = "cifar10"
     hacker = specs.network("CNN")
-    block = _Block(specs, data, NOWHERE)
-    clean = partial(specs.clean, data, hacker)
+    block = _Block(specs, "cifar10", NOWHERE)
+    clean = partial(specs.clean, block.data, hacker)
     for count in range(1, specs.scale.networks_most + 1):
         row = f"{count} authorised"
         networks = [specs.network("ResNet-18")] * count
-        run = partial(specs.hacker, data, "uge", networks, hacker)
-        authorized = [partial(specs.authorized, data, "uge", networks, number) for number in range(count)]
-        block.add(row, "authorised (mean)", authorized, partial(specs.authorized, data, ORIGINAL, networks, 0))
+        run = partial(specs.hacker, block.data, "uge", networks, hacker)
+        authorized = [partial(specs.authorized, block.data, "uge", networks, number) for number in range(count)]
+        block.add(row, "authorised (mean)", authorized, partial(specs.authorized, block.data, ORIGINAL, networks, 0))
         block.add(row, "CNN normal", [run], clean)
         block.add(row, "CNN distilled (mean)", [partial(run, teacher=number) for number in range(count)], clean)
     return Experiment("fig7", "Figure 7: number of authorised networks", (block.done(),), drawn=True)
 
 
-def _pictures(name: str, title: str, *data: str) -> Maker:
-    def make(specs: TableSpecs) -> Experiment:
-        copy = partial(specs.copy, authorized=[specs.network("ResNet-18")], seed=0)
-        shown = [copy(images, method) for images in specs.data_sets(*data) for method in ("uge", OURS)]
-        return Experiment(name, title, pictures=tuple(dict.fromkeys(shown)))
-
-    return make
+def _pictures(specs: TableSpecs, name: str, title: str, data: Sequence[str]) -> Experiment:
+    """Original, noise and protected image of the paper's method and of ours."""
+    copy = partial(specs.copy, authorized=[specs.network("ResNet-18")], seed=0)
+    shown = [copy(images, method) for images in specs.data_sets(*data) for method in ("uge", OURS)]
+    return Experiment(name, title, pictures=tuple(dict.fromkeys(shown)))
 
 
 def table9(specs: TableSpecs) -> Experiment:
@@ -183,35 +177,45 @@ def table9(specs: TableSpecs) -> Experiment:
     paper = paper_table("table9")
     runs = tuple(specs.federation("cifar10", seed=seed) for seed in range(specs.scale.seeds))
     block = _Block(specs, "cifar10", paper)
-    for row in paper.rows:
-        for column in paper.columns:
-            if (number := paper.number(row, column)) is not None:
-                block.cells.append(Cell(row, column, number, federations=runs))
+    places = [(row, column, paper.number(row, column)) for row in paper.rows for column in paper.columns]
+    block.cells += [Cell(*place, federations=runs) for place in places if place[2] is not None]
     section = replace(block.done(), columns=paper.columns)
     return Experiment("table9", "Table 9: federated learning", (section,))
 
 
-Maker = Callable[[TableSpecs], Experiment]
-EXPERIMENTS: dict[str, Maker] = {
+EXPERIMENTS: dict[str, Callable[[TableSpecs], Experiment]] = {
     "table1": table1,
-    "table2": _several(
-        "table2", "Table 2: two authorised networks", ["ResNet-18"] * 2, ["Net-1", "Net-2"], ["CNN", "ResNetC-20"]
+    "table2": partial(
+        _several,
+        name="table2",
+        title="Table 2: two authorised networks",
+        authorized=["ResNet-18"] * 2,
+        heads=["Net-1", "Net-2"],
+        hackers=["CNN", "ResNetC-20"],
     ),
     "table3": table3,
-    "table7": _several(
-        "table7", "Table 7: three authorised networks", ["ResNet-18"] * 3, ["Net-1", "Net-2", "Net-3"], ["CNN"]
+    "table7": partial(
+        _several,
+        name="table7",
+        title="Table 7: three authorised networks",
+        authorized=["ResNet-18"] * 3,
+        heads=["Net-1", "Net-2", "Net-3"],
+        hackers=["CNN"],
     ),
-    "table8": _several(
-        "table8",
-        "Table 8: authorised networks of two architectures",
-        ["CNN", "ResNet-18"],
-        ["authorised CNN", "authorised ResNet-18"],
-        ["hacker CNN", "hacker ResNet-18"],
+    "table8": partial(
+        _several,
+        name="table8",
+        title="Table 8: authorised networks of two architectures",
+        authorized=["CNN", "ResNet-18"],
+        heads=["authorised CNN", "authorised ResNet-18"],
+        hackers=["hacker CNN", "hacker ResNet-18"],
     ),
     "table9": table9,
     "fig3": fig3,
-    "fig4": _pictures("fig4", "Figure 4: original, noise, protected", "cifar10", "cifar100"),
-    "fig6": _pictures("fig6", "Figure 6: original, noise, protected", "tinyimagenet", "tinyimagenet20"),
+    "fig4": partial(_pictures, name="fig4", title="Figure 4: original, noise, protected", data=["cifar10", "cifar100"]),
+    "fig6": partial(
+        _pictures, name="fig6", title="Figure 6: original, noise, protected", data=["tinyimagenet", "tinyimagenet20"]
+    ),
     "fig7": fig7,
 }
 """Tables and figures by name."""

@@ -17,7 +17,7 @@ from uge.data.images import Pixels
 from uge.errors import DataError
 from uge.publishing.manifest import Codec
 
-CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+MODES = ("L", "LA", "RGB", "RGBA")
 WEBP_SIDE = 16383
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -52,28 +52,12 @@ def decode(data: bytes) -> Pixels:
     """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
-            if image.mode not in CHANNELS:
-                raise DataError(f"expected 8-bit gray or colour pixels ({', '.join(CHANNELS)}), got {image.mode}")
-            pixels = webp_pixels(image) if image.format == "WEBP" else np.asarray(image)
+            if image.mode not in MODES:
+                raise DataError(f"expected 8-bit gray or colour pixels ({', '.join(MODES)}), got {image.mode}")
+            pixels = np.asarray(image)
     except (OSError, EOFError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(f"cannot be decoded as PNG or WebP ({error})") from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def webp_pixels(image: Image.Image) -> Pixels:
-    """Pixels of an opened WebP image as from ``numpy.asarray``, without two copies that Pillow makes.
-
-    For small images those take half as long as the decoding itself.
-    """
-    frame = getattr(image, "_get_next", None)  # Pillow itself reads from it, but it is no public part.
-    if frame is None:
-        return np.asarray(image)
-    # Four bytes a pixel, whether there is alpha or not.
-    decoded = np.frombuffer(frame()[0], dtype=np.uint8).reshape(image.height, image.width, -1)
-    pixels = np.empty((*decoded.shape[:2], CHANNELS[image.mode]), dtype=np.uint8)
-    for channel in range(pixels.shape[2]):
-        pixels[..., channel] = decoded[..., channel]
-    return pixels
 
 
 def kind_of(data: bytes) -> Codec:
