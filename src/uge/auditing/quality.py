@@ -75,7 +75,7 @@ class Quality:
         self.skipped += len(pairs) - len(alike)
         sampled = [(self.tally.changes + place) % self.stride == 0 for place in range(len(alike))]
         originals, published = [pair[1] for pair in alike], [pair[2] for pair in alike]
-        for change in compare(originals, published, with_ssim=sampled):
+        for change in map(compare, originals, published, sampled):
             self.tally.add(change)
         while len(self.tally.ssims) > SSIM_SAMPLE:
             # SSIM is slow. How many pairs will come is not known; every second sample keeps the rest evenly spread.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Literal, TypeVar
 
-from uge.files import JSON
+from uge.files import JSON, canonical_json
 from uge.paper.kept_cases import Kept, Spec
 from uge.paper.plan import Cell, Experiment, Section
 from uge.paper.specs import ORIGINAL, Copy, Federation, Unit
@@ -223,12 +223,10 @@ def _parts(spec: Spec) -> list[Spec]:
 
 def _reason(kept: Kept, missing: Iterable[Spec]) -> str:
     """First cause of a missing result: its own failure, that of its parts, or images that are not at hand."""
-    for spec in missing:
-        images = spec.of.images if isinstance(spec, Unit) else spec.images
-        causes = [*(kept.failure(part) for part in _parts(spec)), kept.images(images.name).get("reason")]
-        if any(causes):
-            return next(str(cause) for cause in causes if cause)
-    return ""
+    causes = [kept.failure(part) for spec in missing for part in _parts(spec)]
+    images = [spec.of.images if isinstance(spec, Unit) else spec.images for spec in missing]
+    absent = [kept.images(name).get("reason") for name in dict.fromkeys(image.name for image in images)]
+    return next((str(cause) for cause in (*causes, *absent) if cause), "")
 
 
 def _known(values: Iterable[float | None]) -> list[float]:
@@ -236,9 +234,5 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 
 def distinct(values: Iterable[Value]) -> tuple[Value, ...]:
-    """Values without repetitions, in order; they need not be hashable."""
-    kinds: list[Value] = []
-    for value in values:
-        if value not in kinds:
-            kinds.append(value)
-    return tuple(kinds)
+    """JSON values without repetitions, in order."""
+    return tuple({canonical_json(value): value for value in values}.values())

@@ -107,7 +107,6 @@ def table1(specs: TableSpecs) -> Experiment:
 def _several(
     specs: TableSpecs, name: str, title: str, authorized: Sequence[str], heads: Sequence[str], hackers: Sequence[str]
 ) -> Experiment:
-    """Several authorised networks on CIFAR-10."""
     block = _Block(specs, "cifar10", paper_table(name))
     for variant in ("Original", "UGEs"):
         _rows(block, variant, [specs.network(network) for network in authorized], heads, hackers)
@@ -166,7 +165,6 @@ def fig7(specs: TableSpecs) -> Experiment:
 
 
 def _pictures(specs: TableSpecs, name: str, title: str, data: Sequence[str]) -> Experiment:
-    """Original, noise and protected image of the paper's method and of ours."""
     copy = partial(specs.copy, authorized=[specs.network("ResNet-18")], seed=0)
     shown = [copy(images, method) for images in specs.data_sets(*data) for method in ("uge", OURS)]
     return Experiment(name, title, pictures=tuple(dict.fromkeys(shown)))

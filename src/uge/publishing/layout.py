@@ -179,9 +179,7 @@ def _check_schema(schema: pa.Schema, classes: tuple[str, ...]) -> None:
     wanted = table_schema(classes)
     if not schema.remove_metadata().equals(wanted.remove_metadata()):
         raise DataError(f"expected the columns {', '.join(wanted.names)} only, got {', '.join(schema.names)}")
-    metadata = dict(schema.metadata or {})
-    features = json.loads(metadata.pop(b"huggingface", b"null"))
-    if metadata or features != json.loads(wanted.metadata[b"huggingface"]):
+    if schema.metadata != wanted.metadata:
         raise DataError("its metadata does not hold the class names of manifest.json and nothing else")
 
 

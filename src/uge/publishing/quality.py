@@ -7,7 +7,7 @@ Alpha must not change at all, which the writer and the verification check.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,37 +84,29 @@ class Change:
         return 10 * math.log10(255**2 * values / self.squared) if self.squared else math.inf
 
 
-def compare(clean: Sequence[Pixels], published: Sequence[Pixels], *, with_ssim: Sequence[bool]) -> list[Change]:
-    """Distances of images of any shapes; those of one shape together, which takes small ones a third of the time.
+def compare(clean: Pixels, published: Pixels, with_ssim: bool = False) -> Change:
+    """Distance of one image.
 
     Args:
-        clean: The originals.
-        published: The published image of each, in the same shape.
+        clean: The original.
+        published: The published image, in the same shape.
         with_ssim: True where SSIM, the slow part, is to be measured.
     """
-    places: dict[tuple[int, ...], list[int]] = {}
-    for place, pixels in enumerate(clean):
-        places.setdefault(pixels.shape, []).append(place)
-    changes: dict[int, Change] = {}
-    for alike in places.values():
-        a, b = (np.stack([colours(pixels[place]) for place in alike]) for pixels in (clean, published))
-        for place, change in zip(alike, _changes(a, b), strict=True):
-            similarity = ssim(clean[place], published[place]) if with_ssim[place] else None
-            changes[place] = Change(*change, clean[place].shape, is_constant(published[place]), similarity)
-    return [changes[place] for place in range(len(clean))]
-
-
-def _changes(a: Pixels, b: Pixels) -> Iterator[tuple[int, int, int]]:
-    """Levels, squared and changed of each image in count × height × width × channels."""
-    difference = np.maximum(a, b) - np.minimum(a, b)
+    before = colours(clean)
+    after = colours(published)
+    difference = np.maximum(before, after) - np.minimum(before, after)
     touched = difference[..., 0]
-    for channel in range(1, difference.shape[3]):
+    for channel in range(1, difference.shape[2]):
         touched = touched | difference[..., channel]
-    flat = difference.reshape(len(a), -1)
-    places = touched.reshape(len(a), -1)
-    levels = flat.max(1).tolist()
-    squared = np.square(flat, dtype=np.uint16).sum(1, dtype=np.uint64).tolist()
-    return zip(levels, squared, np.count_nonzero(places, axis=1).tolist(), strict=True)
+    flat = difference.ravel().astype(np.float64)  # Sums of squared levels are exact below 2⁵³.
+    return Change(
+        levels=int(flat.max()),
+        squared=int(flat @ flat),
+        changed=int(np.count_nonzero(touched)),
+        shape=clean.shape,
+        constant=is_constant(published),
+        ssim=ssim(clean, published) if with_ssim else None,
+    )
 
 
 def is_constant(pixels: Pixels) -> bool:

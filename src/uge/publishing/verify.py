@@ -118,7 +118,7 @@ def verify(
     with closing(checked_batches) as results:
         for batch in results:
             for checked in batch:
-                images.add(checked)
+                images.add(*checked)
             if progress is not None:
                 progress(images.count)
     if len(sound) == len(manifest.files):
@@ -218,11 +218,8 @@ _Row = tuple[int, Record, Pixels | None]
 """(position in the order of publication, image, its original where that is given)"""
 
 
-@dataclass(frozen=True)
-class _Checked:
-    record: Record
-    problem: str | None = None
-    change: Change | None = None
+_Checked = tuple[Record, str | None, Change | None]
+"""(image, problem with it, distance from its original or from itself)"""
 
 
 class _Images:
@@ -265,37 +262,36 @@ class _Images:
         return against.read(place)
 
     def check(self, position: int, record: Record, clean: Pixels | None) -> _Checked:
-        """Decode and measure one image, in a thread."""
         problem = metadata_problem(record.data)
         if problem is None and not IMAGE_NAME.fullmatch(record.name):
             problem = f"is stored under the name '{record.name}', which may tell where it came from"
         if problem is not None:
-            return _Checked(record, problem)
+            return record, problem, None
         try:
             pixels = decode(record.data)
         except DataError as error:
-            return _Checked(record, str(error))
+            return record, str(error), None
         if clean is None:
-            return _Checked(record, change=Change(0, 0, 0, pixels.shape, is_constant(pixels)))
+            return record, None, Change(0, 0, 0, pixels.shape, is_constant(pixels))
         if clean.shape != pixels.shape:
-            return _Checked(record, f"has the shape {pixels.shape}, its original {clean.shape}")
+            return record, f"has the shape {pixels.shape}, its original {clean.shape}", None
         if clean.shape[2] in (2, 4) and not np.array_equal(clean[..., -1], pixels[..., -1]):
-            return _Checked(record, "has another alpha channel than its original")
-        (change,) = compare([clean], [pixels], with_ssim=[position in self._sample])
+            return record, "has another alpha channel than its original", None
+        change = compare(clean, pixels, position in self._sample)
         allowed = self._manifest.budget.levels
         if change.levels > allowed:
             problem = f"differs by {change.levels} levels from its original, more than the budget of {allowed}"
-        return _Checked(record, problem, change)
+        return record, problem, change
 
-    def add(self, checked: _Checked) -> None:
+    def add(self, record: Record, problem: str | None, change: Change | None) -> None:
         self.count += 1
-        if checked.problem is not None:
-            self._problems.add(f"{checked.record.where}: {checked.problem}")
-        if checked.change is not None:
-            self.tally.add(checked.change)
-            if checked.change.constant:
-                self._constant.append(checked.record.where)
-        self._codecs.add(kind_of(checked.record.data))
+        self._codecs.add(kind_of(record.data))
+        if problem is not None:
+            self._problems.add(f"{record.where}: {problem}")
+        if change is not None:
+            self.tally.add(change)
+            if change.constant:
+                self._constant.append(record.where)
 
     def check_totals(self) -> None:
         """Compare sums with the manifest's claims; only sensible if every file was as listed."""
@@ -332,7 +328,6 @@ class _Images:
 
 
 def _check_claims(manifest: Manifest, problem: Problem) -> None:
-    """Report claims that contradict one another."""
     if len(manifest.class_counts) != len(manifest.classes) or sum(manifest.class_counts) != manifest.count:
         problem(f"{MANIFEST}: count, classes and class_counts contradict one another; publish again")
     if manifest.budget.levels != Budget(manifest.budget.rho).levels:

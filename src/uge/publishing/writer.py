@@ -166,23 +166,22 @@ class _Encoder:
         codecs = [storable(pixels, self.codec) for pixels in protected]
         encoded = [encode(pixels, codec) for pixels, codec in zip(protected, codecs, strict=True)]
         stored = [decode(data) for data in encoded]
-        for index, clean, pixels in zip(indices, originals, stored, strict=True):
-            self._check_shape(index, clean, pixels)
-        changes = compare(originals, stored, with_ssim=[index in self.sample for index in indices])
-        for index, change in zip(indices, changes, strict=True):
-            if change.levels > self.budget.levels:
-                raise DataError(
-                    f"image '{self.ids[index]}': a value changed by {change.levels} levels, more than the "
-                    f"{self.budget.levels} that rho {self.budget.rho:g} allows; nothing was published"
-                )
+        changes = [self._change(*triple) for triple in zip(indices, originals, stored, strict=True)]
         return list(zip(indices, codecs, encoded, changes, strict=True))
 
-    def _check_shape(self, index: int, clean: Pixels, stored: Pixels) -> None:
+    def _change(self, index: int, clean: Pixels, stored: Pixels) -> Change:
         where = f"image '{self.ids[index]}'"
         if stored.shape != clean.shape:
             raise DataError(f"{where}: expected the shape {clean.shape} of the original, stored was {stored.shape}")
         if clean.shape[2] in (2, 4) and not np.array_equal(stored[..., -1], clean[..., -1]):
             raise DataError(f"{where}: the alpha channel changed; protect the colour channels only")
+        change = compare(clean, stored, index in self.sample)
+        if change.levels > self.budget.levels:
+            raise DataError(
+                f"{where}: a value changed by {change.levels} levels, more than the {self.budget.levels} that rho "
+                f"{self.budget.rho:g} allows; nothing was published"
+            )
+        return change
 
 
 def _in_order(pairs: Iterable[Protected], images: ImageSet) -> Iterator[Protected]:
