@@ -42,7 +42,6 @@ def paper_table(name: str, part: str = "") -> PaperTable:
     Raises:
         KeyError: There is no such table or part.
     """
-    text = (resources.files("uge.paper") / "paper_tables.json").read_text(encoding="utf-8")
-    table = json.loads(text)[name]
+    table = json.loads((resources.files("uge.paper") / "paper_tables.json").read_text(encoding="utf-8"))[name]
     table = table[part] if part else table
     return PaperTable(tuple(table["columns"]), {row: tuple(values) for row, values in table["rows"].items()})

@@ -10,9 +10,6 @@ from uge.errors import UsageError
 from uge.paper.kept_cases import Spec
 from uge.paper.specs import ORIGINAL, Copy, Federation, Unit
 
-Seeds = tuple[tuple[Unit, ...], ...]
-"""Runs whose mean is one number, for every repetition."""
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -22,16 +19,16 @@ class Cell:
         row: Name of its row.
         column: Name of its column.
         paper: The paper's number, in percent; None where it has none.
-        units: The runs behind it; empty for a federated cell.
-        control: Clean runs of the same architecture; empty where the cell is itself clean.
+        units: For every repetition the runs whose mean it is; empty for a federated cell.
+        control: Clean runs of the same architecture, likewise; empty where the cell is itself clean.
         federations: For Table 9: one federated run per repetition.
     """
 
     row: str
     column: str
     paper: float | None
-    units: Seeds = ()
-    control: Seeds = ()
+    units: tuple[tuple[Unit, ...], ...] = ()
+    control: tuple[tuple[Unit, ...], ...] = ()
     federations: tuple[Federation, ...] = ()
 
     @property
@@ -103,8 +100,8 @@ class Plan:
     @property
     def stages(self) -> tuple[Sequence[Spec], ...]:
         """Parts that may be done side by side, stage by stage."""
-        shown = [copy for copy, _ in self.pictured]
-        return tuple(dict.fromkeys([*self.copies, *shown])), self.alone, self.taught, self.federations
+        copies = dict.fromkeys([*self.copies, *(copy for copy, _ in self.pictured)])
+        return tuple(copies), self.alone, self.taught, self.federations
 
 
 def plan(wanted: Iterable[Experiment], patterns: Sequence[str] = (), pictures: int = 6) -> Plan:
@@ -124,21 +121,16 @@ def plan(wanted: Iterable[Experiment], patterns: Sequence[str] = (), pictures: i
         for experiment in experiments
         for section in experiment.sections
         for cell in section.cells
-        if _matches(f"{section.title}/{cell.row}/{cell.column}".lower(), patterns)
+        for name in [f"{section.title}/{cell.row}/{cell.column}".lower()]
+        if not patterns or any(fnmatch(name, pattern) or pattern in name for pattern in map(str.lower, patterns))
     ]
     if patterns and not cells:
         raise UsageError(f"no cell matches {', '.join(patterns)}; give a part of 'DATA/ROW/COLUMN', see the tables")
     units = list(dict.fromkeys(unit for cell in cells for unit in cell.all_units))
-    shown = [] if patterns else [copy for experiment in experiments for copy in experiment.pictures]
     return Plan(
-        pictured=tuple((copy, pictures) for copy in shown),
+        pictured=tuple((copy, pictures) for experiment in experiments for copy in experiment.pictures if not patterns),
         copies=tuple(dict.fromkeys(unit.of for unit in units if unit.of.method != ORIGINAL)),
         alone=tuple(unit for unit in units if unit.teacher is None),
         taught=tuple(unit for unit in units if unit.teacher is not None),
         federations=tuple(dict.fromkeys(run for cell in cells for run in cell.federations)),
     )
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    lower = [pattern.lower() for pattern in patterns]
-    return not lower or any(fnmatch(name, pattern) or pattern in name for pattern in lower)

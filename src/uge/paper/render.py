@@ -20,10 +20,9 @@ from uge.report.pictures import load_pictures
 from uge.report.tables import csv_text, markdown_table, number, spread
 
 TEMPLATES = Path(__file__).parent / "templates"
+# Kind and dashes of the lines of a drawing, by column.
 STYLES = (("authorized", ""), ("hacker", ""), ("hacker", "5 3"), ("clean", ""))
-"""Kind and dashes of the lines of a drawing, by column."""
 NOT_RUN = "not run"
-NOT_A_NUMBER = re.compile(r"[^0-9.]+")
 LEGEND = (
     "Clean test accuracy in percent: ours after the last epoch (best epoch) / the paper's, then the difference in "
     "points. Rows marked † are not in the paper's table."
@@ -88,8 +87,8 @@ def notes(results: ExperimentResults, scale: Scale) -> list[str]:
     units = [unit for entry in results.entries for unit in entry.cell.all_units]
     if any(unit.of.method == "uge" and unit.recipe.epochs < 100 for unit in units):
         sentences.append("Networks train for fewer epochs here than in the paper; see the recipes in the JSON file.")
-    reasons = distinct(entry.measured.reason for entry in results.entries if entry.measured.reason)
-    return sentences + [f"Not measured: {reason}." for reason in reasons]
+    reasons = distinct(entry.measured.reason for entry in results.entries)
+    return sentences + [f"Not measured: {reason}." for reason in reasons if reason]
 
 
 def markdown(results: ExperimentResults, scale: Scale) -> str:
@@ -217,7 +216,7 @@ def _drawing(results: ExperimentResults, section: Section) -> tuple[Markup, list
     legend = []
     for (kind, dash), column in zip(STYLES, section.columns, strict=False):
         entries = [entry for row in section.rows if (entry := results.at(section, row, column))]
-        measured = [(NOT_A_NUMBER.sub("", entry.cell.row), entry.measured) for entry in entries]
+        measured = [(re.sub("[^0-9.]", "", entry.cell.row), entry.measured) for entry in entries]
         points = [(float(x or 0), y.last, y.std or 0.0) for x, y in measured if y.last is not None]
         if points:
             band = [(y - std, y + std) for _, y, std in points] if any(std for *_, std in points) else []

@@ -95,9 +95,8 @@ class ExperimentResults:
 
     def at(self, section: Section, row: str, column: str) -> Entry | None:
         """Entry at a place of a section."""
-        place = (row, column)
-        of_section = (entry for entry in self.entries if entry.section is section)
-        return next((entry for entry in of_section if (entry.cell.row, entry.cell.column) == place), None)
+        entries = {(entry.cell.row, entry.cell.column): entry for entry in self.entries if entry.section is section}
+        return entries.get((row, column))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -217,7 +216,6 @@ def _measured(
 
 
 def _parts(spec: Spec) -> list[Spec]:
-    """A specification and those that it needs."""
     return [part for part in (spec, spec.teacher, spec.of) if part] if isinstance(spec, Unit) else [spec]
 
 

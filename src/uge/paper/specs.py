@@ -116,9 +116,8 @@ class Unit(_Spec):
     @functools.cached_property
     def id(self) -> str:
         """Name of the case."""
-        place = f"{self.of.images.name}-{self.of.method}-{self.digest[:8]}"
         number = self.teacher.number if self.teacher else self.number
-        variant = f"{place}-key{number}" if number else place
+        variant = f"{self.of.images.name}-{self.of.method}-{self.digest[:8]}" + (f"-key{number}" if number else "")
         start = self.start if self.case_role == "clean" else None
         return case_id(self.case_role, self.network, self.scheme, self.data, self.seed, start=start, variant=variant)
 

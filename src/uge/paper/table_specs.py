@@ -60,9 +60,8 @@ class TableSpecs:
 
     def images(self, data: str) -> Images:
         """Clean images of a data set, or of its stand-in."""
-        scale = self.scale
-        name = scale.named(data, self.given)
-        return Images(name=name, limit=scale.limit, limit_test=scale.limit_test, size=scale.size)
+        name = self.scale.named(data, self.given)
+        return Images(name=name, limit=self.scale.limit, limit_test=self.scale.limit_test, size=self.scale.size)
 
     def copy(self, data: str, method: str, authorized: Sequence[str], *, seed: int, rho: str | None = RHO) -> Copy:
         """Published copy; the originals are the same for every seed and every network."""
@@ -78,9 +77,14 @@ class TableSpecs:
     ) -> Unit:
         """Training of authorised network ``number`` from θ0 on a copy (or on the originals)."""
         of = self.copy(data, method, names, seed=seed, rho=rho)
-        network = authorized_name(method, names[number])
-        recipe = self._recipe(of, names[number])
-        return Unit(of=of, role="authorized", network=network, number=number, recipe=recipe, seed=seed)
+        return Unit(
+            of=of,
+            role="authorized",
+            network=authorized_name(method, names[number]),
+            number=number,
+            recipe=self._recipe(of, names[number]),
+            seed=seed,
+        )
 
     def hacker(
         self,

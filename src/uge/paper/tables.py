@@ -15,16 +15,15 @@ from uge.paper.paper_numbers import NOWHERE, PaperTable, paper_table
 from uge.paper.plan import Cell, Experiment, Section
 from uge.paper.scale import DATA, label
 from uge.paper.specs import ORIGINAL, Unit
-from uge.paper.table_specs import HACKERS, TableSpecs
+from uge.paper.table_specs import HACKERS, KEYED, TableSpecs
 
-OURS = "keyed"
 VARIANTS = {
     "Original": "original",
     "Unlearn": "unlearn",
     "UnDistill": "undistill",
     "UGEs w-o UD": "uge-no-ud",
     "UGEs": "uge",
-    "Keyed (ours)": OURS,
+    "Keyed (ours)": KEYED,
 }
 """Rows of Table 1 and the methods behind them; the last is this project's default, not the paper's."""
 ULES = {
@@ -39,7 +38,7 @@ ULES = {
     "AR": "ar",
     "OPS": "ops",
     "PIL": "pil",
-    "Keyed (ours)": OURS,
+    "Keyed (ours)": KEYED,
 }
 """Rows of Table 3 and the methods behind them; from ``random noise`` on they are not in the paper's table."""
 Run = Callable[..., Unit]
@@ -70,8 +69,14 @@ class _Block:
         printed = {cell.row for cell in self.cells if cell.paper is not None}
         added = frozenset(row for row in rows if printed and row not in printed)
         images = self.specs.images(self.data).name
-        stand_in = images if images != self.data else ""
-        return Section(title or label(self.data), tuple(rows), columns, tuple(self.cells), added, stand_in)
+        return Section(
+            title=title or label(self.data),
+            rows=tuple(rows),
+            columns=columns,
+            cells=tuple(self.cells),
+            added=added,
+            stand_in=images if images != self.data else "",
+        )
 
 
 def _rows(block: _Block, variant: str, authorized: Sequence[str], heads: Sequence[str], hackers: Sequence[str]) -> None:
@@ -96,8 +101,8 @@ def table1(specs: TableSpecs) -> Experiment:
     """Ablation: variants × schemes × hackers × data sets."""
     sections = []
     for data in specs.data_sets("cifar10", "cifar100", "tinyimagenet", "tinyimagenet20"):
-        known = data != "tinyimagenet20"
-        block = _Block(specs, data, paper_table("table1", DATA[data].label) if known else NOWHERE)
+        paper = NOWHERE if data == "tinyimagenet20" else paper_table("table1", DATA[data].label)
+        block = _Block(specs, data, paper)
         for variant in VARIANTS:
             _rows(block, variant, [specs.network("ResNet-18")], ["authorised"], HACKERS[data])
         sections.append(block.done())
@@ -137,12 +142,11 @@ def fig3(specs: TableSpecs) -> Experiment:
         control = partial(specs.clean, data, name)
         for rho in ("0", *specs.scale.rhos):
             row = f"ρ = {rho}"
-            clean = rho == "0"
-            method = ORIGINAL if clean else "uge"
+            method = ORIGINAL if rho == "0" else "uge"
             authorized = partial(specs.authorized, data, method, networks, 0, rho=rho)
             run = partial(specs.hacker, data, method, networks, name, rho=rho)
-            block.add(row, "authorised", [authorized], None if clean else own)
-            block.add(row, f"{hacker} normal", [run], None if clean else control)
+            block.add(row, "authorised", [authorized], None if rho == "0" else own)
+            block.add(row, f"{hacker} normal", [run], None if rho == "0" else control)
             block.add(row, f"{hacker} distilled", [partial(run, teacher=0)], control)
         sections.append(block.done())
     return Experiment("fig3", "Figure 3: accuracy against the budget ρ", tuple(sections), drawn=True)
@@ -166,7 +170,7 @@ def fig7(specs: TableSpecs) -> Experiment:
 
 def _pictures(specs: TableSpecs, name: str, title: str, data: Sequence[str]) -> Experiment:
     copy = partial(specs.copy, authorized=[specs.network("ResNet-18")], seed=0)
-    shown = [copy(images, method) for images in specs.data_sets(*data) for method in ("uge", OURS)]
+    shown = [copy(images, method) for images in specs.data_sets(*data) for method in ("uge", KEYED)]
     return Experiment(name, title, pictures=tuple(dict.fromkeys(shown)))
 
 

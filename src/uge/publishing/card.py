@@ -60,14 +60,17 @@ with `--against ORIGINALS` it measures the change again.
 
 
 def _front_matter(manifest: Manifest, name: str) -> dict[str, Any]:
-    size = next((label for limit, label in SIZES if manifest.count < limit), "n>1M")
-    data = [{"split": "train", "path": LAYOUTS[manifest.format].pattern}]
     return {
         "pretty_name": f"{name}, a protected copy",
         "task_categories": ["image-classification"],
         "tags": ["image", "data-protection", "unlearnable-examples", "uge"],
-        "size_categories": [size],
-        "configs": [{"config_name": "default", "data_files": data}],
+        "size_categories": [next((label for limit, label in SIZES if manifest.count < limit), "n>1M")],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": "train", "path": LAYOUTS[manifest.format].pattern}],
+            }
+        ],
     }
 
 

@@ -20,8 +20,8 @@ from uge.publishing.manifest import Codec
 MODES = ("L", "LA", "RGB", "RGBA")
 WEBP_SIDE = 16383
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+# Values per pixel of PNG's colour types.
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Values per pixel of PNG's colour types."""
 ALLOWED = {"png": {"IHDR", "IDAT", "IEND"}, "webp": {"VP8L"}}
 OPTIONS: dict[Codec, dict[str, Any]] = {
     "png": {"format": "PNG", "compress_level": 6},

@@ -31,8 +31,8 @@ SHARD_BYTES = 100_000_000
 GROUP_ROWS = 1_000
 GROUP_BYTES = 16_000_000
 ROWS_READ_AT_ONCE = 64
+# Fixed options: equal images give equal bytes. The images are compressed already.
 PARQUET = {"compression": "none", "use_dictionary": False, "write_statistics": False, "version": "2.6"}
-"""Fixed options: equal images give equal bytes. The images are compressed already."""
 IMAGE_NAME = re.compile(r"\d{8}\.(?:png|webp)")
 """Names of image files: neutral, since a name may tell the source of an image."""
 PUBLISHABLE = re.compile(

@@ -79,8 +79,7 @@ class Change:
     @property
     def psnr(self) -> float:
         """Peak signal-to-noise ratio 10 · log10(255² / MSE) in dB; infinite if nothing changed."""
-        height, width, channels = self.shape
-        values = height * width * (1 if channels <= 2 else 3)
+        values = self.shape[0] * self.shape[1] * (1 if self.shape[2] <= 2 else 3)
         return 10 * math.log10(255**2 * values / self.squared) if self.squared else math.inf
 
 

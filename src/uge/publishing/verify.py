@@ -129,8 +129,6 @@ def verify(
 
 @dataclass
 class _Problems:
-    """Sentences on deviations; further ones are only counted once there are many."""
-
     count: int = 0
     sentences: list[str] = field(default_factory=list)
 
@@ -214,17 +212,13 @@ def _unwanted(path: str, otherwise: str) -> str:
     return f"{path} {otherwise}"
 
 
+# Position in the order of publication, image, and its original where that is given.
 _Row = tuple[int, Record, Pixels | None]
-"""(position in the order of publication, image, its original where that is given)"""
-
-
+# Image, problem with it, and its distance from the original, or from itself without one.
 _Checked = tuple[Record, str | None, Change | None]
-"""(image, problem with it, distance from its original or from itself)"""
 
 
 class _Images:
-    """Checks images one after the other and sums them up."""
-
     def __init__(self, manifest: Manifest, against: ImageSet | None, problems: _Problems) -> None:
         self.count = 0
         self.tally = Tally()
@@ -299,11 +293,12 @@ class _Images:
         before = self._problems.count
         single = claimed.measured.constant_images
         if self._against is None and len(self._constant) > single:
-            there = f"{single} such are claimed, {len(self._constant)} are there"
             for where in self._constant:
-                self._problems.add(f"{where}: the image is of one single colour; {there}")
-        shapes = self.tally.shapes
-        if shapes and self._problems.count == before and SizeRecord.of(shapes) != claimed.size:
+                self._problems.add(
+                    f"{where}: the image is of one single colour; {single} such are claimed, "
+                    f"{len(self._constant)} are there"
+                )
+        if self._problems.count == before and self.tally.changes and SizeRecord.of(self.tally.shapes) != claimed.size:
             self._problems.add(f"{MANIFEST}: the claimed image sizes are not those of the images; publish again")
         codec = "mixed" if len(self._codecs) > 1 else "".join(self._codecs)
         if codec and codec != claimed.codec:
@@ -312,8 +307,9 @@ class _Images:
             self._problems.add(f"{MANIFEST}: claims {claimed.count} images, {self.count} are there")
         for label, (name, wanted) in enumerate(zip(claimed.classes, claimed.class_counts, strict=False)):
             if self._labels[label] != wanted:
-                there = f"{self._labels[label]} are there"
-                self._problems.add(f"{MANIFEST}: claims {wanted} images of class '{name}', {there}")
+                self._problems.add(
+                    f"{MANIFEST}: claims {wanted} images of class '{name}', {self._labels[label]} are there"
+                )
         if self._against is not None and self._problems.count == before and self.tally.changes == claimed.count:
             self._check_measured()
 

@@ -128,14 +128,12 @@ def publish(
     return manifest
 
 
+# Index in the image set, codec, encoded bytes, distance from the original.
 _Encoded: TypeAlias = tuple[int, Codec, bytes, Change]
-"""(index in the image set, codec, encoded bytes, distance from the original)"""
 
 
 @dataclass
 class _Stored:
-    """Rows for the layout, and sums over those that were written."""
-
     images: ImageSet
     progress: Callable[[int], None] | None
     tally: Tally = field(default_factory=Tally)
