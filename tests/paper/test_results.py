@@ -1,4 +1,4 @@
-"""What files of results say of a cell: mean, spread, state, and how it is written."""
+"""Cells from files of results: mean, spread, state, and their text."""
 
 import csv
 import io
@@ -34,10 +34,9 @@ def kept(tmp_path: Path) -> Kept:
 
 
 def entry(kept: Kept, cell: Cell = CELL) -> Entry:
-    shown = read_results(TABLE, kept)
-    found = shown.at(TABLE.sections[0], cell.row, cell.column)
-    assert found is not None
-    return found
+    place = read_results(TABLE, kept).at(TABLE.sections[0], cell.row, cell.column)
+    assert place is not None
+    return place
 
 
 def test_an_empty_folder_is_a_whole_table_of_cells_not_run(tmp_path: Path) -> None:
@@ -56,10 +55,10 @@ def test_mean_and_spread_are_over_repetitions(kept: Kept) -> None:
     assert (half.state, half.seeds, half.wanted, half.last, half.std) == ("missing", 1, 2, 40.0, None)
     assert "[1 of 2 seeds]" in beside(entry(kept))
     put_case(kept, second, 30.0, 46.0)
-    found = entry(kept).measured
-    assert (found.state, found.last, found.best) == ("done", 43.0, 48.0)
-    assert found.std == pytest.approx(stdev([40, 46]))
-    assert found.std_best == pytest.approx(stdev([50, 46]))
+    measured = entry(kept).measured
+    assert (measured.state, measured.last, measured.best) == ("done", 43.0, 48.0)
+    assert measured.std == pytest.approx(stdev([40, 46]))
+    assert measured.std_best == pytest.approx(stdev([50, 46]))
     assert entry(kept).difference == pytest.approx(43.0 - 43.28)
     assert beside(entry(kept)) == "43.0 ± 4.2 (48.0) / 43.3, −0.3"
 
@@ -73,10 +72,10 @@ def test_a_cell_over_several_networks_is_the_mean_over_them_and_then_over_repeti
     cell = cell_at(figure.sections[0], "2 authorised", "authorised (mean)")
     for unit, value in zip((u for group in cell.units for u in group), values, strict=True):
         put_case(kept, unit, value)
-    found = next(one.measured for one in read_results(figure, kept).entries if one.cell is cell)
+    measured = next(entry.measured for entry in read_results(figure, kept).entries if entry.cell is cell)
     means = [fmean(values[:2]), fmean(values[2:])]
-    assert found.last == pytest.approx(fmean(means))
-    assert found.std == pytest.approx(stdev(means))
+    assert measured.last == pytest.approx(fmean(means))
+    assert measured.std == pytest.approx(stdev(means))
 
 
 def test_the_clean_control_is_shown_beside(kept: Kept) -> None:
@@ -107,9 +106,9 @@ def test_a_failure_has_its_sentence_until_it_is_mended(kept: Kept) -> None:
 def test_images_that_are_not_at_hand_are_a_reason_not_a_failure(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     kept.keep_images("cifar10", {"reason": "no such folder"})
-    found = entry(kept)
-    assert (found.measured.state, found.measured.reason) == ("missing", "no such folder")
-    assert beside(found) == "no data / 43.3"
+    cell = entry(kept)
+    assert (cell.measured.state, cell.measured.reason) == ("missing", "no such folder")
+    assert beside(cell) == "no data / 43.3"
 
 
 def test_pictures_of_images_that_are_not_at_hand_are_missing(tmp_path: Path) -> None:
@@ -117,7 +116,7 @@ def test_pictures_of_images_that_are_not_at_hand_are_missing(tmp_path: Path) -> 
     kept.keep_images("tinyimagenet", {"reason": "no such folder"})
     shown = read_results(figure, kept)
     assert shown.counts == {"done": 0, "missing": 2, "failed": 0}
-    assert {one["state"] for one in as_json(shown, SIZE)["pictures"]} == {"missing"}
+    assert {picture["state"] for picture in as_json(shown, SIZE)["pictures"]} == {"missing"}
     assert markdown(shown, SIZE).count("no such folder") == 2
     kept.keep_failure(figure.pictures[0], "the disk is on fire")
     assert read_results(figure, kept).counts == {"done": 0, "missing": 1, "failed": 1}
@@ -182,9 +181,9 @@ def test_with_other_images_than_the_papers_there_is_no_difference(tmp_path: Path
 def test_time_that_cells_share_is_counted_once(kept: Kept) -> None:
     shared_unit = CELL.units[0][0]
     put_case(kept, shared_unit, 10.0, seconds=60.0)
-    found = read_results(TABLE, kept).entries
-    doubled = (*found, *found)
-    assert shared_seconds(doubled) == shared_seconds(found) == 60.0
+    entries = read_results(TABLE, kept).entries
+    doubled = (*entries, *entries)
+    assert shared_seconds(doubled) == shared_seconds(entries) == 60.0
 
 
 def test_table_9_reads_its_columns() -> None:

@@ -10,7 +10,7 @@ from importlib import resources
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table of numbers as printed.
+    """Table of numbers as printed.
 
     Attributes:
         columns: Names of the columns.
@@ -21,7 +21,7 @@ class PaperTable:
     rows: dict[str, tuple[float | None, ...]]
 
     def number(self, row: str, column: str) -> float | None:
-        """The paper's number; None where it gives none, or has no such row or column."""
+        """Number in the paper; None where it gives none, or has no such row or column."""
         if row not in self.rows or column not in self.columns:
             return None
         return self.rows[row][self.columns.index(column)]

@@ -13,7 +13,7 @@ from uge.paper.specs import ORIGINAL, Copy, Federation, Unit
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table.
+    """Number in a table.
 
     Attributes:
         row: Name of its row.
@@ -33,7 +33,7 @@ class Cell:
 
     @property
     def all_units(self) -> Iterator[Unit]:
-        """Every run that the cell needs, teachers first."""
+        """Runs that the cell needs, teachers first."""
         for group in (*self.units, *self.control):
             for unit in group:
                 yield from [unit.teacher, unit] if unit.teacher else [unit]
@@ -41,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Section:
-    """One block of a table: the cells of one data set.
+    """Block of a table: the cells of one data set.
 
     Attributes:
         title: Title of the block.
@@ -62,7 +62,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or figure.
+    """Table or figure.
 
     Attributes:
         name: ``table1`` and so on.

@@ -92,7 +92,7 @@ def notes(results: ExperimentResults, scale: Scale) -> list[str]:
 
 
 def markdown(results: ExperimentResults, scale: Scale) -> str:
-    """The experiment as a Markdown page."""
+    """Markdown page of an experiment."""
     paragraphs = [f"# {results.experiment.title}", *notes(results, scale), *([LEGEND] if results.entries else [])]
     lines = [line for paragraph in paragraphs for line in (paragraph, "")]
     for section in results.experiment.sections:
@@ -109,7 +109,7 @@ def markdown(results: ExperimentResults, scale: Scale) -> str:
 
 
 def record(results: ExperimentResults, entry: Entry) -> JSON:
-    """One cell as plain values; accuracies in percent."""
+    """Plain values of a cell; accuracies in percent."""
     measured = entry.measured
     return {
         "experiment": results.experiment.name,
@@ -139,7 +139,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def as_json(results: ExperimentResults, scale: Scale) -> JSON:
-    """All that is known of an experiment; cells name recipes and protections by number."""
+    """JSON of an experiment; cells name recipes and protections by number."""
     recipes = distinct(recipe for entry in results.entries for recipe in entry.measured.recipes)
     protections = distinct(copy for entry in results.entries for copy in entry.measured.protections)
     cells = [
@@ -168,7 +168,7 @@ def as_json(results: ExperimentResults, scale: Scale) -> JSON:
 
 
 def page(results: ExperimentResults, scale: Scale, kept: Kept) -> str:
-    """The experiment as an HTML page; equal results give equal text.
+    """HTML page of an experiment; equal results give equal text.
 
     Args:
         results: An experiment with its results.

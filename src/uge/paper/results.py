@@ -56,7 +56,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell with its measurements."""
+    """Cell with its measurements."""
 
     section: Section
     cell: Cell
@@ -87,7 +87,7 @@ class PictureResult:
 
 @dataclass(frozen=True)
 class ExperimentResults:
-    """A table or figure with its results."""
+    """Table or figure with its results."""
 
     experiment: Experiment
     entries: tuple[Entry, ...] = ()
@@ -166,7 +166,7 @@ def _federated(cell: Cell, kept: Kept) -> Measured:
 
 
 def federated_value(columns: JSON, run: Federation, row: str, column: str) -> tuple[float | None, float | None]:
-    """One number of Table 9 from the columns of a federated run: last epoch, best epoch.
+    """Number in Table 9 from the columns of a federated run: last epoch, best epoch.
 
     Args:
         columns: As ``uge federated`` writes them: ``joint``, ``separate-0``, ``server-0``, ``global``, ``cnn-n`` …

@@ -13,7 +13,7 @@ from uge.learning.recipes import Recipe, recipe
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set of the tables.
+    """Data set of the tables.
 
     Attributes:
         label: Name in the paper.

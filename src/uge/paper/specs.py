@@ -16,7 +16,7 @@ from uge.files import fingerprint
 from uge.learning.recipes import Recipe
 
 ORIGINAL = "original"
-"""The method of a copy that is not protected."""
+"""Method of a copy that is not protected."""
 
 
 class _Spec(BaseModel):
@@ -48,7 +48,7 @@ class Images(_Spec):
 
 
 class Copy(_Spec):
-    """A published copy, or the originals.
+    """Published copy, or the originals.
 
     Attributes:
         images: The originals.
@@ -76,7 +76,7 @@ class Copy(_Spec):
 
 
 class Unit(_Spec):
-    """One training run of one network.
+    """Training run of one network.
 
     Attributes:
         of: The training images.
@@ -123,7 +123,7 @@ class Unit(_Spec):
 
 
 class Federation(_Spec):
-    """One federated run: every server protects its own classes for one global network.
+    """Federated run: every server protects its own classes for one global network.
 
     Attributes:
         images: Images of all servers together.

@@ -42,12 +42,12 @@ ULES = {
 }
 """Rows of Table 3 and the methods behind them; from ``random noise`` on they are not in the paper's table."""
 Run = Callable[..., Unit]
-"""A training run once its ``seed`` is given."""
+"""Training run once its ``seed`` is given."""
 
 
 @dataclass
 class _Block:
-    """A section under construction."""
+    """Section under construction."""
 
     specs: TableSpecs
     data: str
@@ -224,7 +224,7 @@ EXPERIMENTS: dict[str, Callable[[TableSpecs], Experiment]] = {
 
 
 def experiments(name: str, specs: TableSpecs) -> list[Experiment]:
-    """One experiment by name, or ``all`` of them.
+    """Experiment by name, or ``all`` of them.
 
     Raises:
         UnknownNameError: There is none of that name.

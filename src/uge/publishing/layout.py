@@ -46,7 +46,7 @@ Problem = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Record:
-    """One published image as it lies on disk.
+    """Published image as it lies on disk.
 
     Attributes:
         where: Place of the image in messages.
@@ -69,7 +69,7 @@ Row: TypeAlias = tuple[str, bytes, int, str]
 
 @dataclass(frozen=True)
 class Layout:
-    """One form of a published folder.
+    """Form of a published folder.
 
     Attributes:
         codec: Codec of its images unless another is asked for.

@@ -31,7 +31,7 @@ class _Strict(BaseModel):
 
 
 class FileRecord(_Strict):
-    """One published file; ``count`` is its number of images where that is not obvious."""
+    """Published file; ``count`` is its number of images where that is not obvious."""
 
     path: str
     sha256: Digest
@@ -40,7 +40,7 @@ class FileRecord(_Strict):
 
 
 class BudgetRecord(_Strict):
-    """The promised bound: ``rho`` in [0, 1] pixel values, ``levels`` in whole 8-bit levels."""
+    """Promised bound: ``rho`` in [0, 1] pixel values, ``levels`` in whole 8-bit levels."""
 
     rho: float = Field(ge=1 / 255 - 1e-9, le=1)
     unit: str = "[0, 1] pixel value"
@@ -99,7 +99,7 @@ class RequestRecord(_Strict):
 
 
 class Authorized(_Strict):
-    """A network that the copy was made for; its weights stay private, their digest does not.
+    """Network that the copy was made for; its weights stay private, their digest does not.
 
     ``request`` is None unless a receiver asked for the copy (``uge protect --for``).
     """
@@ -134,7 +134,7 @@ class Provenance(_Strict):
 
 
 class Manifest(Provenance):
-    """Everything that a receiver needs to check a published folder (docs/formats.md, "Published folder").
+    """Claims by which a receiver checks a published folder (docs/formats.md, "Published folder").
 
     Attributes:
         schema_version: Version of this file's layout.

@@ -142,7 +142,7 @@ class Tally:
             self.ssims.append(change.ssim)
 
     def measured(self) -> Measured:
-        """The figures of the manifest."""
+        """Figures for the manifest."""
         return Measured(
             linf_levels=self.levels,
             linf=round(self.levels / 255, 6),
@@ -157,7 +157,7 @@ class Tally:
 
 
 def colours(pixels: Pixels) -> Pixels:
-    """The colour channels of height × width × channels: 1 of gray, 3 of RGB; without alpha."""
+    """Colour channels of height × width × channels: 1 of gray, 3 of RGB; without alpha."""
     return pixels[..., : 1 if pixels.shape[2] <= 2 else 3]
 
 

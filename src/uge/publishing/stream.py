@@ -17,7 +17,7 @@ def batches(
     """Lists of items, each full at ``most`` items or ``most_bytes``: small images would drown in thread switches.
 
     Args:
-        items: What to divide.
+        items: Items to divide.
         size_of: Bytes of an item.
         most: Largest number of items in a list.
         most_bytes: Sum of bytes at which a list is full.

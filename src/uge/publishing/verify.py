@@ -66,7 +66,7 @@ class Verification:
             raise IntegrityError(list(self.problems))
 
     def to_json(self) -> dict[str, Any]:
-        """The findings as JSON values."""
+        """Findings as JSON values."""
         return {
             "ok": self.ok,
             "folder": str(self.folder),

@@ -102,7 +102,7 @@ def publish(
         measured = stored.tally.measured()
         if measured.unchanged_images == len(images):
             raise DataError(
-                "no image was changed; nothing was published, since that copy would protect nothing; look whether the "
+                "no image was changed; nothing was published, since that copy would protect nothing; check if the "
                 "images are gray or the method did too few steps"
             )
         manifest = Manifest(

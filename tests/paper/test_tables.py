@@ -57,10 +57,10 @@ def test_table_1_holds_every_number_of_the_paper_at_its_place(size: Scale) -> No
 @pytest.mark.parametrize(("name", "count"), PRINTED.items())
 def test_other_tables_hold_every_number_of_the_paper_once(name: str, count: int, size: Scale) -> None:
     experiment, paper = one(name, size), paper_table(name)
-    found = [(cell.row, cell.column, cell.paper) for cell in cells(experiment) if cell.paper is not None]
+    beside = [(cell.row, cell.column, cell.paper) for cell in cells(experiment) if cell.paper is not None]
     printed = [number for numbers in paper.rows.values() for number in numbers if number is not None]
-    assert len(found) == len({(row, column) for row, column, _ in found}) == len(printed) == count
-    assert all(paper.number(row, column) == number for row, column, number in found)
+    assert len(beside) == len({(row, column) for row, column, _ in beside}) == len(printed) == count
+    assert all(paper.number(row, column) == number for row, column, number in beside)
 
 
 @each_scale
@@ -119,8 +119,8 @@ def test_everything_at_once_is_no_more_than_the_union() -> None:
     specs = TableSpecs(scale("cpu"))
     apart = [plan(experiments(name, specs)) for name in EXPERIMENTS]
     together = plan(experiments("all", specs))
-    assert set(together.alone) == {unit for one in apart for unit in one.alone}
-    assert len(together.alone) == len(set(together.alone)) < sum(len(one.alone) for one in apart)
+    assert set(together.alone) == {unit for part in apart for unit in part.alone}
+    assert len(together.alone) == len(set(together.alone)) < sum(len(part.alone) for part in apart)
     assert all(unit.teacher in together.alone for unit in together.taught)
 
 
@@ -162,7 +162,7 @@ def test_published_results_are_whole_and_still_count(folder: str, tables: list[s
     assert published == counted == {spec.id for spec in units | made}
 
 
-def test_nobody_rotates_what_a_wave_key_protects() -> None:
+def test_images_that_a_wave_key_protects_are_not_rotated() -> None:
     keyed = [u for u in all_units(scale("paper")) if u.of.method == "keyed" and u.of.images.name == "tinyimagenet"]
     plain = [u for u in all_units(scale("paper")) if u.of.method == "uge" and u.of.images.name == "tinyimagenet"]
     assert {unit.recipe.augment for unit in keyed} == {"crop-flip"}
