@@ -10,8 +10,8 @@ from sections import cell_at
 from uge.config import ProtectConfig
 from uge.errors import UnknownNameError, UsageError
 from uge.networks.table import check_name
-from uge.paper.kept_cases import Kept
-from uge.paper.material import protect_config
+from uge.paper.laboratory import job_of, protect_config
+from uge.paper.ledger import PaperLedger
 from uge.paper.paper_numbers import paper_table
 from uge.paper.plan import Cell, Experiment, plan
 from uge.paper.scale import DATA, SCALES, Scale, parse_data, scale
@@ -83,6 +83,7 @@ def test_every_cell_has_a_run_per_repetition_that_the_product_knows(size: Scale)
 def test_ids_name_one_result_each(size: Scale) -> None:
     units = all_units(size.changed(seeds=2))
     assert len({unit.id for unit in units}) == len(units)
+    assert all(job_of(unit).id == unit.id for unit in units)
     assert max(Counter(unit.id.lower() for unit in units).values()) == 1
     copies = {unit.of for unit in units}
     assert len({copy.id for copy in copies}) == len(copies)
@@ -152,12 +153,12 @@ def test_hackers_of_table_9_train_by_their_own_recipe() -> None:
 )
 def test_published_results_are_whole_and_still_count(folder: str, tables: list[str], networks: int) -> None:
     place, specs = Path(__file__).parents[2] / "results" / "reproduce" / folder, TableSpecs(scale("cpu"))
-    kept, wanted = Kept(place), plan(experiment for name in tables for experiment in experiments(name, specs))
+    ledger, wanted = PaperLedger(place), plan(experiment for name in tables for experiment in experiments(name, specs))
     units = {unit for unit in (*wanted.alone, *wanted.taught) if unit.of.images.name == "cifar10"}
     made = {copy for copy in wanted.copies if copy.images.name == "cifar10"} | set(wanted.federations)
     assert len(units) == networks
-    counted = {unit.id for unit in units if kept.case(unit) is not None}
-    counted |= {spec.id for spec in made if kept.result(spec) is not None}
+    counted = {unit.id for unit in units if ledger.case(unit) is not None}
+    counted |= {spec.id for spec in made if ledger.result(spec) is not None}
     published = {path.stem for name in ("cases", "protections", "federated") for path in (place / name).glob("*.json")}
     assert published == counted == {spec.id for spec in units | made}
 

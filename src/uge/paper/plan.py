@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from uge.errors import UsageError
-from uge.paper.kept_cases import Spec
+from uge.paper.ledger import Spec
 from uge.paper.specs import ORIGINAL, Copy, Federation, Unit
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from uge.files import JSON, write_atomic, write_json
-from uge.paper.kept_cases import Kept
+from uge.paper.ledger import PaperLedger
 from uge.paper.plan import Section
 from uge.paper.results import Entry, ExperimentResults, distinct
 from uge.paper.scale import Scale, label
@@ -29,14 +29,14 @@ LEGEND = (
 )
 
 
-def write_pages(results: ExperimentResults, scale: Scale, kept: Kept) -> list[Path]:
+def write_pages(results: ExperimentResults, scale: Scale, ledger: PaperLedger) -> list[Path]:
     """Write ``NAME.md``, ``.csv``, ``.json`` and ``.html`` into the folder of results.
 
     Raises:
         StorageError: They cannot be written.
     """
-    base = kept.folder / results.experiment.name
-    texts = {".md": markdown(results, scale), ".html": page(results, scale, kept)}
+    base = ledger.folder / results.experiment.name
+    texts = {".md": markdown(results, scale), ".html": page(results, scale, ledger)}
     if results.entries:
         records = [record(results, entry) for entry in results.entries]
         texts[".csv"] = csv_text(list(records[0]), records)
@@ -167,13 +167,13 @@ def as_json(results: ExperimentResults, scale: Scale) -> JSON:
     }
 
 
-def page(results: ExperimentResults, scale: Scale, kept: Kept) -> str:
+def page(results: ExperimentResults, scale: Scale, ledger: PaperLedger) -> str:
     """HTML page of an experiment; equal results give equal text.
 
     Args:
         results: An experiment with its results.
         scale: Scale of the results.
-        kept: Folder of results, with the pictures.
+        ledger: Folder of results, with the pictures.
     """
     environment = page_environment(TEMPLATES)
     environment.globals |= {"state_text": state_text, "row_name": row_name, "minutes": minutes, "label": label}
@@ -187,7 +187,7 @@ def page(results: ExperimentResults, scale: Scale, kept: Kept) -> str:
         seconds=shared_seconds(results.entries),
         drawings={id(section): _drawing(results, section) for section in results.experiment.sections},
         pictures=[
-            (picture, load_pictures(kept.picture(picture.copy)) if picture.state == "done" else None)
+            (picture, load_pictures(ledger.picture(picture.copy)) if picture.state == "done" else None)
             for picture in results.pictures
         ],
         recipes=[json.dumps(recipe, ensure_ascii=False) for recipe in listed["recipes"]],

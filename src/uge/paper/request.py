@@ -7,7 +7,7 @@ from pathlib import Path
 
 from uge.errors import UsageError
 from uge.files import JSON
-from uge.paper.kept_cases import Kept
+from uge.paper.ledger import PaperLedger
 from uge.paper.plan import Experiment, Plan, plan
 from uge.paper.render import write_pages
 from uge.paper.results import read_results
@@ -73,9 +73,11 @@ class Request:
 
     def describe(self) -> JSON:
         """Parts that would be run, for ``--dry-run``."""
-        kept = Kept(self.folder)
+        ledger = PaperLedger(self.folder)
         parts = [spec for stage in self.plan.stages for spec in stage]
-        pending = [part.id for part in parts if not (kept.case(part) if isinstance(part, Unit) else kept.result(part))]
+        pending = [
+            part.id for part in parts if not (ledger.case(part) if isinstance(part, Unit) else ledger.result(part))
+        ]
         return {
             "experiments": [experiment.name for experiment in self.wanted],
             "scale": self.scale.model_dump(mode="json"),
@@ -91,8 +93,8 @@ class Request:
         Raises:
             StorageError: They cannot be written.
         """
-        kept = Kept(self.folder)
-        results = [read_results(experiment, kept) for experiment in self.wanted]
+        ledger = PaperLedger(self.folder)
+        results = [read_results(experiment, ledger) for experiment in self.wanted]
         states = {result.experiment.name: result.counts for result in results}
         return {
             "folder": str(self.folder),
@@ -101,5 +103,5 @@ class Request:
                 f"{name}: " + ", ".join(f"{count} {state}" for state, count in counts.items())
                 for name, counts in states.items()
             ],
-            "files": [str(path) for result in results for path in write_pages(result, self.scale, kept)],
+            "files": [str(path) for result in results for path in write_pages(result, self.scale, ledger)],
         }

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal, TypeVar
 
 from uge.files import JSON, canonical_json
-from uge.paper.kept_cases import Kept, Spec
+from uge.paper.ledger import PaperLedger, Spec
 from uge.paper.plan import Cell, Experiment, Section
 from uge.paper.specs import ORIGINAL, Copy, Federation, Unit
 
@@ -105,36 +105,36 @@ class ExperimentResults:
         return {state: states.count(state) for state in ("done", "missing", "failed")}
 
 
-def read_results(experiment: Experiment, kept: Kept) -> ExperimentResults:
+def read_results(experiment: Experiment, ledger: PaperLedger) -> ExperimentResults:
     """Results of an experiment in a folder of results."""
     entries = tuple(
-        Entry(section, cell, _federated(cell, kept) if cell.federations else _trained(cell, kept))
+        Entry(section, cell, _federated(cell, ledger) if cell.federations else _trained(cell, ledger))
         for section in experiment.sections
         for cell in section.cells
     )
-    return ExperimentResults(experiment, entries, tuple(_picture(copy, kept) for copy in experiment.pictures))
+    return ExperimentResults(experiment, entries, tuple(_picture(copy, ledger) for copy in experiment.pictures))
 
 
-def _picture(copy: Copy, kept: Kept) -> PictureResult:
-    if kept.result(copy) and (kept.picture(copy) / "pictures.json").is_file():
+def _picture(copy: Copy, ledger: PaperLedger) -> PictureResult:
+    if ledger.result(copy) and (ledger.picture(copy) / "pictures.json").is_file():
         return PictureResult(copy, "done", "")
-    return PictureResult(copy, "failed" if kept.failure(copy) else "missing", _reason(kept, [copy]))
+    return PictureResult(copy, "failed" if ledger.failure(copy) else "missing", _reason(ledger, [copy]))
 
 
-def _trained(cell: Cell, kept: Kept) -> Measured:
-    groups = [[kept.case(unit) for unit in group] for group in cell.units]
+def _trained(cell: Cell, ledger: PaperLedger) -> Measured:
+    groups = [[ledger.case(unit) for unit in group] for group in cell.units]
     whole = [[case for case in group if case is not None] for group in groups if None not in group]
     cases = [case for group in whole for case in group]
-    controls = [case for group in cell.control for unit in group if (case := kept.case(unit)) is not None]
+    controls = [case for group in cell.control for unit in group if (case := ledger.case(unit)) is not None]
     units = [unit for group in cell.units for unit in group]
     copies = list(dict.fromkeys(unit.of for unit in units if unit.of.method != ORIGINAL))
-    made = {copy.id: result for copy in copies if (result := kept.result(copy)) is not None}
+    made = {copy.id: result for copy in copies if (result := ledger.result(copy)) is not None}
     return _measured(
-        kept,
+        ledger,
         lasts=[fmean(case.last for case in group) for group in whole],
         bests=[fmean(case.best for case in group) for group in whole],
         wanted=len(groups),
-        missing=[unit for unit in units if kept.case(unit) is None],
+        missing=[unit for unit in units if ledger.case(unit) is None],
         clean=[case.last for case in controls],
         costs={case.id: case.seconds for case in cases} | {id: float(made[id]["seconds"]) for id in made},
         environments=[case.environment for case in cases],
@@ -144,14 +144,14 @@ def _trained(cell: Cell, kept: Kept) -> Measured:
     )
 
 
-def _federated(cell: Cell, kept: Kept) -> Measured:
-    results = {run.id: kept.result(run) for run in cell.federations}
+def _federated(cell: Cell, ledger: PaperLedger) -> Measured:
+    results = {run.id: ledger.result(run) for run in cell.federations}
     there = [(run, result) for run in cell.federations if (result := results[run.id]) is not None]
     values = [federated_value(result["columns"], run, cell.row, cell.column) for run, result in there]
     clean_column = cell.column[:-1] + "N" if cell.column[-2:] in ("-H", "-D") else "Joint"
     control = [federated_value(result["columns"], run, cell.row, clean_column)[0] for run, result in there]
     return _measured(
-        kept,
+        ledger,
         lasts=_known(last for last, _ in values),
         bests=_known(best for _, best in values),
         wanted=len(results),
@@ -187,7 +187,7 @@ def federated_value(columns: JSON, run: Federation, row: str, column: str) -> tu
 
 
 def _measured(
-    kept: Kept,
+    ledger: PaperLedger,
     *,
     lasts: Sequence[float],
     bests: Sequence[float],
@@ -198,7 +198,7 @@ def _measured(
     **more: Any,
 ) -> Measured:
     done = len(lasts) == wanted
-    failed = any(kept.failure(part) for spec in missing for part in _parts(spec))
+    failed = any(ledger.failure(part) for spec in missing for part in _parts(spec))
     hardware = (f"{env.get('hardware')}, {env.get('threads')} threads, {env.get('precision')}" for env in environments)
     return Measured(
         state="done" if done else "failed" if failed else "missing",
@@ -209,7 +209,7 @@ def _measured(
         clean=fmean(clean) if clean else None,
         seeds=len(lasts),
         wanted=wanted,
-        reason="" if done else _reason(kept, missing),
+        reason="" if done else _reason(ledger, missing),
         hardware=distinct(hardware),
         **more,
     )
@@ -219,11 +219,11 @@ def _parts(spec: Spec) -> list[Spec]:
     return [part for part in (spec, spec.teacher, spec.of) if part] if isinstance(spec, Unit) else [spec]
 
 
-def _reason(kept: Kept, missing: Iterable[Spec]) -> str:
+def _reason(ledger: PaperLedger, missing: Iterable[Spec]) -> str:
     """First cause of a missing result: its own failure, that of its parts, or images that are not at hand."""
-    causes = [kept.failure(part) for spec in missing for part in _parts(spec)]
+    causes = [ledger.failure(part) for spec in missing for part in _parts(spec)]
     images = [spec.of.images if isinstance(spec, Unit) else spec.images for spec in missing]
-    absent = [kept.images(name).get("reason") for name in dict.fromkeys(image.name for image in images)]
+    absent = [ledger.images(name).get("reason") for name in dict.fromkeys(image.name for image in images)]
     return next((str(cause) for cause in (*causes, *absent) if cause), "")
 
 

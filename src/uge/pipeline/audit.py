@@ -14,12 +14,11 @@ from uge.attacks.variants import VARIANTS, choose_variants
 from uge.auditing.checks import overlap
 from uge.auditing.plan import choose, plan
 from uge.auditing.quality import write_quality
-from uge.auditing.schedule import Deadline, parse_budget
-from uge.auditing.schedule_run import execute
+from uge.auditing.schedule import Deadline, execute, parse_budget
 from uge.auditing.summarize import Summary, summarize, verdict
 from uge.cases.case import YARDSTICK
 from uge.cases.keys import key_network, key_recipe
-from uge.cases.run import Audit
+from uge.cases.material import CopyMaterial
 from uge.config import STANDARD_ATTACKS, AuditConfig
 from uge.data import ImageSet, load_images
 from uge.errors import UsageError
@@ -118,21 +117,21 @@ def run_audit(
     )
     if not key_files and not (manifest and manifest.authorized):
         planned = planned.without_key()
-    audit = Audit(
+    material = CopyMaterial(
         folder,
         protected,
-        clean,
         test,
+        session.runtime,
+        recipe,
+        clean=clean,
         public=public or None,
         keys=key_files,
-        recipe=recipe,
         seed=config.seed,
-        runtime=session.runtime,
         plugins=trust_plugins,
     )
     if session.dry_run:
         left_out = [vars(one) for one in planned.left_out]
-        cases = [job.id for job in planned.jobs if session.overwrite or audit.finished(job) is None]
+        cases = [job.id for job in planned.jobs if session.overwrite or material.finished(job) is None]
         would = {"folder": str(folder), "cases": cases, "planned": len(planned.jobs), "left_out": left_out}
         return would | {"keys": [str(path) for path in key_files]}
     with storage_errors(folder):
@@ -141,7 +140,7 @@ def run_audit(
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         found = execute(
-            audit,
+            material,
             planned,
             progress=session.progress,
             workers=workers(config.workers, session.runtime),
@@ -164,7 +163,7 @@ def run_audit(
         quality = write_quality(folder, measured, published.classes)
         facts["linf_levels"] = quality and quality["linf_levels"]
         save_pictures(folder / "pictures", originals.images, published)
-    save_attacked(folder / "attacked", audit, found.cases, published)
+    save_attacked(folder / "attacked", material, found.cases, published)
     if manifest is not None:
         shutil.copyfile(out / "manifest.json", folder / "manifest.json")
     log = private_folder(out) / "protect.jsonl"
