@@ -144,7 +144,7 @@ def test_pairs_stream_through(make, images, monkeypatch):
     assert max(ahead) <= 3
 
 
-# What must be refused, and must leave everything as it was.
+# Refused images, which leave everything as it was.
 
 
 def failing(images, after: int, error: BaseException) -> Iterator:

@@ -139,8 +139,8 @@ class _Stored:
     tally: Tally = field(default_factory=Tally)
     codecs: set[Codec] = field(default_factory=set)
 
-    def rows(self, batches: Iterable[list[_Encoded]]) -> Iterator[Row]:
-        for batch in batches:
+    def rows(self, encoded: Iterable[list[_Encoded]]) -> Iterator[Row]:
+        for batch in encoded:
             for index, codec, data, change in batch:
                 yield f"{index:08d}.{codec}", data, int(self.images.labels[index]), self.images.ids[index]
                 self.tally.add(change)
