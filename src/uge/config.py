@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe
@@ -37,6 +39,18 @@ Method = Literal[
     "random",
     "random-class",
 ]
+
+
+def _split(names: str | Sequence[str]) -> tuple[str, ...]:
+    texts = [names] if isinstance(names, str) else names
+    listed = tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+    if not listed:
+        raise PydanticCustomError("names", "expected names separated by commas")
+    return listed
+
+
+Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=",".join), BeforeValidator(_split)]
+"""Names, at least one; commas separate them on the command line and in files of settings."""
 
 
 class _Settings(BaseModel):
@@ -107,18 +121,17 @@ class AuditConfig(_Settings):
     """How a published folder is attacked."""
 
     networks: Annotated[
-        str,
-        Field(description="Architectures of the hackers, separated by commas; checkpoint:PATH is one on disk."),
-    ] = "cnn,resnetc20"
+        Names, Field(description="Architectures of the hackers, separated by commas; checkpoint:PATH is one on disk.")
+    ] = ("cnn", "resnetc20")
     attacks: Annotated[
-        str, Field(description="Attacks: names, families, A+B, standard or all, separated by commas.")
-    ] = "standard"
+        Names, Field(description="Attacks: names, families, A+B, standard or all, separated by commas.")
+    ] = ("standard",)
     combine: Annotated[
         bool, Field(description="Combine the two best attacks as well; --attacks all does so anyway.")
     ] = False
     variants: Annotated[
-        str, Field(description="What the authorised user changes: names, all or none, separated by commas.")
-    ] = "order"
+        Names, Field(description="What the authorised user changes: names, all or none, separated by commas.")
+    ] = ("order",)
     seeds: Annotated[int, Field(description="Repetitions.", ge=1)] = 1
     budget: Annotated[str, Field(description="Time there is: 90s, 10m, 1h, or full for all there is to run.")] = "full"
     workers: Annotated[

@@ -191,6 +191,7 @@ class TestRay:
         with pytest.raises(MissingExtraError, match=r"pip install 'uge\[ray\]'"):
             execute(make_material(), hackers("lenet"), executor="ray")
 
+    @pytest.mark.heavy
     def test_actors_give_the_same_bytes_and_survive_a_kill(
         self, make_material: Callable[..., CopyMaterial], monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -36,8 +36,8 @@ def demo(
     session = open_session(common)
     from uge.pipeline.demo import run_demo
 
-    found = run_demo(out, config, audit, session)
-    return Outcome(found, f"would protect {out}; nothing was written" if common.dry_run else audit_text(found))
+    found, summary = run_demo(out, config, audit, session)
+    return Outcome(found, audit_text(summary) if summary else f"would protect {out}; nothing was written")
 
 
 def protect(

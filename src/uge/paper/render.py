@@ -14,7 +14,7 @@ from uge.paper.ledger import PaperLedger
 from uge.paper.plan import Section
 from uge.paper.results import Entry, ExperimentResults, distinct
 from uge.paper.scale import Scale, label
-from uge.report.lines import Line, plot, swatch
+from uge.report.line_plot import Line, plot, swatch
 from uge.report.page import page_environment
 from uge.report.pictures import load_pictures
 from uge.report.tables import csv_text, markdown_table, number, spread

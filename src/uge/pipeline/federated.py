@@ -239,8 +239,8 @@ def _averaging(place: Path, material: CopyMaterial, federation: Federation, sess
 
 def _judge(place: Path, cases: list[Case], classes: int) -> JSON:
     """Judge the audit of the union; paths are relative, since the folder may be moved to its place yet."""
-    summary = judge(place / "audit", summarize(cases, classes=classes), report=PAGE)
-    return {**{name: summary[name] for name in ("gap", "gap_best", "verdict")}, "report": f"audit/{PAGE}"}
+    summary = judge(place / "audit", cases, summarize(cases, classes=classes), report=PAGE)
+    return {**summary.model_dump(include={"gap", "gap_best", "verdict"}), "report": f"audit/{PAGE}"}
 
 
 def _server(server: Server) -> JSON:
