@@ -23,8 +23,8 @@ from uge.networks.wave_key import (
     Match,
     coloured,
     contrast,
-    field_drives,
-    finest,
+    field_contrasts,
+    highest_frequency,
     total_variation,
 )
 
@@ -118,7 +118,7 @@ class TestPatterns:
     )
     @pytest.mark.parametrize("size", [16, 32, 64])
     def test_every_class_has_waves_of_its_own(self, classes: int, terms: int, variants: int, size: int) -> None:
-        key, low = WaveKey(classes, seed=7, size=size), finest(size) / 2
+        key, low = WaveKey(classes, seed=7, size=size), highest_frequency(size) / 2
         assert key.waves.shape == (classes, FIELDS, terms, 2)
         assert key.phases.shape == (classes, variants, FIELDS, terms)
         assert low * (1 - JITTER) <= key.waves.min() < key.waves.max() <= low * (2 + JITTER)
@@ -135,7 +135,7 @@ class TestPatterns:
 
     @pytest.mark.parametrize(("size", "cycles"), [(16, 4), (32, 8), (64, 16), (224, 16)])
     def test_waves_are_as_fine_as_pixels_allow(self, size: int, cycles: int) -> None:
-        assert finest(size) == cycles
+        assert highest_frequency(size) == cycles
 
     def test_comes_from_its_seed_alone(self) -> None:
         before = torch.get_rng_state()
@@ -342,7 +342,7 @@ class TestCompared:
     def test_scores_are_sums_over_moved_waves(self, classes: int, side: int) -> None:
         key, span = WaveKey(classes, seed=2, size=side), 5
         drives = torch.randn(2, FIELDS, side, side, generator=draws(), dtype=torch.float64)
-        found = key._compared(drives, span)
+        found = key._correlations(drives, span)
         variants = key.phases.shape[1]
         assert found.shape == (2, classes * variants, span, span)
         rows, columns = np.mgrid[:side, :side] + 0.5
@@ -360,7 +360,7 @@ class TestCompared:
     def test_a_pattern_alone_fits_itself_best(self) -> None:
         key, gray = WaveKey(10, seed=0), torch.zeros(80, dtype=torch.bool)
         alone = coloured(key.patterns(32, 32).float(), gray, 3)
-        fits = key._compared(field_drives(contrast(alone), gray), 9)
+        fits = key._correlations(field_contrasts(contrast(alone), gray), 9)
         fits = fits / fits[torch.arange(80), torch.arange(80), 4, 4][:, None, None]
         owner = torch.arange(80) // 8
         others = fits.flatten(2).amax(2).masked_fill(owner[:, None] == owner, 0.0)
@@ -371,7 +371,7 @@ class TestCompared:
         flat = torch.full_like(x, 0.3)
         assert contrast(flat).abs().max() < 1e-6
         torch.testing.assert_close(contrast(x + flat), contrast(x), atol=1e-6, rtol=0)
-        first, second = field_drives(x, gray).unbind(1)
+        first, second = field_contrasts(x, gray).unbind(1)
         assert not second[1].any()
         torch.testing.assert_close(first[1], x[1].mean(0))
         assert second[0].abs().mean() > 0.1
