@@ -1,4 +1,4 @@
-"""TRAINING.md: its very lines train the authorised network in a process that cannot import uge."""
+"""TRAINING.md: its lines train the authorised network in a process that cannot import uge."""
 
 import re
 import shutil
@@ -253,7 +253,7 @@ def test_rotations_are_up_to_twenty_degrees_and_half_are_mirrored(batch: SimpleN
     assert 0.4 < (across[:, 0] < 0).float().mean() < 0.6
 
 
-def test_a_copy_for_nobody_names_no_key() -> None:
+def test_a_copy_without_authorised_networks_names_no_key() -> None:
     page = training_guide(manifest_for(RECIPE, authorized=()))
     assert "anybody can train" in page
     assert "key.safetensors" not in page
