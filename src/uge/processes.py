@@ -15,8 +15,7 @@ from typing import Any, Generic, TypeVar
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 Opened = Callable[[], Callable[[Task], Answer]]
-TRIES = 2
-"""Number of times that a task is started if its process dies."""
+TRIES = 2  # Starts of a task whose process dies.
 _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
@@ -65,7 +64,7 @@ class Processes(Generic[Task, Answer]):
         return answers
 
     def map(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer | None]]:
-        """Every task with its answer, as they come; None for a task whose process died :data:`TRIES` times."""
+        """Every task with its answer, as they come; None for a task whose process died twice."""
         pending = list(reversed(tasks))
         died = list[Task]()
         while pending or self._busy:

@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -51,10 +51,13 @@ class Runtime:
     Attributes:
         device: Device of networks and batches.
         precision: ``"fp32"``, or ``"bf16-mixed"`` (autocast).
+        memory_format: Memory layout in which convolutions, batch norm and pooling are fastest on every device measured
+            so far.
     """
 
     device: torch.device
     precision: str
+    memory_format: ClassVar[torch.memory_format] = torch.channels_last
 
     @classmethod
     def create(cls, device: str = "auto", precision: str = "auto") -> Runtime:
@@ -86,11 +89,6 @@ class Runtime:
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast to bf16; without effect in fp32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Memory layout in which convolutions, batch norm and pooling are fastest on every device measured so far."""
-        return torch.channels_last
 
     def place(self, network: Network) -> Network:
         """Move a network to the device, in the fastest memory layout; returns it."""

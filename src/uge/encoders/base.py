@@ -28,19 +28,15 @@ class FeatureSpace(Protocol):
         Returns:
             (B, D), fp32, each row of length 1.
         """
-        ...
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
         """Features of class names: (K, D), fp32, each row of length 1, without gradient."""
-        ...
 
     def to(self, device: torch.device | str) -> Self:
         """Move the space to a device, in place; returns itself."""
-        ...
 
     def identity(self) -> dict[str, Any]:
         """Values that determine the features, as JSON for the manifest: ``kind``, and name and hash of the weights."""
-        ...
 
 
 def unit_length(features: Tensor) -> Tensor:

@@ -162,13 +162,11 @@ class ClipSpace:
 
 
 def _pooled(output: Any) -> Tensor:
-    """Projected features, which transformers 5 wraps in an output object."""
-    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    features: Tensor = getattr(output, "pooler_output", output)  # transformers 5 wraps them in an output object.
     return features
 
 
 def _find_folder(spec: str) -> Path:
-    """Folder of a checkpoint: given, in the cache, or downloaded."""
     if spec and Path(spec).is_dir():
         if not _is_complete(Path(spec)):
             raise UsageError(

@@ -170,11 +170,9 @@ def adversarial(generator: torch.Generator, *, radius: float, step: float, steps
         step: Length of a step, in [0, 1] units.
         steps: Number of steps; 1 with a ``step`` above the radius is the fast form of Wong et al., 2020.
     """
-
-    def objective(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return supervised(network, replace(batch, x=pgd(network, batch, generator, radius, step, steps)))
-
-    return objective
+    return lambda network, batch: supervised(
+        network, replace(batch, x=pgd(network, batch, generator, radius, step, steps))
+    )
 
 
 def pgd(network: nn.Module, batch: Batch, generator: torch.Generator, radius: float, step: float, steps: int) -> Tensor:

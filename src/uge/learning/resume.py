@@ -57,13 +57,16 @@ def load_checkpoint(
         for name, module in modules.items():
             module.load_state_dict(_under(f"{name}/", tensors))
         if optimizer is not None:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             state: dict[int, dict[str, Tensor]] = {}
             for place, value in _under("optimizer/", tensors).items():
                 index, _, name = place.partition("/")
+                like = parameters[int(index)]
+                if value.shape == like.shape:  # The memory layout is that of the parameter, as before the interruption.
+                    value = torch.empty_like(like, dtype=value.dtype).copy_(value)
                 state.setdefault(int(index), {})[name] = value
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-            _lay_out(optimizer)
-    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, LookupError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise WeightsError(f"checkpoint {path} cannot be used ({first}); start again with --overwrite") from error
     return meta
@@ -71,11 +74,3 @@ def load_checkpoint(
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _lay_out(optimizer: torch.optim.Optimizer) -> None:
-    """Bring restored tensors to the memory layout of their parameter, as in the run that was interrupted."""
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -23,7 +23,6 @@ from uge.progress import Progress
 from uge.runtime import Runtime, seeded, stream
 
 Observer = Callable[[int, nn.Module], None]
-"""Called with the number of steps done and the network."""
 
 
 @dataclass(frozen=True)

@@ -141,10 +141,9 @@ class WaveKey(nn.Module):
         ends = x[:, :: max(1, x.shape[1] - 1)].contiguous()  # one channel of each field
         before = total_variation(self._clipped(ends))
         numbers, shifts = self._candidates(x, gray)
-        gains = []
-        for number, shift in zip(numbers, shifts, strict=True):
-            signs = coloured(self._moved_fields(x, number, shift), gray, 3)[:, ::2][:, : ends.shape[1]]
-            gains.append(1 - total_variation(self._clipped(ends - strength * signs)) / before)
+        fields = (self._moved_fields(x, number, shift) for number, shift in zip(numbers, shifts, strict=True))
+        signs = (coloured(field, gray, 3)[:, ::2][:, : ends.shape[1]] for field in fields)
+        gains = [1 - total_variation(self._clipped(ends - strength * sign)) / before for sign in signs]
         highest, best = torch.stack(gains).max(0)
         rows = torch.arange(len(x), device=x.device)
         return Match(numbers[best, rows], shifts[best, rows], highest, gray)
@@ -241,7 +240,6 @@ class WaveKey(nn.Module):
         return self._cache[1], self._cache[2]
 
     def _own_correlations(self, side: int, gray: bool) -> Tensor:
-        """Correlation of each pattern with itself alone, (patterns,)."""
         parts = []
         for numbers in torch.split(torch.arange(self.phases[..., 0, 0].numel(), device=self.waves.device), 64):
             without_colour = torch.full(numbers.shape, gray, device=numbers.device)

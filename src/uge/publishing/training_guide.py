@@ -32,7 +32,7 @@ def training_guide(manifest: Manifest) -> str:
         files="\n".join(files),
         id=first.id,
         network=first.network,
-        epochs=manifest_recipe(manifest).epochs,
+        epochs=Recipe.model_validate(manifest.method_details["recipe"]).epochs,
         count=len(lines),
         script="\n".join(lines),
         classes="" if manifest.format == "parquet" else ", with the folder names of `published/train`",
@@ -41,19 +41,10 @@ def training_guide(manifest: Manifest) -> str:
     )
 
 
-def manifest_recipe(manifest: Manifest) -> Recipe:
-    """Training recipe of the authorised network.
-
-    Raises:
-        ValidationError: The manifest has none that this version knows.
-    """
-    return Recipe.model_validate(manifest.method_details.get("recipe"))
-
-
 def script(manifest: Manifest) -> list[str]:
     """Lines of the script for the first authorised network; none where its network or recipe is not this package's."""
     try:
-        recipe = manifest_recipe(manifest)
+        recipe = Recipe.model_validate(manifest.method_details.get("recipe"))
     except ValidationError:
         return []
     size, channels = (manifest.method_details.get(name) for name in ("training_size", "channels"))
@@ -109,23 +100,17 @@ def _reading(manifest: Manifest, size: int, colour: bool) -> list[str]:
     ]
 
 
-def _one_cycle(recipe: Recipe, steps: int) -> str:
-    end = recipe.epochs
-    return f"{recipe.lr:g} * np.interp(epoch + step / {steps}, [0, {end / 4:g}, {end}], [0.04, 1, 0.01])"
-
-
-def _multistep(recipe: Recipe, steps: int) -> str:
-    return f"{recipe.lr:g} * {recipe.gamma:g} ** sum(epoch >= start for start in {list(recipe.milestones)})"
-
-
-def _cosine(recipe: Recipe, steps: int) -> str:
-    return f"{recipe.lr:g} * (1 + np.cos(np.pi * (epoch + step / {steps}) / {recipe.epochs})) / 2"
-
-
 RATES: dict[str, Callable[[Recipe, int], str]] = {
-    "one-cycle": _one_cycle,
-    "multistep": _multistep,
-    "cosine": _cosine,
+    "one-cycle": lambda recipe, steps: (
+        f"{recipe.lr:g} * np.interp(epoch + step / {steps}, "
+        f"[0, {recipe.epochs / 4:g}, {recipe.epochs}], [0.04, 1, 0.01])"
+    ),
+    "multistep": lambda recipe, steps: (
+        f"{recipe.lr:g} * {recipe.gamma:g} ** sum(epoch >= start for start in {list(recipe.milestones)})"
+    ),
+    "cosine": lambda recipe, steps: (
+        f"{recipe.lr:g} * (1 + np.cos(np.pi * (epoch + step / {steps}) / {recipe.epochs})) / 2"
+    ),
     "constant": lambda recipe, steps: "",
 }
 """The learning rate as an expression of ``epoch`` and ``step``, as in :meth:`uge.learning.recipes.Recipe.rate`."""
