@@ -83,7 +83,8 @@ class Runtime:
         if resolved.type == "cpu":
             _keep_freed_memory()
         if precision == "auto":
-            precision = "bf16-mixed" if _has_fast_bf16(resolved) else "fp32"
+            fast = torch.cuda.is_bf16_supported() if resolved.type == "cuda" else "avx512_bf16" in _cpu_info("flags")
+            precision = "bf16-mixed" if fast else "fp32"
         return cls(resolved, precision)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -121,12 +122,6 @@ def _keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD of malloc.h
         libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-
-
-def _has_fast_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return device.type == "cpu" and "avx512_bf16" in _cpu_info("flags")
 
 
 def _cpu_info(field: str) -> str:

@@ -23,9 +23,6 @@ logger = logging.getLogger(__name__)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 TEXT_BATCH = 256
-FILES = ["*.json", "merges.txt", "*.safetensors"]
-REACH_SECONDS = 10.0
-CONVERTER = "SFconvertbot"  # opens pull requests on the hub that add safetensors to older checkpoints
 OTHERWISE = "give the path of a folder that holds the checkpoint, or use --encoder local, which needs no download"
 
 
@@ -201,11 +198,13 @@ def _download(hub: Any, name: str, revision: str, spec: str) -> Path:
     """Fetch a checkpoint's small files and its safetensors into the cache; returns its folder there."""
     api = hub.HfApi()
     try:  # asked once and with a short limit: the library's own retries take half a minute without a network
-        files = api.model_info(name, revision=revision, timeout=REACH_SECONDS).siblings
+        files = api.model_info(name, revision=revision, timeout=10.0).siblings
         if revision == "main" and not any(file.rfilename.endswith(".safetensors") for file in files):
-            pulls = api.get_repo_discussions(name, author=CONVERTER)
+            # This author opens pull requests on the hub that add safetensors to older checkpoints.
+            pulls = api.get_repo_discussions(name, author="SFconvertbot")
             revision = next((f"refs/pr/{pull.num}" for pull in pulls if pull.is_pull_request), "")
-        folder = hub.snapshot_download(name, revision=revision, allow_patterns=FILES) if revision else None
+        wanted = ["*.json", "merges.txt", "*.safetensors"]
+        folder = hub.snapshot_download(name, revision=revision, allow_patterns=wanted) if revision else None
     except Exception as error:
         raise UsageError(
             f"CLIP checkpoint '{spec}' is not in the cache and could not be fetched from the hub "

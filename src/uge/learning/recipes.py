@@ -108,8 +108,6 @@ def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
     Raises:
         UsageError: The number is below 1.
     """
-    if epochs is None:
-        return recipe
-    if epochs < 1:
-        raise UsageError(f"epochs must be at least 1, got {epochs}")
-    return recipe.model_copy(update={"epochs": epochs})
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"epochs must be at least 1, got {epochs}; give a whole number above 0")
+    return recipe if epochs is None else recipe.model_copy(update={"epochs": epochs})

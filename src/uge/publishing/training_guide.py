@@ -100,6 +100,7 @@ def _reading(manifest: Manifest, size: int, colour: bool) -> list[str]:
     ]
 
 
+# Learning rate as an expression of ``epoch`` and ``step``, as in :meth:`uge.learning.recipes.Recipe.rate`.
 RATES: dict[str, Callable[[Recipe, int], str]] = {
     "one-cycle": lambda recipe, steps: (
         f"{recipe.lr:g} * np.interp(epoch + step / {steps}, "
@@ -113,7 +114,6 @@ RATES: dict[str, Callable[[Recipe, int], str]] = {
     ),
     "constant": lambda recipe, steps: "",
 }
-"""The learning rate as an expression of ``epoch`` and ``step``, as in :meth:`uge.learning.recipes.Recipe.rate`."""
 
 _FLIP = "images[::2] = images[::2].flip(3)"  # The order is random, so these are a random half.
 
@@ -135,6 +135,7 @@ def _rotate(size: int) -> list[str]:
     ]
 
 
+# Lines that change a batch ``images`` with the distribution of the recipe's augmentation.
 AUGMENTATIONS: dict[str, Callable[[int], list[str]]] = {
     "none": lambda size: [],
     "crop": _crop,
@@ -142,7 +143,6 @@ AUGMENTATIONS: dict[str, Callable[[int], list[str]]] = {
     "crop-flip": lambda size: [*_crop(size), _FLIP],
     "rotate-flip": _rotate,
 }
-"""Lines that change a batch ``images`` as the recipe's augmentation does, in distribution."""
 
 _NO_KEY = """This copy names no network that it was made for, so there is no key. It is an ordinary image data set:
 anybody can train any network on it with any program. What an ordinary network learns from it was lowered on purpose;
