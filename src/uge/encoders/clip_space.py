@@ -153,9 +153,8 @@ class ClipSpace:
             (B, 3, side, side), fp32.
         """
         with torch.autocast(x.device.type, enabled=False):  # bf16 has 8 bits: it would swallow single levels
-            mean, std = self._normalisation
-            normalised: Tensor = (resized(x.float(), self._size) - mean) / std  # broadcasts gray to three channels
-        return normalised
+            # Gray is broadcast to three channels.
+            return (resized(x.float(), self._size) - self._normalisation[0]) / self._normalisation[1]
 
 
 def _pooled(output: Any) -> Tensor:

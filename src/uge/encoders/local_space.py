@@ -50,8 +50,7 @@ class PrototypeNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, batch × classes."""
-        cosine: Tensor = self.image_features(x) @ self.text_features().T
-        return self.scale * cosine
+        return self.scale * (self.image_features(x) @ self.text_features().T)
 
     def image_features(self, x: Tensor) -> Tensor:
         """L2-normalised features, batch × dim."""
@@ -164,8 +163,7 @@ def train(
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    joined: Tensor = torch.cat(parts, 1) / len(parts) ** 0.5
-    return joined
+    return torch.cat(parts, 1) / float(len(parts) ** 0.5)
 
 
 def _prototype_network(name: str, store: PixelStore, seed: int) -> PrototypeNetwork:
