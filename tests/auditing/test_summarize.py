@@ -124,11 +124,11 @@ def test_control_prefers_the_same_start_and_scheme() -> None:
 def test_two_keys_of_one_architecture_stay_apart() -> None:
     cases = [
         case("clean", "cnn", 60.0, start="theta0"),
-        case("clean", "cnn", 62.0, start="theta0", variant="key1"),
+        case("clean", "cnn", 62.0, start="theta0", key=1),
         case("authorized", "cnn", 58.0),
-        case("authorized", "cnn", 40.0, variant="key1"),
+        case("authorized", "cnn", 40.0, key=1),
         case("hacker", "cnn", 20.0, scheme="distill"),
-        case("hacker", "cnn", 30.0, scheme="distill", variant="key1"),
+        case("hacker", "cnn", 30.0, scheme="distill", key=1),
     ]
     summary = summarize(cases)
     assert [(a.last, a.clean) for a in summary.authorized_all] == [(58.0, 60.0), (40.0, 62.0)]

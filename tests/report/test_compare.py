@@ -15,6 +15,7 @@ BASE = {
     "start": "random",
     "data": "protected",
     "seed": 0,
+    "key": 0,
     "best_epoch": 1,
     "history": [{"epoch": 1, "test_accuracy": 50.0}],
     "recipe": {"classes": 10, "epochs": 5},

@@ -321,6 +321,7 @@ MANY = {
     "start": "random",
     "data": "protected",
     "seed": 0,
+    "key": 0,
     "last": 20.0,
     "best": 22.0,
     "best_epoch": 1,
@@ -371,7 +372,7 @@ def two_keys(network: str = "cnn") -> list[Case]:
         for number, last in enumerate(values):
             one = {"id": f"{role}-x-{scheme}-protected{'-key1' * number}-s0", "role": role, "scheme": scheme}
             history = [{"epoch": epoch, "test_accuracy": last} for epoch in (1, 2)]
-            what = {"network": network, "start": start, "last": last, "best": last, "history": history}
+            what = {"key": number, "network": network, "start": start, "last": last, "best": last, "history": history}
             found.append(Case.model_validate({**MANY, **one, **what}))
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -66,6 +67,7 @@ class Context:
         public: Gives labelled images of another data set at the training size; raises UsageError where
             there are none.
         leak_seed: Root of which originals leaked; the same for every attack of one repetition.
+        checkpoint: File from which an interrupted training goes on; None for none.
     """
 
     network: nn.Module
@@ -80,6 +82,7 @@ class Context:
     theta0: Callable[[], nn.Module] = _no_theta0
     public: Callable[[], PixelStore] = _no_public
     leak_seed: int = 0
+    checkpoint: Path | None = None
 
 
 Attack = Callable[[Context], History]
@@ -100,6 +103,7 @@ def learn(context: Context, objective: Objective = supervised) -> History:
         runtime=context.runtime,
         objective=objective,
         test=context.test,
+        checkpoint=context.checkpoint,
         progress=context.progress,
     )
 

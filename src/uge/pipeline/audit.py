@@ -15,13 +15,12 @@ from uge.attacks.variants import VARIANTS, choose_variants
 from uge.auditing.checks import overlap
 from uge.auditing.plan import choose, plan
 from uge.auditing.quality import write_quality
-from uge.auditing.schedule import Deadline, parse_budget
-from uge.auditing.schedule_run import execute
+from uge.auditing.schedule import Deadline, execute, parse_budget
 from uge.auditing.summarize import summarize
 from uge.auditing.summary import Summary
 from uge.cases.case import YARDSTICK, Case
 from uge.cases.keys import key_recipe
-from uge.cases.run import Audit
+from uge.cases.material import CopyMaterial
 from uge.config import STANDARD_ATTACKS, AuditConfig
 from uge.data import ImageSet, load_images
 from uge.data.store import PixelStore
@@ -94,24 +93,24 @@ class AuditRun:
         variants = choose_variants(config.variants)
         self.published = load_images(str(out)).check_trainable()
         self.manifest = read_manifest(out) if (out / "manifest.json").is_file() else None
-        self.audit = self._read(sources)
-        recipe = self.audit.recipe
-        names = [network.name for network in self.audit.theta0]
+        self.material = self._read(sources)
+        recipe = self.material.recipe
+        names = [network.name for network in self.material.theta0]
         _check_augmentation(recipe, names)
         planned = plan(
             config.networks,
             choice,
             config.seeds,
             names,
-            controls=self.audit.clean is not None,
-            public=self.audit.public is not None,
+            controls=self.material.clean is not None,
+            public=self.material.public is not None,
             variants=[name for name in variants if VARIANTS[name].differs(recipe, session.runtime.precision)],
             combine=config.combine or choice.everything,
         )
         meant = names or (self.manifest and self.manifest.authorized)
         self.planned = planned if meant else planned.without_key()
 
-    def _read(self, sources: AuditSources) -> Audit:
+    def _read(self, sources: AuditSources) -> CopyMaterial:
         config, published, session = self.config, self.published, self.session
         keys = list(sources.keys) or sorted(private_folder(self.out).glob("authorized-*.key.safetensors"))
         recipe = _recipe(config, keys)
@@ -124,16 +123,16 @@ class AuditRun:
 
         test = alike(clean_images(sources.test, published, config.limit_test))
         self.originals = find_originals(sources.test, sources.clean, published)
-        return Audit(
+        return CopyMaterial(
             self.folder,
             protected,
-            None if self.originals.images is None else alike(self.originals.images),
             test,
+            session.runtime,
+            recipe,
+            clean=None if self.originals.images is None else alike(self.originals.images),
             public=alike(load_images(sources.public)) if sources.public else None,
             keys=keys,
-            recipe=recipe,
             seed=config.seed,
-            runtime=session.runtime,
             plugins=sources.trust_plugins,
         )
 
@@ -142,10 +141,10 @@ class AuditRun:
         jobs = self.planned.jobs
         return {
             "folder": str(self.folder),
-            "cases": [job.id for job in jobs if self.session.overwrite or self.audit.finished(job) is None],
+            "cases": [job.id for job in jobs if self.session.overwrite or self.material.finished(job) is None],
             "planned": len(jobs),
             "left_out": [vars(left_out) for left_out in self.planned.left_out],
-            "keys": [str(path) for path in self.audit.keys],
+            "keys": [str(path) for path in self.material.keys],
         }
 
     def run(self) -> Summary:
@@ -161,7 +160,7 @@ class AuditRun:
         self._open_folder()
         try:
             executed = execute(
-                self.audit,
+                self.material,
                 self.planned,
                 progress=self.session.progress,
                 workers=workers(self.config.workers, self.session.runtime),
@@ -173,7 +172,7 @@ class AuditRun:
                 self.folder.rmdir()  # Goes only if no case was finished.
             raise
         facts = self._facts()
-        save_attacked(self.folder / "attacked", self.audit, executed.cases, self.published)
+        save_attacked(self.folder / "attacked", self.material, executed.cases, self.published)
         self._copy_records()
         summary = summarize(
             executed.cases,
@@ -192,12 +191,12 @@ class AuditRun:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _facts(self) -> dict[str, Any]:
-        audit = self.audit
-        trained_on = [*hashes(audit.protected), *(hashes(audit.clean) if audit.clean else ())]
+        material = self.material
+        trained_on = [*hashes(material.protected), *(hashes(material.clean) if material.clean else ())]
         return {
-            "test_images": len(audit.test),
+            "test_images": len(material.test),
             "attacks": sum(entry.family != YARDSTICK for entry in ATTACKS.values()),
-            "overlap": overlap(trained_on, hashes(audit.test)),
+            "overlap": overlap(trained_on, hashes(material.test)),
             "label_agreement": self.originals.label_agreement,
             "budget_levels": self.manifest.budget.levels if self.manifest else None,
             "linf_levels": self._measure_originals(),
@@ -205,10 +204,10 @@ class AuditRun:
 
     def _measure_originals(self) -> int | None:
         """Largest change in levels, if there are originals; quality and pictures are written on the way."""
-        originals, clean = self.originals.images, self.audit.clean
+        originals, clean = self.originals.images, self.material.clean
         if originals is None or clean is None:
             return None
-        measured = pairs(originals, self.published, _MOST_PAIRS, clean=clean, protected=self.audit.protected)
+        measured = pairs(originals, self.published, _MOST_PAIRS, clean=clean, protected=self.material.protected)
         quality = write_quality(self.folder, measured, self.published.classes)
         save_pictures(self.folder / "pictures", originals, self.published)
         return quality["linf_levels"] if quality else None
