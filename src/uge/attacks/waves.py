@@ -25,8 +25,8 @@ from uge.networks.wave_key import (
     THRESHOLD,
     coloured,
     contrast,
-    field_drives,
-    finest,
+    field_contrasts,
+    highest_frequency,
     is_gray,
     total_variation,
 )
@@ -86,7 +86,7 @@ def _likely_waves(borders: Tensor) -> Tensor:
     Keys draw frequencies near a few; of each pair of these, across and down, the likeliest wave is one to be compared.
     """
     excess, size = _excess(borders), borders.shape[-1]
-    low = finest(size) / 2
+    low = highest_frequency(size) / 2
     offsets = JITTER * low * torch.linspace(-1, 1, _OFFSETS, device=excess.device)
     cycles = (torch.linspace(low, 2 * low, STEPS, device=excess.device)[:, None] + offsets).flatten()
     angles = 2 * math.pi * cycles[:, None] * _places(size, excess.device)
@@ -105,7 +105,7 @@ def _likely_waves(borders: Tensor) -> Tensor:
 def _refined(borders: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
     """Waves (batch, terms, 3) moved one number at a time wherever that wins, and what they win then."""
     size = borders.shape[-1]
-    win, widest = _win(borders, _signs(waves, size)), JITTER * finest(size) / 4
+    win, widest = _win(borders, _signs(waves, size)), JITTER * highest_frequency(size) / 4
     moves = torch.diag(torch.tensor([widest, widest, 0.6], device=waves.device))
     for search, term in itertools.product(range(_SEARCHES), range(waves.shape[1])):
         for move in (*moves * _SHRINK**search, *-moves * _SHRINK**search):
@@ -214,7 +214,7 @@ def estimated_patterns(pixels: Tensor, draw: torch.Generator) -> Tensor:
         return x.new_zeros((0, 2, *x.shape[2:]))
     borders, contrasts = _borders(x), contrast(x).clamp(-2 * STRENGTH, 2 * STRENGTH)  # A few edges must not outvote.
     fields = torch.stack([contrasts[:, :2].mean(1), contrasts[:, -1]], 1)
-    number = _clusters(F.normalize(field_drives(contrasts, is_gray(x)).flatten(1)), draw)
+    number = _clusters(F.normalize(field_contrasts(contrasts, is_gray(x)).flatten(1)), draw)
     for _ in range(_ROUNDS):
         members = F.one_hot(number, _CLUSTERS).to(x.dtype).T
         patterns = _as_signs(torch.einsum("kb,bfyx->kfyx", members, fields))

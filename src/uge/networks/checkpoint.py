@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from uge.errors import UsageError
 from uge.names import CHECKPOINT
-from uge.networks.base import ImageClassifier, feature_state
+from uge.networks.base import ImageClassifier
+from uge.networks.head import feature_state
 from uge.networks.plugins import Wrapped
 from uge.networks.pretrained import first_line, import_transformers, preprocessing, read_json, resized
 from uge.networks.table import build
