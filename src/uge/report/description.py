@@ -65,9 +65,8 @@ def _images(manifest: Mapping[str, Any]) -> str:
 def _method(manifest: Mapping[str, Any]) -> str:
     method = value_at(manifest, "method")
     about = str(value_at(manifest, "method_details", "about") or "").rstrip(".")
-    if (
-        not about and method in METHODS and not METHODS.origin(method)
-    ):  # Packages of others are not loaded for a report.
+    # A report loads no package of others.
+    if not about and method in METHODS and not METHODS.origin(method):
         about = METHODS[method].about
     return ": ".join(filter(None, (method, about))) + "." if method else ""
 
