@@ -45,7 +45,7 @@ def test_it_lowers_the_loss_of_the_surrogate(material: Callable[..., Material], 
     run = _Run(material(**FORMS[form]), scope)  # The same seed: the surrogate that made the noise.
     with torch.random.fork_rng():
         _FORMS[form](run)
-    assert torch.equal(run.noise.read(ALL, run.material.store.labels).round(), delta)
+    assert torch.equal(run.noise.read(ALL).round(), delta)
     clean, perturbed = surrogate_losses(run, delta)
     assert perturbed < 0.8 * clean
     assert delta.dtype == torch.int8
@@ -108,7 +108,7 @@ def test_noise_grows_from_visit_to_visit(material: Callable[..., Material]) -> N
 
 def test_no_pass_takes_more_images_at_a_time_than_the_batch_size(material: Callable[..., Material]) -> None:
     run = _Run(material(**{**QUICK, "batch_size": 10}), "sample")
-    assert [len(indices) for indices in run.chunks()] == [10, 10, 4]
+    assert [len(indices) for indices in run.chunks] == [10, 10, 4]
 
 
 def test_published_settings() -> None:

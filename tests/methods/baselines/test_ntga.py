@@ -10,8 +10,23 @@ from uge.budget import Budget
 from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.methods.baselines.base import Material
-from uge.methods.baselines.ntga import NTGA, BlockAttack, NTGASettings, blocks, centred
-from uge.methods.baselines.ntk import BIASES, WEIGHTS, Kernel, Layer, average, cnn, erf, flow, fnn, relu
+from uge.methods.baselines.ntga import (
+    BIASES,
+    NTGA,
+    WEIGHTS,
+    BlockAttack,
+    Kernel,
+    Layer,
+    NTGASettings,
+    average,
+    blocks,
+    centred,
+    cnn,
+    erf,
+    flow,
+    fnn,
+    relu,
+)
 from uge.runtime import Runtime
 
 BUDGET = Budget(8 / 255)
@@ -141,20 +156,19 @@ def attack() -> Callable[..., BlockAttack]:
 
 
 @pytest.mark.parametrize(("kernel", "loss"), [(cnn, "cross-entropy"), (fnn, "cross-entropy"), (fnn, "mse")])
-def test_the_slope_is_the_derivative_of_the_held_out_loss(
+def test_the_gradient_is_the_derivative_of_the_held_out_loss(
     attack: Callable[..., BlockAttack], kernel: Kernel, loss: str
 ) -> None:
     block, x = attack(kernel, loss), random(7, 2, 8, 8)
     direction = random(*x.shape, seed=5) - 0.5
-    ends = [block.loss(block.predictions(x + sign * 1e-5 * direction)) for sign in (1, -1)]
+    ends = [block.held_out_loss(block.predictions(x + sign * 1e-5 * direction)) for sign in (1, -1)]
     assert torch.isclose((block.gradient(x) * direction).sum(), (ends[0] - ends[1]) / 2e-5, rtol=1e-5)
 
 
-def test_the_slope_does_not_depend_on_chunks(attack: Callable[..., BlockAttack]) -> None:
+def test_the_gradient_does_not_depend_on_chunks(attack: Callable[..., BlockAttack]) -> None:
     x = random(7, 2, 8, 8)
     one, many = attack(chunk=7), attack(chunk=2)
     assert torch.allclose(one.gradient(x), many.gradient(x), rtol=1e-9)
-    assert one.gradients == many.gradients == 7
 
 
 @pytest.mark.parametrize(("count", "block", "held_out"), [(2, 512, 512), (33, 16, 12), (40, 16, 100), (17, 16, 1)])
@@ -212,7 +226,7 @@ def test_it_spoils_what_the_kernel_predicts(
             chunk=8,
         )
         predicted = [block.predictions(x[own]) for x in (clean, moved)]
-        assert block.loss(predicted[1]) > block.loss(predicted[0]) + 1e-4
+        assert block.held_out_loss(predicted[1]) > block.held_out_loss(predicted[0]) + 1e-4
     assert delta.read(everything).abs().max() == 8
     assert 0 <= (moved * 255).round().min() <= (moved * 255).round().max() <= 255
     assert told[-1]["gradients"] == 24 * 10

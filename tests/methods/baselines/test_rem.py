@@ -11,8 +11,8 @@ from uge.data.augment import crop_flip
 from uge.data.store import PixelStore
 from uge.methods.baselines import rem
 from uge.methods.baselines.base import Material
-from uge.methods.baselines.rem import REM, REMSettings, adversary, defence, robust_slope
-from uge.methods.baselines.surrogate import Surrogate, trained_surrogate
+from uge.methods.baselines.rem import REM, REMSettings, adversary, defence, robust_gradient
+from uge.methods.baselines.surrogate import Surrogate, trainable_surrogate
 from uge.runtime import Runtime, stream
 
 ALL = torch.arange(24)
@@ -31,7 +31,7 @@ def material(make_store: Callable[..., PixelStore], runtime: Runtime) -> Callabl
 @pytest.fixture
 def surrogate(material: Callable[..., Material]) -> Surrogate:
     """A few ordinary steps from its start."""
-    found = trained_surrogate(material(), "shallow:shallow", "rem", lr=0.05)
+    found = trainable_surrogate(material(), "shallow:shallow", "rem", lr=0.05)
     store = material().store
     for _ in range(5):
         found.train_step(store.pixels.read(ALL).float() / 255, store.labels)
@@ -79,12 +79,12 @@ def test_the_defence_lowers_the_adversarially_augmented_loss(
     assert delta.abs().max().item() <= 8
 
 
-def test_the_slope_is_the_mean_over_draws_of_that_at_the_worst_point(
+def test_the_robust_gradient_is_the_mean_over_draws_of_that_at_the_worst_point(
     material: Callable[..., Material], surrogate: Surrogate
 ) -> None:
     store, settings = material().store, REMSettings(**{**QUICK, "samples": 3})
     x, y = store.pixels.read(ALL).float() / 255, store.labels
-    found = robust_slope(surrogate, x, y, settings, stream(0, "s"))
+    found = robust_gradient(surrogate, x, y, settings, stream(0, "s"))
     draw, expected = stream(0, "s"), torch.zeros_like(x)
     for _ in range(3):
         leaf = x.clone().requires_grad_(True)
@@ -98,8 +98,8 @@ def test_made_noise_lowers_the_robust_loss_and_stays_in_the_budget(
     material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Surrogate] = []
-    real = rem.trained_surrogate
-    monkeypatch.setattr(rem, "trained_surrogate", lambda *a, **b: (made.append(real(*a, **b)), made[-1])[1])
+    real = rem.trainable_surrogate
+    monkeypatch.setattr(rem, "trainable_surrogate", lambda *a, **b: (made.append(real(*a, **b)), made[-1])[1])
     told: list[tuple[int, int, dict[str, float]]] = []
     found = material(lambda *figures: told.append(figures))
     delta = REM.make(found).read(ALL)
