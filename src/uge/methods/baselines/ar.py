@@ -12,7 +12,6 @@ from uge.errors import UsageError
 from uge.methods.baselines.base import Baseline, Material, Settings, reference_radius, scaled
 from uge.runtime import stream
 
-_START = 2  # Rows and columns that are drawn freely, since a 3 × 3 window needs them.
 _VALUES = 2**22  # Values of a filtered batch, at most.
 _DRAWN = 256  # Processes that are drawn at a time.
 _RARE = 1000  # At least one in so many processes must be bounded.
@@ -47,11 +46,10 @@ def autoregress(coefficients: Tensor, start: Tensor) -> Tensor:
         Like ``start``; x[i, j] = Σ b[k, l] · x[i - 2 + k, j - 2 + l] from the third row and column on.
     """
     out = start.clone()
-    size = start.shape[-1]
-    for row in range(_START, size):
+    for row in range(2, start.shape[-2]):
         above = out[..., row - 2 : row, :].unfold(-1, 3, 1)  # ... × 2 × (size - 2) × 3
         ready = torch.einsum("...kjl,...kl->...j", above, coefficients[..., :2, :])
-        for column in range(_START, size):
+        for column in range(2, start.shape[-1]):
             before = out[..., row, column - 2 : column] * coefficients[..., 2, :2]
             out[..., row, column] = ready[..., column - 2] + before.sum(-1)
     return out

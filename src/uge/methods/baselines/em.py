@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import logging
 from collections.abc import Sequence
@@ -77,8 +76,6 @@ _PUBLISHED: dict[tuple[str, Scope], tuple[int, float]] = {
 
 
 class _Run:
-    """The surrogate and the perturbations of one run, with what moves them."""
-
     def __init__(self, material: Material, scope: Scope) -> None:
         self.material = material
         self.settings = material.settings(EMSettings)
@@ -110,19 +107,16 @@ class _Run:
 
 
 def _fixed(run: _Run) -> None:
-    """A step of the surrogate after sign steps of the same batch, ``theta_steps`` times, and a last pass."""
     total = run.settings.theta_steps + 1
     for number, indices in zip(range(1, total), run.indices, strict=False):
         run.descend([indices])
-        loss = run.train(indices)
-        run.surrogate.report(run.material, number, total, loss=loss)
+        run.surrogate.report(run.material, number, total, loss=run.train(indices))
     if isinstance(run.noise, SampleNoise):  # Patterns of classes were moved by the last batch as by any other.
         run.descend(run.chunks)
     run.surrogate.report(run.material, total, total)
 
 
 def _original(run: _Run) -> None:
-    """Rounds of M steps of the surrogate, then sign steps over all images, until the training error is small."""
     rounds = run.settings.rounds
     for number in range(1, rounds + 1):
         for indices in itertools.islice(run.indices, run.settings.theta_batches):
@@ -137,11 +131,9 @@ def _original(run: _Run) -> None:
 
 @torch.no_grad()
 def _training_error(run: _Run) -> float:
-    """Part of the perturbed images that the surrogate, in eval mode, takes for another class."""
     run.surrogate.network.eval()
-    wrong = 0
-    for x, labels in map(run.perturbed, run.chunks):
-        wrong += int((run.surrogate.logits(x).argmax(1) != labels).sum())
+    batches = map(run.perturbed, run.chunks)
+    wrong = sum(int((run.surrogate.logits(x).argmax(1) != labels).sum()) for x, labels in batches)
     return wrong / len(run.material.store)
 
 
@@ -168,7 +160,7 @@ def error_minimising(material: Material, *, scope: Scope) -> Records:
 
 
 EM = Baseline(
-    make=functools.partial(error_minimising, scope="sample"),
+    make=lambda material: error_minimising(material, scope="sample"),
     norm="Linf",
     rho=PUBLISHED_RHO,
     scope="sample",
@@ -177,7 +169,7 @@ EM = Baseline(
 )
 EM_CLASS = dataclasses.replace(
     EM,
-    make=functools.partial(error_minimising, scope="class"),
+    make=lambda material: error_minimising(material, scope="class"),
     scope="class",
     about="error-minimising noise, one pattern per class (Huang et al., Unlearnable Examples, ICLR 2021)",
 )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,7 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 """From n and m images in [0, 1] (count × channels × size × size) to n × m values; differentiable in both."""
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """Covariances of two sets of images at one layer, at each of P places (one after a flattening).
 
     Attributes:
@@ -66,8 +65,8 @@ def cnn(x: Tensor, z: Tensor) -> Tensor:
     """Kernel of two convolutions (5 × 5, stride 2, ReLU after each) and three dense layers without activations."""
     layer = relu(dense(_inputs(_patches(x), _patches(z))))
     side = -(-x.shape[-1] // STRIDE)
-    layer = relu(dense(Layer(*(average(values, side) for values in vars(layer).values()))))
-    layer = Layer(*(values.mean(0, keepdim=True) for values in vars(layer).values()))
+    layer = relu(dense(Layer(*(average(values, side) for values in layer))))
+    layer = Layer(*(values.mean(0, keepdim=True) for values in layer))
     for _ in range(3):
         layer = dense(layer)
     return layer.tangent[0]
@@ -112,7 +111,6 @@ def _edges(side: int) -> tuple[int, int]:
 
 
 def _patches(x: Tensor) -> Tensor:
-    """Windows of images, count × values × places."""
     return F.unfold(F.pad(x, _edges(x.shape[-1]) * 2), WINDOW, stride=STRIDE)
 
 
@@ -173,13 +171,11 @@ class _GrowthFunction(torch.autograd.Function):
         return vectors @ (derivatives * (vectors.T @ gradient @ vectors)) @ vectors.T, None
 
 
-def _growth(z: Tensor) -> Tensor:
-    """(1 - exp(-z)) / z."""
+def _growth(z: Tensor) -> Tensor:  # (1 - exp(-z)) / z
     return torch.where(z < 1e-6, 1 - z / 2, -torch.expm1(-z) / z.clamp(min=1e-6))
 
 
 def _growth_derivative(z: Tensor) -> Tensor:
-    """Derivative of :func:`_growth`."""
     large = z.clamp(min=1e-3)
     return torch.where(z < 1e-3, -1 / 2 + z / 3 - z**2 / 8, ((1 + large) * torch.exp(-large) - 1) / large**2)
 

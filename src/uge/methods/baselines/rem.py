@@ -127,25 +127,24 @@ def robust_error_minimising(material: Material) -> Records:
     surrogate = trainable_surrogate(material, settings.surrogate, "rem", lr=settings.lr, clip=settings.clip)
     augment = augmentation(settings.augment)
     draw = stream(material.seed, "rem", "draws")
-    steps = range(settings.theta_steps)
     chunks = torch.split(torch.arange(len(store)), settings.batch_size)
-    total = len(steps) + len(chunks)
+    total = settings.theta_steps + len(chunks)
     records = material.records()
     with seeded(material.seed, "rem", "layers"):
-        for number, indices in zip(steps, endless_indices(material, settings.batch_size, "rem"), strict=False):
-            batch = fetch(store, indices)
+        indices = endless_indices(material, settings.batch_size, "rem")
+        for number in range(settings.theta_steps):
+            batch = fetch(store, next(indices))
             clean = batch.x * 255
             protected = (clean + defence(surrogate, clean, batch.y, bound, settings, draw)) / 255
             seen = augment(protected, draw)
             worst = seen + adversary(surrogate, seen, batch.y, settings, draw)
             rate = settings.lr * 0.1 ** (number // settings.decay_every)
-            loss = surrogate.train_step(worst, batch.y, lr=rate)
-            surrogate.report(material, number + 1, total, loss=loss)
-        for number, indices in enumerate(chunks, settings.theta_steps + 1):
-            pixels = store.pixels.read(indices)
-            labels = store.labels[indices.to(store.device)]
+            surrogate.report(material, number + 1, total, loss=surrogate.train_step(worst, batch.y, lr=rate))
+        for number, chunk in enumerate(chunks, settings.theta_steps + 1):
+            pixels = store.pixels.read(chunk)
+            labels = store.labels[chunk.to(store.device)]
             delta = defence(surrogate, pixels.float(), labels, bound, settings, draw)
-            records.write(indices, material.stored(pixels, delta / 255))
+            records.write(chunk, material.stored(pixels, delta / 255))
             surrogate.report(material, number, total)
     return records
 

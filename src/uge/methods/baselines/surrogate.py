@@ -71,8 +71,7 @@ class Surrogate:
         if not math.isfinite(value):
             raise UsageError(f"the surrogate's loss became {value}; lower the baseline's setting lr")
         loss.backward()  # type: ignore[no-untyped-call]
-        if math.isfinite(self.clip):
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
         self.optimizer.step()
         self.gradients += len(y)
         return value
@@ -101,9 +100,13 @@ def fresh_network(material: Material, name: str, method: str) -> ImageClassifier
     Raises:
         UnknownNameError: There is no such network.
     """
-    store = material.store
-    seed = stream_seed(material.seed, method, "surrogate")
-    network = build(name, len(store.classes), seed=seed, channels=store.channels, size=store.size)
+    network = build(
+        name,
+        len(material.store.classes),
+        seed=stream_seed(material.seed, method, "surrogate"),
+        channels=material.store.channels,
+        size=material.store.size,
+    )
     return material.runtime.place(network)
 
 

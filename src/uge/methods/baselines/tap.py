@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Literal
 
 import torch
@@ -86,12 +85,18 @@ def clean_surrogate(material: Material, settings: TAPSettings) -> Surrogate:
     count = len(material.store)
     network = fresh_network(material, settings.surrogate, "tap")
     recipe = Recipe(epochs=settings.epochs, lr=settings.lr)
-    seed = stream_seed(material.seed, "tap", "training")
-    fit(network, material.store, recipe, seed=seed, runtime=material.runtime)
+    fit(
+        network,
+        material.store,
+        recipe,
+        seed=stream_seed(material.seed, "tap", "training"),
+        runtime=material.runtime,
+    )
     size = min(recipe.batch_size, count)
     left_out = count % size == 1 and steps_per_epoch(count, size) == count // size
-    gradients = recipe.epochs * (count - left_out)
-    return Surrogate(network.eval().requires_grad_(False), material.runtime, gradients=gradients)
+    return Surrogate(
+        network.eval().requires_grad_(False), material.runtime, gradients=recipe.epochs * (count - left_out)
+    )
 
 
 def _attack(
@@ -104,20 +109,23 @@ def _attack(
     restart: int,
     draw: torch.Generator,
 ) -> Tensor:
-    """δ by PGD down ``sign`` times the cross-entropy with ``goal``; all in levels."""
     augment = augmentation(settings.augment)
-    start = random_start(clean, bound, draw) if restart else torch.zeros_like(clean)
 
     def loss(x: Tensor) -> Tensor:
         return sign * F.cross_entropy(surrogate.logits(augment(x, draw)), goal, reduction="sum")
 
     return sign_steps(
-        clean, start, lambda x: surrogate.gradient(x, loss), steps=settings.steps, step=settings.step, bound=bound
+        clean,
+        random_start(clean, bound, draw) if restart else torch.zeros_like(clean),
+        lambda x: surrogate.gradient(x, loss),
+        steps=settings.steps,
+        step=settings.step,
+        bound=bound,
     )
 
 
 TAP = Baseline(
-    make=functools.partial(adversarial_poison, targeted=True),
+    make=lambda material: adversarial_poison(material, targeted=True),
     norm="Linf",
     rho=PUBLISHED_RHO,
     scope="sample",
@@ -126,6 +134,6 @@ TAP = Baseline(
 )
 TAP_UNTARGETED = dataclasses.replace(
     TAP,
-    make=functools.partial(adversarial_poison, targeted=False),
+    make=lambda material: adversarial_poison(material, targeted=False),
     about="untargeted adversarial poisoning (Fowl et al., Adversarial Examples Make Strong Poisons, NeurIPS 2021)",
 )

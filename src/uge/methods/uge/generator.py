@@ -203,11 +203,9 @@ def perturb_images(
         Perturbation in 8-bit levels, of each image's shape and the budget's :func:`level_type`.
     """
     for _, group in groupby(range(len(images)), key=lambda row: images[row].shape):
-        same = list(group)
-        height, width = images[same[0]].shape[:2]
-        count = max(1, -(-_GROUP // (height * width)))
-        for start in range(0, len(same), count):
-            rows = same[start : start + count]
+        same = torch.tensor(list(group))
+        height, width = images[int(same[0])].shape[:2]
+        for rows in torch.split(same, max(1, -(-_GROUP // (height * width)))):
             y = None if labels is None else torch.tensor([labels[row] for row in rows])
             yield from _perturb_same_shape(generator, np.stack([images[row] for row in rows]), y)
 
@@ -225,9 +223,7 @@ def _perturb_same_shape(generator: Generator, images: Pixels, y: Tensor | None) 
 
 
 def _match_channels(x: Tensor, channels: int) -> Tensor:
-    if x.shape[1] == channels:
-        return x
-    return x.expand(-1, channels, -1, -1) if x.shape[1] == 1 else x.mean(1, keepdim=True)
+    return x.expand(-1, channels, -1, -1) if x.shape[1] in (1, channels) else x.mean(1, keepdim=True)
 
 
 def _tiled(generator: Generator, x: Tensor, y: Tensor | None) -> Tensor:

@@ -17,6 +17,7 @@ for a number of steps of its own, and the perturbation is moved so that they lea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +71,8 @@ def train_hackers(
         network = build(architecture, len(store.classes), channels=store.channels, size=store.size, seed=own_seed)
         objective: Objective = supervised
         if teachers:
-            objective = distillation(teachers[number % len(teachers)], temperature=_temperature(number))
+            temperature = _TEMPERATURES[number % len(_TEMPERATURES)]
+            objective = distillation(teachers[number % len(teachers)], temperature=temperature)
         images = store.subset(torch.cat(rounds)[:count])
         fit(network, images, _RECIPE, seed=own_seed, runtime=runtime, objective=objective)
         hackers.append(network.eval().requires_grad_(False))
@@ -110,17 +112,13 @@ def hacker_loss(
         with torch.no_grad():
             answers = [teacher(x_u) for teacher in teachers]
         losses = [
-            soft_kl(hacker(x_u), answers[number % len(answers)], _temperature(number))
-            for number, hacker in enumerate(hackers)
+            soft_kl(hacker(x_u), answer, temperature)
+            for hacker, answer, temperature in zip(hackers, cycle(answers), cycle(_TEMPERATURES), strict=False)
         ]
     else:
         goal = y if term == "minimise" else (y + 1) % classes
         losses = [F.cross_entropy(full_precision(hacker(x_u)), goal) for hacker in hackers]
     return torch.stack(losses).mean()
-
-
-def _temperature(number: int) -> float:
-    return _TEMPERATURES[number % len(_TEMPERATURES)]
 
 
 def with_hackers(

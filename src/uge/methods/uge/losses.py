@@ -127,7 +127,11 @@ class TotalLoss:
     def _matching(self, x: Tensor, x_u: Tensor, y: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
         """L_gm, and L_vm and L_pm where they have a weight, at one snapshot of each authorised network."""
         weights = self.weights
-        networks = [self._snapshot(number, draw) for number in range(len(self.authorized))]
+        networks = []
+        for student, path in zip(self._students, self.authorized, strict=True):
+            # The last snapshot is the trained network θ_T; Eq. 6 sums over t < T.
+            index = int(torch.randint(0, max(len(path.trajectory) - 1, 1), (1,), generator=draw))
+            networks.append(network_at(student, path.trajectory, index, self.runtime))
         with self.runtime.autocast():
             parts = {
                 "gradient_matching": gradient_matching(
@@ -152,9 +156,3 @@ class TotalLoss:
         fixed = self.weights.targets == "class"
         targets = self._target_of_class[y] if fixed else least_similar_classes(clean, self._text, y)
         return feature_distance(clean, protected, self._text, y, targets, alpha=self.weights.alpha)
-
-    def _snapshot(self, number: int, draw: torch.Generator) -> nn.Module:
-        # The last snapshot is the trained network θ_T; Eq. 6 sums over t < T.
-        trajectory = self.authorized[number].trajectory
-        index = int(torch.randint(0, max(len(trajectory) - 1, 1), (1,), generator=draw))
-        return network_at(self._students[number], trajectory, index, self.runtime)

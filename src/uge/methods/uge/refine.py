@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from uge.budget import Budget
-from uge.data.loader import epoch_order, fetch
+from uge.data.loader import batches, epoch_order, fetch
 from uge.data.store import PixelStore, Records
 from uge.errors import UGEError
 from uge.files import EventLog
@@ -24,12 +24,11 @@ from uge.runtime import Runtime, seeded, stream
 def start_delta(generator: Generator, store: PixelStore, delta: Records, runtime: Runtime) -> None:
     """Fill ``delta`` with the generator's perturbations in 8-bit levels."""
     generator.eval()
-    for indices in torch.split(torch.arange(len(store)), 500):
-        batch = fetch(store, indices)
+    for batch in batches(store, 500):
         with runtime.autocast():
             bounded = generator(batch.x.to(memory_format=runtime.memory_format), batch.y)
         stored = (add_perturbation(batch.x, bounded) - batch.x) * 255
-        delta.write(indices, stored.round())
+        delta.write(batch.indices, stored.round())
 
 
 def refine_pass(
