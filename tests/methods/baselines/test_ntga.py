@@ -92,7 +92,7 @@ class Function(nn.Module):
 @pytest.mark.parametrize("kernel", [fnn, cnn])
 def test_a_wide_network_has_nearly_the_kernel(kernel: Callable[..., Tensor]) -> None:
     torch.manual_seed(0)
-    x, found, draws, units = random(3, 2, 8, 8).float(), torch.zeros(3, 3), 10, 20
+    x, mean, draws, units = random(3, 2, 8, 8).float(), torch.zeros(3, 3), 10, 20
     for _ in range(draws):
         if kernel is fnn:
             parts = [nn.Flatten()]
@@ -105,8 +105,8 @@ def test_a_wide_network_has_nearly_the_kernel(kernel: Callable[..., Tensor]) -> 
         for unit in network(x)[:, :units].T:
             gradients = [torch.autograd.grad(value, list(network.parameters()), retain_graph=True) for value in unit]
             rows = torch.stack([torch.cat([part.flatten() for part in gradient]) for gradient in gradients])
-            found += rows @ rows.T / (draws * units)
-    assert torch.allclose(found, kernel(x, x), rtol=0.2), found / kernel(x, x)
+            mean += rows @ rows.T / (draws * units)
+    assert torch.allclose(mean, kernel(x, x), rtol=0.2), mean / kernel(x, x)
 
 
 @pytest.mark.parametrize("kernel", [fnn, cnn])
@@ -167,16 +167,16 @@ def test_the_gradient_is_the_derivative_of_the_held_out_loss(
 
 def test_the_gradient_does_not_depend_on_chunks(attack: Callable[..., BlockAttack]) -> None:
     x = random(7, 2, 8, 8)
-    one, many = attack(chunk=7), attack(chunk=2)
-    assert torch.allclose(one.gradient(x), many.gradient(x), rtol=1e-9)
+    whole, parts = attack(chunk=7), attack(chunk=2)
+    assert torch.allclose(whole.gradient(x), parts.gradient(x), rtol=1e-9)
 
 
 @pytest.mark.parametrize(("count", "block", "held_out"), [(2, 512, 512), (33, 16, 12), (40, 16, 100), (17, 16, 1)])
 def test_every_image_is_in_one_block_and_never_its_own_judge(count: int, block: int, held_out: int) -> None:
-    found = list(blocks(count, NTGASettings(block=block, held_out=held_out), 0))
-    assert sorted(torch.cat([own for own, _ in found]).tolist()) == list(range(count))
-    assert len(found) >= 2
-    for own, others in found:
+    divided = list(blocks(count, NTGASettings(block=block, held_out=held_out), 0))
+    assert sorted(torch.cat([own for own, _ in divided]).tolist()) == list(range(count))
+    assert len(divided) >= 2
+    for own, others in divided:
         assert len(own) <= block
         assert 1 <= len(others) <= held_out
         assert not set(own.tolist()) & set(others.tolist())
@@ -185,13 +185,13 @@ def test_every_image_is_in_one_block_and_never_its_own_judge(count: int, block: 
 
 @pytest.mark.parametrize(("count", "held_out"), [(40, 24), (100, 12), (60, 60)])
 def test_all_blocks_have_the_same_judges_but_for_their_own_images(count: int, held_out: int) -> None:
-    found = [
+    divided = [
         (set(own.tolist()), set(others.tolist()))
         for own, others in blocks(count, NTGASettings(block=16, held_out=held_out), 0)
     ]
-    common = set().union(*(others for _, others in found))
+    common = set().union(*(others for _, others in divided))
     assert len(common) == held_out
-    for own, others in found:
+    for own, others in divided:
         assert others == common - own
         assert len(others) > held_out / 2, "spread over the order, so that no block loses most of them"
 
@@ -206,9 +206,9 @@ def test_it_spoils_what_the_kernel_predicts(
     options: dict[str, object], make_store: Callable[..., PixelStore], runtime: Runtime
 ) -> None:
     """Held-out loss rises block by block."""
-    store, told = make_store(count=24, separable=True), list[dict[str, float]]()
+    store, reports = make_store(count=24, separable=True), list[dict[str, float]]()
     material = Material(
-        store, BUDGET, 0, runtime, {**SMALL, **options}, progress=lambda done, total, figures: told.append(figures)
+        store, BUDGET, 0, runtime, {**SMALL, **options}, progress=lambda done, total, figures: reports.append(figures)
     )
     delta = NTGA.make(material)
     settings, everything = NTGASettings(**{**SMALL, **options}), torch.arange(24)
@@ -229,7 +229,7 @@ def test_it_spoils_what_the_kernel_predicts(
         assert block.held_out_loss(predicted[1]) > block.held_out_loss(predicted[0]) + 1e-4
     assert delta.read(everything).abs().max() == 8
     assert 0 <= (moved * 255).round().min() <= (moved * 255).round().max() <= 255
-    assert told[-1]["gradients"] == 24 * 10
+    assert reports[-1]["gradients"] == 24 * 10
     again = NTGA.make(Material(store, BUDGET, 0, runtime, {**SMALL, **options}))
     assert torch.equal(again.read(everything), delta.read(everything))
 

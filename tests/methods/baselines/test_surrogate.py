@@ -42,12 +42,12 @@ def test_sign_steps_end_where_the_step_the_bound_and_the_pixel_allow(
 ) -> None:
     clean, seen = torch.tensor([float(pixel)]), []
     delta = project(clean, torch.tensor([start]), 8)
-    found = sign_steps(
+    moved = sign_steps(
         clean, delta, lambda x: seen.append(x) or torch.full_like(x, gradient), steps=steps, step=step, bound=8
     )
     low, high = max(-8.0, -pixel), min(8.0, 255.0 - pixel)
     expected = min(max(float(delta) - gradient * step * steps, low), high)
-    assert float(found) == pytest.approx(expected, abs=1e-3)
+    assert float(moved) == pytest.approx(expected, abs=1e-3)
     assert len(seen) == steps
     assert all(0 <= float(x) <= 1 for x in seen)
 
@@ -58,10 +58,10 @@ def test_a_gradient_is_of_the_loss_in_pixels_and_leaves_the_network(material: Ma
     x, y = material.store.pixels.read(ALL).double() / 255, material.store.labels
     surrogate.network.double()
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = (surrogate.label_gradient(x, y) * direction).sum()
+    change = (surrogate.label_gradient(x, y) * direction).sum()
     with torch.no_grad():
         ends = [F.cross_entropy(surrogate.logits(x + h * direction), y, reduction="sum") for h in (1e-6, -1e-6)]
-    assert torch.isclose(found, (ends[0] - ends[1]) / 2e-6, rtol=1e-4)
+    assert torch.isclose(change, (ends[0] - ends[1]) / 2e-6, rtol=1e-4)
     assert surrogate.gradients == 12
     # Neither parameters nor running statistics moved, and nothing is left in .grad.
     assert all(torch.equal(value.float(), before[key].float()) for key, value in surrogate.network.state_dict().items())
