@@ -1,7 +1,5 @@
 """AR: autoregressive noise (Sandoval-Segura et al., NeurIPS 2022, arXiv 2206.03693)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field

@@ -1,7 +1,5 @@
 """CUDA: one random blur per class (Sadasivan, Soltanolkotabi and Feizi, CVPR 2023, arXiv 2303.04278)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field

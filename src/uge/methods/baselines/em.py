@@ -1,7 +1,5 @@
 """EM: error-minimising noise, sample-wise and class-wise (Huang et al., ICLR 2021, arXiv 2101.04898)."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import logging

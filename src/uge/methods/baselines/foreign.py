@@ -1,7 +1,5 @@
 """Perturbations made by other programs, read from .npy, .npz and safetensors files; never from pickles."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import shutil

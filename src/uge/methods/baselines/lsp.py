@@ -1,7 +1,5 @@
 """LSP: linearly separable patches (Yu, Zhang, Chen, Yin and Liu, KDD 2022, arXiv 2111.00898)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

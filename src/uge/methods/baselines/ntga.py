@@ -9,8 +9,6 @@ convolutions without pooling: Novak et al., ICLR 2019, and Arora et al., NeurIPS
 published with the two kernels :func:`fnn` and :func:`cnn`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """OPS: one-pixel shortcut (Wu, Chen, Xie and Huang, ICLR 2023, arXiv 2205.12141)."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

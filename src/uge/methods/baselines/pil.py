@@ -1,7 +1,5 @@
 """PIL: perturbations that a linear network takes for the class (code of jinlinll/pil, ICLR 2026)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field

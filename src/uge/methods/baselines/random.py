@@ -1,7 +1,5 @@
 """Random noise within the budget: a control that shows the effect of optimisation."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import torch

@@ -1,7 +1,5 @@
 """REM: robust error-minimising noise (Fu et al., ICLR 2022, arXiv 2203.14533)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

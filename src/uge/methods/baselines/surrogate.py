@@ -5,8 +5,6 @@ Perturbations that are being optimised are counted in 8-bit levels, but need not
 holds all of these steps exactly.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """TAP: adversarial examples as poison, targeted and untargeted (Fowl et al., NeurIPS 2021, arXiv 2106.10807)."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 

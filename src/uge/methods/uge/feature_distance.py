@@ -1,7 +1,5 @@
 """Feature distance loss L_fd, which makes the protected copy unlearnable (Eq. 7-9), and its target classes."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment

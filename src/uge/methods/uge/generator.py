@@ -1,7 +1,5 @@
 """The perturbation generator G (Eq. 3 and 13, Table 4), and its application to stored images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any

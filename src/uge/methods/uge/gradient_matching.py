@@ -1,7 +1,5 @@
 """Gradient matching loss L_gm, which keeps the copy learnable for the authorised network (Eq. 5, 6, 12)."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal

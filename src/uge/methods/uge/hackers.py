@@ -14,8 +14,6 @@ for a number of steps of its own, and the perturbation is moved so that they lea
   turn.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import cycle
 

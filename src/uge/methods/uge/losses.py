@@ -5,8 +5,6 @@ a tensor or a record, in [0, 1] units in the generator and in 8-bit levels where
 8-bit steps of the perturbation of stored images.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ there (trajectory matching, Cazenavette et al., CVPR 2022): after one step it is
 length included; after several, curvature counts as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

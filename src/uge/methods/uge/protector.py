@@ -1,7 +1,5 @@
 """Algorithm 1: training of the generator, under the total loss or by imitation of given perturbations."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Direct optimisation of every image's own perturbation under the losses of the generator (ours)."""
 
-from __future__ import annotations
-
 import math
 from itertools import zip_longest
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Undistill loss L_ud, which makes the authorised network a bad teacher (Eq. 11 and 12)."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 
