@@ -14,17 +14,19 @@ from uge.methods.baselines.ntga import (
     BIASES,
     NTGA,
     WEIGHTS,
-    BlockAttack,
     Kernel,
     Layer,
     NTGASettings,
     average,
+    block_gradient,
     blocks,
     centred,
     cnn,
     erf,
     flow,
     fnn,
+    held_out_loss,
+    kernels,
     relu,
 )
 from uge.runtime import Runtime
@@ -145,30 +147,34 @@ def test_the_derivative_of_flow(rank: int) -> None:
     assert torch.autograd.gradcheck(symmetric, (train, cross), eps=1e-6, atol=1e-6)
 
 
-@pytest.fixture
-def attack() -> Callable[..., BlockAttack]:
-    def make(kernel: Kernel = cnn, loss: str = "cross-entropy", chunk: int = 4) -> BlockAttack:
-        labels = torch.arange(7) % 3
-        others, their = random(5, 2, 8, 8, seed=9), torch.arange(5) % 3
-        return BlockAttack(kernel, centred(labels, 3), others, their, time=9.0, loss=loss, chunk=chunk)
+HELD_OUT, THEIR_LABELS = random(5, 2, 8, 8, seed=9), torch.arange(5) % 3
+TARGETS = centred(torch.arange(7) % 3, 3)
 
-    return make
+
+def loss_of(settings: NTGASettings) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda train, cross: held_out_loss(train, cross, TARGETS, THEIR_LABELS, settings)
 
 
 @pytest.mark.parametrize(("kernel", "loss"), [(cnn, "cross-entropy"), (fnn, "cross-entropy"), (fnn, "mse")])
-def test_the_gradient_is_the_derivative_of_the_held_out_loss(
-    attack: Callable[..., BlockAttack], kernel: Kernel, loss: str
-) -> None:
-    block, x = attack(kernel, loss), random(7, 2, 8, 8)
+def test_the_gradient_is_the_derivative_of_the_held_out_loss(kernel: Kernel, loss: str) -> None:
+    x, measure = random(7, 2, 8, 8), loss_of(NTGASettings(time=9.0, loss=loss))
     direction = random(*x.shape, seed=5) - 0.5
-    ends = [block.held_out_loss(block.predictions(x + sign * 1e-5 * direction)) for sign in (1, -1)]
-    assert torch.isclose((block.gradient(x) * direction).sum(), (ends[0] - ends[1]) / 2e-5, rtol=1e-5)
+    ends = [measure(*kernels(kernel, x + sign * 1e-5 * direction, HELD_OUT, 4)) for sign in (1, -1)]
+    gradient = block_gradient(kernel, x, HELD_OUT, measure, chunk=4)
+    assert torch.isclose((gradient * direction).sum(), (ends[0] - ends[1]) / 2e-5, rtol=1e-5)
 
 
-def test_the_gradient_does_not_depend_on_chunks(attack: Callable[..., BlockAttack]) -> None:
-    x = random(7, 2, 8, 8)
-    whole, parts = attack(chunk=7), attack(chunk=2)
-    assert torch.allclose(whole.gradient(x), parts.gradient(x), rtol=1e-9)
+def test_the_gradient_does_not_depend_on_chunks() -> None:
+    x, measure = random(7, 2, 8, 8), loss_of(NTGASettings(time=9.0))
+    whole, parts = (block_gradient(cnn, x, HELD_OUT, measure, chunk=chunk) for chunk in (7, 2))
+    assert torch.allclose(whole, parts, rtol=1e-9)
+
+
+def test_the_time_of_the_prediction_is_the_best_published_one_of_the_network() -> None:
+    train, cross = kernels(fnn, random(7, 2, 8, 8), HELD_OUT, 4)
+    for network, time in (("fnn", 4096.0), ("cnn", 8.0)):
+        expected = held_out_loss(train, cross, TARGETS, THEIR_LABELS, NTGASettings(network=network, time=time))
+        assert held_out_loss(train, cross, TARGETS, THEIR_LABELS, NTGASettings(network=network)) == expected
 
 
 @pytest.mark.parametrize(("count", "block", "held_out"), [(2, 512, 512), (33, 16, 12), (40, 16, 100), (17, 16, 1)])
@@ -212,21 +218,16 @@ def test_it_spoils_what_the_kernel_predicts(
     )
     delta = NTGA.make(material)
     settings, everything = NTGASettings(**{**SMALL, **options}), torch.arange(24)
-    kernel, time = (cnn, 8.0) if settings.network == "cnn" else (fnn, 4096.0)
+    kernel = cnn if settings.network == "cnn" else fnn
     clean = store.pixels.read(everything).float() / 255
     moved = clean + delta.read(everything) / 255
     for own, others in blocks(24, settings, 0):
-        block = BlockAttack(
-            kernel,
-            centred(store.labels[own], 3),
-            clean[others],
-            store.labels[others],
-            time=time,
-            loss=settings.loss,
-            chunk=8,
+        targets = centred(store.labels[own], 3)
+        before, after = (
+            held_out_loss(*kernels(kernel, x[own], clean[others], 8), targets, store.labels[others], settings)
+            for x in (clean, moved)
         )
-        predicted = [block.predictions(x[own]) for x in (clean, moved)]
-        assert block.held_out_loss(predicted[1]) > block.held_out_loss(predicted[0]) + 1e-4
+        assert after > before + 1e-4
     assert delta.read(everything).abs().max() == 8
     assert 0 <= (moved * 255).round().min() <= (moved * 255).round().max() <= 255
     assert reports[-1]["gradients"] == 24 * 10
@@ -242,7 +243,7 @@ def test_with_room_the_kernel_is_wrong_about_what_it_was_right_about(
     clean = store.pixels.read(everything).float() / 255
     for own, others in blocks(24, NTGASettings(**SMALL), 0):
         targets, labels = centred(store.labels[own], 3), store.labels[others]
-        block = BlockAttack(fnn, targets, clean[others], labels, time=4096.0, loss="cross-entropy", chunk=8)
-        moved = clean[own] + delta[own] / 255
-        right += [(block.predictions(x).argmax(1) == labels).sum().item() for x in (clean[own], moved)]
+        blocks_of_pixels = (clean[own], clean[own] + delta[own] / 255)
+        predicted = [flow(*kernels(fnn, x, clean[others], 8), targets, 4096.0).argmax(1) for x in blocks_of_pixels]
+        right += [(classes == labels).sum().item() for classes in predicted]
     assert right[1] < right[0]

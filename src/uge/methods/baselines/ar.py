@@ -123,12 +123,11 @@ def _make(material: Material) -> Records:
     settings = material.settings(ArSettings)
     store = material.store
     processes = class_processes(len(store.classes), store.channels, store.size, settings, material.seed)
-    radius = reference_radius(settings.radius, store)
 
     def change(indices: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         generator = stream(material.seed, "ar-noise", int(indices[0]))
         noise = _noise(processes[labels.cpu()], store.size, settings, generator)
-        return scaled(noise, radius).float().to(x.device)
+        return scaled(noise, reference_radius(settings.radius, store)).float().to(x.device)
 
     return material.filled(change)
 

@@ -11,14 +11,13 @@ from pydantic import Field
 from torch import Tensor
 
 from uge.data.augment import augmentation
-from uge.data.loader import fetch
 from uge.data.store import Records
 from uge.methods.baselines.base import PUBLISHED_RHO, Baseline, Material, Settings
 from uge.methods.baselines.surrogate import (
     ClassNoise,
     SampleNoise,
     endless_indices,
-    project,
+    perturbed,
     trainable_surrogate,
 )
 from uge.runtime import seeded, stream
@@ -89,15 +88,9 @@ class _Run:
         self.steps = self.settings.steps or steps
         self.step = self.settings.step or step
 
-    def perturbed(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """x + δ in [0, 1], and labels."""
-        batch = fetch(self.material.store, indices)
-        clean = batch.x * 255
-        return (clean + project(clean, self.noise.read(indices), self.noise.bound)) / 255, batch.y
-
     def train(self, indices: Tensor) -> float:
         """Take one step of the surrogate on a batch; perturbed pixels are augmented as content."""
-        x, labels = self.perturbed(indices)
+        x, labels = perturbed(self.noise, indices)
         return self.surrogate.train_step(augmentation(self.settings.augment)(x, self.draw), labels)
 
     def descend(self, batches: Sequence[Tensor]) -> None:
@@ -130,7 +123,7 @@ def _original(run: _Run) -> None:
 @torch.no_grad()
 def _training_error(run: _Run) -> float:
     run.surrogate.network.eval()
-    batches = map(run.perturbed, run.chunks)
+    batches = (perturbed(run.noise, indices) for indices in run.chunks)
     wrong = sum(int((run.surrogate.logits(x).argmax(1) != labels).sum()) for x, labels in batches)
     return wrong / len(run.material.store)
 

@@ -69,12 +69,12 @@ def _make(material: Material) -> Records:
     cells = -(-store.size // settings.patch)
     shape = (store.channels, cells, cells)
     centres = class_centres(len(store.classes), shape, material.seed)
-    radius = reference_radius(settings.radius, store)
 
     def change(indices: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         generator = stream(material.seed, "lsp-colours", int(indices[0]))
-        spread = settings.spread * torch.randn(len(indices), *shape, generator=generator)
-        return patches(centres[labels.cpu()] + spread, store.size, settings.patch, radius).to(x.device)
+        colours = centres[labels.cpu()] + settings.spread * torch.randn(len(indices), *shape, generator=generator)
+        radius = reference_radius(settings.radius, store)
+        return patches(colours, store.size, settings.patch, radius).to(x.device)
 
     return material.filled(change)
 

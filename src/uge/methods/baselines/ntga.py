@@ -11,7 +11,6 @@ published with the two kernels :func:`fnn` and :func:`cnn`.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from uge.data.loader import epoch_order, fetch
+from uge.data.loader import Batch, epoch_order, fetch
 from uge.data.store import Records
 from uge.errors import UsageError
 from uge.methods.baselines.base import PUBLISHED_RHO, Baseline, Material, Settings
@@ -208,64 +207,63 @@ class NTGASettings(Settings):
     chunk: int = Field(32, ge=1)
 
 
-@dataclass
-class BlockAttack:
-    """The held-out loss of one block, as a function of the block's pixels.
+def kernels(kernel: Kernel, x: Tensor, held_out: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """Kernels of a block of n images with itself, n × n, and of m held-out images with the block, m × n, float64.
 
-    Attributes:
+    Args:
         kernel: Tangent kernel of the network.
-        targets: Centred one-hot labels of the block, n × C, float64.
-        held_out: Clean pixels in [0, 1] of m other images.
-        labels: Labels of the held-out images.
-        time: t of the prediction.
-        loss: ``"cross-entropy"`` or ``"mse"``.
+        x: Pixels of the block in [0, 1].
+        held_out: Clean pixels of other images in [0, 1].
         chunk: Images at once.
     """
+    own = torch.cat([kernel(part, x).double() for part in torch.split(x, chunk)])
+    cross = torch.cat([kernel(part, held_out).double() for part in torch.split(x, chunk)])
+    return (own + own.T) / 2, cross.T  # Rounding alone makes it unsymmetric.
 
-    kernel: Kernel
-    targets: Tensor
-    held_out: Tensor
-    labels: Tensor
-    time: float
-    loss: str
-    chunk: int
 
-    @torch.no_grad()
-    def _kernels(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Kernels of the block with itself, n × n, and of the held-out images with the block, m × n, in float64."""
-        own = torch.cat([self.kernel(part, x).double() for part in torch.split(x, self.chunk)])
-        cross = torch.cat([self.kernel(part, self.held_out).double() for part in torch.split(x, self.chunk)])
-        return (own + own.T) / 2, cross.T  # Rounding alone makes it unsymmetric.
+def block_gradient(
+    kernel: Kernel, x: Tensor, held_out: Tensor, loss: Callable[[Tensor, Tensor], Tensor], *, chunk: int
+) -> Tensor:
+    """Gradient of a loss on held-out images in the pixels of a block.
 
-    def predictions(self, x: Tensor) -> Tensor:
-        """Predictions for the held-out images of a network trained on pixels ``x`` of the block, m × C."""
-        return flow(*self._kernels(x), self.targets, self.time)
+    The gradients of the kernels come first. Then every chunk of images is differentiated through its own rows of the
+    kernels, so that the graph of one chunk is in memory, never that of the block.
 
-    def held_out_loss(self, predictions: Tensor) -> Tensor:
-        """Mean loss of predictions for the held-out images."""
-        if self.loss == "mse":
-            return F.mse_loss(predictions, centred(self.labels, self.targets.shape[1]))
-        return F.cross_entropy(predictions, self.labels)
+    Args:
+        kernel: Tangent kernel of the network.
+        x: Pixels of the block in [0, 1].
+        held_out: Clean pixels of other images in [0, 1].
+        loss: From the two :func:`kernels` to the loss.
+        chunk: Images at once.
+    """
+    with torch.no_grad():
+        values = kernels(kernel, x, held_out, chunk)
+    train, cross = (value.requires_grad_(True) for value in values)
+    by_train, by_cross = torch.autograd.grad(loss(train, cross), (train, cross))
+    by_train = (by_train + by_train.T).to(x.dtype)
+    by_cross = by_cross.T.to(x.dtype)
+    gradients = list[Tensor]()
+    for rows in torch.split(torch.arange(len(x)), chunk):
+        part = x[rows].detach().requires_grad_(True)
+        score = (kernel(part, x) * by_train[rows]).sum() + (kernel(part, held_out) * by_cross[rows]).sum()
+        gradients += torch.autograd.grad(score, part)
+    return torch.cat(gradients)
 
-    def gradient(self, x: Tensor) -> Tensor:
-        """Gradient of the held-out loss in pixels ``x`` of the block (in [0, 1]).
 
-        The kernels' gradients come first; then every chunk of images is differentiated through its own rows of the
-        kernels, so that the graph of one chunk is in memory, never that of the block.
-        """
-        train, cross = (values.requires_grad_(True) for values in self._kernels(x))
-        loss = self.held_out_loss(flow(train, cross, self.targets, self.time))
-        by_train, by_cross = torch.autograd.grad(loss, (train, cross))
-        by_train = (by_train + by_train.T).to(x.dtype)
-        by_cross = by_cross.T.to(x.dtype)
-        gradients = list[Tensor]()
-        for rows in torch.split(torch.arange(len(x)), self.chunk):
-            part = x[rows].detach().requires_grad_(True)
-            score = (self.kernel(part, x) * by_train[rows]).sum() + (
-                self.kernel(part, self.held_out) * by_cross[rows]
-            ).sum()
-            gradients += torch.autograd.grad(score, part)
-        return torch.cat(gradients)
+def held_out_loss(train: Tensor, cross: Tensor, targets: Tensor, labels: Tensor, settings: NTGASettings) -> Tensor:
+    """Mean loss on held-out images of the predictions by :func:`flow`.
+
+    Args:
+        train: Kernel of the block with itself, n × n.
+        cross: Kernel of the held-out images with the block, m × n.
+        targets: Centred one-hot labels of the block, n × C, float64.
+        labels: Labels of the held-out images.
+        settings: Time of the prediction and loss.
+    """
+    predictions = flow(train, cross, targets, settings.time or _NETWORKS[settings.network][1])
+    if settings.loss == "mse":
+        return F.mse_loss(predictions, centred(labels, targets.shape[1]))
+    return F.cross_entropy(predictions, labels)
 
 
 def centred(labels: Tensor, classes: int) -> Tensor:
@@ -303,28 +301,33 @@ def neural_tangent_attack(material: Material) -> Records:
     """
     settings = material.settings(NTGASettings)
     store = material.store
-    kernel, time = _NETWORKS[settings.network]
     done = 0
     records = material.records()
     for block, held_out in blocks(len(store), settings, material.seed):
-        batch = fetch(store, block)
-        others = fetch(store, held_out)
-        targets = centred(batch.y, len(store.classes))
-        attack = BlockAttack(kernel, targets, others.x, others.y, settings.time or time, settings.loss, settings.chunk)
-        clean = batch.x * 255
-        delta = sign_steps(
-            clean,
-            torch.zeros_like(clean),
-            lambda x, attack=attack: -attack.gradient(x),  # type: ignore[misc]
-            steps=settings.steps,
-            step=settings.step,
-            bound=material.budget.levels,
-        )
-        records.write(block, material.stored(store.pixels.read(block), delta / 255))
+        clean = store.pixels.read(block)
+        delta = _block_perturbation(fetch(store, block), fetch(store, held_out), material, settings)
+        records.write(block, material.stored(clean, delta / 255))
         done += len(block)
         if material.progress is not None:
             material.progress(done, len(store), {"gradients": float(done * settings.steps)})
     return records
+
+
+def _block_perturbation(block: Batch, others: Batch, material: Material, settings: NTGASettings) -> Tensor:
+    kernel, _ = _NETWORKS[settings.network]
+    targets = centred(block.y, len(material.store.classes))
+
+    def loss(train: Tensor, cross: Tensor) -> Tensor:
+        return held_out_loss(train, cross, targets, others.y, settings)
+
+    return sign_steps(
+        block.x * 255,
+        torch.zeros_like(block.x),
+        lambda x: -block_gradient(kernel, x, others.x, loss, chunk=settings.chunk),
+        steps=settings.steps,
+        step=settings.step,
+        bound=material.budget.levels,
+    )
 
 
 NTGA = Baseline(

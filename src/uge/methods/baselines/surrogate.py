@@ -210,9 +210,13 @@ class ClassNoise:
         """
         for _ in range(steps):
             gradient = torch.zeros_like(self.patterns)
-            for indices in batches:
-                batch = fetch(self.store, indices)
-                clean = batch.x * 255
-                x = (clean + project(clean, self.read(indices), self.bound)) / 255
-                gradient += torch.zeros_like(gradient).index_add_(0, batch.y, surrogate.label_gradient(x, batch.y))
+            for x, y in (perturbed(self, indices) for indices in batches):
+                gradient += torch.zeros_like(gradient).index_add_(0, y, surrogate.label_gradient(x, y))
             self.patterns = (self.patterns - step * gradient.sign()).clamp(-self.bound, self.bound)
+
+
+def perturbed(noise: SampleNoise | ClassNoise, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels x + δ in [0, 1] and labels of the images at ``indices``."""
+    batch = fetch(noise.store, indices)
+    clean = batch.x * 255
+    return (clean + project(clean, noise.read(indices), noise.bound)) / 255, batch.y

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from uge.data.loader import batches
 from uge.data.store import PixelStore
@@ -24,18 +25,9 @@ def measure_statistics(network: Network, store: PixelStore, *, seed: int, runtim
         seed: Draws the images.
         runtime: Device and precision.
     """
-    momenta = {
-        module: module.momentum for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase)
-    }
-    for norm in momenta:
-        norm.reset_running_stats()
-        norm.momentum = None  # The mean over all batches.
-    runtime.place(network).train()
-    with torch.no_grad(), runtime.autocast(), seeded(seed, "statistics-layers"):
-        for batch in itertools.islice(batches(store, 64, order=stream(seed, "statistics")), 8):
-            network(batch.x.to(memory_format=runtime.memory_format))
-    for norm, momentum in momenta.items():
-        norm.momentum = momentum
+    images = itertools.islice(batches(store, 64, order=stream(seed, "statistics")), 8)
+    with runtime.autocast(), seeded(seed, "statistics-layers"):
+        update_bn((batch.x.to(memory_format=runtime.memory_format) for batch in images), runtime.place(network))
     return network.eval()
 
 
