@@ -1,7 +1,6 @@
 """Gradient matching loss L_gm, which keeps the copy learnable for the authorised network (Eq. 5, 6, 12)."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -73,25 +72,22 @@ def _batch_gradients(network: nn.Module, x: Tensor, y: Tensor, differentiable: b
     """∇_θ of the mean loss: one tensor of shape (1, size) per parameter."""
     # Leaves of their own, so that the network's parameters keep their requires_grad.
     leaves = {name: p.detach().requires_grad_(True) for name, p in network.named_parameters()}
-    with still_statistics(network, training=True):
-        loss = F.cross_entropy(full_precision(functional_call(network, leaves, (x,))), y)
-        gradients = torch.autograd.grad(
-            loss, list(leaves.values()), create_graph=differentiable, allow_unused=True, materialize_grads=True
-        )
+    loss = F.cross_entropy(call_in_mode(network, leaves, x, training=True), y)
+    gradients = torch.autograd.grad(
+        loss, list(leaves.values()), create_graph=differentiable, allow_unused=True, materialize_grads=True
+    )
     return [gradient.reshape(1, -1) for gradient in gradients]
 
 
 def _sample_gradients(network: nn.Module, x: Tensor, y: Tensor, differentiable: bool) -> list[Tensor]:
     """∇_θ of every image's loss: one tensor of shape (batch, size) per parameter."""
     parameters = {name: p.detach() for name, p in network.named_parameters()}
-    buffers = dict(network.named_buffers())
 
     def loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(network, (values, buffers), (image[None],))
-        return F.cross_entropy(full_precision(logits), label[None])
+        return F.cross_entropy(call_in_mode(network, values, image[None], training=False), label[None])
 
     # In full precision: under vmap, batch norm in eval mode cannot mix bf16 activations with fp32 statistics.
-    with still_statistics(network, training=False), torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(x.device.type, enabled=False):
         per_sample: Callable[..., dict[str, Tensor]] = vmap(grad(loss), in_dims=(None, 0, 0))
         gradients = per_sample(parameters, x, y)
     return [gradient.reshape(len(x), -1) for gradient in gradients.values()]
@@ -106,20 +102,20 @@ def _with_direction(clean: list[Tensor], protected: list[Tensor]) -> list[tuple[
     return [pair for pair, counts in zip(pairs, counted, strict=True) if counts] or pairs
 
 
-@contextlib.contextmanager
-def still_statistics(network: nn.Module, *, training: bool) -> Iterator[None]:
-    """Train or eval mode inside the block, with running statistics left as they are."""
+def call_in_mode(network: nn.Module, parameters: dict[str, Tensor], x: Tensor, *, training: bool) -> Tensor:
+    """Logits of ``network`` with other parameters, in full precision; its mode and running statistics stay.
+
+    Args:
+        network: The network; parameters that are not named stay in use.
+        parameters: Values by the names of parameters.
+        x: Pixels in [0, 1], batch × channels × height × width.
+        training: Train mode, with batch statistics, or eval mode.
+    """
     modes = {module: module.training for module in network.modules()}
-    tracking = {
-        module: module.track_running_stats for module in modes if isinstance(module, nn.modules.batchnorm._NormBase)
-    }
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}  # These record running statistics.
     network.train(training)
-    for norm, tracked in tracking.items():
-        norm.track_running_stats = tracked and not training  # In training, nothing is recorded.
     try:
-        yield
+        return full_precision(functional_call(network, (parameters, buffers), (x,)))
     finally:
-        for norm, tracked in tracking.items():
-            norm.track_running_stats = tracked
         for module, mode in modes.items():
             module.training = mode

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from uge.learning.objectives import full_precision
-from uge.methods.uge.gradient_matching import still_statistics
+from uge.methods.uge.gradient_matching import call_in_mode
 from uge.networks.base import last_layer
 
 _TINY = 1e-8
@@ -75,8 +74,7 @@ def _values(network: nn.Module, x: Tensor) -> list[tuple[Tensor, Tensor]]:
     hooks = [norm.register_forward_pre_hook(batch_statistics) for norm in norms]
     hooks.append(last_layer(network).register_forward_pre_hook(lambda _, inputs: outputs(inputs[0])))
     try:
-        with still_statistics(network, training=True):
-            outputs(network(x))
+        outputs(call_in_mode(network, {}, x, training=True))
     finally:
         for hook in hooks:
             hook.remove()
@@ -126,18 +124,17 @@ def parameter_matching(
 def _trained(network: nn.Module, x: Tensor, y: Tensor, steps: int, lr: float, *, differentiable: bool) -> list[Tensor]:
     values = {name: parameter.detach().requires_grad_(True) for name, parameter in network.named_parameters()}
     shares = min(steps, max(len(y) // 2, 1))
-    with still_statistics(network, training=True):
-        for pixels, labels in zip(x.tensor_split(shares), y.tensor_split(shares), strict=True):
-            loss = F.cross_entropy(full_precision(functional_call(network, values, (pixels,))), labels)
-            gradients = torch.autograd.grad(
-                loss,
-                list(values.values()),
-                create_graph=differentiable,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            moved = [value - lr * gradient for value, gradient in zip(values.values(), gradients, strict=True)]
-            if not differentiable:
-                moved = [value.detach().requires_grad_(True) for value in moved]
-            values = dict(zip(values, moved, strict=True))
+    for pixels, labels in zip(x.tensor_split(shares), y.tensor_split(shares), strict=True):
+        loss = F.cross_entropy(call_in_mode(network, values, pixels, training=True), labels)
+        gradients = torch.autograd.grad(
+            loss,
+            list(values.values()),
+            create_graph=differentiable,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        moved = [value - lr * gradient for value, gradient in zip(values.values(), gradients, strict=True)]
+        if not differentiable:
+            moved = [value.detach().requires_grad_(True) for value in moved]
+        values = dict(zip(values, moved, strict=True))
     return list(values.values())

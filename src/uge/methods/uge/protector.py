@@ -98,10 +98,9 @@ def train_generator(
             else:
                 x_u = add_perturbation(batch.x, delta)
                 parts = total(batch.x, x_u, batch.y, stream(seed, "generator-snapshot", step))
-            # Not backward(): that would also fill .grad of the authorised networks.
-            gradients = torch.autograd.grad(parts["loss"], parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            optimizer.zero_grad()
+            # Only these parameters: authorised networks get no gradient.
+            parts["loss"].backward(inputs=parameters)  # type: ignore[no-untyped-call]
         optimizer.step()
         step += 1
         loss = parts["loss"].item()
