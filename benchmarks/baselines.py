@@ -50,16 +50,16 @@ OURS: dict[str, dict[str, Any]] = {
         "generator": {"max_steps": 100},
     },
 }
-"""Methods with authorised networks, and what they are run with: our default, and the paper's, scaled down."""
+"""Settings of the methods with authorised networks: our default, and the paper's method, scaled down."""
 METHODS = [*OURS, *(row.name for row in BASELINES)]
 
 
-def count_gradients(found: list[int]) -> Any:
-    """Add to ``found`` the images of every call of a network while gradients are recorded, until removed."""
+def count_gradients(counts: list[int]) -> Any:
+    """Add to ``counts`` the images of every call of a network while gradients are recorded, until removed."""
 
     def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if isinstance(module, ImageClassifier | Generator) and torch.is_grad_enabled():
-            found.append(len(inputs[0]))
+            counts.append(len(inputs[0]))
 
     return nn.modules.module.register_module_forward_pre_hook(hook)
 
@@ -69,9 +69,9 @@ def clocks() -> tuple[float, float]:
 
 
 def since(began: tuple[float, float]) -> dict[str, float]:
-    """By the wall, and of all cores: the second says less about what else the machine is doing."""
-    now = clocks()
-    return {"seconds": now[0] - began[0], "processor_seconds": now[1] - began[1]}
+    """Seconds by the wall and of all cores; the latter depend less on other processes of the machine."""
+    wall, cores = clocks()
+    return {"seconds": wall - began[0], "processor_seconds": cores - began[1]}
 
 
 def ours(name: str, images: ImageSet, runtime: Runtime) -> dict[str, Any]:
@@ -86,7 +86,8 @@ def ours(name: str, images: ImageSet, runtime: Runtime) -> dict[str, Any]:
     for start in range(0, len(images), 250):
         rows = range(start, min(start + 250, len(images)))
         pixels = [images.read(row) for row in rows]
-        labels, ids = [int(images.labels[row]) for row in rows], [images.ids[row] for row in rows]
+        labels = [int(images.labels[row]) for row in rows]
+        ids = [images.ids[row] for row in rows]
         with runtime.autocast():
             list(perturber.levels(pixels, labels, ids))
     seconds = since(began)
@@ -95,7 +96,8 @@ def ours(name: str, images: ImageSet, runtime: Runtime) -> dict[str, Any]:
 
 
 def baseline(name: str, images: ImageSet, runtime: Runtime, published: bool) -> dict[str, Any]:
-    row, told = TABLE[name].baseline, {"gradients": 0.0}
+    row = TABLE[name].baseline
+    figures_so_far = {"gradients": 0.0}
     options = {} if published else CPU_SETTINGS.get(name, {})
     material = Material(
         load_pixels(images),
@@ -103,27 +105,28 @@ def baseline(name: str, images: ImageSet, runtime: Runtime, published: bool) -> 
         0,
         runtime,
         options,
-        progress=lambda done, total, figures: told.update(figures),
+        progress=lambda done, total, figures: figures_so_far.update(figures),
     )
     began = clocks()
     row.make(material)
     seconds = since(began)
     settings = material.settings(row.settings).model_dump(mode="json")
-    return {**seconds, "gradients": told["gradients"], "settings": settings, "rho": row.rho}
+    return {**seconds, "gradients": figures_so_far["gradients"], "settings": settings, "rho": row.rho}
 
 
 def measure(name: str, source: str, limit: int, published: bool) -> dict[str, Any]:
-    """What one method costs, in this process."""
-    runtime, images = Runtime.create(), load_images(source, limit=limit)
-    found = ours(name, images, runtime) if name in OURS else baseline(name, images, runtime, published)
+    """Seconds, gradients and settings of one method, in this process."""
+    runtime = Runtime.create()
+    images = load_images(source, limit=limit)
+    cost = ours(name, images, runtime) if name in OURS else baseline(name, images, runtime, published)
     thousands = len(images) / 1000
     return {
-        "seconds_per_1000": round(found["seconds"] / thousands, 3),
-        "processor_seconds_per_1000": round(found["processor_seconds"] / thousands, 3),
-        "gradients_per_1000": round(found["gradients"] / thousands),
+        "seconds_per_1000": round(cost["seconds"] / thousands, 3),
+        "processor_seconds_per_1000": round(cost["processor_seconds"] / thousands, 3),
+        "gradients_per_1000": round(cost["gradients"] / thousands),
         "scaled_down": name == "uge" or (name in CPU_SETTINGS and not published),
-        "rho": round(found["rho"], 5),
-        "settings": found["settings"],
+        "rho": round(cost["rho"], 5),
+        "settings": cost["settings"],
         "images": len(images),
         "environment": runtime.environment(),
     }

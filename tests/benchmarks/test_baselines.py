@@ -37,20 +37,20 @@ def data(tmp_path: Path) -> str:
 
 def test_a_baseline_counts_its_own_gradients(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bench.CPU_SETTINGS, "em", TINY)
-    found = bench.measure("em", data, 16, False)
+    measured = bench.measure("em", data, 16, False)
     # Two steps of 8 images by 2 + 1, and a last pass of 2: 80 evaluations for 16 images.
-    assert found["gradients_per_1000"] == 80 / 16 * 1000
-    assert found["seconds_per_1000"] > 0
-    assert {**found["settings"], **TINY} == found["settings"]
-    assert (found["images"], found["scaled_down"], found["rho"]) == (16, True, round(8 / 255, 5))
+    assert measured["gradients_per_1000"] == 80 / 16 * 1000
+    assert measured["seconds_per_1000"] > 0
+    assert {**measured["settings"], **TINY} == measured["settings"]
+    assert (measured["images"], measured["scaled_down"], measured["rho"]) == (16, True, round(8 / 255, 5))
 
 
 def test_our_default_evaluates_no_gradient_and_the_paper_s_method_does(
     data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = bench.measure("keyed", data, 16, False)
-    assert found["gradients_per_1000"] == 0
-    assert found["seconds_per_1000"] > 0
+    measured = bench.measure("keyed", data, 16, False)
+    assert measured["gradients_per_1000"] == 0
+    assert measured["seconds_per_1000"] > 0
     quick = {
         "authorized": "lenet",
         "hacker": "lenet",
@@ -80,10 +80,10 @@ def test_one_run_puts_all_side_by_side(data: str, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(subprocess, "run", run)
     bench.main([data, "--limit", "12", "--methods", "keyed", "random", "lsp"])
-    found = json.loads(capsys.readouterr().out)
-    assert list(found["methods"]) == ["keyed", "random", "lsp"]
-    assert found["images"] == 12
-    assert found["environment"]["torch"]
-    parts = [row["part_of_the_slowest"] for row in found["methods"].values()]
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["methods"]) == ["keyed", "random", "lsp"]
+    assert result["images"] == 12
+    assert result["environment"]["torch"]
+    parts = [row["part_of_the_slowest"] for row in result["methods"].values()]
     assert max(parts) == 1
     assert all(0 < part <= 1 for part in parts)

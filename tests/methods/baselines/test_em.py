@@ -34,8 +34,8 @@ def surrogate_losses(run: _Run, delta: torch.Tensor) -> tuple[float, float]:
     surrogate.network.eval()
     clean = store.pixels.read(ALL).float() / 255
     with torch.no_grad():
-        found = [F.cross_entropy(surrogate.logits(x), store.labels).item() for x in (clean, clean + delta / 255)]
-    return found[0], found[1]
+        losses = [F.cross_entropy(surrogate.logits(x), store.labels).item() for x in (clean, clean + delta / 255)]
+    return losses[0], losses[1]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -45,7 +45,7 @@ def test_it_lowers_the_loss_of_the_surrogate(material: Callable[..., Material], 
     run = _Run(material(**FORMS[form]), scope)  # The same seed: the surrogate that made the noise.
     with torch.random.fork_rng():
         _FORMS[form](run)
-    assert torch.equal(run.noise.read(ALL, run.material.store.labels).round(), delta)
+    assert torch.equal(run.noise.read(ALL).round(), delta)
     clean, perturbed = surrogate_losses(run, delta)
     assert perturbed < 0.8 * clean
     assert delta.dtype == torch.int8
@@ -55,12 +55,12 @@ def test_it_lowers_the_loss_of_the_surrogate(material: Callable[..., Material], 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_class_wise_noise_is_one_pattern_per_class(material: Callable[..., Material], form: str) -> None:
-    found = material(**FORMS[form])
-    delta, labels = EM_CLASS.make(found).read(ALL), found.store.labels
+    images = material(**FORMS[form])
+    delta, labels = EM_CLASS.make(images).read(ALL), images.store.labels
     for label in range(3):
         assert (delta[labels == label] == delta[labels == label][0]).all()
     assert len(torch.unique(delta, dim=0)) == 3
-    own = EM.make(found).read(ALL)
+    own = EM.make(images).read(ALL)
     assert len(torch.unique(own, dim=0)) == 24
 
 
@@ -79,17 +79,17 @@ def test_class_wise_noise_is_one_pattern_per_class(material: Callable[..., Mater
 def test_gradient_evaluations_are_counted(
     material: Callable[..., Material], options: dict[str, Any], scope: str, expected: int
 ) -> None:
-    told = []
-    SCOPES[scope].make(material(lambda *figures: told.append(figures), **options))
-    assert told[-1][2]["gradients"] == expected
-    assert told[-1][0] == told[-1][1] == len(told)
+    reports = []
+    SCOPES[scope].make(material(lambda *figures: reports.append(figures), **options))
+    assert reports[-1][2]["gradients"] == expected
+    assert reports[-1][0] == reports[-1][1] == len(reports)
 
 
 def test_the_original_form_stops_when_the_noise_is_learnt(material: Callable[..., Material], caplog: Any) -> None:
-    told: list[tuple[int, int, dict[str, float]]] = []
+    reports: list[tuple[int, int, dict[str, float]]] = []
     options = {**ORIGINAL, "rounds": 30, "stop_error": 0.2}
-    EM.make(material(lambda *figures: told.append(figures), **options))
-    errors = [figures["error"] for _, _, figures in told]
+    EM.make(material(lambda *figures: reports.append(figures), **options))
+    errors = [figures["error"] for _, _, figures in reports]
     assert errors[-1] < 0.2 <= min(errors[:-1], default=1)
     assert len(errors) < 30
     assert not caplog.records
@@ -99,16 +99,16 @@ def test_the_original_form_stops_when_the_noise_is_learnt(material: Callable[...
 
 def test_noise_grows_from_visit_to_visit(material: Callable[..., Material]) -> None:
     """Sign steps go on from the present δ: one short step per visit adds up."""
-    found = {}
+    largest = {}
     for steps in (1, 4):
         options = {**ORIGINAL, "rounds": steps, "stop_error": 0, "steps": 1, "step": 0.6}
-        found[steps] = EM.make(material(**options)).read(ALL).abs().max().item()
-    assert found == {1: 1, 4: 2}  # 0.6 and 2.4, rounded.
+        largest[steps] = EM.make(material(**options)).read(ALL).abs().max().item()
+    assert largest == {1: 1, 4: 2}  # 0.6 and 2.4, rounded.
 
 
 def test_no_pass_takes_more_images_at_a_time_than_the_batch_size(material: Callable[..., Material]) -> None:
     run = _Run(material(**{**QUICK, "batch_size": 10}), "sample")
-    assert [len(indices) for indices in run.chunks()] == [10, 10, 4]
+    assert [len(indices) for indices in run.chunks] == [10, 10, 4]
 
 
 def test_published_settings() -> None:

@@ -23,9 +23,9 @@ MakeImages = Callable[..., ImageSet]
 
 def noise(*shape: int, top: int = 8) -> NDArray[np.int8]:
     """Whole levels between -top and top, both taken."""
-    found = np.random.default_rng(0).integers(-top, top + 1, shape)
-    found.flat[:2] = (top, -top)
-    return found.astype(np.int8)
+    levels = np.random.default_rng(0).integers(-top, top + 1, shape)
+    levels.flat[:2] = (top, -top)
+    return levels.astype(np.int8)
 
 
 def middle(images: ImageSet) -> ImageSet:
@@ -87,9 +87,9 @@ def test_layouts_and_scopes(
     by_class = data.draw(st.booleans())
     levels = noise(3 if by_class else count, size, size, channels)
     stored = levels.transpose(0, 3, 1, 2) if first else levels
-    found = changes(images, write(tmp_path_factory.mktemp("noise") / "a.npy", stored))
+    moved = changes(images, write(tmp_path_factory.mktemp("noise") / "a.npy", stored))
     wanted = levels[labels] if by_class else levels
-    np.testing.assert_array_equal(found, np.broadcast_to(wanted, (count, size, size, 3)))
+    np.testing.assert_array_equal(moved, np.broadcast_to(wanted, (count, size, size, 3)))
 
 
 def _images(count: int, size: int, labels: NDArray[np.int64]) -> ImageSet:
@@ -130,18 +130,18 @@ def test_values_beyond_one_are_levels(make_images: MakeImages, tmp_path: Path) -
 
 def test_a_budget_clips(make_images: MakeImages, tmp_path: Path) -> None:
     images, levels = middle(make_images(count=5)), noise(5, 16, 16, 3)
-    found = changes(images, write(tmp_path / "a.npy", levels), Budget(3 / 255))
-    np.testing.assert_array_equal(found, levels.clip(-3, 3))
+    moved = changes(images, write(tmp_path / "a.npy", levels), Budget(3 / 255))
+    np.testing.assert_array_equal(moved, levels.clip(-3, 3))
 
 
 def test_noise_of_another_size_lands_on_the_centre_square(make_images: MakeImages, tmp_path: Path) -> None:
     images = middle(make_images(count=5, size=(32, 44)))
     levels = np.full((5, 16, 16, 3), 6, np.int8)
     levels[:, :, :8] = -6
-    found = changes(images, write(tmp_path / "a.npy", levels))
-    assert (found[:, :, 6:20] == -6).all()
-    assert (found[:, :, 24:38] == 6).all()
-    assert not found[:, :, :6].any()
+    moved = changes(images, write(tmp_path / "a.npy", levels))
+    assert (moved[:, :, 6:20] == -6).all()
+    assert (moved[:, :, 24:38] == 6).all()
+    assert not moved[:, :, :6].any()
 
 
 def test_oblong_noise_for_oblong_images(make_images: MakeImages, tmp_path: Path) -> None:

@@ -10,8 +10,25 @@ from uge.budget import Budget
 from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.methods.baselines.base import Material
-from uge.methods.baselines.ntga import NTGA, BlockAttack, NTGASettings, blocks, centred
-from uge.methods.baselines.ntk import BIASES, WEIGHTS, Kernel, Layer, average, cnn, erf, flow, fnn, relu
+from uge.methods.baselines.ntga import (
+    BIASES,
+    NTGA,
+    WEIGHTS,
+    Kernel,
+    Layer,
+    NTGASettings,
+    average,
+    block_gradient,
+    blocks,
+    centred,
+    cnn,
+    erf,
+    flow,
+    fnn,
+    held_out_loss,
+    kernels,
+    relu,
+)
 from uge.runtime import Runtime
 
 BUDGET = Budget(8 / 255)
@@ -77,7 +94,7 @@ class Function(nn.Module):
 @pytest.mark.parametrize("kernel", [fnn, cnn])
 def test_a_wide_network_has_nearly_the_kernel(kernel: Callable[..., Tensor]) -> None:
     torch.manual_seed(0)
-    x, found, draws, units = random(3, 2, 8, 8).float(), torch.zeros(3, 3), 10, 20
+    x, mean, draws, units = random(3, 2, 8, 8).float(), torch.zeros(3, 3), 10, 20
     for _ in range(draws):
         if kernel is fnn:
             parts = [nn.Flatten()]
@@ -90,8 +107,8 @@ def test_a_wide_network_has_nearly_the_kernel(kernel: Callable[..., Tensor]) -> 
         for unit in network(x)[:, :units].T:
             gradients = [torch.autograd.grad(value, list(network.parameters()), retain_graph=True) for value in unit]
             rows = torch.stack([torch.cat([part.flatten() for part in gradient]) for gradient in gradients])
-            found += rows @ rows.T / (draws * units)
-    assert torch.allclose(found, kernel(x, x), rtol=0.2), found / kernel(x, x)
+            mean += rows @ rows.T / (draws * units)
+    assert torch.allclose(mean, kernel(x, x), rtol=0.2), mean / kernel(x, x)
 
 
 @pytest.mark.parametrize("kernel", [fnn, cnn])
@@ -130,39 +147,42 @@ def test_the_derivative_of_flow(rank: int) -> None:
     assert torch.autograd.gradcheck(symmetric, (train, cross), eps=1e-6, atol=1e-6)
 
 
-@pytest.fixture
-def attack() -> Callable[..., BlockAttack]:
-    def make(kernel: Kernel = cnn, loss: str = "cross-entropy", chunk: int = 4) -> BlockAttack:
-        labels = torch.arange(7) % 3
-        others, their = random(5, 2, 8, 8, seed=9), torch.arange(5) % 3
-        return BlockAttack(kernel, centred(labels, 3), others, their, time=9.0, loss=loss, chunk=chunk)
+HELD_OUT, THEIR_LABELS = random(5, 2, 8, 8, seed=9), torch.arange(5) % 3
+TARGETS = centred(torch.arange(7) % 3, 3)
 
-    return make
+
+def loss_of(settings: NTGASettings) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda train, cross: held_out_loss(train, cross, TARGETS, THEIR_LABELS, settings)
 
 
 @pytest.mark.parametrize(("kernel", "loss"), [(cnn, "cross-entropy"), (fnn, "cross-entropy"), (fnn, "mse")])
-def test_the_slope_is_the_derivative_of_the_held_out_loss(
-    attack: Callable[..., BlockAttack], kernel: Kernel, loss: str
-) -> None:
-    block, x = attack(kernel, loss), random(7, 2, 8, 8)
+def test_the_gradient_is_the_derivative_of_the_held_out_loss(kernel: Kernel, loss: str) -> None:
+    x, measure = random(7, 2, 8, 8), loss_of(NTGASettings(time=9.0, loss=loss))
     direction = random(*x.shape, seed=5) - 0.5
-    ends = [block.loss(block.predictions(x + sign * 1e-5 * direction)) for sign in (1, -1)]
-    assert torch.isclose((block.gradient(x) * direction).sum(), (ends[0] - ends[1]) / 2e-5, rtol=1e-5)
+    ends = [measure(*kernels(kernel, x + sign * 1e-5 * direction, HELD_OUT, 4)) for sign in (1, -1)]
+    gradient = block_gradient(kernel, x, HELD_OUT, measure, chunk=4)
+    assert torch.isclose((gradient * direction).sum(), (ends[0] - ends[1]) / 2e-5, rtol=1e-5)
 
 
-def test_the_slope_does_not_depend_on_chunks(attack: Callable[..., BlockAttack]) -> None:
-    x = random(7, 2, 8, 8)
-    one, many = attack(chunk=7), attack(chunk=2)
-    assert torch.allclose(one.gradient(x), many.gradient(x), rtol=1e-9)
-    assert one.gradients == many.gradients == 7
+def test_the_gradient_does_not_depend_on_chunks() -> None:
+    x, measure = random(7, 2, 8, 8), loss_of(NTGASettings(time=9.0))
+    whole, parts = (block_gradient(cnn, x, HELD_OUT, measure, chunk=chunk) for chunk in (7, 2))
+    assert torch.allclose(whole, parts, rtol=1e-9)
+
+
+def test_the_time_of_the_prediction_is_the_best_published_one_of_the_network() -> None:
+    train, cross = kernels(fnn, random(7, 2, 8, 8), HELD_OUT, 4)
+    for network, time in (("fnn", 4096.0), ("cnn", 8.0)):
+        expected = held_out_loss(train, cross, TARGETS, THEIR_LABELS, NTGASettings(network=network, time=time))
+        assert held_out_loss(train, cross, TARGETS, THEIR_LABELS, NTGASettings(network=network)) == expected
 
 
 @pytest.mark.parametrize(("count", "block", "held_out"), [(2, 512, 512), (33, 16, 12), (40, 16, 100), (17, 16, 1)])
 def test_every_image_is_in_one_block_and_never_its_own_judge(count: int, block: int, held_out: int) -> None:
-    found = list(blocks(count, NTGASettings(block=block, held_out=held_out), 0))
-    assert sorted(torch.cat([own for own, _ in found]).tolist()) == list(range(count))
-    assert len(found) >= 2
-    for own, others in found:
+    divided = list(blocks(count, NTGASettings(block=block, held_out=held_out), 0))
+    assert sorted(torch.cat([own for own, _ in divided]).tolist()) == list(range(count))
+    assert len(divided) >= 2
+    for own, others in divided:
         assert len(own) <= block
         assert 1 <= len(others) <= held_out
         assert not set(own.tolist()) & set(others.tolist())
@@ -171,13 +191,13 @@ def test_every_image_is_in_one_block_and_never_its_own_judge(count: int, block: 
 
 @pytest.mark.parametrize(("count", "held_out"), [(40, 24), (100, 12), (60, 60)])
 def test_all_blocks_have_the_same_judges_but_for_their_own_images(count: int, held_out: int) -> None:
-    found = [
+    divided = [
         (set(own.tolist()), set(others.tolist()))
         for own, others in blocks(count, NTGASettings(block=16, held_out=held_out), 0)
     ]
-    common = set().union(*(others for _, others in found))
+    common = set().union(*(others for _, others in divided))
     assert len(common) == held_out
-    for own, others in found:
+    for own, others in divided:
         assert others == common - own
         assert len(others) > held_out / 2, "spread over the order, so that no block loses most of them"
 
@@ -192,30 +212,25 @@ def test_it_spoils_what_the_kernel_predicts(
     options: dict[str, object], make_store: Callable[..., PixelStore], runtime: Runtime
 ) -> None:
     """Held-out loss rises block by block."""
-    store, told = make_store(count=24, separable=True), list[dict[str, float]]()
+    store, reports = make_store(count=24, separable=True), list[dict[str, float]]()
     material = Material(
-        store, BUDGET, 0, runtime, {**SMALL, **options}, progress=lambda done, total, figures: told.append(figures)
+        store, BUDGET, 0, runtime, {**SMALL, **options}, progress=lambda done, total, figures: reports.append(figures)
     )
     delta = NTGA.make(material)
     settings, everything = NTGASettings(**{**SMALL, **options}), torch.arange(24)
-    kernel, time = (cnn, 8.0) if settings.network == "cnn" else (fnn, 4096.0)
+    kernel = cnn if settings.network == "cnn" else fnn
     clean = store.pixels.read(everything).float() / 255
     moved = clean + delta.read(everything) / 255
     for own, others in blocks(24, settings, 0):
-        block = BlockAttack(
-            kernel,
-            centred(store.labels[own], 3),
-            clean[others],
-            store.labels[others],
-            time=time,
-            loss=settings.loss,
-            chunk=8,
+        targets = centred(store.labels[own], 3)
+        before, after = (
+            held_out_loss(*kernels(kernel, x[own], clean[others], 8), targets, store.labels[others], settings)
+            for x in (clean, moved)
         )
-        predicted = [block.predictions(x[own]) for x in (clean, moved)]
-        assert block.loss(predicted[1]) > block.loss(predicted[0]) + 1e-4
+        assert after > before + 1e-4
     assert delta.read(everything).abs().max() == 8
     assert 0 <= (moved * 255).round().min() <= (moved * 255).round().max() <= 255
-    assert told[-1]["gradients"] == 24 * 10
+    assert reports[-1]["gradients"] == 24 * 10
     again = NTGA.make(Material(store, BUDGET, 0, runtime, {**SMALL, **options}))
     assert torch.equal(again.read(everything), delta.read(everything))
 
@@ -228,7 +243,7 @@ def test_with_room_the_kernel_is_wrong_about_what_it_was_right_about(
     clean = store.pixels.read(everything).float() / 255
     for own, others in blocks(24, NTGASettings(**SMALL), 0):
         targets, labels = centred(store.labels[own], 3), store.labels[others]
-        block = BlockAttack(fnn, targets, clean[others], labels, time=4096.0, loss="cross-entropy", chunk=8)
-        moved = clean[own] + delta[own] / 255
-        right += [(block.predictions(x).argmax(1) == labels).sum().item() for x in (clean[own], moved)]
+        blocks_of_pixels = (clean[own], clean[own] + delta[own] / 255)
+        predicted = [flow(*kernels(fnn, x, clean[others], 8), targets, 4096.0).argmax(1) for x in blocks_of_pixels]
+        right += [(classes == labels).sum().item() for classes in predicted]
     assert right[1] < right[0]

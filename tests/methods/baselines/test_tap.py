@@ -36,11 +36,11 @@ def logits(material: Material, surrogate: Surrogate, delta: torch.Tensor | float
 
 
 def test_targeted_noise_is_taken_for_the_next_class(material: Callable[..., Material], surrogate: Surrogate) -> None:
-    found = material()
-    labels = found.store.labels
+    images = material()
+    labels = images.store.labels
     goal = (labels + 1) % 3
-    clean, delta = logits(found, surrogate), TAP.make(found).read(ALL)
-    moved = logits(found, surrogate, delta)
+    clean, delta = logits(images, surrogate), TAP.make(images).read(ALL)
+    moved = logits(images, surrogate, delta)
     assert (clean.argmax(1) == labels).float().mean() >= 0.8
     assert (moved.argmax(1) == goal).float().mean() > (clean.argmax(1) == goal).float().mean() + 0.2
     assert F.cross_entropy(moved, goal) < 0.7 * F.cross_entropy(clean, goal)
@@ -48,12 +48,12 @@ def test_targeted_noise_is_taken_for_the_next_class(material: Callable[..., Mate
 
 
 def test_untargeted_noise_raises_the_loss(material: Callable[..., Material], surrogate: Surrogate) -> None:
-    found = material()
-    labels, delta = found.store.labels, TAP_UNTARGETED.make(found).read(ALL)
-    losses = [F.cross_entropy(logits(found, surrogate, by), labels, reduction="none") for by in (0.0, delta)]
+    images = material()
+    labels, delta = images.store.labels, TAP_UNTARGETED.make(images).read(ALL)
+    losses = [F.cross_entropy(logits(images, surrogate, by), labels, reduction="none") for by in (0.0, delta)]
     assert (losses[1] > losses[0]).all()
     assert losses[1].mean() > 1.5 * losses[0].mean()
-    assert not torch.equal(delta, TAP.make(found).read(ALL))
+    assert not torch.equal(delta, TAP.make(images).read(ALL))
 
 
 def test_the_surrogate_is_frozen_and_clean(material: Callable[..., Material], surrogate: Surrogate) -> None:
@@ -72,20 +72,20 @@ def test_restarts_keep_the_best_of_every_image(
     few = {"steps": 2, "augment": "none"}
     labels = material().store.labels
     goal = (labels + 1) % 3 if sign == 1 else labels
-    found = []
+    losses = []
     for restarts in (1, 3):
         delta = make.make(material(restarts=restarts, **few)).read(ALL)
-        found.append(sign * F.cross_entropy(logits(material(), surrogate, delta), goal, reduction="none"))
+        losses.append(sign * F.cross_entropy(logits(material(), surrogate, delta), goal, reduction="none"))
     # Stored noise is rounded to whole levels, the loss that was compared is not.
-    assert (found[1] <= found[0] + 0.02).all()
-    assert found[1].mean() < found[0].mean()
+    assert (losses[1] <= losses[0] + 0.02).all()
+    assert losses[1].mean() < losses[0].mean()
 
 
 def test_gradient_evaluations_are_counted(material: Callable[..., Material]) -> None:
-    told: list[tuple[int, int, dict[str, float]]] = []
-    TAP.make(material(lambda *figures: told.append(figures), restarts=2, steps=3))
-    assert told[-1][:2] == (60, 60)
-    assert told[-1][2]["gradients"] == 6 * 30 + 30 * 2 * 3
+    reports: list[tuple[int, int, dict[str, float]]] = []
+    TAP.make(material(lambda *figures: reports.append(figures), restarts=2, steps=3))
+    assert reports[-1][:2] == (60, 60)
+    assert reports[-1][2]["gradients"] == 6 * 30 + 30 * 2 * 3
 
 
 def test_published_settings() -> None:

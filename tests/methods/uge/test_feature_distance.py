@@ -70,9 +70,9 @@ def test_gradient_is_that_of_finite_differences(alpha: float) -> None:
 
 
 def test_least_similar_class_of_every_image() -> None:
-    for f, y, found in zip(CLEAN, LABELS.tolist(), least_similar_classes(CLEAN, TEXT, LABELS).tolist(), strict=True):
+    for f, y, target in zip(CLEAN, LABELS.tolist(), least_similar_classes(CLEAN, TEXT, LABELS).tolist(), strict=True):
         others = {c: float(f @ TEXT[c]) for c in range(3) if c != y}
-        assert found == min(others, key=others.__getitem__)
+        assert target == min(others, key=others.__getitem__)
 
 
 @settings(max_examples=60, deadline=None)

@@ -23,9 +23,9 @@ def wild(channels: int = 3, rho: float = 0.04, *, blocks: int = 1, strength: flo
     """A generator with a random last layer, so that it perturbs."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        found = Generator(channels, Budget(rho), width=4, blocks=blocks, **more)
-        torch.nn.init.normal_(found.decoder[-1].weight, std=strength)
-    return found.eval()
+        generator = Generator(channels, Budget(rho), width=4, blocks=blocks, **more)
+        torch.nn.init.normal_(generator.decoder[-1].weight, std=strength)
+    return generator.eval()
 
 
 def random_images(count: int, *shape: int) -> list[Pixels]:
@@ -33,12 +33,12 @@ def random_images(count: int, *shape: int) -> list[Pixels]:
 
 
 def test_starts_as_the_identity_with_a_gradient() -> None:
-    found = Generator(3, Budget(), width=4, blocks=1)
+    generator = Generator(3, Budget(), width=4, blocks=1)
     x = torch.rand(2, 3, 8, 8)
-    delta = found(x)
+    delta = generator(x)
     assert torch.equal(delta, torch.zeros_like(x))
     (delta * torch.rand_like(delta)).sum().backward()
-    assert found.decoder[-1].weight.grad.abs().sum() > 0
+    assert generator.decoder[-1].weight.grad.abs().sum() > 0
 
 
 @settings(max_examples=20, deadline=None)
@@ -46,15 +46,15 @@ def test_starts_as_the_identity_with_a_gradient() -> None:
     height=st.integers(1, 21), width=st.integers(1, 21), channels=st.sampled_from([1, 3]), levels=st.integers(1, 255)
 )
 def test_any_size_within_the_bound_after_rounding(height: int, width: int, channels: int, levels: int) -> None:
-    found = wild(channels, levels / 255, strength=50)
+    generator = wild(channels, levels / 255, strength=50)
     x = torch.randint(0, 256, (2, channels, height, width), generator=torch.Generator().manual_seed(1)) / 255
     with torch.no_grad():
-        delta = found(x)
+        delta = generator(x)
     assert delta.shape == x.shape
     assert delta.abs().max() <= levels / 255 * (1 + 1e-6)
     change = (add_perturbation(x, delta) * 255).round() - (x * 255).round()
     assert change.abs().max() <= levels
-    for image, moved in zip(x, perturb_images(found, list(_pixels(x))), strict=True):
+    for image, moved in zip(x, perturb_images(generator, list(_pixels(x))), strict=True):
         assert np.abs(moved.astype(int)).max() <= levels
         assert moved.shape == (height, width, channels) == (*image.shape[1:], image.shape[0])
 
@@ -67,8 +67,8 @@ def _pixels(x: torch.Tensor) -> Pixels:
     ("rho", "levels", "dtype"), [(10.9 / 255, 10, np.int8), (0.5, 127, np.int8), (1, 255, np.int16)]
 )
 def test_the_bound_is_reached_exactly(rho: float, levels: int, dtype: type) -> None:
-    found = wild(rho=rho, strength=1000)
-    moved = np.stack(list(perturb_images(found, random_images(2, 16, 16, 3))))
+    generator = wild(rho=rho, strength=1000)
+    moved = np.stack(list(perturb_images(generator, random_images(2, 16, 16, 3))))
     assert moved.dtype == dtype
     assert (moved.min(), moved.max()) == (-levels, levels)
 
@@ -86,33 +86,33 @@ def test_skips_bring_detail_to_the_last_layer() -> None:
     """Noise of the finest scale, which two halvings would blur, moves the output far more with skip connections."""
 
     def moved(**more: Any) -> float:
-        found, x = wild(strength=0.1, **more), torch.full((1, 3, 32, 32), 0.5)
+        generator, x = wild(strength=0.1, **more), torch.full((1, 3, 32, 32), 0.5)
         checker = x + 0.1 * ((torch.arange(32)[:, None] + torch.arange(32)) % 2 * 2 - 1)
         with torch.no_grad():
-            delta = found(checker)[..., 8:24, 8:24] - found(x)[..., 8:24, 8:24]
+            delta = generator(checker)[..., 8:24, 8:24] - generator(x)[..., 8:24, 8:24]
         return (delta - delta.mean((2, 3), keepdim=True)).abs().max().item()
 
     assert moved(skips=True) > 2 * moved()
 
 
 def test_a_generator_with_classes_follows_labels_by_name() -> None:
-    found, images = wild(classes=("cat", "dog", "owl")), random_images(2, 8, 8, 3)
-    first, second = (np.stack(list(perturb_images(found, images, labels))) for labels in ([0, 1], [2, 1]))
+    generator, images = wild(classes=("cat", "dog", "owl")), random_images(2, 8, 8, 3)
+    first, second = (np.stack(list(perturb_images(generator, images, labels))) for labels in ([0, 1], [2, 1]))
     assert not np.array_equal(first[0], second[0])
     assert np.array_equal(first[1], second[1])
-    assert found.numbers(["owl", "cat"]) == [2, 0]
+    assert generator.numbers(["owl", "cat"]) == [2, 0]
     assert wild().numbers(["owl", "cat"]) == [0, 1]
     with pytest.raises(UsageError, match="trained for the classes cat, dog, owl, got 'emu'"):
-        found.numbers(["cat", "emu"])
+        generator.numbers(["cat", "emu"])
 
 
 def test_labels_go_with_images_of_mixed_shapes() -> None:
-    found = wild(classes=("cat", "dog"), strength=3)
+    generator = wild(classes=("cat", "dog"), strength=3)
     images, labels = [*random_images(2, 8, 8, 3), *random_images(1, 12, 9, 3), *random_images(1, 8, 8, 3)], [0, 1, 1, 0]
-    together = list(perturb_images(found, images, labels))
+    together = list(perturb_images(generator, images, labels))
     for image, label, moved in zip(images, labels, together, strict=True):
-        (alone,) = perturb_images(found, [image], [label])
-        (other,) = perturb_images(found, [image], [1 - label])
+        (alone,) = perturb_images(generator, [image], [label])
+        (other,) = perturb_images(generator, [image], [1 - label])
         assert np.abs(moved.astype(int) - alone).max() <= 1
         assert np.abs(moved.astype(int) - other).max() > 1
 
@@ -122,13 +122,13 @@ def test_labels_go_with_images_of_mixed_shapes() -> None:
 def test_tiles_give_what_the_whole_image_gives(
     blocks: int, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = wild(blocks=blocks, strength=3, **more)
+    generator = wild(blocks=blocks, strength=3, **more)
     image = random_images(1, 153, 210, 3)
-    (whole,) = perturb_images(found, image, [1])
+    (whole,) = perturb_images(generator, image, [1])
     monkeypatch.setattr(module, "_TILE", 64)
     sizes = []
-    found.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[-2:]))
-    (tiled,) = perturb_images(found, image, [1])
+    generator.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[-2:]))
+    (tiled,) = perturb_images(generator, image, [1])
     assert len(sizes) == 12
     assert len(np.unique(whole)) > 5
     assert np.abs(whole.astype(int) - tiled).max() <= 1
@@ -138,22 +138,22 @@ def test_tiles_give_what_the_whole_image_gives(
 @pytest.mark.parametrize(("channels", "blocks"), [(3, 1), (3, 6), (1, 3)])
 def test_halo_covers_the_receptive_field(channels: int, blocks: int) -> None:
     """A pixel of the output does not depend on input beyond the halo (measured by the gradient)."""
-    found = wild(channels, blocks=blocks, strength=0.1, skips=True)
-    side = 2 * found.halo + 40
+    generator = wild(channels, blocks=blocks, strength=0.1, skips=True)
+    side = 2 * generator.halo + 40
     x = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     for offset in range(4):
         centre = side // 2 + offset
-        (gradient,) = torch.autograd.grad(found(x)[0, 0, centre, centre], x)
+        (gradient,) = torch.autograd.grad(generator(x)[0, 0, centre, centre], x)
         rows = gradient.abs().sum((0, 1, 3)).nonzero().flatten()
         reach = max(centre - int(rows.min()), int(rows.max()) - centre)
-        assert 8 * blocks < reach <= found.halo
+        assert 8 * blocks < reach <= generator.halo
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", [1, 2, 3, 4])
 def test_gray_stays_gray_and_alpha_is_untouched(channels: int, kind: int) -> None:
-    found = wild(channels)
-    for moved in perturb_images(found, random_images(3, 9, 14, kind)):
+    generator = wild(channels)
+    for moved in perturb_images(generator, random_images(3, 9, 14, kind)):
         assert moved.shape == (9, 14, kind)
         assert moved.dtype == np.int8
         colours = 1 if kind <= 2 else 3
@@ -169,9 +169,9 @@ def test_a_gray_generator_moves_all_colours_alike() -> None:
 
 def test_images_of_mixed_shapes_keep_their_order() -> None:
     images = [*random_images(2, 8, 8, 3), *random_images(1, 12, 9, 1), *random_images(2, 8, 8, 3)]
-    found = wild()
-    together = list(perturb_images(found, images))
-    alone = [next(perturb_images(found, [image])) for image in images]
+    generator = wild()
+    together = list(perturb_images(generator, images))
+    alone = [next(perturb_images(generator, [image])) for image in images]
     for a, b in zip(together, alone, strict=True):
         assert np.abs(a.astype(int) - b).max() <= 1
         assert (a != b).mean() < 0.02
@@ -187,10 +187,10 @@ def saved(tmp_path: Path) -> Callable[[], Path]:
 
 
 def test_comes_back_as_saved(saved: Callable[[], Path]) -> None:
-    found = load_generator(saved())
-    assert (found.channels, found.budget.levels, found.training) == (1, 8, False)
-    assert found.options == wild(1, **MORE).options
-    assert weights_hash(found) == weights_hash(wild(1, **MORE))
+    generator = load_generator(saved())
+    assert (generator.channels, generator.budget.levels, generator.training) == (1, 8, False)
+    assert generator.options == wild(1, **MORE).options
+    assert weights_hash(generator) == weights_hash(wild(1, **MORE))
 
 
 def test_other_files_are_refused(saved: Callable[[], Path], tmp_path: Path) -> None:

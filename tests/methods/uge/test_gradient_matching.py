@@ -89,10 +89,10 @@ class TestEveryReading:
         )
 
     def test_several_networks_are_averaged(self, smooth: Make, batch: Batch, reduction: str, layout: str) -> None:
-        one, two = (loss([smooth(seed)], batch, reduction, layout).item() for seed in (0, 1))
+        first, second = (loss([smooth(seed)], batch, reduction, layout).item() for seed in (0, 1))
         both = loss([smooth(0), smooth(1)], batch, reduction, layout).item()
-        assert both == pytest.approx((one + two) / 2)
-        assert one != pytest.approx(two)
+        assert both == pytest.approx((first + second) / 2)
+        assert first != pytest.approx(second)
 
     def test_networks_stay_as_they_were(self, smooth: Make, batch: Batch, reduction: str, layout: str) -> None:
         network = smooth().eval().requires_grad_(False)
@@ -130,8 +130,8 @@ def test_a_batch_uses_batch_statistics_and_a_sample_running_ones(smooth: Make, b
     moved = copy.deepcopy(network)
     moved[1].running_mean += 0.5
     for reduction, differs in (("batch", False), ("sample", True)):
-        one, two = (loss([n], batch, reduction, "flat").item() for n in (network, moved))
-        assert (one != pytest.approx(two)) == differs
+        first, second = (loss([n], batch, reduction, "flat").item() for n in (network, moved))
+        assert (first != pytest.approx(second)) == differs
     x, x_u, y = batch
     gradients = []
     for images in (x, x_u):
@@ -171,12 +171,12 @@ def test_bf16_stays_near_fp32(reduction: str) -> None:
     x = torch.rand(8, 3, 16, 16, generator=generator)
     x_u = (x + 0.1 * torch.randn(x.shape, generator=generator)).clamp(0, 1).requires_grad_(True)
     y = torch.arange(8) % 3
-    found = {}
+    losses = {}
     for precision in ("fp32", "bf16-mixed"):
         runtime = Runtime.create("cpu", precision)
         network = runtime.place(build("cnn", 3, seed=0, size=16))
         with runtime.autocast():
             value = gradient_matching([network], x, x_u, y, reduction=reduction)
-        found[precision] = value.item()
+        losses[precision] = value.item()
         assert torch.autograd.grad(value, x_u)[0].isfinite().all()
-    assert found["bf16-mixed"] == pytest.approx(found["fp32"], rel=0.2)
+    assert losses["bf16-mixed"] == pytest.approx(losses["fp32"], rel=0.2)

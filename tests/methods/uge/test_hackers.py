@@ -36,18 +36,18 @@ def test_equals_the_naive_formula(term: str, pool: list[nn.Module], batch: Batch
             logits = hacker(image[None])[0].tolist()
             wanted = label if term == "minimise" else (label + 1) % 3
             terms.append(math.log(sum(math.exp(value) for value in logits)) - logits[wanted])
-    found = hacker_loss(pool, x_u, y, term=term, classes=3)
-    assert found.item() == pytest.approx(sum(terms) / len(terms), rel=1e-6)
+    loss = hacker_loss(pool, x_u, y, term=term, classes=3)
+    assert loss.item() == pytest.approx(sum(terms) / len(terms), rel=1e-6)
 
 
 def test_students_are_measured_against_the_softened_answers(pool: list[nn.Module], batch: Batch, smooth: Any) -> None:
     _, x_u, y = batch
     teachers, terms = [smooth(7).eval()], []
     for student, temperature in zip(pool, (4.0, 1.0), strict=True):
-        p, q = (torch.softmax(one(x_u) / temperature, 1) for one in (teachers[0], student))
+        p, q = (torch.softmax(network(x_u) / temperature, 1) for network in (teachers[0], student))
         terms.append((p * (p / q).log()).sum(1).mean())
-    found = hacker_loss(pool, x_u, y, term="student", classes=3, teachers=teachers)
-    torch.testing.assert_close(found, sum(terms) / 2)
+    loss = hacker_loss(pool, x_u, y, term="student", classes=3, teachers=teachers)
+    torch.testing.assert_close(loss, sum(terms) / 2)
     assert hacker_loss(teachers, x_u, y, term="student", classes=3, teachers=teachers).item() == pytest.approx(0)
 
 
@@ -56,10 +56,12 @@ def test_the_answers_are_given(batch: Batch, smooth: Any) -> None:
     _, x_u, y = batch
     student, teacher = smooth(1).eval(), smooth(2).eval()
     x_u.requires_grad_(True)
-    (found,) = torch.autograd.grad(hacker_loss([student], x_u, y, term="student", classes=3, teachers=[teacher]), x_u)
+    (gradient,) = torch.autograd.grad(
+        hacker_loss([student], x_u, y, term="student", classes=3, teachers=[teacher]), x_u
+    )
     answers = torch.softmax(teacher(x_u).detach() / 4, 1)
     cross = -(answers * torch.log_softmax(student(x_u) / 4, 1)).sum(1).mean()
-    torch.testing.assert_close(found, torch.autograd.grad(cross, x_u)[0])
+    torch.testing.assert_close(gradient, torch.autograd.grad(cross, x_u)[0])
 
 
 def test_students_learn_from_their_teachers(make_store: Callable[..., PixelStore], runtime: Runtime) -> None:
@@ -68,8 +70,8 @@ def test_students_learn_from_their_teachers(make_store: Callable[..., PixelStore
 
     def train(*teachers: nn.Module) -> str:
         settings = SETTINGS.model_copy(update={"hackers": "lenet"})
-        (one,) = train_hackers(store, settings, teachers=teachers, seed=0, name=(0,), runtime=runtime)
-        return weights_hash(one)
+        (hacker,) = train_hackers(store, settings, teachers=teachers, seed=0, name=(0,), runtime=runtime)
+        return weights_hash(hacker)
 
     first, second = (build("lenet", 3, seed=seed, size=16) for seed in (1, 2))
     assert len({train(), train(first), train(second)}) == 3
@@ -79,8 +81,8 @@ def test_students_learn_from_their_teachers(make_store: Callable[..., PixelStore
 def test_does_not_depend_on_the_order_of_hackers_or_images(pool: list[nn.Module], batch: Batch) -> None:
     _, x_u, y = batch
     turned = torch.arange(len(y)).flip(0)
-    found = hacker_loss(pool[::-1], x_u[turned], y[turned], term="target", classes=3)
-    torch.testing.assert_close(found, hacker_loss(pool, x_u, y, term="target", classes=3))
+    loss = hacker_loss(pool[::-1], x_u[turned], y[turned], term="target", classes=3)
+    torch.testing.assert_close(loss, hacker_loss(pool, x_u, y, term="target", classes=3))
 
 
 @pytest.mark.parametrize("term", ["minimise", "target"])
@@ -94,7 +96,9 @@ def test_pools_follow_seed_and_name_alone(make_store: Callable[..., PixelStore],
     store = make_store(count=12)
 
     def hashes(seed: int, name: tuple[int, int]) -> list[str]:
-        return [weights_hash(one) for one in train_hackers(store, SETTINGS, seed=seed, name=name, runtime=runtime)]
+        return [
+            weights_hash(hacker) for hacker in train_hackers(store, SETTINGS, seed=seed, name=name, runtime=runtime)
+        ]
 
     first = hashes(0, (0, 0))
     assert hashes(0, (0, 0)) == first

@@ -17,14 +17,14 @@ Make = Callable[..., nn.Module]
 def naive_values(network: nn.Module, x: Tensor, x_u: Tensor) -> float:
     """Of the network of ``smooth``: convolution, batch norm, tanh, linear."""
     convolution, norm, head = network[0], network[1], network[4]
-    found = []
+    values = []
     for images in (x, x_u):
         before = convolution(images)
         mean, variance = before.mean((0, 2, 3)), before.var((0, 2, 3), correction=0)
         scaled = (before - mean[:, None, None]) / (variance[:, None, None] + norm.eps).sqrt()
         features = torch.tanh(scaled * norm.weight[:, None, None] + norm.bias[:, None, None]).flatten(1)
-        found.append((mean, variance, features, head(features)))
-    (mean, variance, features, logits), (mean_u, variance_u, features_u, logits_u) = found
+        values.append((mean, variance, features, head(features)))
+    (mean, variance, features, logits), (mean_u, variance_u, features_u, logits_u) = values
     parts = [
         ((mean_u - mean) ** 2).sum() / variance.sum(),
         ((variance_u.sqrt() - variance.sqrt()) ** 2).sum() / variance.sum(),
@@ -39,36 +39,36 @@ def naive_parameters(network: nn.Module, batch: Batch, steps: int, lr: float) ->
     x, x_u, y = batch
     ends = []
     for images in (x, x_u):
-        one = copy.deepcopy(network).train()
-        optimizer = torch.optim.SGD(one.parameters(), lr=lr)
+        trained = copy.deepcopy(network).train()
+        optimizer = torch.optim.SGD(trained.parameters(), lr=lr)
         for pixels, labels in zip(images.tensor_split(steps), y.tensor_split(steps), strict=True):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(one(pixels), labels).backward()
+            nn.functional.cross_entropy(trained(pixels), labels).backward()
             optimizer.step()
-        ends.append(torch.cat([parameter.detach().flatten() for parameter in one.parameters()]))
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in trained.parameters()]))
     start = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
     return float((ends[1] - ends[0]).square().sum() / (ends[0] - start).square().sum())
 
 
 def test_value_matching_is_the_formula(smooth: Make, batch: Batch) -> None:
     x, x_u, _ = batch
-    found = value_matching([smooth(0), smooth(1)], x, x_u).item()
+    loss = value_matching([smooth(0), smooth(1)], x, x_u).item()
     expected = [naive_values(smooth(seed), x, x_u) for seed in (0, 1)]
-    assert found == pytest.approx(sum(expected) / 2, rel=1e-5)
-    assert found > 0.001
+    assert loss == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert loss > 0.001
 
 
 @pytest.mark.parametrize(("steps", "lr"), [(1, 0.02), (2, 0.5)])
 def test_parameter_matching_is_the_formula(steps: int, lr: float, smooth: Make, batch: Batch) -> None:
-    found = parameter_matching([smooth(0), smooth(1)], *batch, steps=steps, lr=lr).item()
+    loss = parameter_matching([smooth(0), smooth(1)], *batch, steps=steps, lr=lr).item()
     expected = [naive_parameters(smooth(seed), batch, steps, lr) for seed in (0, 1)]
-    assert found == pytest.approx(sum(expected) / 2, rel=1e-5)
-    assert found > 0.001
+    assert loss == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert loss > 0.001
 
 
 def test_one_step_is_the_relative_error_of_the_gradient_at_any_rate(smooth: Make, batch: Batch) -> None:
-    found = [parameter_matching([smooth()], *batch, lr=lr).item() for lr in (0.001, 1.0)]
-    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    losses = [parameter_matching([smooth()], *batch, lr=lr).item() for lr in (0.001, 1.0)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_nothing_between_images_and_themselves(smooth: Make, batch: Batch) -> None:
@@ -97,8 +97,8 @@ def test_gradients_are_those_of_finite_differences(smooth: Make, batch: Batch) -
 
 
 def test_more_steps_than_pairs_of_images_are_cut(smooth: Make, batch: Batch) -> None:
-    found, whole = (parameter_matching([smooth()], *batch, steps=steps, lr=0.5).item() for steps in (9, 2))
-    assert found == whole
+    cut, whole = (parameter_matching([smooth()], *batch, steps=steps, lr=0.5).item() for steps in (9, 2))
+    assert cut == whole
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnetc20", "mobilenetv2"])

@@ -22,9 +22,9 @@ MakeImages = Callable[..., ImageSet]
 def generator() -> Generator:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        found = Generator(3, Budget(), width=4, blocks=1)
-        torch.nn.init.normal_(found.decoder[-1].weight)
-    return found
+        generator = Generator(3, Budget(), width=4, blocks=1)
+        torch.nn.init.normal_(generator.decoder[-1].weight)
+    return generator
 
 
 def changes(images: ImageSet, generator: Generator, runtime: Runtime, delta: Records | None = None) -> list[NDArray]:
@@ -106,9 +106,9 @@ def test_gray_images_in_a_colour_set_stay_gray(make_images: MakeImages, generato
     images = make_images(count=2)
     images = replace(images, reader=type(images.reader)(arrays))
     levels = torch.tensor([3, 6, 9])[:, None, None]
-    found = changes(images, generator, runtime, filled(images, 16, levels))
-    assert [change.shape for change in found] == [(16, 16, 3), (16, 16, 1)]
-    np.testing.assert_array_equal(found[1], 6)
+    moved = changes(images, generator, runtime, filled(images, 16, levels))
+    assert [change.shape for change in moved] == [(16, 16, 3), (16, 16, 1)]
+    np.testing.assert_array_equal(moved[1], 6)
 
 
 def test_chunks_do_not_show(

@@ -67,7 +67,7 @@ def make_total(linear_space: Callable[..., Any], store: PixelStore) -> Callable[
 def test_the_loss_goes_down_and_the_output_does_not_saturate(
     method: str, make_total: Callable[..., TotalLoss], store: PixelStore, runtime: Runtime, tmp_path: Path
 ) -> None:
-    total, generator, told = make_total(method, runtime), fresh(store), []
+    total, generator, reports = make_total(method, runtime), fresh(store), []
     before = mean_loss(generator, store, total)
     log = tmp_path / "log.jsonl"
     steps = train_generator(
@@ -78,7 +78,7 @@ def test_the_loss_goes_down_and_the_output_does_not_saturate(
         seed=0,
         runtime=runtime,
         events=EventLog(log),
-        progress=lambda *seen: told.append(seen),
+        progress=lambda *seen: reports.append(seen),
     )
     assert steps == 40
     assert not generator.training
@@ -89,10 +89,10 @@ def test_the_loss_goes_down_and_the_output_does_not_saturate(
     assert delta.mean() > 0.05
     # Saturated pixels have no gradient: a good part must still be able to move.
     assert (delta < 9.9).float().mean() > 0.25
-    assert [seen[:2] for seen in told] == [(step, 40) for step in (10, 20, 30, 40)]
+    assert [seen[:2] for seen in reports] == [(step, 40) for step in (10, 20, 30, 40)]
     events = read_events(log)
     assert [event["step"] for event in events] == [10, 20, 30, 40]
-    for (_, _, figures), event in zip(told, events, strict=True):
+    for (_, _, figures), event in zip(reports, events, strict=True):
         assert figures.items() <= event.items()
         assert set(figures) == total.parts | {"loss"}
         assert 0 < event["mean_abs_delta"] < 10 / 255
@@ -129,12 +129,12 @@ def test_killed_and_resumed_is_uninterrupted(
 
 
 def test_imitation_is_the_formula() -> None:
-    delta, found = torch.tensor([[0.01, -0.02]], dtype=torch.float64), torch.tensor([[10, -3]], dtype=torch.int8)
+    delta, target = torch.tensor([[0.01, -0.02]], dtype=torch.float64), torch.tensor([[10, -3]], dtype=torch.int8)
     expected = ((2.55 - 10) ** 2 + (-5.1 + 3) ** 2) / 2 / 10**2
-    assert imitation(delta, found, Budget(10 / 255)).item() == pytest.approx(expected)
-    assert imitation(found / 255, found, Budget(10 / 255)).item() == pytest.approx(0, abs=1e-12)
+    assert imitation(delta, target, Budget(10 / 255)).item() == pytest.approx(expected)
+    assert imitation(target / 255, target, Budget(10 / 255)).item() == pytest.approx(0, abs=1e-12)
     delta.requires_grad_(True)
-    assert torch.autograd.gradcheck(lambda moved: imitation(moved, found, Budget(10 / 255)), delta)
+    assert torch.autograd.gradcheck(lambda moved: imitation(moved, target, Budget(10 / 255)), delta)
 
 
 @pytest.mark.parametrize("changes", [{}, {"skips": True, "conditional": True}])
@@ -143,11 +143,11 @@ def test_learns_perturbations_that_were_found(
 ) -> None:
     """One pattern per class: it is imitated the better by a generator that is told the class."""
     settings = SETTINGS.model_copy(update={**changes, "imitate": 60}).imitating()
-    found = delta_records(store, Budget(), tmp_path / "delta")
+    target = delta_records(store, Budget(), tmp_path / "delta")
     levels = torch.tensor([8, -8, 3])[store.labels][:, None, None, None].expand(-1, 3, 16, 16)
-    found.write(torch.arange(20), levels)
+    target.write(torch.arange(20), levels)
     generator = make_generator(settings, store, Budget(), seed=0)
-    assert train_generator(generator, store, found, settings, seed=0, runtime=runtime) == 60
+    assert train_generator(generator, store, target, settings, seed=0, runtime=runtime) == 60
     x = store.pixels.read(torch.arange(20)).float() / 255
     with torch.no_grad():
         error = imitation(generator(x, store.labels), levels, Budget()).item()
@@ -185,7 +185,7 @@ class Stub:
 def test_stops_when_converged_after_settling(store: PixelStore, runtime: Runtime) -> None:
     settings = SETTINGS.model_copy(update={"max_steps": 40, "settle": 0.1, "tolerance": 0.01})
     generator, modes = fresh(store), []
-    generator.register_forward_hook(lambda module, given, found: modes.append(module.training))
+    generator.register_forward_hook(lambda module, given, delta: modes.append(module.training))
     flat_after_6 = Stub(lambda call: float(max(7 - call, 1)))
     assert train_generator(generator, store, flat_after_6, settings, seed=0, runtime=runtime) == 19
     # Windows of 3 steps: 5, 2, 1 and then two that do not improve by 1 % of the range.

@@ -55,8 +55,8 @@ def test_a_move_is_a_sign_step_projected(
     bound: int, dtype: type, clean: np.ndarray, part: np.ndarray, gradient: np.ndarray, step: int
 ) -> None:
     budget, delta = Budget(bound / 255), (part * bound).astype(dtype)
-    found = move(torch.from_numpy(clean), torch.from_numpy(delta), torch.from_numpy(gradient), step, budget)
-    for pixel, before, g, after in zip(clean.tolist(), delta.tolist(), gradient.tolist(), found.tolist(), strict=True):
+    moved = move(torch.from_numpy(clean), torch.from_numpy(delta), torch.from_numpy(gradient), step, budget)
+    for pixel, before, g, after in zip(clean.tolist(), delta.tolist(), gradient.tolist(), moved.tolist(), strict=True):
         wanted = before - step * ((g > 0) - (g < 0))
         wanted = min(max(wanted, -bound), bound)
         assert after == min(max(pixel + wanted, 0), 255) - pixel
@@ -85,10 +85,10 @@ def test_every_pass_lowers_the_loss_within_the_budget(
     losses, done = [loss(store, files[0], total)], []
     for number in range(3):
         before, after = files[number % 2], files[(number + 1) % 2]
-        kept = before.read(ALL)
+        unmoved = before.read(ALL)
         on_progress = {"events": log, "progress": lambda count, whole, figures: done.append(count)}
         refine_pass(store, before, after, total, budget, **{**OPTIONS, "step": 1, "name": (0, number)}, **on_progress)
-        assert torch.equal(before.read(ALL), kept)
+        assert torch.equal(before.read(ALL), unmoved)
         losses.append(loss(store, after, total))
         protected = store.pixels.read(ALL).int() + after.read(ALL)
         assert after.read(ALL).abs().max() <= 3
@@ -150,13 +150,13 @@ def test_layers_that_draw_do_not_disturb_repetition(store: PixelStore) -> None:
     def noisy(x: Tensor, x_u: Tensor, y: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
         return {"loss": (x_u * (torch.rand_like(x_u) - 0.5)).sum()}
 
-    found = []
+    results = []
     for used in (1, 2):
         torch.rand(used)
         before, after = (delta_records(store, Budget()) for _ in range(2))
         refine_pass(store, before, after, noisy, Budget(), **OPTIONS)
-        found.append(after.read(ALL))
-    assert torch.equal(*found)
+        results.append(after.read(ALL))
+    assert torch.equal(*results)
 
 
 def test_a_loss_that_is_no_number_stops_the_pass(store: PixelStore) -> None:
@@ -178,7 +178,7 @@ def test_protected_store_adds_within_the_budget(store: PixelStore) -> None:
     delta = delta_records(store, Budget())
     values = torch.randint(-20, 21, (13, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     delta.write(ALL, values.to(torch.int8))
-    found = protected_store(store, delta, Budget(8 / 255))
+    protected = protected_store(store, delta, Budget(8 / 255))
     expected = (store.pixels.read(ALL).int() + values.clamp(-8, 8)).clamp(0, 255)
-    assert torch.equal(found.pixels.read(ALL).int(), expected)
-    assert found.labels is store.labels
+    assert torch.equal(protected.pixels.read(ALL).int(), expected)
+    assert protected.labels is store.labels

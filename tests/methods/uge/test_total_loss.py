@@ -64,7 +64,7 @@ def test_a_variant_uses_its_losses_with_their_weights(
 ) -> None:
     x, x_u, y = images
     total = make(method)
-    found = total(x, x_u, y, stream(0, "draw"))
+    parts = total(x, x_u, y, stream(0, "draw"))
     space, snapshot, teacher = total.space, network(index(0)), network(2).eval()
     text = space.text_features(CLASSES)
     expected = {
@@ -75,11 +75,11 @@ def test_a_variant_uses_its_losses_with_their_weights(
         ),
         "undistill": 0.5 * undistill([teacher], network(50).eval(), x_u, y, omega=0.7, temperature=4),
     }
-    assert set(found) == PARTS[method] | {"loss"}
+    assert set(parts) == PARTS[method] | {"loss"}
     factors = {"gradient_matching": 2, "feature_distance": 3, "undistill": 0.5}
     for name in PARTS[method]:
-        assert found[name].item() * factors[name] == pytest.approx(expected[name].item(), rel=1e-4)
-    assert found["loss"].item() == pytest.approx(sum(expected[name].item() for name in PARTS[method]), rel=1e-4)
+        assert parts[name].item() * factors[name] == pytest.approx(expected[name].item(), rel=1e-4)
+    assert parts["loss"].item() == pytest.approx(sum(expected[name].item() for name in PARTS[method]), rel=1e-4)
 
 
 @pytest.mark.parametrize("method", PARTS)
@@ -114,10 +114,10 @@ def test_every_snapshot_but_the_last_is_matched(
 ) -> None:
     x, x_u, y = images
     total = make("uge-no-ud", authorized=[authorized(0, snapshots=4)])
-    found = {round(total(x, x_u, y, stream(seed, "draw"))["gradient_matching"].item(), 4) for seed in range(20)}
+    values = {round(total(x, x_u, y, stream(seed, "draw"))["gradient_matching"].item(), 4) for seed in range(20)}
     expected = [round(gradient_matching([network(step)], x, x_u, y).item(), 4) for step in range(4)]
     assert len(set(expected)) == 4
-    assert found == set(expected[:3])
+    assert values == set(expected[:3])
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -131,17 +131,17 @@ def test_several_networks_share_nothing(
     if shared:
         second.network = first.network
     draw = stream(3, "draw")
-    one, two = (int(torch.randint(0, 2, (1,), generator=draw)) for _ in range(2))
-    found = make("uge", authorized=[first, second])(x, x_u, y, stream(3, "draw"))
-    networks = [network(one), network(20 + two, second.network.name)]
+    here_at, there_at = (int(torch.randint(0, 2, (1,), generator=draw)) for _ in range(2))
+    parts = make("uge", authorized=[first, second])(x, x_u, y, stream(3, "draw"))
+    networks = [network(here_at), network(20 + there_at, second.network.name)]
     teachers = [network(2).eval(), network(22, second.network.name).eval()]
     expected = {
         "gradient_matching": gradient_matching(networks, x, x_u, y),
         "undistill": undistill(teachers, network(50).eval(), x_u, y, omega=0.7, temperature=4),
     }
     for name, value in expected.items():
-        assert found[name].item() == pytest.approx(value.item(), rel=1e-4)
-        (here,) = torch.autograd.grad(found[name], x_u, retain_graph=True)
+        assert parts[name].item() == pytest.approx(value.item(), rel=1e-4)
+        (here,) = torch.autograd.grad(parts[name], x_u, retain_graph=True)
         (there,) = torch.autograd.grad(value, x_u)
         torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-6)
 
@@ -151,16 +151,16 @@ def test_nothing_but_the_images_gets_a_gradient(
     precision: str, make: Callable[..., TotalLoss], images: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     x, x_u, y = images
-    one = authorized(0)
-    before, states = weights_hash(one.network), copy.deepcopy(one.trajectory._states)
-    total = make("uge", authorized=[one], runtime=Runtime.create("cpu", precision))
+    path = authorized(0)
+    before, states = weights_hash(path.network), copy.deepcopy(path.trajectory._states)
+    total = make("uge", authorized=[path], runtime=Runtime.create("cpu", precision))
     teachers = [weights_hash(teacher) for teacher in total._teachers]
     total(x, x_u.requires_grad_(True), y, stream(0, "draw"))["loss"].backward()
     assert x_u.grad.abs().sum() > 0
     assert x_u.grad.isfinite().all()
-    assert weights_hash(one.network) == before
+    assert weights_hash(path.network) == before
     assert [weights_hash(teacher) for teacher in total._teachers] == teachers
-    for step, state in one.trajectory._states.items():
+    for step, state in path.trajectory._states.items():
         assert weights_hash(state) == weights_hash(states[step])
     for module in (*total._teachers, *total._students, total._hacker):
         assert not module.training
@@ -177,21 +177,21 @@ def test_similarity_is_compared_in_full_precision(
         feature = total.space.image_features(x)
     sideways = torch.linalg.svd(feature[:1]).Vh[1]
     total._text = nn.functional.normalize(torch.stack([-feature[0] + 0.03 * sideways, -feature[0], feature[0]]), dim=1)
-    label, one = torch.tensor([2]), feature[:1]
-    seen = [feature_distance(one, one, total._text, label, torch.tensor([c]), alpha=0.1).item() for c in (0, 1)]
-    found = total(x[:1], x[:1], torch.tensor([2]), stream(0, "draw"))["feature_distance"].item()
+    label, own = torch.tensor([2]), feature[:1]
+    seen = [feature_distance(own, own, total._text, label, torch.tensor([c]), alpha=0.1).item() for c in (0, 1)]
+    loss = total(x[:1], x[:1], torch.tensor([2]), stream(0, "draw"))["feature_distance"].item()
     assert seen[0] != seen[1]
-    assert found == seen[1]
+    assert loss == seen[1]
 
 
 def test_teachers_are_taken_again_from_new_trajectories(
     make: Callable[..., TotalLoss], images: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     x, x_u, y = images
-    one = authorized(0)
-    total = make("undistill", authorized=[one])
+    path = authorized(0)
+    total = make("undistill", authorized=[path])
     old = total(x, x_u, y, stream(0, "draw"))["loss"].item()
-    one.trajectory = authorized(30).trajectory
+    path.trajectory = authorized(30).trajectory
     assert total(x, x_u, y, stream(0, "draw"))["loss"].item() == old
     total.refresh_teachers()
     expected = undistill([network(32).eval()], network(50).eval(), x_u, y, omega=0.7, temperature=4)
@@ -204,7 +204,7 @@ def test_more_matching_where_it_is_wanted(
     x, x_u, y = images
     weights = WEIGHTS.model_copy(update={"lambda_vm": 2.0, "lambda_pm": 0.3, "horizon": 2, "horizon_lr": 0.1})
     plain = make("uge-no-ud")(x, x_u, y, stream(0, "draw"))
-    found = make("uge-no-ud", weights)(x, x_u, y, stream(0, "draw"))
+    parts = make("uge-no-ud", weights)(x, x_u, y, stream(0, "draw"))
     at = [network(index(0))]
     expected = {
         "value_matching": value_matching(at, x, x_u).item(),
@@ -212,7 +212,7 @@ def test_more_matching_where_it_is_wanted(
     }
     for name, value in expected.items():
         assert name not in plain
-        assert found[name].item() == pytest.approx(value, rel=1e-4)
+        assert parts[name].item() == pytest.approx(value, rel=1e-4)
     added = 2 * expected["value_matching"] + 0.3 * expected["parameter_matching"]
-    assert found["loss"].item() == pytest.approx(plain["loss"].item() + added, rel=1e-4)
+    assert parts["loss"].item() == pytest.approx(plain["loss"].item() + added, rel=1e-4)
     assert set(make("unlearn", weights)(x, x_u, y, stream(0, "draw"))) == {"feature_distance", "loss"}

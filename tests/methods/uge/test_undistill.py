@@ -40,14 +40,14 @@ def naive(authorized: list[nn.Module], hacker: nn.Module, x_u: Tensor, y: Tensor
 def test_is_the_formula(linear: Make, batch: Batch, omega: float, temperature: float, count: int) -> None:
     _, x_u, y = batch
     authorized, hacker = [linear(seed) for seed in range(count)], linear(9)
-    found = undistill(authorized, hacker, x_u, y, omega=omega, temperature=temperature)
-    assert found.item() == pytest.approx(naive(authorized, hacker, x_u, y, omega, temperature))
+    loss = undistill(authorized, hacker, x_u, y, omega=omega, temperature=temperature)
+    assert loss.item() == pytest.approx(naive(authorized, hacker, x_u, y, omega, temperature))
 
 
 def test_several_networks_are_averaged(linear: Make, batch: Batch) -> None:
     _, x_u, y = batch
-    one, two = (undistill([linear(seed)], linear(9), x_u, y).item() for seed in (0, 1))
-    assert undistill([linear(0), linear(1)], linear(9), x_u, y).item() == pytest.approx((one + two) / 2)
+    first, second = (undistill([linear(seed)], linear(9), x_u, y).item() for seed in (0, 1))
+    assert undistill([linear(0), linear(1)], linear(9), x_u, y).item() == pytest.approx((first + second) / 2)
 
 
 def test_a_constant_added_to_logits_changes_nothing(linear: Make, batch: Batch) -> None:
@@ -90,18 +90,18 @@ def test_a_random_network_with_measured_statistics_is_moved_by_the_images(
     name: str, make_store: Callable[..., PixelStore], runtime: Runtime
 ) -> None:
     store = make_store(count=70)
-    raw, one, two = (build(name, 3, seed=0, size=16) for _ in range(3))
-    states = [measure_statistics(network, store, seed=1, runtime=runtime).state_dict() for network in (one, two)]
+    raw, first, second = (build(name, 3, seed=0, size=16) for _ in range(3))
+    states = [measure_statistics(network, store, seed=1, runtime=runtime).state_dict() for network in (first, second)]
     assert weights_hash(states[0]) == weights_hash(states[1])
     for parameter, value in raw.named_parameters():
         assert torch.equal(states[0][parameter], value)
-    assert not one.training
+    assert not first.training
     x = (store.pixels.read(torch.arange(8)) / 255).requires_grad_(True)
-    logits = one(x)
+    logits = first(x)
     assert 0.01 < logits.std(0).mean() < 3
     (gradient,) = torch.autograd.grad(logits.softmax(1).square().sum(), x)
     assert gradient.abs().mean() > 1e-5
-    norms = [module for module in one.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in first.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all(norm.num_batches_tracked == 2 and norm.momentum == 0.1 for norm in norms)
 
 

@@ -1,7 +1,5 @@
 """AR: autoregressive noise (Sandoval-Segura et al., NeurIPS 2022, arXiv 2206.03693)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -12,23 +10,20 @@ from uge.errors import UsageError
 from uge.methods.baselines.base import Baseline, Material, Settings, reference_radius, scaled
 from uge.runtime import stream
 
-_START = 2
-"""Rows and columns that are drawn freely, since a 3 × 3 window needs them."""
-_VALUES = 2**22
-"""Values that a filtered batch has at most."""
-_DRAWN, _RARE = 256, 1000
-"""Processes that are drawn at a time, and of how many drawn ones at least one must be bounded."""
+_VALUES = 2**22  # Values of a filtered batch, at most.
+_DRAWN = 256  # Processes that are drawn at a time.
+_RARE = 1000  # At least one in so many processes must be bounded.
 
 
 class ArSettings(Settings):
-    """AR's settings.
+    """Settings of AR.
 
     Attributes:
         radius: L2 length of a perturbation of 32 × 32 × 3 values in [0, 1] units; it grows with the square
             root of the number of values.
         crop: Rows above and columns left of the image that are generated and cut off.
-        bound: Largest root mean square of what a process makes of standard normal starts; others diverge (of the
-            published ones the largest has 2.5).
+        bound: Largest root mean square of the noise that a process makes from standard normal starts; processes
+            above it are not used (the largest of the published processes has 2.5).
         pool: Processes that are drawn per class, from which the most different are chosen.
     """
 
@@ -48,18 +43,18 @@ def autoregress(coefficients: Tensor, start: Tensor) -> Tensor:
     Returns:
         Like ``start``; x[i, j] = Σ b[k, l] · x[i - 2 + k, j - 2 + l] from the third row and column on.
     """
-    out, size = start.clone(), start.shape[-1]
-    for row in range(_START, size):
+    out = start.clone()
+    for row in range(2, start.shape[-2]):
         above = out[..., row - 2 : row, :].unfold(-1, 3, 1)  # ... × 2 × (size - 2) × 3
         ready = torch.einsum("...kjl,...kl->...j", above, coefficients[..., :2, :])
-        for column in range(_START, size):
+        for column in range(2, start.shape[-1]):
             before = out[..., row, column - 2 : column] * coefficients[..., 2, :2]
             out[..., row, column] = ready[..., column - 2] + before.sum(-1)
     return out
 
 
 def response(filters: Tensor, signals: Tensor) -> Tensor:
-    """How strongly signals violate processes: the sum of the positive part of the filtered signal.
+    """Violation of processes by signals: the sum of the positive part of the filtered signal.
 
     Args:
         filters: processes × channels × 3 × 3, the last entry of each channel 0.
@@ -70,15 +65,8 @@ def response(filters: Tensor, signals: Tensor) -> Tensor:
     """
     kernel = filters.clone()
     kernel[..., 2, 2] = -1
-    part = max(1, _VALUES // (len(kernel) * signals[0, 0].numel()))
-    return torch.cat([F.conv2d(each, kernel).relu().sum((2, 3)) for each in torch.split(signals, part)])
-
-
-def _draw(count: int, generator: torch.Generator) -> Tensor:
-    """Processes of one channel: normal coefficients with sum 1, so that a constant goes on as it is."""
-    drawn = torch.randn(count, 3, 3, dtype=torch.float64, generator=generator)
-    drawn[:, 2, 2] = 0
-    return drawn / drawn.sum((1, 2), keepdim=True)
+    count = max(1, _VALUES // (len(kernel) * signals[0, 0].numel()))
+    return torch.cat([F.conv2d(part, kernel).relu().sum((2, 3)) for part in torch.split(signals, count)])
 
 
 def class_processes(classes: int, channels: int, size: int, settings: ArSettings, seed: int) -> Tensor:
@@ -90,43 +78,58 @@ def class_processes(classes: int, channels: int, size: int, settings: ArSettings
     Raises:
         UsageError: Hardly any process stays within ``bound``.
     """
-    wanted, kept, whole = settings.pool * classes * channels, list[Tensor](), size + settings.crop
-    number = 0
-    while (found := sum(map(len, kept))) < wanted:
-        if found < number * _DRAWN // _RARE:
-            raise UsageError(
-                f"hardly any process of the ar baseline stays within its setting bound, {settings.bound:g}; raise it"
-            )
-        generator = stream(seed, "ar-processes", number)
-        drawn = _draw(_DRAWN, generator)
-        start = torch.randn(2, len(drawn), whole, whole, dtype=torch.float64, generator=generator)
-        made = autoregress(drawn, start)[..., settings.crop :, settings.crop :]
-        kept.append(drawn[(made.pow(2).mean((2, 3)).sqrt() < settings.bound).all(0)])
-        number += 1
-    pool = torch.cat(kept)[:wanted].reshape(-1, channels, 3, 3)
-    start = torch.randn(len(pool), channels, whole, whole, dtype=torch.float64, generator=stream(seed, "ar-trial"))
-    signals = scaled(autoregress(pool, start)[..., settings.crop :, settings.crop :], 1.0).float()
-    filters, chosen, distance = pool.float(), [0], torch.full((len(pool),), torch.inf)
+    pool = _bounded_processes(settings.pool * classes * channels, size, settings, seed).reshape(-1, channels, 3, 3)
+    signals = scaled(_noise(pool, size, settings, stream(seed, "ar-trial")), 1.0).float()
+    filters = pool.float()
+    chosen = [0]
+    distance = torch.full((len(pool),), torch.inf)
     while len(chosen) < classes:
         last = chosen[-1]
-        there, back = response(filters[last : last + 1], signals)[:, 0], response(filters, signals[last : last + 1])[0]
+        there = response(filters[last : last + 1], signals)[:, 0]
+        back = response(filters, signals[last : last + 1])[0]
         distance = torch.minimum(distance, torch.minimum(there, back))
         distance[chosen] = -1
         chosen.append(int(distance.argmax()))
     return pool[torch.tensor(chosen)]
 
 
+def _bounded_processes(count: int, size: int, settings: ArSettings, seed: int) -> Tensor:
+    """Processes of one channel within the bound: normal coefficients with sum 1, so that a constant stays as it is."""
+    bounded = torch.zeros(0, 3, 3, dtype=torch.float64)
+    number = 0
+    while len(bounded) < count:
+        if len(bounded) < number * _DRAWN // _RARE:
+            raise UsageError(
+                f"hardly any process of the ar baseline stays within its setting bound, {settings.bound:g}; raise it"
+            )
+        generator = stream(seed, "ar-processes", number)
+        drawn = torch.randn(_DRAWN, 3, 3, dtype=torch.float64, generator=generator)
+        drawn[:, 2, 2] = 0
+        drawn /= drawn.sum((1, 2), keepdim=True)
+        noise = _noise(drawn.expand(2, -1, -1, -1), size, settings, generator)
+        bounded = torch.cat([bounded, drawn[(noise.pow(2).mean((2, 3)).sqrt() < settings.bound).all(0)]])
+        number += 1
+    return bounded[:count]
+
+
+def _noise(processes: Tensor, size: int, settings: ArSettings, generator: torch.Generator) -> Tensor:
+    """Noise of processes (... × 3 × 3) from standard normal starts, ... × size × size, float64."""
+    whole = size + settings.crop
+    start = torch.randn(*processes.shape[:-2], whole, whole, dtype=torch.float64, generator=generator)
+    return autoregress(processes, start)[..., settings.crop :, settings.crop :]
+
+
 def _make(material: Material) -> Records:
-    settings, store = material.settings(ArSettings), material.store
+    settings = material.settings(ArSettings)
+    store = material.store
     processes = class_processes(len(store.classes), store.channels, store.size, settings, material.seed)
-    records, whole = material.records(), store.size + settings.crop
-    radius = reference_radius(settings.radius, store)
-    for indices, pixels, labels in material.chunks():
+
+    def change(indices: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         generator = stream(material.seed, "ar-noise", int(indices[0]))
-        start = torch.randn(len(indices), store.channels, whole, whole, dtype=torch.float64, generator=generator)
-        noise = autoregress(processes[labels.cpu()], start)[..., settings.crop :, settings.crop :]
-        records.write(indices, material.stored(pixels, scaled(noise, radius).float().to(store.device)))
-    return records
+        noise = _noise(processes[labels.cpu()], store.size, settings, generator)
+        return scaled(noise, reference_radius(settings.radius, store)).float().to(x.device)
+
+    return material.filled(change)
 
 
 AR = Baseline(

@@ -76,6 +76,17 @@ class Material:
             if self.progress is not None:
                 self.progress(int(indices[-1]) + 1, count, {})
 
+    def filled(self, change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Records:
+        """Perturbations of all images as they are stored, batch by batch in order, with progress.
+
+        Args:
+            change: From indices, pixels in [0, 1] and labels of a batch to its perturbation in [0, 1] units.
+        """
+        records = self.records()
+        for indices, pixels, labels in self.chunks():
+            records.write(indices, self.stored(pixels, change(indices, to_unit(pixels), labels)))
+        return records
+
     def stored(self, pixels: Tensor, wanted: Tensor) -> Tensor:
         """Change that remains of a wanted one when pixels are stored.
 
@@ -130,12 +141,6 @@ def read_settings(model: type[Model], options: Mapping[str, Any]) -> Model:
         raise UsageError(
             f"baseline setting {name}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
         ) from None
-
-
-def unit_batches(material: Material) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """(indices, uint8 pixels, the same in [0, 1], labels) of all images in order, with progress."""
-    for indices, pixels, labels in material.chunks():
-        yield indices, pixels, to_unit(pixels), labels
 
 
 def reference_radius(radius: float, store: PixelStore) -> float:

@@ -1,6 +1,4 @@
-"""Noise that other people's programs made, read from .npy, .npz and safetensors files; never from pickles."""
-
-from __future__ import annotations
+"""Perturbations made by other programs, read from .npy, .npz and safetensors files; never from pickles."""
 
 import contextlib
 import re
@@ -8,10 +6,11 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from uge.methods.apply import place_delta
 
 Scope = Literal["sample", "class"]
 FORMATS = ".npy, .npz or .safetensors"
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _DAMAGE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError)
 _FLOATS = {"float16", "float32", "float64", "bfloat16"}
 _LEVELS = {"int8", "int16"}
@@ -46,10 +44,10 @@ class ForeignNoise:
 
     Attributes:
         path: The file.
-        name: It, and the array where it has several.
+        name: The file, and the array in it where there are several.
         rows: count × C × H × W or count × H × W × C.
         scope: ``"sample"``: row i belongs to image i; ``"class"``: row k to class k.
-        unit: ``"[0, 1]"`` or ``"levels"`` (of 255), as found.
+        unit: Unit of the stored values, ``"[0, 1]"`` or ``"levels"`` (of 255).
         channels_first: Layout of a row.
         largest: Largest change in whole 8-bit levels.
     """
@@ -68,23 +66,27 @@ class ForeignNoise:
         height, width = self.rows.shape[2:] if self.channels_first else self.rows.shape[1:3]
         return height, width
 
+    def fits(self, image: Pixels) -> bool:
+        """True for images of the perturbations' size, and for all images if perturbations are square."""
+        return self.size[0] == self.size[1] or image.shape[:2] == self.size
+
     def levels(self, row: int) -> NDArray[np.int16]:
         """One row in whole 8-bit levels: C × H × W."""
         values = self.rows.read(row) * (255.0 if self.unit == "[0, 1]" else 1.0)
-        found = np.rint(values).astype(np.int16)
-        return found if self.channels_first else np.ascontiguousarray(found.transpose(2, 0, 1))
+        levels = np.rint(values).astype(np.int16)
+        return levels if self.channels_first else np.ascontiguousarray(levels.transpose(2, 0, 1))
 
     def pairs(self, images: ImageSet, budget: Budget) -> Iterator[tuple[Pixels, Pixels]]:
         """Clean and perturbed pixels of every image, in order, within ``budget``.
 
-        Noise of another size than an image is scaled onto its centre square.
+        A perturbation of another size than the image is scaled onto the image's centre square.
 
         Raises:
-            DataError: The noise is not square and of another size than an image.
+            DataError: The perturbations are not square and of another size than an image.
         """
         for number in range(len(images)):
             clean = images.read(number)
-            if self.size[0] != self.size[1] and self.size != clean.shape[:2]:
+            if not self.fits(clean):
                 raise DataError(
                     f"image '{images.ids[number]}' has {clean.shape[0]}×{clean.shape[1]} pixels, but the noise in "
                     f"{self.name} has {self.size[0]}×{self.size[1]}; give noise of the images' size, or square noise"
@@ -95,7 +97,7 @@ class ForeignNoise:
 
 
 def is_noise(place: str | Path) -> bool:
-    """Whether a path names noise from elsewhere, judged by its ending; weights of this project say that they are."""
+    """True if a path names perturbations made elsewhere, by its ending; False for weights of this project."""
     ending = re.search(r"\.(npy|npz|safetensors)(:[^/]*)?$", str(place), re.IGNORECASE)
     if ending is None or ending[1].lower() != "safetensors" or ending[2]:
         return ending is not None
@@ -105,123 +107,114 @@ def is_noise(place: str | Path) -> bool:
 
 
 def open_noise(place: str | Path, images: ImageSet, scope: Scope | None = None) -> ForeignNoise:
-    """Open and check noise for a set of images.
+    """Open and check the perturbations of a set of images.
 
     Args:
         place: A file in one of :data:`FORMATS`, or ``FILE:NAME`` for one array of several.
-        images: What it is for.
+        images: The images to perturb.
         scope: One perturbation per image or per class; needed only where their numbers are equal.
 
     Raises:
         UsageError: There is no such file or array, or its type, shape, values or number of rows cannot be right.
         DataError: The file is damaged.
     """
-    path, chosen = _split(str(place))
+    path, chosen = _file_and_name(str(place))
     with _damage(path):
-        names = _NAMES[path.suffix.lower()](path)
-        name = _choose(path, names, chosen)
-        rows = _OPEN[path.suffix.lower()](path, name)
-    label = str(path) if len(names) == 1 else f"{path}:{name}"
-    if rows.dtype not in _FLOATS | _LEVELS:
-        raise UsageError(
-            f"the noise in {label} must be floats, int8 or int16, got {rows.dtype}; convert it (unsigned types have "
-            "lost what is negative)"
-        )
-    if len(rows.shape) != 4 or 0 in rows.shape:
-        raise UsageError(f"the noise in {label} must be N×H×W×C or N×C×H×W, got the shape {rows.shape}; reshape it")
-    first = _channels_first(label, rows.shape, images)
-    found_scope = _scope(label, rows.shape[0], images, scope)
+        arrays = _ARRAYS[path.suffix.lower()](path)
+        name = _choose(path, arrays, chosen)
+        rows = arrays[name]()
+    label = str(path) if len(arrays) == 1 else f"{path}:{name}"
+    _require(
+        rows.dtype in _FLOATS | _LEVELS,
+        f"the noise in {label} must be floats, int8 or int16, got {rows.dtype}; convert it (unsigned types have lost "
+        "what is negative)",
+    )
+    _require(
+        len(rows.shape) == 4 and 0 not in rows.shape,
+        f"the noise in {label} must be N×H×W×C or N×C×H×W, got the shape {rows.shape}; reshape it",
+    )
+    channels_first = _channels_first(label, rows.shape, images)
+    scope = _scope(label, rows.shape[0], images, scope)
     with _damage(path):
         largest = _largest(label, rows)
     unit = "[0, 1]" if rows.dtype in _FLOATS and largest <= 1 else "levels"
     levels = round(largest * (255 if unit == "[0, 1]" else 1))
-    if levels > 255:
-        raise UsageError(f"the noise in {label} changes values by {largest:g}, more than 255 levels; scale it")
-    if levels < 1:
-        raise UsageError(
-            f"the noise in {label} is at most {largest:g}, less than one 8-bit level; nothing would change"
+    _require(levels <= 255, f"the noise in {label} changes values by {largest:g}, more than 255 levels; scale it")
+    _require(
+        levels >= 1, f"the noise in {label} is at most {largest:g}, less than one 8-bit level; nothing would change"
+    )
+    noise = ForeignNoise(path, label, rows, scope, unit, channels_first, levels)
+    for image in images.probe():
+        _require(
+            noise.fits(image),
+            f"the noise in {label} has {noise.size[0]}×{noise.size[1]} pixels, but an image has {image.shape[0]}×"
+            f"{image.shape[1]}; give noise of the images' size, or square noise",
         )
-    noise = ForeignNoise(path, label, rows, found_scope, unit, first, levels)
-    _check_size(noise, images)
     return noise
 
 
-def _split(place: str) -> tuple[Path, str | None]:
-    """File and name of the array, if one is given after a colon."""
+def _file_and_name(place: str) -> tuple[Path, str | None]:
     before, _, after = place.rpartition(":")
     path, name = (Path(before), after) if before and after and not Path(place).exists() else (Path(place), None)
-    if not path.is_file():
-        raise UsageError(
-            f"there is no noise file at {path}; give a {FORMATS} file, with :NAME for one array of several"
-        )
-    if path.suffix.lower() not in _OPEN:
-        raise UsageError(f"the noise must be a {FORMATS} file, got {path}; convert it")
+    _require(
+        path.is_file(), f"there is no noise file at {path}; give a {FORMATS} file, with :NAME for one array of several"
+    )
+    _require(path.suffix.lower() in _ARRAYS, f"the noise must be a {FORMATS} file, got {path}; convert it")
     return path, name
 
 
-def _choose(path: Path, names: Sequence[str], chosen: str | None) -> str:
-    if chosen is None and len(names) == 1:
-        return names[0]
-    if chosen is None:
-        listed = ", ".join(names) or "none"
-        raise UsageError(f"{path} holds {len(names)} arrays ({listed}); name one, as {path}:NAME")
-    if chosen not in names:
+def _choose(path: Path, names: Collection[str], chosen: str | None) -> str:
+    listed = ", ".join(names) or "none"
+    _require(
+        chosen is not None or len(names) == 1,
+        f"{path} holds {len(names)} arrays ({listed}); name one, as {path}:NAME",
+    )
+    if chosen is not None and chosen not in names:
         raise UnknownNameError(f"array in {path}", chosen, names)
-    return chosen
+    return chosen or next(iter(names))
 
 
 def _scope(label: str, count: int, images: ImageSet, scope: Scope | None) -> Scope:
-    """What a row stands for, from the numbers of rows, images and classes."""
-    wanted: dict[Scope, int] = {"sample": len(images), "class": len(images.classes)}
-    if scope is None:
-        fitting = [name for name, number in wanted.items() if number == count]
-        if len(fitting) == 2:
-            raise UsageError(
-                f"the noise in {label} has {count} rows, as many as there are images and classes; give --scope sample "
-                "or --scope class"
-            )
-        scope = fitting[0] if fitting else None
-    if scope is None or wanted[scope] != count:
-        meant = f"{wanted[scope]} (--scope {scope})" if scope else f"{wanted['sample']} (images) or {wanted['class']}"
-        tail = "" if scope else " (classes)"
-        raise UsageError(f"the noise in {label} has {count} rows, expected {meant}{tail}; give noise for these images")
-    return scope
+    expected: dict[Scope, int] = {"sample": len(images), "class": len(images.classes)}
+    fitting = [name for name, number in expected.items() if number == count and scope in (None, name)]
+    _require(
+        len(fitting) < 2,
+        f"the noise in {label} has {count} rows, as many as there are images and classes; give --scope sample or "
+        "--scope class",
+    )
+    either = f"{len(images)} (images) or {len(images.classes)} (classes)"
+    numbers = f"{expected[scope]} (--scope {scope})" if scope else either
+    _require(bool(fitting), f"the noise in {label} has {count} rows, expected {numbers}; give noise for these images")
+    return fitting[0]
 
 
 def _channels_first(label: str, shape: tuple[int, ...], images: ImageSet) -> bool:
-    """Where the channels of a row are; the images' own size settles what could be both."""
-    first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+    """True for rows of C × H × W; where both layouts are possible, the size of the images decides."""
+    first = shape[1] in (1, 3)
+    last = shape[3] in (1, 3)
     if first and last:
         sizes = {image.shape[:2] for image in images.probe()}
-        first, last = shape[2:] in sizes, shape[1:3] in sizes
-    if first == last:
-        raise UsageError(
-            f"the noise in {label} must be N×H×W×C or N×C×H×W with 1 or 3 channels, got the shape {shape}; reshape it"
-        )
+        first = shape[2:] in sizes
+        last = shape[1:3] in sizes
+    _require(
+        first != last,
+        f"the noise in {label} must be N×H×W×C or N×C×H×W with 1 or 3 channels, got the shape {shape}; reshape it",
+    )
     return first
 
 
 def _largest(label: str, rows: _Rows) -> float:
-    """The largest absolute value, after every row was read once."""
     largest = 0.0
     for number in range(rows.shape[0]):
-        row = np.abs(rows.read(number))
-        top = float(row.max())
-        if not np.isfinite(top):
-            raise UsageError(f"row {number} of the noise in {label} holds NaN or infinity; make it again")
+        top = float(np.abs(rows.read(number)).max())
+        _require(np.isfinite(top), f"row {number} of the noise in {label} holds NaN or infinity; make it again")
         largest = max(largest, top)
     return largest
 
 
-def _check_size(noise: ForeignNoise, images: ImageSet) -> None:
-    """Refuse before any work what :meth:`ForeignNoise.pairs` would refuse in the midst of it."""
-    height, width = noise.size
-    for image in images.probe():
-        if height != width and image.shape[:2] != noise.size:
-            raise UsageError(
-                f"the noise in {noise.name} has {height}×{width} pixels, but an image has {image.shape[0]}×"
-                f"{image.shape[1]}; give noise of the images' size, or square noise"
-            )
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise UsageError(message)
 
 
 @contextlib.contextmanager
@@ -234,60 +227,48 @@ def _damage(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read ({' '.join(str(error).split())}); fetch or write it again") from error
 
 
-def _map_npy(handle: IO[bytes]) -> _Rows:
+def _mapped(path: Path) -> _Rows:
     """The array of an .npy file, mapped; pickled objects are refused."""
-    version = np.lib.format.read_magic(handle)
-    if version not in _HEADERS:
-        raise ValueError(f"format version {version} is unknown")
-    shape, fortran, dtype = _HEADERS[version](handle)
-    if dtype.hasobject:
-        raise UsageError("the noise must be numbers, got pickled objects, which can run code when opened; convert it")
-    if not shape or 0 in shape:
-        return _Rows(shape, dtype.name, lambda row: np.zeros(0))
-    order: Literal["F", "C"] = "F" if fortran else "C"
-    array = np.memmap(handle, dtype, mode="r", offset=handle.tell(), shape=shape, order=order)
-    return _Rows(shape, dtype.name, lambda row: np.asarray(array[row], np.float64))
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        if "Python objects" not in str(error):
+            raise
+        raise UsageError(
+            "the noise must be numbers, got pickled objects, which can run code when opened; convert it"
+        ) from error
+    return _Rows(array.shape, array.dtype.name, lambda row: np.asarray(array[row], np.float64))
 
 
-def _open_npy(path: Path, name: str) -> _Rows:
-    with path.open("rb") as handle:
-        return _map_npy(handle)
+def _unpacked(path: Path, member: str) -> _Rows:
+    """An array of an .npz file, copied to a temporary file, since a compressed array cannot be mapped."""
+    with tempfile.NamedTemporaryFile(prefix="uge-") as handle:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as packed:
+            shutil.copyfileobj(packed, handle)
+        handle.flush()
+        return _mapped(Path(handle.name))
 
 
-def _open_npz(path: Path, name: str) -> _Rows:
-    """One array, copied to a temporary file, since a compressed one cannot be mapped."""
-    with tempfile.TemporaryFile(prefix="uge-") as handle:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-            shutil.copyfileobj(member, handle)
-        handle.seek(0)
-        return _map_npy(handle)
+def _npz(path: Path) -> dict[str, Callable[[], _Rows]]:
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith(".npy")]
+    return {member.removesuffix(".npy"): partial(_unpacked, path, member) for member in members}
 
 
-def _open_safetensors(path: Path, name: str) -> _Rows:
-    handle: Any = safe_open(path, framework="pt")
-    part = handle.get_slice(name)
+def _sliced(part: Any) -> _Rows:
     shape = tuple(part.get_shape())
     dtype = str(part[:1].dtype).removeprefix("torch.") if shape else "scalar"
     return _Rows(shape, dtype, lambda row: part[row : row + 1][0].double().numpy())
 
 
-def _npz_names(path: Path) -> list[str]:
-    with zipfile.ZipFile(path) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+def _safetensors(path: Path) -> dict[str, Callable[[], _Rows]]:
+    handle: Any = safe_open(path, framework="pt")
+    return {name: partial(_sliced, handle.get_slice(name)) for name in sorted(handle.keys())}
 
 
-def _safetensors_names(path: Path) -> list[str]:
-    with safe_open(path, framework="pt") as handle:
-        return sorted(handle.keys())
-
-
-_NAMES: dict[str, Callable[[Path], list[str]]] = {
-    ".npy": lambda path: [path.stem],
-    ".npz": _npz_names,
-    ".safetensors": _safetensors_names,
+_ARRAYS: dict[str, Callable[[Path], dict[str, Callable[[], _Rows]]]] = {
+    ".npy": lambda path: {path.stem: partial(_mapped, path)},
+    ".npz": _npz,
+    ".safetensors": _safetensors,
 }
-_OPEN: dict[str, Callable[[Path, str], _Rows]] = {
-    ".npy": _open_npy,
-    ".npz": _open_npz,
-    ".safetensors": _open_safetensors,
-}
+"""Names of the arrays in a file, each with a function that opens it, by the file's ending."""

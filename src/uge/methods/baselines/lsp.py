@@ -1,7 +1,5 @@
 """LSP: linearly separable patches (Yu, Zhang, Chen, Yin and Liu, KDD 2022, arXiv 2111.00898)."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -15,7 +13,7 @@ from uge.runtime import stream
 
 
 class LspSettings(Settings):
-    """LSP's settings.
+    """Settings of LSP.
 
     Attributes:
         patch: Side of the patches of one colour, in pixels.
@@ -42,12 +40,11 @@ def patches(colours: Tensor, size: int, patch: int, radius: float) -> Tensor:
     Returns:
         batch × channels × size × size in [0, 1] units.
     """
-    out = colours.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :size, :size]
-    return scaled(out, radius)
+    return scaled(colours.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :size, :size], radius)
 
 
 def class_centres(classes: int, shape: tuple[int, ...], seed: int) -> Tensor:
-    """Colours of ±1 for every class, classes × ``shape``; no two classes have the same.
+    """Colours of ±1 for every class, classes × ``shape``; no two classes have the same colours.
 
     Raises:
         UsageError: There are fewer such patterns than classes.
@@ -56,8 +53,9 @@ def class_centres(classes: int, shape: tuple[int, ...], seed: int) -> Tensor:
         raise UsageError(
             f"the lsp baseline has only {2 ** math.prod(shape)} patterns for {classes} classes; lower its setting patch"
         )
-    generator, taken = stream(seed, "lsp-centres"), set[tuple[int, ...]]()
+    generator = stream(seed, "lsp-centres")
     centres = torch.randint(2, (classes, *shape), generator=generator)
+    taken = set[tuple[int, ...]]()
     for centre in centres.flatten(1):
         while tuple(centre.tolist()) in taken:
             centre.copy_(torch.randint(2, centre.shape, generator=generator))
@@ -66,17 +64,19 @@ def class_centres(classes: int, shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def _make(material: Material) -> Records:
-    settings, store = material.settings(LspSettings), material.store
+    settings = material.settings(LspSettings)
+    store = material.store
     cells = -(-store.size // settings.patch)
-    shape, radius = (store.channels, cells, cells), reference_radius(settings.radius, store)
+    shape = (store.channels, cells, cells)
     centres = class_centres(len(store.classes), shape, material.seed)
-    records = material.records()
-    for indices, pixels, labels in material.chunks():
+
+    def change(indices: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         generator = stream(material.seed, "lsp-colours", int(indices[0]))
-        noise = settings.spread * torch.randn(len(indices), *shape, generator=generator)
-        wanted = patches(centres[labels.cpu()] + noise, store.size, settings.patch, radius)
-        records.write(indices, material.stored(pixels, wanted.to(store.device)))
-    return records
+        colours = centres[labels.cpu()] + settings.spread * torch.randn(len(indices), *shape, generator=generator)
+        radius = reference_radius(settings.radius, store)
+        return patches(colours, store.size, settings.patch, radius).to(x.device)
+
+    return material.filled(change)
 
 
 LSP = Baseline(

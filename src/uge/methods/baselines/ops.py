@@ -1,19 +1,18 @@
 """OPS: one-pixel shortcut (Wu, Chen, Xie and Huang, ICLR 2023, arXiv 2205.12141)."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from uge.data.loader import to_unit
 from uge.data.store import Records
-from uge.methods.baselines.base import Baseline, Material, Settings, unit_batches
+from uge.methods.baselines.base import Baseline, Material, Settings
 
 
 class OpsSettings(Settings):
-    """OPS's settings.
+    """Settings of OPS.
 
     Attributes:
         pixels: Pixels that are replaced in every image.
@@ -26,24 +25,23 @@ def _moments(material: Material) -> tuple[Tensor, Tensor]:
     """Mean of x and of x² per class: each classes × channels × height × width, float64, x in [0, 1]."""
     store = material.store
     sums = torch.zeros(2, len(store.classes), *store.pixels.shape, dtype=torch.float64, device=store.device)
-    for _, _, x, labels in unit_batches(material):
-        wide = x.double()
-        sums[0].index_add_(0, labels, wide)
-        sums[1].index_add_(0, labels, wide * wide)
-    counts = torch.bincount(store.labels, minlength=len(store.classes)).clamp_min(1)[:, None, None, None]
-    return sums[0] / counts, sums[1] / counts
+    for _, pixels, labels in material.chunks():
+        x = to_unit(pixels).double()
+        sums.index_add_(1, labels, torch.stack([x, x * x]))
+    sums /= torch.bincount(store.labels, minlength=len(store.classes)).clamp_min(1)[:, None, None, None]
+    return sums[0], sums[1]
 
 
 def corner_colours(channels: int) -> Tensor:
-    """The colours that are tried: every channel at 0 or 1; 2^channels × channels."""
+    """Colours with every channel at 0 or 1; 2^channels × channels."""
     return torch.tensor(list(itertools.product((0.0, 1.0), repeat=channels)), dtype=torch.float64)
 
 
 def scores(mean: Tensor, square: Tensor) -> Tensor:
-    """How consistently each pixel of a class differs from each colour: E|c - x| / std|c - x|.
+    """Scores of all colours at every pixel of a class: E|c - x| / std|c - x|.
 
-    Mean and deviation are over the class's images and over channels; where all images agree, and differ
-    from the colour, the score is infinite.
+    Mean and deviation are over the class's images and over channels. The score is infinite where all images agree
+    with one another and differ from the colour.
 
     Args:
         mean: E[x] per channel, height and width, x in [0, 1].
@@ -60,34 +58,30 @@ def scores(mean: Tensor, square: Tensor) -> Tensor:
     return torch.where(distance < 1e-9, torch.zeros_like(distance), distance / deviation.clamp_min(1e-9))
 
 
-def choose(material: Material, pixels: int) -> list[list[tuple[int, int, Tensor]]]:
-    """Row, column and colour (channels, 0 or 1) of every pixel to replace, per class; no two classes share one."""
+def choose(material: Material, pixels: int) -> Tensor:
+    """Colours of the pixels to replace, per class; no two classes replace the same pixel by the same colour.
+
+    Returns:
+        classes × channels × height × width, 0 or 1; NaN for all pixels that stay.
+    """
     mean, square = _moments(material)
-    colours = corner_colours(mean.shape[1])
-    taken, found = torch.zeros(len(colours), *mean.shape[2:], dtype=torch.bool, device=mean.device), []
-    for of_class, of_square in zip(mean, square, strict=True):
-        score = scores(of_class, of_square).masked_fill(taken, -1.0)
-        chosen = list[tuple[int, int, Tensor]]()
+    colours = corner_colours(mean.shape[1]).to(mean.device)
+    taken = torch.zeros(len(colours), *mean.shape[2:], dtype=torch.bool, device=mean.device)
+    replacements = torch.full_like(mean, torch.nan)
+    for class_mean, class_square, replacement in zip(mean, square, replacements, strict=True):
+        score = scores(class_mean, class_square).masked_fill(taken, -1.0)
         for _ in range(min(pixels, score[0].numel())):
             colour, row, column = (int(i) for i in torch.unravel_index(score.flatten().argmax(), score.shape))
-            chosen.append((row, column, colours[colour]))
+            replacement[:, row, column] = colours[colour]
             taken[colour, row, column] = True
             score[:, row, column] = -1.0  # Another colour for the same pixel would undo the first.
-        found.append(chosen)
-    return found
+    return replacements
 
 
 def _make(material: Material) -> Records:
     settings = material.settings(OpsSettings)
-    chosen, records = choose(material, settings.pixels), material.records()
-    for indices, pixels, x, labels in unit_batches(material):
-        wanted = torch.zeros_like(x)
-        for label in torch.unique(labels).tolist():
-            rows = (labels == label).nonzero()[:, 0]
-            for row, column, colour in chosen[label]:
-                wanted[rows, :, row, column] = colour.to(x) - x[rows, :, row, column]
-        records.write(indices, material.stored(pixels, wanted))
-    return records
+    replacements = choose(material, settings.pixels).float()
+    return material.filled(lambda indices, x, labels: (replacements[labels] - x).nan_to_num())
 
 
 OPS = Baseline(

@@ -1,6 +1,4 @@
-"""PIL: perturbations that make a linear network's task easy (jinlinll/pil, ICLR 2026)."""
-
-from __future__ import annotations
+"""PIL: perturbations that a linear network takes for the class (code of jinlinll/pil, ICLR 2026)."""
 
 import torch
 import torch.nn.functional as F
@@ -10,24 +8,23 @@ from torch import Tensor, nn
 from uge.data.store import PixelStore, Records
 from uge.learning.recipes import Recipe
 from uge.learning.training import fit
-from uge.methods.baselines.base import PUBLISHED_RHO, Baseline, Material, Settings, unit_batches
+from uge.methods.baselines.base import PUBLISHED_RHO, Baseline, Material, Settings
 from uge.runtime import Runtime, seeded, stream
 
-_PUBLISHED_IMAGES = 50_000
-"""Images of the training set that the settings were published for."""
+_PUBLISHED_IMAGES = 50_000  # Size of the training set that the settings were published for.
 
 
 class PilSettings(Settings):
-    """PIL's settings.
+    """Settings of PIL.
 
     Attributes:
         epochs: Epochs of the linear surrogate.
-        lr: Its learning rate (SGD, cosine).
-        batch_size: Its batch size for 50,000 images; for fewer smaller in proportion, so that it takes as many
-            steps (at least 8).
+        lr: Learning rate of the surrogate (SGD, cosine).
+        batch_size: Batch size of the surrogate for 50,000 images; smaller in proportion for fewer images, so that
+            it takes as many steps (at least 8 images).
         steps: Sign steps on every perturbation.
         step: Length of a sign step in [0, 1] units.
-        weight: Of the cross-entropy of the perturbation alone; the rest goes to the uniform term.
+        weight: Weight of the cross-entropy of the perturbation alone; the rest goes to the uniform term.
     """
 
     epochs: int = Field(30, ge=1)
@@ -38,29 +35,19 @@ class PilSettings(Settings):
     weight: float = Field(0.9, ge=0, le=1)
 
 
-class Surrogate(nn.Module):
-    """Two linear layers without bias, pixels in [0, 1] to logits."""
-
-    def __init__(self, values: int, classes: int) -> None:
-        super().__init__()
-        self.first = nn.Linear(values, classes, bias=False)
-        self.second = nn.Linear(classes, classes, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of pixels or perturbations (B, channels, H, W) in [0, 1] units."""
-        out: Tensor = self.second(self.first(x.flatten(1)))
-        return out
-
-
-def surrogate(store: PixelStore, settings: PilSettings, seed: int, runtime: Runtime) -> Surrogate:
-    """The linear network, trained on the clean images and frozen."""
+def surrogate(store: PixelStore, settings: PilSettings, seed: int, runtime: Runtime) -> nn.Module:
+    """Two linear layers without bias, from pixels in [0, 1] to logits, trained on the clean images and frozen."""
+    classes = len(store.classes)
     with seeded(seed, "pil-surrogate"):
-        network = Surrogate(store.channels * store.size**2, len(store.classes))
-    batch_size = min(settings.batch_size, max(8, settings.batch_size * len(store) // _PUBLISHED_IMAGES))
+        network = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(store.channels * store.size**2, classes, bias=False),
+            nn.Linear(classes, classes, bias=False),
+        )
     recipe = Recipe(
         lr=settings.lr,
         epochs=settings.epochs,
-        batch_size=batch_size,
+        batch_size=min(settings.batch_size, max(8, settings.batch_size * len(store) // _PUBLISHED_IMAGES)),
         schedule="cosine",
         weight_decay=0,
         augment="none",
@@ -75,8 +62,8 @@ def loss(network: nn.Module, x: Tensor, delta: Tensor, labels: Tensor, weight: f
     Args:
         network: Pixels to logits.
         x: Pixels in [0, 1].
-        delta: What is taken away from them, in [0, 1] units, same shape.
-        labels: int64.
+        delta: Perturbation that is subtracted from them, in [0, 1] units, same shape.
+        labels: int64 labels.
         weight: w.
     """
     answers = F.log_softmax(network(x - delta), 1)
@@ -86,17 +73,20 @@ def loss(network: nn.Module, x: Tensor, delta: Tensor, labels: Tensor, weight: f
 
 
 def _make(material: Material) -> Records:
-    settings, store, rho = material.settings(PilSettings), material.store, material.budget.rho
-    network, records = surrogate(store, settings, material.seed, material.runtime), material.records()
-    for indices, pixels, x, labels in unit_batches(material):
+    settings = material.settings(PilSettings)
+    rho = material.budget.rho
+    network = surrogate(material.store, settings, material.seed, material.runtime)
+
+    def change(indices: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         generator = stream(material.seed, "pil-start", int(indices[0]))
         delta = rho * (2 * torch.rand(x.shape, generator=generator).to(x.device) - 1)
         for _ in range(settings.steps):
             delta.requires_grad_(True)
             (gradient,) = torch.autograd.grad(loss(network, x, delta, labels, settings.weight), delta)
             delta = (delta.detach() - settings.step * gradient.sign()).clamp(-rho, rho)
-        records.write(indices, material.stored(pixels, -delta))
-    return records
+        return -delta
+
+    return material.filled(change)
 
 
 PIL = Baseline(

@@ -1,6 +1,6 @@
-"""Random noise of the same budget: the control that shows what optimisation adds."""
+"""Random noise within the budget: a control that shows the effect of optimisation."""
 
-from __future__ import annotations
+import dataclasses
 
 import torch
 from torch import Tensor
@@ -11,32 +11,26 @@ from uge.runtime import stream
 
 
 class RandomSettings(Settings):
-    """Random noise has nothing to set: every level of the budget is equally likely."""
+    """No settings: every level of the budget is equally likely."""
 
 
-def _noise(count: int, material: Material, *names: str | int) -> Tensor:
-    """``count`` patterns of whole levels, each equally likely between plus and minus the budget."""
-    levels, shape = material.budget.levels, material.store.pixels.shape
-    drawn = torch.randint(-levels, levels + 1, (count, *shape), generator=stream(material.seed, *names))
-    return drawn.to(material.store.device)
+def _uniform(count: int, material: Material, *names: str | int) -> Tensor:
+    """``count`` patterns in [0, 1] units; whole levels between plus and minus the budget are equally likely."""
+    shape = (count, *material.store.pixels.shape)
+    most = material.budget.levels
+    levels = torch.randint(-most, most + 1, shape, generator=stream(material.seed, *names))
+    return levels.to(material.store.device) / 255
 
 
 def _sample_wise(material: Material) -> Records:
     material.settings(RandomSettings)
-    records = material.records()
-    for indices, pixels, _ in material.chunks():
-        noise = _noise(len(indices), material, "random-noise", int(indices[0]))
-        records.write(indices, material.stored(pixels, noise / 255))
-    return records
+    return material.filled(lambda indices, x, labels: _uniform(len(indices), material, "random-noise", int(indices[0])))
 
 
 def _class_wise(material: Material) -> Records:
     material.settings(RandomSettings)
-    patterns = _noise(len(material.store.classes), material, "random-noise-class")
-    records = material.records()
-    for indices, pixels, labels in material.chunks():
-        records.write(indices, material.stored(pixels, patterns[labels] / 255))
-    return records
+    patterns = _uniform(len(material.store.classes), material, "random-noise-class")
+    return material.filled(lambda indices, x, labels: patterns[labels])
 
 
 RANDOM = Baseline(
@@ -47,11 +41,9 @@ RANDOM = Baseline(
     about="Uniform random noise, another for every image: a control without optimisation.",
     settings=RandomSettings,
 )
-RANDOM_CLASS = Baseline(
-    _class_wise,
-    norm="Linf",
-    rho=PUBLISHED_RHO,
+RANDOM_CLASS = dataclasses.replace(
+    RANDOM,
+    make=_class_wise,
     scope="class",
     about="Uniform random noise, one pattern per class: a control without optimisation.",
-    settings=RandomSettings,
 )

@@ -1,6 +1,4 @@
-"""Robust error-minimising noise (Fu et al., ICLR 2022)."""
-
-from __future__ import annotations
+"""REM: robust error-minimising noise (Fu et al., ICLR 2022, arXiv 2203.14533)."""
 
 from typing import Literal
 
@@ -16,16 +14,15 @@ from uge.methods.baselines.base import PUBLISHED_RHO, Baseline, Material, Settin
 from uge.methods.baselines.surrogate import (
     Surrogate,
     endless_indices,
-    project,
     random_start,
     sign_steps,
-    trained_surrogate,
+    trainable_surrogate,
 )
 from uge.runtime import seeded, stream
 
 
 class REMSettings(Settings):
-    """min over θ, min over δ of E_t max over ρ of CE(f_θ(t(x + δ) + ρ), y).
+    """Settings of REM: min over θ, min over δ of E_t max over ρ of CE(f_θ(t(x + δ) + ρ), y).
 
     One step of θ costs (samples · steps + 1) · (adversary_steps + 1) gradient evaluations per image, 50 times EM's
     with the published numbers. To scale down: ``surrogate``, ``theta_steps``, ``steps``, ``samples``,
@@ -35,16 +32,16 @@ class REMSettings(Settings):
         surrogate: A network by name.
         theta_steps: Adversarial training steps of the surrogate.
         steps: Sign steps of the defence noise δ, from a random start.
-        step: Their length in 8-bit levels.
+        step: Length of a sign step of δ in 8-bit levels.
         adversary_radius: Bound on the adversary's ρ in 8-bit levels.
-        adversary_steps: Its sign steps, from a random start.
-        adversary_step: Their length in 8-bit levels.
+        adversary_steps: Sign steps of ρ, from a random start.
+        adversary_step: Length of a sign step of ρ in 8-bit levels.
         samples: Draws of t per step of δ.
-        augment: What t is drawn from.
+        augment: Augmentation that t is drawn from.
         batch_size: Images per step.
-        lr: Of the surrogate's SGD (momentum 0.9, weight decay 5e-4).
+        lr: Learning rate of the surrogate's SGD (momentum 0.9, weight decay 5e-4).
         decay_every: Steps after which ``lr`` falls to a tenth, again and again.
-        clip: Largest norm of its gradient.
+        clip: Largest norm of the surrogate's gradient.
     """
 
     surrogate: str = "resnet18"
@@ -69,34 +66,32 @@ def adversary(surrogate: Surrogate, x: Tensor, y: Tensor, settings: REMSettings,
         surrogate: The network.
         x: Pixels in [0, 1].
         y: Labels.
-        settings: Radius, steps, length.
-        draw: Of the start.
+        settings: Radius, steps and their length.
+        draw: Source of the start.
     """
-    pixels, radius = x.detach() * 255, settings.adversary_radius
-    start = project(pixels, random_start(pixels, radius, draw), radius)
+    pixels = x.detach() * 255
     delta = sign_steps(
         pixels,
-        start,
-        lambda moved: -surrogate.label_slope(moved, y),
+        random_start(pixels, settings.adversary_radius, draw),
+        lambda moved: -surrogate.label_gradient(moved, y),
         steps=settings.adversary_steps,
         step=settings.adversary_step,
-        bound=radius,
+        bound=settings.adversary_radius,
     )
     return delta / 255
 
 
-def robust_slope(surrogate: Surrogate, x: Tensor, y: Tensor, settings: REMSettings, draw: torch.Generator) -> Tensor:
+def robust_gradient(surrogate: Surrogate, x: Tensor, y: Tensor, settings: REMSettings, draw: torch.Generator) -> Tensor:
     """Gradient of E_t max_ρ CE(f(t(x) + ρ), y) in ``x``, each image on its own; t by ``samples`` draws."""
-    augment, total = augmentation(settings.augment), torch.zeros_like(x)
+    augment = augmentation(settings.augment)
 
     def loss(pixels: Tensor) -> Tensor:
         seen = augment(pixels, draw)
         worst = seen + adversary(surrogate, seen, y, settings, draw)
         return F.cross_entropy(surrogate.logits(worst), y, reduction="sum")
 
-    for _ in range(settings.samples):
-        total += surrogate.gradient(x, loss)
-    return total / settings.samples
+    gradients = (surrogate.gradient(x, loss) for _ in range(settings.samples))
+    return sum(gradients, torch.zeros_like(x)) / settings.samples
 
 
 def defence(
@@ -105,8 +100,8 @@ def defence(
     """δ in levels for pixels ``clean`` in levels (float): sign steps down the robust loss from a random start."""
     return sign_steps(
         clean,
-        project(clean, random_start(clean, bound, draw), bound),
-        lambda x: robust_slope(surrogate, x, y, settings, draw),
+        random_start(clean, bound, draw),
+        lambda x: robust_gradient(surrogate, x, y, settings, draw),
         steps=settings.steps,
         step=settings.step,
         bound=bound,
@@ -114,9 +109,9 @@ def defence(
 
 
 def robust_error_minimising(material: Material) -> Records:
-    """δ that lowers the loss of a surrogate which is trained adversarially on it meanwhile.
+    """Perturbations that lower the loss of a surrogate while it trains adversarially on them.
 
-    Every batch starts from a new random δ; a last pass makes those that are kept, with the final surrogate.
+    Every batch starts from a new random δ. A last pass with the final surrogate makes the δ that are returned.
 
     Args:
         material: Images, budget (the defence radius), seed; ``options`` are :class:`REMSettings`.
@@ -124,32 +119,32 @@ def robust_error_minimising(material: Material) -> Records:
     Raises:
         UsageError: A setting is wrong, or the surrogate diverges.
     """
-    settings, store, bound = material.settings(REMSettings), material.store, float(material.budget.levels)
-    surrogate = trained_surrogate(material, settings.surrogate, "rem", lr=settings.lr, clip=settings.clip)
+    settings = material.settings(REMSettings)
+    store = material.store
+    bound = float(material.budget.levels)
+    surrogate = trainable_surrogate(material, settings.surrogate, "rem", lr=settings.lr, clip=settings.clip)
+    augment = augmentation(settings.augment)
+    draw = stream(material.seed, "rem", "draws")
     chunks = torch.split(torch.arange(len(store)), settings.batch_size)
-    total, draw = settings.theta_steps + len(chunks), stream(material.seed, "rem", "draws")
-    augment, order = augmentation(settings.augment), endless_indices(material, settings.batch_size, "rem")
-
-    def on_progress(done: int, **figures: float) -> None:
-        if material.progress is not None:
-            material.progress(done, total, {**figures, "gradients": float(surrogate.gradients)})
-
+    total = settings.theta_steps + len(chunks)
+    records = material.records()
     with seeded(material.seed, "rem", "layers"):
+        indices = endless_indices(material, settings.batch_size, "rem")
         for number in range(settings.theta_steps):
-            batch = fetch(store, next(order))
+            batch = fetch(store, next(indices))
             clean = batch.x * 255
             protected = (clean + defence(surrogate, clean, batch.y, bound, settings, draw)) / 255
             seen = augment(protected, draw)
             worst = seen + adversary(surrogate, seen, batch.y, settings, draw)
             rate = settings.lr * 0.1 ** (number // settings.decay_every)
-            on_progress(number + 1, loss=surrogate.train_step(worst, batch.y, lr=rate))
-        out = material.records()
-        for number, indices in enumerate(chunks):
-            batch, pixels = fetch(store, indices), store.pixels.read(indices)
-            delta = defence(surrogate, pixels.float(), batch.y, bound, settings, draw)
-            out.write(indices, material.stored(pixels, delta / 255))
-            on_progress(settings.theta_steps + number + 1)
-    return out
+            surrogate.report(material, number + 1, total, loss=surrogate.train_step(worst, batch.y, lr=rate))
+        for number, chunk in enumerate(chunks, settings.theta_steps + 1):
+            pixels = store.pixels.read(chunk)
+            labels = store.labels[chunk.to(store.device)]
+            delta = defence(surrogate, pixels.float(), labels, bound, settings, draw)
+            records.write(chunk, material.stored(pixels, delta / 255))
+            surrogate.report(material, number, total)
+    return records
 
 
 REM = Baseline(

@@ -1,8 +1,5 @@
-"""Feature distance loss L_fd: what makes the protected copy unlearnable (Eq. 7-9)."""
+"""Feature distance loss L_fd, which makes the protected copy unlearnable (Eq. 7-9), and its target classes."""
 
-from __future__ import annotations
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
@@ -21,11 +18,18 @@ def feature_distance(
         protected: F', L2-normalised image features of x_u, batch × dim.
         text: T, L2-normalised text features of all classes, classes × dim.
         labels: y, int64, batch.
-        targets: c ≠ y, int64, batch: the class whose text F' is pulled towards.
+        targets: c ≠ y, int64, batch: F' is pulled towards the text of class c.
         alpha: Margin α of the triplet term (Table 5: 0.1).
 
     Returns:
         A scalar; at least -4 (opposite features, on the target).
+
+    Example:
+        >>> import torch
+        >>> text = torch.eye(2)  # Two classes with orthogonal text features.
+        >>> label, target = torch.tensor([0]), torch.tensor([1])
+        >>> feature_distance(text[:1], text[1:], text, label, target).item()  # F' is on the target.
+        -2.0
     """
     away = -(clean - protected).square().sum(1)
     pull = (protected - text[targets]).square().sum(1)
@@ -34,15 +38,14 @@ def feature_distance(
 
 
 def least_similar_classes(clean: Tensor, text: Tensor, labels: Tensor) -> Tensor:
-    """The paper's target: per image, argmin over c ≠ y of Sim(F, T_c).
+    """The paper's target of each image: argmin over c ≠ y of Sim(F, T_c).
 
     Args:
         clean: L2-normalised image features, batch × dim.
         text: L2-normalised text features, classes × dim.
         labels: int64, batch.
     """
-    similarity = (clean @ text.T).scatter(1, labels[:, None], torch.inf)
-    return similarity.argmin(1)
+    return (clean @ text.T).scatter(1, labels[:, None], torch.inf).argmin(1)
 
 
 def class_derangement(text: Tensor) -> Tensor:
@@ -61,8 +64,7 @@ def class_derangement(text: Tensor) -> Tensor:
         UsageError: There is only one class.
     """
     if len(text) < 2:
-        raise UsageError("targets need at least two classes, got one")
-    cost = (text @ text.T).double().cpu().numpy().copy()
-    np.fill_diagonal(cost, 1e6)
-    _, target = linear_sum_assignment(cost)
+        raise UsageError("the targets of feature distance need at least two classes, got one; give images of more")
+    cost = (text @ text.T).double().cpu().fill_diagonal_(1e6)
+    _, target = linear_sum_assignment(cost.numpy())
     return torch.as_tensor(target, dtype=torch.int64, device=text.device)

@@ -1,6 +1,4 @@
-"""The perturbation generator G (Eq. 3, 13, Table 4)."""
-
-from __future__ import annotations
+"""The perturbation generator G (Eq. 3 and 13, Table 4), and its application to stored images."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -18,8 +16,8 @@ from uge.errors import UsageError
 
 Levels = NDArray[np.signedinteger[Any]]
 
-_TILE = 512
-_GROUP = 256
+_TILE = 512  # Side of a tile, in pixels.
+_GROUP = 256 * 1024  # Pixels that go through the generator together, at most.
 
 
 class Generator(nn.Module):
@@ -31,9 +29,9 @@ class Generator(nn.Module):
     starts as the identity, and the bound is a tanh: a hard clamp, or an ordinary start, has
     no gradient after a few steps (docs/method.md).
 
-    Two things that Table 4 does not have can be switched on. ``skips``: both transposed convolutions' outputs
-    are joined by what the encoder had at that resolution, as in a U-Net. ``classes``: the bottleneck is scaled and
-    shifted by numbers that are learned for every class, so that the perturbation can depend on the label.
+    Two options are not in Table 4. ``skips``: both transposed convolutions' outputs are joined by the encoder's
+    values at that resolution, as in a U-Net (Ronneberger et al., MICCAI 2015). ``classes``: the bottleneck is scaled
+    and shifted by numbers that are learned for every class, so that the perturbation can depend on the label.
 
     Args:
         channels: Colour channels of the images, 1 or 3.
@@ -57,9 +55,18 @@ class Generator(nn.Module):
         classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.channels, self.budget, self.skips, self.classes = channels, budget, skips, tuple(classes)
-        self.options: dict[str, Any] = {"channels": channels, "width": width, "blocks": blocks, "dropout": dropout}
-        self.options |= {"skips": skips, "classes": list(classes)}
+        self.channels = channels
+        self.budget = budget
+        self.skips = skips
+        self.classes = tuple(classes)
+        self.options: dict[str, Any] = {
+            "channels": channels,
+            "width": width,
+            "blocks": blocks,
+            "dropout": dropout,
+            "skips": skips,
+            "classes": list(classes),
+        }
         # Receptive field: each block reaches 2 pixels at a quarter of the resolution, the other layers 15.
         self.halo = 16 + 8 * blocks
         wide = 4 * width
@@ -76,18 +83,15 @@ class Generator(nn.Module):
             nn.Conv2d(joined * width, channels, 7, padding=3),
         )
         self.of_class = nn.Embedding(len(self.classes), 2 * wide) if self.classes else None
-        last = self.decoder[-1]
-        assert isinstance(last, nn.Conv2d)
-        assert last.bias is not None
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in self.decoder[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Perturbation δ of ``x`` in [0, 1] units, bounded by floor(255 ρ)/255.
 
         Args:
             x: Pixels in [0, 1], batch × channels × height × width, any size.
-            y: int64 labels, batch; needed, and used, by a generator with classes only.
+            y: int64 labels, batch; used by a generator with classes only, which needs them.
 
         Returns:
             float32 of the shape of ``x``.
@@ -103,21 +107,20 @@ class Generator(nn.Module):
         raw = self.decoder[:3](self.blocks(quarter))
         raw = self.decoder[3:6](torch.cat([raw, half], 1) if self.skips else raw)
         raw = self.decoder[6:](torch.cat([raw, full], 1) if self.skips else raw)
-        delta: Tensor = torch.tanh(raw[..., :height, :width].float()) * (self.budget.levels / 255)
-        return delta
+        return torch.tanh(raw[..., :height, :width].float()) * (self.budget.levels / 255)
 
     def numbers(self, names: Sequence[str]) -> list[int]:
-        """Numbers under which this generator knows classes, by name; without classes of its own any will do.
+        """This generator's numbers of the classes ``names``; 0, 1, ... for a generator without classes.
 
         Raises:
-            UsageError: It was trained for other classes.
+            UsageError: The generator was trained for other classes.
         """
         if not self.classes:
             return list(range(len(names)))
         return class_numbers(self.classes, names, "generator was trained for")
 
     def levels(self, images: Sequence[Pixels], labels: Sequence[int], ids: Sequence[str]) -> Iterator[Levels]:
-        """Perturbation of stored images at their own size; see :func:`perturb_images`. Ids play no part."""
+        """Perturbations of stored images at their own size; see :func:`perturb_images`. Ids play no part."""
         return perturb_images(self, images, labels)
 
 
@@ -132,8 +135,7 @@ class _Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.body(x)
-        return out
+        return torch.add(x, self.body(x))
 
 
 def _upsample(inputs: int, outputs: int) -> nn.ConvTranspose2d:
@@ -162,15 +164,15 @@ def level_type(budget: Budget) -> torch.dtype:
 
 
 def class_numbers(known: Sequence[str], names: Sequence[str], whose: str) -> list[int]:
-    """Numbers of the classes ``names`` among those that are known: other images may have fewer, in another order.
+    """Numbers of the classes ``names`` among the ``known`` ones: other images may have fewer, in another order.
 
     Args:
         known: Names in the order of their numbers.
-        names: Whose numbers are wanted.
-        whose: For the message: what knows them, and how.
+        names: Classes whose numbers are returned.
+        whose: Start of the message, for instance ``"generator was trained for"``.
 
     Raises:
-        UsageError: One is not known.
+        UsageError: A class is not known.
     """
     unknown = sorted(set(names) - set(known))
     if unknown:
@@ -185,7 +187,7 @@ def class_numbers(known: Sequence[str], names: Sequence[str], whose: str) -> lis
 def perturb_images(
     generator: Generator, images: Sequence[Pixels], labels: Sequence[int] | None = None
 ) -> Iterator[Levels]:
-    """Perturbation of stored images at their native size, in order.
+    """Perturbations of stored images at their native size, in order.
 
     Neighbours of one shape go through the generator together; large images go in tiles with
     an overlap of its receptive field. Gray images get the mean over colours, alpha gets none.
@@ -193,18 +195,17 @@ def perturb_images(
     Args:
         generator: In eval mode.
         images: uint8 height × width × (1, 2, 3 or 4).
-        labels: Number of each one's class, see :meth:`Generator.numbers`; needed by a generator with classes only.
+        labels: Class numbers of the images, see :meth:`Generator.numbers`; for a generator with classes only.
 
     Yields:
         Perturbation in 8-bit levels, of each image's shape and the budget's :func:`level_type`.
     """
     for _, group in groupby(range(len(images)), key=lambda row: images[row].shape):
-        same = list(group)
-        height, width = images[same[0]].shape[:2]
-        step = max(1, -(-_GROUP * 1024 // (height * width)))
-        for few in (same[start : start + step] for start in range(0, len(same), step)):
-            y = None if labels is None else torch.tensor([labels[row] for row in few])
-            yield from _perturb_same_shape(generator, np.stack([images[row] for row in few]), y)
+        same = torch.tensor(list(group))
+        height, width = images[int(same[0])].shape[:2]
+        for rows in torch.split(same, max(1, -(-_GROUP // (height * width)))):
+            y = None if labels is None else torch.tensor([labels[row] for row in rows])
+            yield from _perturb_same_shape(generator, np.stack([images[row] for row in rows]), y)
 
 
 def _perturb_same_shape(generator: Generator, images: Pixels, y: Tensor | None) -> Iterator[Levels]:
@@ -213,29 +214,25 @@ def _perturb_same_shape(generator: Generator, images: Pixels, y: Tensor | None) 
     x = torch.from_numpy(images[..., :colours]).to(device).permute(0, 3, 1, 2)
     y = None if y is None else y.to(device)
     delta = _match_channels(_tiled(generator, _match_channels(x.float() / 255, generator.channels), y), colours)
-    moved = (delta * 255).round().to(level_type(generator.budget)).permute(0, 2, 3, 1).cpu().numpy()
-    levels: Levels = np.zeros(images.shape, moved.dtype)
-    levels[..., :colours] = moved
+    coloured = (delta * 255).round().to(level_type(generator.budget)).permute(0, 2, 3, 1).cpu().numpy()
+    levels: Levels = np.zeros(images.shape, coloured.dtype)
+    levels[..., :colours] = coloured
     yield from levels
 
 
 def _match_channels(x: Tensor, channels: int) -> Tensor:
-    if x.shape[1] == channels:
-        return x
-    return x.expand(-1, channels, -1, -1) if x.shape[1] == 1 else x.mean(1, keepdim=True)
+    return x.expand(-1, channels, -1, -1) if x.shape[1] in (1, channels) else x.mean(1, keepdim=True)
 
 
 def _tiled(generator: Generator, x: Tensor, y: Tensor | None) -> Tensor:
-    height, width = x.shape[-2:]
-    if height <= _TILE and width <= _TILE:
-        return generator(x, y)  # type: ignore[no-any-return]
-    out, halo = torch.empty_like(x), generator.halo
-    for top in range(0, height, _TILE):
-        for left in range(0, width, _TILE):
-            bottom, right = min(top + _TILE, height), min(left + _TILE, width)
-            above, before = max(top - halo, 0), max(left - halo, 0)
-            piece = generator(x[..., above : bottom + halo, before : right + halo], y)
-            out[..., top:bottom, left:right] = piece[..., top - above :, left - before :][
-                ..., : bottom - top, : right - left
-            ]
-    return out
+    """Perturbation of ``x``, tile by tile; every tile sees as much around it as the generator's receptive field."""
+    delta = torch.empty_like(x)
+    for top in range(0, x.shape[2], _TILE):
+        for left in range(0, x.shape[3], _TILE):
+            above = max(top - generator.halo, 0)
+            before = max(left - generator.halo, 0)
+            reach = _TILE + generator.halo
+            seen = generator(x[..., above : top + reach, before : left + reach], y)
+            tile = seen[..., top - above :, left - before :][..., :_TILE, :_TILE]
+            delta[..., top : top + _TILE, left : left + _TILE] = tile
+    return delta

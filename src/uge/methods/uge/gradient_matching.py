@@ -1,9 +1,6 @@
-"""Gradient matching loss L_gm: what keeps the copy learnable for the authorised network (Eq. 5, 6, 12)."""
+"""Gradient matching loss L_gm, which keeps the copy learnable for the authorised network (Eq. 5, 6, 12)."""
 
-from __future__ import annotations
-
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -13,10 +10,6 @@ from torch.func import functional_call, grad, vmap
 
 from uge.learning.objectives import full_precision
 
-Reduction = Literal["batch", "sample"]
-Layout = Literal["layer", "flat"]
-
-_TINY = 1e-8
 _NEGLIGIBLE = 1e-3
 
 
@@ -26,8 +19,8 @@ def gradient_matching(
     x_u: Tensor,
     y: Tensor,
     *,
-    reduction: Reduction = "batch",
-    layout: Layout = "layer",
+    reduction: Literal["batch", "sample"] = "batch",
+    layout: Literal["layer", "flat"] = "layer",
 ) -> Tensor:
     """L_gm = mean over networks of Dist[∇_θ L(f(x), y), ∇_θ L(f(x_u), y)], Dist = 1 - cosine (Eq. 5, 6, 12).
 
@@ -49,14 +42,29 @@ def gradient_matching(
 
     Returns:
         A scalar in [0, 2].
+
+    Example:
+        >>> import torch
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False))
+        >>> x, y = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([0])
+        >>> for x_u in (x, x / 2, x.flip(3)):  # The same direction, twice, and an orthogonal one.
+        ...     print(round(gradient_matching([network], x, x_u, y).item(), 4) + 0.0)
+        0.0
+        0.0
+        1.0
     """
     gradients = _batch_gradients if reduction == "batch" else _sample_gradients
-    distance = _layer_distance if layout == "layer" else _flat_distance
     losses = []
     for network in networks:
         with torch.enable_grad():
-            clean = [g.detach() for g in gradients(network, x, y, False)]
-            losses.append(distance(clean, gradients(network, x_u, y, True)))
+            clean = [gradient.detach() for gradient in gradients(network, x, y, False)]
+            protected = gradients(network, x_u, y, True)
+        if layout == "flat":
+            pairs = [(torch.cat(clean, 1), torch.cat(protected, 1))]
+        else:
+            pairs = _with_direction(clean, protected)
+        distances = [1 - F.cosine_similarity(a, b, dim=1, eps=1e-8) for a, b in pairs]
+        losses.append(torch.stack(distances).mean())
     return torch.stack(losses).mean()
 
 
@@ -64,58 +72,50 @@ def _batch_gradients(network: nn.Module, x: Tensor, y: Tensor, differentiable: b
     """∇_θ of the mean loss: one tensor of shape (1, size) per parameter."""
     # Leaves of their own, so that the network's parameters keep their requires_grad.
     leaves = {name: p.detach().requires_grad_(True) for name, p in network.named_parameters()}
-    with still_statistics(network, training=True):
-        loss = F.cross_entropy(full_precision(functional_call(network, leaves, (x,))), y)
-        found = torch.autograd.grad(
-            loss, list(leaves.values()), create_graph=differentiable, allow_unused=True, materialize_grads=True
-        )
-    return [g.reshape(1, -1) for g in found]
+    loss = F.cross_entropy(call_in_mode(network, leaves, x, training=True), y)
+    gradients = torch.autograd.grad(
+        loss, list(leaves.values()), create_graph=differentiable, allow_unused=True, materialize_grads=True
+    )
+    return [gradient.reshape(1, -1) for gradient in gradients]
 
 
 def _sample_gradients(network: nn.Module, x: Tensor, y: Tensor, differentiable: bool) -> list[Tensor]:
     """∇_θ of every image's loss: one tensor of shape (batch, size) per parameter."""
     parameters = {name: p.detach() for name, p in network.named_parameters()}
-    buffers = dict(network.named_buffers())
 
     def loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(network, (values, buffers), (image[None],))
-        return F.cross_entropy(full_precision(logits), label[None])
+        return F.cross_entropy(call_in_mode(network, values, image[None], training=False), label[None])
 
     # In full precision: under vmap, batch norm in eval mode cannot mix bf16 activations with fp32 statistics.
-    with still_statistics(network, training=False), torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(x.device.type, enabled=False):
         per_sample: Callable[..., dict[str, Tensor]] = vmap(grad(loss), in_dims=(None, 0, 0))
-        found = per_sample(parameters, x, y)
-    return [g.reshape(len(x), -1) for g in found.values()]
+        gradients = per_sample(parameters, x, y)
+    return [gradient.reshape(len(x), -1) for gradient in gradients.values()]
 
 
-def _layer_distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
+def _with_direction(clean: list[Tensor], protected: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of gradients of the same parameter, without those whose clean gradient is negligible."""
     # The gradient of a bias in front of batch norm is zero but for rounding, and so has no direction.
-    norms = torch.stack([g.norm() for g in a])
-    kept = (norms > _NEGLIGIBLE * norms.max()).tolist()
-    pairs = [pair for pair, keep in zip(zip(a, b, strict=True), kept, strict=True) if keep] or list(
-        zip(a, b, strict=True)
-    )
-    return torch.stack([1 - F.cosine_similarity(g, h, dim=1, eps=_TINY) for g, h in pairs]).mean()
+    pairs = list(zip(clean, protected, strict=True))
+    norms = torch.stack([gradient.norm() for gradient in clean])
+    counted = (norms > _NEGLIGIBLE * norms.max()).tolist()
+    return [pair for pair, counts in zip(pairs, counted, strict=True) if counts] or pairs
 
 
-def _flat_distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
-    return (1 - F.cosine_similarity(torch.cat(a, 1), torch.cat(b, 1), dim=1, eps=_TINY)).mean()
+def call_in_mode(network: nn.Module, parameters: dict[str, Tensor], x: Tensor, *, training: bool) -> Tensor:
+    """Logits of ``network`` with other parameters, in full precision; its mode and running statistics stay.
 
-
-@contextlib.contextmanager
-def still_statistics(network: nn.Module, *, training: bool) -> Iterator[None]:
-    """Train or eval mode inside the block, with running statistics left as they are."""
-    before = [(module, module.training) for module in network.modules()]
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
-    tracking = [norm.track_running_stats for norm in norms]
+    Args:
+        network: The network; parameters that are not named stay in use.
+        parameters: Values by the names of parameters.
+        x: Pixels in [0, 1], batch × channels × height × width.
+        training: Train mode, with batch statistics, or eval mode.
+    """
+    modes = {module: module.training for module in network.modules()}
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}  # These record running statistics.
     network.train(training)
-    if training:
-        for norm in norms:
-            norm.track_running_stats = False  # Batch statistics are used, and nothing is recorded.
     try:
-        yield
+        return full_precision(functional_call(network, (parameters, buffers), (x,)))
     finally:
-        for norm, tracked in zip(norms, tracking, strict=True):
-            norm.track_running_stats = tracked
-        for module, mode in before:
+        for module, mode in modes.items():
             module.training = mode

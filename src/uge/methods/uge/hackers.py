@@ -1,20 +1,21 @@
-"""Hackers in the loop of direct optimisation (ours): networks of others, trained on the copy as it is at the moment.
+"""Hackers in the loop of direct optimisation (ours): networks trained on the copy as it is before every pass.
 
 The feature distance (Eq. 7-9) fights one encoder. Here a pool of fresh networks is trained before every pass, each
 for a number of steps of its own, and the perturbation is moved so that they learn something else than the picture:
 
-- ``minimise``: L_h = mean over the pool of CE(h(x_u), y), with h trained on the protected images. What they were to
-  learn is already there, as in error-minimising noise (Huang et al., ICLR 2021), which has one such network.
+- ``minimise``: L_h = mean over the pool of CE(h(x_u), y), with h trained on the protected images. The perturbation
+  already holds what they were to learn, as in error-minimising noise (Huang et al., ICLR 2021), which has one such
+  network.
 - ``target``: L_h = mean of CE(h(x_u), t(y)), with h trained on the *clean* images and t the next class, as in
-  targeted adversarial poisoning (Fowl et al., NeurIPS 2021): to clean eyes the image looks like another class.
+  targeted adversarial poisoning (Fowl et al., NeurIPS 2021): to clean networks the image looks like another class.
 - ``student``: L_h = mean of KL(f(x_u) ‖ h(x_u)) between outputs softened by T, with h distilled (Eq. 10) from the
-  trained authorised network f on the protected images: error-minimising noise for distillation. The perturbation is
-  to tell what f answers, so that a student need not learn the picture. Students have three temperatures in turn.
+  trained authorised network f on the protected images: error-minimising noise for distillation. The perturbation
+  shall give away the outputs of f, so that a student need not learn the picture. Students have three temperatures in
+  turn.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +32,7 @@ from uge.runtime import Runtime, stream, stream_seed
 Losses = Callable[[Tensor, Tensor, Tensor, torch.Generator], dict[str, Tensor]]
 """From clean and protected pixels, labels and a random stream to every part of a loss and their sum ``"loss"``."""
 _RECIPE = Recipe(epochs=1, batch_size=128, lr=0.1)
-_LEAST = 4
-"""A hacker is trained for at least this part of the steps, one in four."""
+_LEAST = 4  # A hacker is trained for at least one in four of the steps.
 _TEMPERATURES = (4.0, 1.0, 16.0)
 
 
@@ -45,11 +45,11 @@ def train_hackers(
     name: Sequence[str | int],
     runtime: Runtime,
 ) -> list[nn.Module]:
-    """Fresh networks, trained on ``store``; the same for the same seed and name.
+    """A pool of fresh networks, trained on ``store``; the same for the same seed and name.
 
     Args:
-        store: The images that they see: clean ones for ``target``, else protected ones.
-        settings: Which networks, and for how many steps at most.
+        store: Training images of the hackers: clean ones for ``target``, else protected ones.
+        settings: Names of the networks, and the largest number of steps.
         teachers: Trained authorised networks: hackers distil from them in turn. Without, they learn from labels.
         seed: Root seed.
         name: Names the pool in the random streams.
@@ -58,23 +58,23 @@ def train_hackers(
     Returns:
         The networks in evaluation mode, whose parameters need no gradient.
     """
-    found = list[nn.Module]()
+    most = settings.hacker_steps
+    hackers = list[nn.Module]()
     for number, architecture in enumerate(settings.hacker_names):
         draw = stream(seed, "hackers", *name, number)
-        most = settings.hacker_steps
         steps = int(torch.randint(max(1, most // _LEAST), most + 1, (1,), generator=draw))
-        size = min(_RECIPE.batch_size, len(store))
-        wanted = steps * size
-        rounds = [torch.randperm(len(store), generator=draw) for _ in range(-(-wanted // len(store)))]
-        one = stream_seed(seed, "hackers", "network", *name, number)
-        network = build(architecture, len(store.classes), channels=store.channels, size=store.size, seed=one)
+        count = steps * min(_RECIPE.batch_size, len(store))
+        rounds = [torch.randperm(len(store), generator=draw) for _ in range(-(-count // len(store)))]
+        own_seed = stream_seed(seed, "hackers", "network", *name, number)
+        network = build(architecture, len(store.classes), channels=store.channels, size=store.size, seed=own_seed)
         objective: Objective = supervised
         if teachers:
-            objective = distillation(teachers[number % len(teachers)], temperature=_temperature(number))
-        seen = store.subset(torch.cat(rounds)[:wanted])
-        fit(network, seen, _RECIPE, seed=one, runtime=runtime, objective=objective)
-        found.append(network.eval().requires_grad_(False))
-    return found
+            temperature = _TEMPERATURES[number % len(_TEMPERATURES)]
+            objective = distillation(teachers[number % len(teachers)], temperature=temperature)
+        images = store.subset(torch.cat(rounds)[:count])
+        fit(network, images, _RECIPE, seed=own_seed, runtime=runtime, objective=objective)
+        hackers.append(network.eval().requires_grad_(False))
+    return hackers
 
 
 def hacker_loss(
@@ -94,23 +94,29 @@ def hacker_loss(
         y: Labels.
         term: ``minimise``, ``target`` or ``student``.
         classes: Number of classes.
-        teachers: For ``student``, those that the hackers were distilled from; their outputs are given, not moved.
+        teachers: For ``student``, the teachers of the hackers; no gradient flows through their outputs.
+
+    Returns:
+        A scalar, at least 0, differentiable in ``x_u``.
+
+    Example:
+        >>> import torch
+        >>> hacker = torch.nn.Flatten()  # Two pixels as the logits of two classes.
+        >>> x_u, y = torch.tensor([[[[2.0, 0.0]]]]), torch.tensor([0])
+        >>> [round(hacker_loss([hacker], x_u, y, term=term, classes=2).item(), 3) for term in ("minimise", "target")]
+        [0.127, 2.127]
     """
     if term == "student":
         with torch.no_grad():
             answers = [teacher(x_u) for teacher in teachers]
         losses = [
-            soft_kl(hacker(x_u), answers[number % len(answers)], _temperature(number))
-            for number, hacker in enumerate(hackers)
+            soft_kl(hacker(x_u), answer, temperature)
+            for hacker, answer, temperature in zip(hackers, cycle(answers), cycle(_TEMPERATURES), strict=False)
         ]
     else:
-        wanted = y if term == "minimise" else (y + 1) % classes
-        losses = [F.cross_entropy(full_precision(hacker(x_u)), wanted) for hacker in hackers]
+        goal = y if term == "minimise" else (y + 1) % classes
+        losses = [F.cross_entropy(full_precision(hacker(x_u)), goal) for hacker in hackers]
     return torch.stack(losses).mean()
-
-
-def _temperature(number: int) -> float:
-    return _TEMPERATURES[number % len(_TEMPERATURES)]
 
 
 def with_hackers(
@@ -122,14 +128,13 @@ def with_hackers(
     teachers: Sequence[nn.Module] = (),
     runtime: Runtime,
 ) -> Losses:
-    """L_all + λ_h · L_h."""
+    """L_all + λ_h · L_h, as a function of the same arguments as ``total``."""
 
     def losses(x: Tensor, x_u: Tensor, y: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
         parts = total(x, x_u, y, draw)
         with runtime.autocast():
             pixels = x_u.to(memory_format=runtime.memory_format)
-            term = settings.hacker_term
-            found = hacker_loss(hackers, pixels, y, term=term, classes=classes, teachers=teachers)
-        return {**parts, "hackers": found, "loss": parts["loss"] + settings.hacker_weight * found}
+            loss = hacker_loss(hackers, pixels, y, term=settings.hacker_term, classes=classes, teachers=teachers)
+        return {**parts, "hackers": loss, "loss": parts["loss"] + settings.hacker_weight * loss}
 
     return losses

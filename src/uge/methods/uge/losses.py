@@ -1,6 +1,9 @@
-"""The weighted total loss (Eq. 4) and the variants of it that the paper reports."""
+"""The weighted total loss (Eq. 4) and the variants of it that the paper reports.
 
-from __future__ import annotations
+Names in this package: ``x`` are clean pixels and ``x_u`` protected ones, both in [0, 1]. ``delta`` is a perturbation as
+a tensor or a record, in [0, 1] units in the generator and in 8-bit levels where it is stored. ``levels`` are whole
+8-bit steps of the perturbation of stored images.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -29,8 +32,8 @@ class Authorized:
 
 
 def trained_networks(authorized: Sequence[Authorized], runtime: Runtime) -> list[nn.Module]:
-    """Each authorised network as it is at the end of its trajectory, a module of its own, frozen, in eval mode."""
-    return [network_at(copy.deepcopy(one.network), one.trajectory, -1, runtime) for one in authorized]
+    """Copies of the authorised networks with the weights at the end of their trajectories, frozen, in eval mode."""
+    return [network_at(copy.deepcopy(path.network), path.trajectory, -1, runtime) for path in authorized]
 
 
 class TotalLoss:
@@ -49,7 +52,7 @@ class TotalLoss:
 
     Raises:
         UnknownNameError: There is no such method.
-        UsageError: Something that the method needs is missing.
+        UsageError: The method needs an authorised network, a hacker or a feature space that is not given.
     """
 
     def __init__(
@@ -65,29 +68,34 @@ class TotalLoss:
     ) -> None:
         if method not in LOSSES:
             raise UnknownNameError("method", method, LOSSES)
-        self.parts, self.weights, self.runtime = LOSSES[method], weights, runtime
-        self.authorized, self.space = list(authorized), space
+        self.parts = LOSSES[method]
+        self.weights = weights
+        self.runtime = runtime
+        self.authorized = list(authorized)
+        self.space = space
         # Modules of its own: two entries may share one, and the caller's must keep their weights.
-        self._students = [copy.deepcopy(one.network) for one in self.authorized]
+        self._students = [copy.deepcopy(path.network) for path in self.authorized]
         if self.parts & NEED_PATH and not self.authorized:
-            raise UsageError(f"method '{method}' needs at least one authorised network, got none")
+            raise UsageError(f"method '{method}' needs at least one authorised network, got none; give one")
         if "feature_distance" in self.parts:
             if space is None:
-                raise UsageError(f"method '{method}' needs an encoder; give --encoder local or --encoder clip:ID")
+                raise UsageError(
+                    f"method '{method}' needs an encoder, got none; give --encoder local or --encoder clip:ID"
+                )
             self._text = space.text_features(classes).to(runtime.device)
             self._target_of_class = class_derangement(self._text)
         if "undistill" in self.parts:
             if hacker is None:
-                raise UsageError(f"method '{method}' needs a hacker network for its undistill loss, got none")
+                raise UsageError(f"method '{method}' needs a hacker network for its undistill loss, got none; give one")
             self._hacker = runtime.place(hacker).eval().requires_grad_(False)
             self.refresh_teachers()
 
     def refresh_teachers(self) -> None:
-        """Take the trained networks for L_ud from the present trajectories."""
+        """Replace the teachers of L_ud by the trained networks of the present trajectories."""
         self._teachers = trained_networks(self.authorized, self.runtime)
 
     def __call__(self, x: Tensor, x_u: Tensor, y: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
-        """Every part and their weighted sum ``"loss"``, differentiable in ``x_u``.
+        """Every part of the loss and their weighted sum ``"loss"``, differentiable in ``x_u``.
 
         Args:
             x: Clean pixels in [0, 1].
@@ -95,15 +103,14 @@ class TotalLoss:
             y: Labels.
             draw: Picks the snapshot θ_t of each authorised network.
         """
-        weights, found = self.weights, dict[str, Tensor]()
+        weights = self.weights
         x, x_u = (pixels.to(memory_format=self.runtime.memory_format) for pixels in (x, x_u))
-        if "gradient_matching" in self.parts:
-            found |= self._matching(x, x_u, y, draw)
+        parts = self._matching(x, x_u, y, draw) if "gradient_matching" in self.parts else {}
         if "feature_distance" in self.parts:
-            found["feature_distance"] = self._feature_distance(x, x_u, y)
+            parts["feature_distance"] = self._feature_distance(x, x_u, y)
         if "undistill" in self.parts:
             with self.runtime.autocast():
-                found["undistill"] = undistill(
+                parts["undistill"] = undistill(
                     self._teachers, self._hacker, x_u, y, omega=weights.omega, temperature=weights.temperature
                 )
         scale = {
@@ -113,26 +120,29 @@ class TotalLoss:
             "value_matching": weights.lambda_vm,
             "parameter_matching": weights.lambda_pm,
         }
-        found["loss"] = torch.stack([scale[name] * value for name, value in found.items()]).sum()
-        return found
+        return {**parts, "loss": torch.stack([scale[name] * value for name, value in parts.items()]).sum()}
 
     def _matching(self, x: Tensor, x_u: Tensor, y: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
-        """L_gm, and what else is to keep authorised networks on their path, at one snapshot of each."""
+        """L_gm, and L_vm and L_pm where they have a weight, at one snapshot of each authorised network."""
         weights = self.weights
-        networks = [self._snapshot(number, draw) for number in range(len(self.authorized))]
+        networks = []
+        for student, path in zip(self._students, self.authorized, strict=True):
+            # The last snapshot is the trained network θ_T; Eq. 6 sums over t < T.
+            index = int(torch.randint(0, max(len(path.trajectory) - 1, 1), (1,), generator=draw))
+            networks.append(network_at(student, path.trajectory, index, self.runtime))
         with self.runtime.autocast():
-            found = {
+            parts = {
                 "gradient_matching": gradient_matching(
                     networks, x, x_u, y, reduction=weights.reduction, layout=weights.layout
                 )
             }
             if weights.lambda_vm:
-                found["value_matching"] = value_matching(networks, x, x_u)
+                parts["value_matching"] = value_matching(networks, x, x_u)
             if weights.lambda_pm:
-                found["parameter_matching"] = parameter_matching(
+                parts["parameter_matching"] = parameter_matching(
                     networks, x, x_u, y, steps=weights.horizon, lr=weights.horizon_lr
                 )
-        return found
+        return parts
 
     def _feature_distance(self, x: Tensor, x_u: Tensor, y: Tensor) -> Tensor:
         assert self.space is not None
@@ -144,9 +154,3 @@ class TotalLoss:
         fixed = self.weights.targets == "class"
         targets = self._target_of_class[y] if fixed else least_similar_classes(clean, self._text, y)
         return feature_distance(clean, protected, self._text, y, targets, alpha=self.weights.alpha)
-
-    def _snapshot(self, number: int, draw: torch.Generator) -> nn.Module:
-        # The last snapshot is the trained network θ_T; Eq. 6 sums over t < T.
-        trajectory = self.authorized[number].trajectory
-        index = int(torch.randint(0, max(len(trajectory) - 1, 1), (1,), generator=draw))
-        return network_at(self._students[number], trajectory, index, self.runtime)

@@ -1,6 +1,4 @@
-"""Algorithm 1: train the generator under the total loss; or let it learn perturbations that are there."""
-
-from __future__ import annotations
+"""Algorithm 1: training of the generator, under the total loss or by imitation of given perturbations."""
 
 import math
 from pathlib import Path
@@ -22,7 +20,7 @@ from uge.runtime import Runtime, seeded, stream
 
 
 def make_generator(settings: GeneratorSettings, store: PixelStore, budget: Budget, *, seed: int) -> Generator:
-    """A generator for the images of ``store`` that was not trained; ``seed`` makes its parameters."""
+    """An untrained generator for the images of ``store``; its parameters are drawn from ``seed``."""
     with seeded(seed, "generator"):
         return Generator(
             store.channels,
@@ -56,7 +54,7 @@ def train_generator(
     Args:
         generator: Trained in place; ends in eval mode.
         store: Clean images at the training size.
-        total: The weighted losses; or perturbations of the images in 8-bit levels, which it shall imitate.
+        total: The weighted losses; or perturbations of the images in 8-bit levels, for imitation.
         settings: Optimiser, step cap, convergence.
         seed: Root seed.
         runtime: Device and precision.
@@ -74,22 +72,23 @@ def train_generator(
     runtime.place(generator)
     parameters = list(generator.parameters())
     optimizer = torch.optim.Adam(parameters, lr=settings.lr)
-    step, windows, settled_at, running = 0, [], None, 0.0
+    step = 0
+    windows = list[float]()  # Mean loss of every full window.
+    running = 0.0  # Sum of the losses in the window that has begun.
+    settled_at = None
     if checkpoint is not None and checkpoint.exists():
         meta = load_checkpoint(checkpoint, {"generator": generator}, optimizer)
         step, windows, settled_at, running = (meta[key] for key in ("step", "windows", "settled_at", "running"))
     size = min(settings.batch_size, len(store))
     per_epoch = len(store) // size
     settle_steps = round(settings.settle * settings.max_steps)
-    order = torch.empty(0)
     while step < settings.max_steps:
         if settled_at is None and (step >= settings.max_steps - settle_steps or converged(windows, settings)):
             settled_at = step
         if settled_at is not None and step >= settled_at + settle_steps:
             break
         generator.train(settled_at is None)
-        if step % per_epoch == 0 or not len(order):
-            order = epoch_order(len(store), stream(seed, "generator-order", step // per_epoch))
+        order = epoch_order(len(store), stream(seed, "generator-order", step // per_epoch))
         batch = fetch(store, order[step % per_epoch * size :][:size])
         with seeded(seed, "generator-layers", step):
             with runtime.autocast():
@@ -99,10 +98,9 @@ def train_generator(
             else:
                 x_u = add_perturbation(batch.x, delta)
                 parts = total(batch.x, x_u, batch.y, stream(seed, "generator-snapshot", step))
-            # Not backward(): that would also fill .grad of the authorised networks.
-            gradients = torch.autograd.grad(parts["loss"], parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            optimizer.zero_grad()
+            # Only these parameters: authorised networks get no gradient.
+            parts["loss"].backward(inputs=parameters)  # type: ignore[no-untyped-call]
         optimizer.step()
         step += 1
         loss = parts["loss"].item()
@@ -110,7 +108,8 @@ def train_generator(
             raise UGEError(f"the generator's loss became {loss} at step {step}; lower generator.lr or the loss weights")
         running += loss
         if step % settings.window == 0:
-            windows, running = [*windows, running / settings.window], 0.0
+            windows = [*windows, running / settings.window]
+            running = 0.0
         if step % 10 == 0 or step == settings.max_steps:
             figures = {name: round(value.item(), 5) for name, value in parts.items()}
             if events is not None:
@@ -124,19 +123,19 @@ def train_generator(
     return step
 
 
-def imitation(delta: Tensor, found: Tensor, budget: Budget) -> Tensor:
-    """Mean squared difference of two perturbations, in units of the budget.
+def imitation(delta: Tensor, target: Tensor, budget: Budget) -> Tensor:
+    """Mean squared difference of two perturbations, in units of the budget (ours).
 
     Args:
-        delta: The generator's, in [0, 1] units.
-        found: What it shall be, in 8-bit levels, same shape.
+        delta: The generator's perturbation, in [0, 1] units.
+        target: The perturbation to imitate, in 8-bit levels, same shape.
         budget: Bound on both.
     """
-    return ((delta * 255 - found) / budget.levels).square().mean()
+    return ((delta * 255 - target) / budget.levels).square().mean()
 
 
 def converged(windows: list[float], settings: GeneratorSettings) -> bool:
-    """Whether two successive window means improved by less than the tolerance.
+    """True if two successive window means improved by less than the tolerance, from the fourth window on.
 
     Args:
         windows: Mean loss of each full window so far.

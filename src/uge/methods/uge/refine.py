@@ -1,6 +1,4 @@
-"""Direct optimisation of every image's own perturbation under the same losses."""
-
-from __future__ import annotations
+"""Direct optimisation of every image's own perturbation under the losses of the generator (ours)."""
 
 import math
 from itertools import zip_longest
@@ -10,7 +8,7 @@ import torch
 from torch import Tensor
 
 from uge.budget import Budget
-from uge.data.loader import epoch_order, fetch
+from uge.data.loader import batches, epoch_order, fetch
 from uge.data.store import PixelStore, Records
 from uge.errors import UGEError
 from uge.files import EventLog
@@ -20,16 +18,15 @@ from uge.progress import Progress
 from uge.runtime import Runtime, seeded, stream
 
 
+@torch.no_grad()
 def start_delta(generator: Generator, store: PixelStore, delta: Records, runtime: Runtime) -> None:
     """Fill ``delta`` with the generator's perturbations in 8-bit levels."""
     generator.eval()
-    with torch.no_grad():
-        for indices in torch.split(torch.arange(len(store)), 500):
-            batch = fetch(store, indices)
-            with runtime.autocast():
-                raw = generator(batch.x.to(memory_format=runtime.memory_format), batch.y)
-            stored = (add_perturbation(batch.x, raw) - batch.x) * 255
-            delta.write(indices, stored.round())
+    for batch in batches(store, 500):
+        with runtime.autocast():
+            bounded = generator(batch.x.to(memory_format=runtime.memory_format), batch.y)
+        stored = (add_perturbation(batch.x, bounded) - batch.x) * 255
+        delta.write(batch.indices, stored.round())
 
 
 def refine_pass(
@@ -58,22 +55,21 @@ def refine_pass(
         budget: Bound on the stored change.
         step: Length of the sign step in 8-bit levels.
         batch_size: Images per step.
-        by_class: Whether all images of a step have one label.
+        by_class: True for steps of images of one label.
         seed: Root seed.
         name: Names this pass in the random streams.
-        events: Gets one ``step`` event per pass.
+        events: Gets one ``refine`` event, with the mean losses of the pass.
         progress: Called after each batch with (images done, images, figures).
 
     Raises:
         UGEError: The loss became NaN or infinite.
     """
     order = epoch_order(len(store), stream(seed, "refine-order", *name))
-    steps = torch.split(order, min(batch_size, len(store)))
-    if by_class:
-        steps = class_batches(order, store.labels.cpu(), batch_size)
-    sums, done = dict[str, float](), 0
+    steps = class_batches(order, store.labels.cpu(), batch_size) if by_class else torch.split(order, batch_size)
+    sums = dict[str, float]()
+    done = 0
     for number, indices in enumerate(steps):
-        batch, clean = fetch(store, indices), store.pixels.read(indices)
+        batch = fetch(store, indices)
         delta = before.read(indices)
         x_u = (batch.x + delta / 255).clamp(0, 1).requires_grad_(True)
         if len(indices) > 1:
@@ -81,8 +77,8 @@ def refine_pass(
                 parts = total(batch.x, x_u, batch.y, stream(seed, "refine-snapshot", *name, number))
                 (gradient,) = torch.autograd.grad(parts["loss"], x_u)
             if not math.isfinite(parts["loss"].item()):
-                raise UGEError(f"the loss became {parts['loss'].item()} while refining; lower the loss weights")
-            delta = move(clean, delta, gradient, step, budget)
+                raise UGEError(f"the loss of refinement became {parts['loss'].item()}; lower the loss weights")
+            delta = move(store.pixels.read(indices), delta, gradient, step, budget)
             for key, value in parts.items():
                 sums[key] = sums.get(key, 0.0) + value.item() * len(indices)
         after.write(indices, delta)
@@ -100,26 +96,25 @@ def class_batches(order: Tensor, labels: Tensor, batch_size: int) -> tuple[Tenso
 
     Args:
         order: Indices of images, in the order in which they are taken.
-        labels: Of all images, by index.
+        labels: Labels of all images, by index.
         batch_size: Images of a batch at most.
     """
     of_class = [torch.split(order[labels[order] == label], batch_size) for label in sorted({*labels.tolist()})]
-    return tuple(few for turn in zip_longest(*of_class) for few in turn if few is not None)
+    return tuple(batch for turn in zip_longest(*of_class) for batch in turn if batch is not None)
 
 
 def move(clean: Tensor, delta: Tensor, gradient: Tensor, step: int, budget: Budget) -> Tensor:
-    """δ - step · sign(gradient), projected on the budget and on the range of stored pixels.
+    """δ - step · sign(gradient), projected on the budget and on the range of stored pixels (one step of PGD).
 
     Args:
         clean: uint8 pixels.
         delta: Perturbation in 8-bit levels, same shape; the result has its type.
-        gradient: Of the loss in the pixels, same shape.
-        step: In 8-bit levels.
+        gradient: Gradient of the loss in the pixels, same shape.
+        step: Length in 8-bit levels.
         budget: Bound on the stored change.
     """
     moved = delta.to(torch.int16) - step * gradient.sign().to(torch.int16)
-    stored: Tensor = budget.add(clean, moved)
-    return (stored.to(torch.int16) - clean.to(torch.int16)).to(delta.dtype)
+    return (budget.add(clean, moved).to(torch.int16) - clean.to(torch.int16)).to(delta.dtype)  # type: ignore[no-any-return]
 
 
 def protected_store(store: PixelStore, delta: Records, budget: Budget) -> PixelStore:
@@ -131,7 +126,7 @@ def protected_store(store: PixelStore, delta: Records, budget: Budget) -> PixelS
 
 
 def delta_records(store: PixelStore, budget: Budget, path: Path | None = None) -> Records:
-    """Records of perturbations of ``store`` within ``budget``; a file's ending is their type."""
+    """Records of perturbations of ``store`` within ``budget``, zeros; the ending of their file is their type."""
     dtype = level_type(budget)
     path = path and path.with_suffix(f".{str(dtype).removeprefix('torch.')}")
     return Records(len(store), store.pixels.shape, dtype, device=store.device, path=path)

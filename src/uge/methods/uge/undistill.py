@@ -1,6 +1,4 @@
-"""Undistill loss L_ud: the authorised network must not teach (Eq. 11, 12)."""
-
-from __future__ import annotations
+"""Undistill loss L_ud, which makes the authorised network a bad teacher (Eq. 11 and 12)."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,17 +6,16 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from uge.data.loader import batches
 from uge.data.store import PixelStore
 from uge.learning.objectives import full_precision, soft_kl
 from uge.runtime import Network, Runtime, seeded, stream
 
-_BATCHES, _BATCH = 8, 64
-
 
 def measure_statistics(network: Network, store: PixelStore, *, seed: int, runtime: Runtime) -> Network:
-    """Give a network that is never trained the batch statistics of up to 512 clean images; returns it in eval mode.
+    """Give an untrained network the batch statistics of up to 512 clean images; returns it in eval mode.
 
     Without them batch normalisation in eval mode does nothing, and the outputs of deep networks vanish or explode.
 
@@ -28,17 +25,9 @@ def measure_statistics(network: Network, store: PixelStore, *, seed: int, runtim
         seed: Draws the images.
         runtime: Device and precision.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # The mean over all batches.
-    runtime.place(network).train()
-    with torch.no_grad(), runtime.autocast(), seeded(seed, "statistics-layers"):
-        for batch in itertools.islice(batches(store, _BATCH, order=stream(seed, "statistics")), _BATCHES):
-            network(batch.x.to(memory_format=runtime.memory_format))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    images = itertools.islice(batches(store, 64, order=stream(seed, "statistics")), 8)
+    with runtime.autocast(), seeded(seed, "statistics-layers"):
+        update_bn((batch.x.to(memory_format=runtime.memory_format) for batch in images), runtime.place(network))
     return network.eval()
 
 
@@ -51,10 +40,10 @@ def undistill(
     omega: float = 0.1,
     temperature: float = 4.0,
 ) -> Tensor:
-    """L_ud = mean_k mean_x [ CE(f^k(x_u), y) - ω · KL(f^k(x_u) ‖ f'(x_u)) ] (Eq. 11, 12).
+    """L_ud = mean_k mean_x [ CE(f^k(x_u), y) - ω · KL(f^k(x_u) ‖ f'(x_u)) ] (Eq. 11 and 12).
 
-    KL is that of the distillation attack, between outputs softened by T; the hacker is the
-    student, the authorised network the teacher. No T² factor, as Eq. 11 has none.
+    KL is that of the distillation attack (Eq. 10), between outputs softened by T. The hacker f' is the student,
+    the authorised network f^k the teacher. There is no factor T², as Eq. 11 has none.
 
     Args:
         authorized: Trained authorised networks, frozen, in eval mode.
@@ -63,6 +52,16 @@ def undistill(
         y: int64 labels.
         omega: ω (Table 5).
         temperature: T (Table 5).
+
+    Returns:
+        A scalar, differentiable in ``x_u``.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.nn.Flatten()  # Two pixels as the logits of two classes.
+        >>> x_u, y = torch.tensor([[[[0.0, 0.0]]]]), torch.tensor([0])
+        >>> undistill([teacher], teacher, x_u, y).item()  # log 2: student and teacher agree.
+        0.693147...
     """
     student = hacker(x_u)
     losses = []
