@@ -28,6 +28,7 @@ NAMES = [
     "Recipe",
     "Runtime",
     "UGEError",
+    "attack",
     "audit",
     "authorize",
     "encoders",

@@ -1,7 +1,4 @@
-"""Attacks that train with stronger augmentation; test images stay as they are.
-
-It comes after the recipe's own crops and flips.
-"""
+"""Attacks that train with stronger augmentation, after the recipe's own crops and flips; test images stay."""
 
 from __future__ import annotations
 
@@ -11,23 +8,18 @@ from collections.abc import Callable
 import torch
 
 from uge.attacks import policies
-from uge.attacks.base import Attack, Context, Entry, learn
+from uge.attacks.base import Attack, Entry, learn
 from uge.data.augment import cutout
 from uge.learning.objectives import Objective, augmented, cutmix, error_maximising, mixup
-from uge.learning.training import History
 from uge.runtime import stream
 
 COPIES = 5
-"""Of which UEraser takes the one with the largest loss."""
+"""Augmentations of which UEraser takes the one with the largest loss."""
 
 
 def drawn(name: str, make: Callable[[torch.Generator], Objective]) -> Attack:
     """Plain training by an objective that draws from the stream ``name`` of the attack's seed."""
-
-    def attack(context: Context) -> History:
-        return learn(context, make(stream(context.seed, name)))
-
-    return attack
+    return lambda context: learn(context, make(stream(context.seed, name)))
 
 
 _ROWS: dict[str, tuple[Callable[[torch.Generator], Objective], str, float, float]] = {
@@ -64,8 +56,8 @@ _ROWS: dict[str, tuple[Callable[[torch.Generator], Objective], str, float, float
         50.0,
     ),
 }
-
 _REVISIONS = {"ueraser": 1, "ueraser-lite": 1}
+
 AUGMENTATION: dict[str, Entry] = {
     name: Entry(drawn(name, make), "augment", about, cost=cost, expected=expected, revision=_REVISIONS.get(name, 0))
     for name, (make, about, cost, expected) in _ROWS.items()

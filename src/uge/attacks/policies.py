@@ -1,7 +1,7 @@
-"""Random changes of image content that an attacker trains with: RandAugment, TrivialAugment, UEraser.
+"""Augmentation policies of attackers: RandAugment, TrivialAugment, UEraser.
 
-Everything works on batches of float pixels in [0, 1], batch × channels × height × width, on their
-device; random numbers come from a generator on the CPU.
+All functions take float pixels in [0, 1], batch × channels × height × width, and stay on their device; random numbers
+come from a generator on the CPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from torch import Tensor
 Op = Callable[[Tensor, Tensor], Tensor]
 """Pixels and a strength from -1 to 1 for each image, batch × 1 × 1 × 1, to pixels."""
 _LUMA = (0.299, 0.587, 0.114)
-_BITS_LOST, _DEGREES, _SHEAR, _SHIFT, _ENHANCE = 4, 30.0, 0.3, 0.3, 0.9
+_BITS_LOST = 4
+_DEGREES = 30.0
+_SHEAR = 0.3
+_SHIFT = 0.3
+_ENHANCE = 0.9
 
 
 def luma(x: Tensor) -> Tensor:
@@ -29,22 +33,6 @@ def _blend(x: Tensor, other: Tensor, strength: Tensor) -> Tensor:
     return (other + (1 + _ENHANCE * strength) * (x - other)).clamp(0, 1)
 
 
-def _identity(x: Tensor, strength: Tensor) -> Tensor:
-    return x
-
-
-def _brightness(x: Tensor, strength: Tensor) -> Tensor:
-    return _blend(x, torch.zeros_like(x), strength)
-
-
-def _contrast(x: Tensor, strength: Tensor) -> Tensor:
-    return _blend(x, luma(x).mean((2, 3), keepdim=True), strength)
-
-
-def _colour(x: Tensor, strength: Tensor) -> Tensor:
-    return _blend(x, luma(x), strength)
-
-
 def _sharpness(x: Tensor, strength: Tensor) -> Tensor:
     kernel = x.new_tensor([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]) / 13
     channels = x.shape[1]
@@ -52,25 +40,14 @@ def _sharpness(x: Tensor, strength: Tensor) -> Tensor:
     return _blend(x, smooth, strength)
 
 
-def _posterize(x: Tensor, strength: Tensor) -> Tensor:
-    return _with_bits(x, 8 - _BITS_LOST * strength.abs())
-
-
-def _posterize_hard(x: Tensor, strength: Tensor) -> Tensor:
-    return _with_bits(x, (_BITS_LOST * (1 - strength.abs())).clamp_min(1))
-
-
 def _with_bits(x: Tensor, bits: Tensor) -> Tensor:
-    kept = 2.0 ** bits.round()
-    return (x * 255 / 256 * kept).floor() / kept * 256 / 255
-
-
-def _solarize(x: Tensor, strength: Tensor) -> Tensor:
-    return torch.where(x >= 1 - strength.abs(), 1 - x, x)
+    levels = 2.0 ** bits.round()
+    return (x * 255 / 256 * levels).floor() / levels * 256 / 255
 
 
 def _autocontrast(x: Tensor, strength: Tensor) -> Tensor:
-    low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+    low = x.amin((2, 3), keepdim=True)
+    high = x.amax((2, 3), keepdim=True)
     return torch.where(high > low, (x - low) / (high - low).clamp_min(1 / 255), x)
 
 
@@ -94,8 +71,9 @@ def _warp(place: tuple[int, int], size: float) -> Op:
 
 def _rotate(x: Tensor, strength: Tensor) -> Tensor:
     angle = math.radians(_DEGREES) * strength.flatten()
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    return _moved(x, torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1))
+    zero = torch.zeros_like(angle)
+    rows = [torch.stack([angle.cos(), -angle.sin(), zero], 1), torch.stack([angle.sin(), angle.cos(), zero], 1)]
+    return _moved(x, torch.stack(rows, 1))
 
 
 def _moved(x: Tensor, matrix: Tensor) -> Tensor:
@@ -104,13 +82,13 @@ def _moved(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 OPS: dict[str, Op] = {
-    "identity": _identity,
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "colour": _colour,
+    "identity": lambda x, strength: x,
+    "brightness": lambda x, strength: _blend(x, torch.zeros_like(x), strength),
+    "contrast": lambda x, strength: _blend(x, luma(x).mean((2, 3), keepdim=True), strength),
+    "colour": lambda x, strength: _blend(x, luma(x), strength),
     "sharpness": _sharpness,
-    "posterize": _posterize,
-    "solarize": _solarize,
+    "posterize": lambda x, strength: _with_bits(x, 8 - _BITS_LOST * strength.abs()),
+    "solarize": lambda x, strength: torch.where(x >= 1 - strength.abs(), 1 - x, x),
     "autocontrast": _autocontrast,
     "equalize": _equalize,
     "rotate": _rotate,
@@ -120,8 +98,8 @@ OPS: dict[str, Op] = {
     "shift-y": _warp((1, 2), 2 * _SHIFT),
 }
 """Operations that a policy draws from."""
-WIDE = OPS | {"posterize": _posterize_hard}
-"""Those of TrivialAugment as UEraser has it: what is posterised keeps one to four bits."""
+WIDE = OPS | {"posterize": lambda x, strength: _with_bits(x, (_BITS_LOST * (1 - strength.abs())).clamp_min(1))}
+"""Operations of TrivialAugment as UEraser has it: posterising leaves one to four bits."""
 
 
 def one_operation(
@@ -133,7 +111,7 @@ def one_operation(
         x: Pixels.
         strengths: (B,), from -1 to 1.
         generator: Source of the draw.
-        operations: From which to draw.
+        operations: Choices of the draw.
     """
     picked = torch.randint(len(operations), (len(x),), generator=generator)
     strengths = strengths.to(x.device)[:, None, None, None]
@@ -151,7 +129,7 @@ def randaugment(x: Tensor, generator: torch.Generator, *, operations: int = 2, m
     Args:
         x: Pixels.
         generator: Source of operations and signs.
-        operations: How many.
+        operations: Number of operations.
         magnitude: From 0 to 1; 0.3 is 9 of 30.
     """
     for _ in range(operations):
@@ -179,18 +157,20 @@ def plasma(shape: torch.Size, generator: torch.Generator, *, roughness: tuple[fl
     batch, channels, height, width = shape
     low, high = roughness
     factor = low + (high - low) * torch.rand((batch, 1, 1, 1), generator=generator)
-    found = torch.zeros(batch, channels, height, width)
+    noise = torch.zeros(batch, channels, height, width)
     for octave in range(max(height, width).bit_length() - 1):
         cells = torch.rand((batch, channels, 2 << octave, 2 << octave), generator=generator) - 0.5
         smooth = F.interpolate(cells, size=(height, width), mode="bilinear", align_corners=True)
-        found += factor**octave * smooth
-    found -= found.amin((2, 3), keepdim=True)
-    return found / found.amax((2, 3), keepdim=True).clamp_min(1e-6)
+        noise += factor**octave * smooth
+    noise -= noise.amin((2, 3), keepdim=True)
+    return noise / noise.amax((2, 3), keepdim=True).clamp_min(1e-6)
 
 
 def ueraser(x: Tensor, generator: torch.Generator) -> Tensor:
-    """UEraser's policy (Qin et al., 2023): plasma brightness, plasma contrast, channel shuffle, each for half of the
-    images, then TrivialAugment."""
+    """UEraser's policy (Qin et al., 2023).
+
+    Plasma brightness, plasma contrast and a channel shuffle, each for half of the images, then TrivialAugment.
+    """
     batch, channels = x.shape[:2]
     strength = 0.5 + 0.5 * torch.rand((batch, 1, 1, 1), generator=generator)
     brightness = (plasma(x.shape, generator) * 2 - 1) * strength
@@ -213,7 +193,8 @@ def random_colour(x: Tensor, generator: torch.Generator) -> Tensor:
 def chromatic(count: int, generator: torch.Generator) -> Tensor:
     """Random unit vectors of colour without brightness, count × 3."""
     angle = torch.rand(count, generator=generator) * math.pi
-    first, second = torch.tensor([1.0, -1.0, 0.0]) / math.sqrt(2), torch.tensor([1.0, 1.0, -2.0]) / math.sqrt(6)
+    first = torch.tensor([1.0, -1.0, 0.0]) / math.sqrt(2)
+    second = torch.tensor([1.0, 1.0, -2.0]) / math.sqrt(6)
     return angle.cos()[:, None] * first + angle.sin()[:, None] * second
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from uge.attacks import Context, attack
+from uge.attacks import Context, find_attack
 from uge.cases.case import Case, write_case
 from uge.cases.keys import key_network
 from uge.cases.run import load_trained, measured
@@ -148,7 +148,7 @@ class Workshop:
                 progress=on_progress,
             )
             try:
-                history = attack(unit.scheme).run(context)
+                history = find_attack(unit.scheme).run(context)
             except DivergedError as error:  # A result like any other.
                 log.warning("%s: %s", unit.id, error)
                 history = error.history

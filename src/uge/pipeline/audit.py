@@ -154,7 +154,7 @@ def run_audit(
         raise
     facts: dict[str, Any] = {
         "test_images": len(test),
-        "attacks": sum(entry.family != YARDSTICK for entry in ATTACKS.values()),
+        "attacks": sum(entry.family != YARDSTICK for entry in ATTACKS.loadable().values()),
         "overlap": overlap([*hashes(protected), *(hashes(clean) if clean else ())], hashes(test)),
         "label_agreement": originals.label_agreement,
         "budget_levels": manifest.budget.levels if manifest else None,
