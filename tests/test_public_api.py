@@ -33,6 +33,7 @@ NAMES = [
     "authorize",
     "encoders",
     "load_images",
+    "network",
     "protect",
     "publish",
     "record_trajectory",

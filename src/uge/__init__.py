@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from uge.data import load_images as load_images
     from uge.errors import UGEError as UGEError
     from uge.learning.recipes import Recipe as Recipe
+    from uge.networks import network as network
     from uge.runtime import Runtime as Runtime
 
 _HOMES = {
@@ -47,6 +48,7 @@ _HOMES = {
     "authorize": "uge.api:authorize",
     "encoders": "uge.encoders",
     "load_images": "uge.data:load_images",
+    "network": "uge.networks:network",
     "protect": "uge.api:protect",
     "publish": "uge.api:publish",
     "record_trajectory": "uge.api:record_trajectory",

@@ -21,7 +21,7 @@ from uge.errors import UsageError
 from uge.names import behind_key, is_keyed
 from uge.networks.base import BodyAndHead, ImageClassifier
 from uge.networks.keyed import KeyedClassifier
-from uge.networks.table import NETWORKS
+from uge.networks.table import NETWORKS, Architecture
 from uge.networks.wave_key import WaveKey
 
 _PACKAGE = "uge."
@@ -29,7 +29,7 @@ _PACKAGE = "uge."
 
 def has_standalone(name: str) -> bool:
     """Whether a network can be written as one file: one of the table, with a wave key or without."""
-    return behind_key(name) in NETWORKS
+    return isinstance(NETWORKS.get(behind_key(name)), Architecture)
 
 
 def standalone_source(network: ImageClassifier) -> str:
@@ -50,7 +50,8 @@ def standalone_source(network: ImageClassifier) -> str:
             "hand over the code that defines it"
         )
     keyed, base = is_keyed(network.name), behind_key(network.name)
-    body, options = _call(base)
+    row: Any = NETWORKS[base]
+    body, options = _call(row.body)
     found = _Collection()
     for part in (body, BodyAndHead, *((KeyedClassifier, WaveKey) if keyed else ())):
         found.take(part.__module__, part.__name__)
@@ -62,16 +63,15 @@ def standalone_source(network: ImageClassifier) -> str:
         size=network.size,
         imports=found.imports({"from safetensors.torch import load_file"}),
         definitions=found.definitions(),
-        body=f"{body.__name__}({call}), {NETWORKS[base].width}",
+        body=f"{body.__name__}({call}), {row.width}",
         base=base,
         kind="KeyedClassifier" if keyed else "BodyAndHead",
         key=_KEY.format(classes=network.classes, size=network.size, name=network.name) if keyed else "    return base",
     )
 
 
-def _call(name: str) -> tuple[Any, dict[str, Any]]:
+def _call(body: Any) -> tuple[Any, dict[str, Any]]:
     """The function that makes a network's layers, and its options."""
-    body: Any = NETWORKS[name].body
     return (body.func, dict(body.keywords)) if isinstance(body, functools.partial) else (body, {})
 
 
