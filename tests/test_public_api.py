@@ -31,6 +31,7 @@ NAMES = [
     "attack",
     "audit",
     "authorize",
+    "encoder",
     "encoders",
     "load_images",
     "network",

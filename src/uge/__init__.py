@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from uge.budget import Budget as Budget
     from uge.data import ImageSet as ImageSet
     from uge.data import load_images as load_images
+    from uge.encoders import encoder as encoder
     from uge.errors import UGEError as UGEError
     from uge.learning.recipes import Recipe as Recipe
     from uge.networks import network as network
@@ -46,6 +47,7 @@ _HOMES = {
     "attack": "uge.attacks:attack",
     "audit": "uge.api:audit",
     "authorize": "uge.api:authorize",
+    "encoder": "uge.encoders:encoder",
     "encoders": "uge.encoders",
     "load_images": "uge.data:load_images",
     "network": "uge.networks:network",
