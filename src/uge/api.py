@@ -15,7 +15,7 @@ from uge.config import Method, ProtectConfig, PublishConfig
 from uge.data.images import ImageSet
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError
-from uge.files import check_output, staged_folder
+from uge.files import check_output, local_path, staged_folder
 from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.trajectory import record_trajectory as record
 from uge.methods.apply import GENERATOR, save_perturber
@@ -234,7 +234,7 @@ def publish(
         DataError: No image was changed.
         StorageError: The disk is full or read-only.
     """
-    out, noise = Path(out), protected.noise
+    out, noise = local_path(out), protected.noise
     private, session = private_folder(out), _session(protected.runtime, progress)
     for place, ours in ((out, is_published), (private, is_private)):
         check_output(place, source=protected.images.root, overwrite=overwrite, ours=ours)

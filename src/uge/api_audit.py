@@ -8,6 +8,7 @@ from typing import Literal
 
 from uge.auditing.summarize import Summary
 from uge.config import AuditConfig
+from uge.files import local_path
 from uge.pipeline.audit import run_audit
 from uge.progress import Display, Silent
 from uge.runtime import Runtime
@@ -89,14 +90,14 @@ def audit(
         recipe=recipe,
     )
     found = run_audit(
-        Path(out),
+        local_path(out),
         str(test),
         config,
         keys=keys,
         clean_source=None if clean is None else str(clean),
         public_source=None if public is None else str(public),
         trust_plugins=trust_plugins,
-        folder=folder,
+        folder=None if folder is None else local_path(folder),
         session=Session(runtime or Runtime.create(), progress or Silent()),
     )
     return Summary.model_validate(found)
