@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
@@ -130,6 +131,14 @@ class Registry(Mapping[str, Row], Generic[Row]):
                 f"the {self.kind} '{point.name}' cannot be loaded from '{point.value}': "
                 f"{type(error).__name__}: {error}; mend or remove the package that registers it"
             ) from error
+
+
+@dataclass(frozen=True)
+class Made:
+    """A row that is a function, with one line about it."""
+
+    make: Callable[..., Any]
+    about: str
 
 
 def summary_of(entry: Any, about: str = "") -> str:

@@ -89,10 +89,8 @@ class Context:
     leak_seed: int = 0
 
 
-Attack = Callable[[Context], History]
-"""Trains ``context.network`` and returns the measurements after each epoch."""
-Preparation = Callable[[Context], Context]
-"""Changes the material (images, recipe, starting weights) before training."""
+Attack = Callable[[Context], History]  # Trains ``context.network`` and returns the measurements after each epoch.
+Preparation = Callable[[Context], Context]  # Changes the material (images, recipe, starting weights) before training.
 Transform = Callable[[Tensor], Tensor]
 """uint8 pixels, batch × channels × size × size, to pixels of the same shape and type."""
 

@@ -17,8 +17,7 @@ from uge.learning.objectives import distillation
 from uge.learning.training import History
 from uge.runtime import stream
 
-LEAK = 1
-"""Percent of originals that the last layer on authorised features is trained with."""
+LEAK = 1  # Percent of originals that the last layer on authorised features is trained with.
 _KEY: frozenset[Need] = frozenset({"key"})
 
 
@@ -141,4 +140,3 @@ KNOWLEDGE: dict[str, Entry] = {
         same_architecture=True,
     ),
 }
-"""Attacks by name."""

@@ -12,8 +12,7 @@ from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.runtime import stream
 
-REVISION = 1
-"""Revision of every attack on a leak: before, each of them had a leak of its own."""
+REVISION = 1  # Revision of every attack on a leak: before, each of them had a leak of its own.
 
 
 def leaked_rows(context: Context, count: int) -> Tensor:

@@ -11,10 +11,8 @@ from torch import Tensor
 from uge.attacks.base import Context, batched, stored
 from uge.data.store import PixelStore
 
-LOWEST = 2.5
-"""Lowest frequency that is taken out, in cycles per image; pictures consist of those below."""
-STANDS_OUT = 4.0
-"""Factor over the smooth spectrum above which all images' mean power stands out."""
+LOWEST = 2.5  # Lowest frequency that is taken out, in cycles per image; pictures consist of those below.
+STANDS_OUT = 4.0  # Factor over the smooth spectrum above which all images' mean power stands out.
 CLASS_STANDS_OUT = 25.0
 """The same for the class means' power: above the largest of some 10⁵ exponential values, which chance alone gives."""
 _OPPONENT = ((1.0, 1.0, 1.0), (1.0, -1.0, 0.0), (1.0, 1.0, -2.0))

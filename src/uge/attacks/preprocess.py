@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from uge.attacks.augment import chromatic, luma, without_direction
 from uge.attacks.base import Context, Entry, Transform, changing, prepared, stored
 from uge.attacks.notch import notch
-from uge.attacks.policies import chromatic, luma, without_direction
 from uge.attacks.waves import wave_terms, without_waves
 from uge.networks import WaveKey
 from uge.runtime import stream, stream_seed
@@ -142,8 +142,7 @@ _ROWS: dict[str, tuple[Callable[[Context], Transform], str, float, float]] = {
     ),
     "other-key": (_other_key, "trains behind a wave key of the hacker's own", 1.1, 10.0),
 }
-_REVISIONS = {"other-key": 1}
-"""Attacks that once were something else; the first form of this one had a key of colours."""
+_REVISIONS = {"other-key": 1}  # Attacks that once were something else; the first form of this one had a key of colours.
 
 TRANSFORMS = {name: row[0] for name, row in _ROWS.items()}
 """Makers of each transform for one context, by the attack's name."""
@@ -153,4 +152,3 @@ PREPROCESSING: dict[str, Entry] = {
     )
     for name, (transform, about, cost, expected) in _ROWS.items()
 }
-"""Attacks by name."""

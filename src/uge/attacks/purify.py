@@ -24,14 +24,10 @@ LINEAR = Recipe(epochs=20, lr=0.1, batch_size=128, weight_decay=0.0, augment="no
 """Recipe of the logistic regression (Sandoval-Segura et al., 2023: 20 epochs of SGD)."""
 NOISE = 16 / 255
 """Largest structured noise that the autoencoder learns to remove, and spread of the noise that it adds, in [0, 1]."""
-STEPS = 400
-"""Steps of the image networks."""
-WIDTH = 24
-"""Channels of the image networks."""
-SIZE = 32
-"""Batch size of the image networks."""
-RATE = 5e-3
-"""First learning rate of the image networks."""
+STEPS = 400  # Steps of the image networks.
+WIDTH = 24  # Channels of the image networks.
+SIZE = 32  # Batch size of the image networks.
+RATE = 5e-3  # First learning rate of the image networks.
 
 
 class _Linear(nn.Linear):
@@ -266,4 +262,3 @@ PURIFICATION: dict[str, Entry] = {
         for count, gain in ((100, 25.0), (500, 40.0))
     },
 }
-"""Attacks by name."""

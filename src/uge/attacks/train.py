@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.attacks.augment import drawn
+from uge.attacks.augment import drawn, randaugment
 from uge.attacks.base import Context, Entry, Need, Preparation, learn, prepared, with_recipe
 from uge.attacks.leak import REVISION, leaked_rows, on_leak, originals, part, replaced
-from uge.attacks.policies import randaugment
 from uge.data.augment import augmentation
 from uge.data.loader import Batch, fetch, to_unit
 from uge.data.store import PixelStore
@@ -23,10 +22,8 @@ from uge.runtime import stream
 
 RADIUS = 8 / 255
 """Radius of adversarial training, in [0, 1] units: that of the public benchmark, with 10 steps of 2/255."""
-SURE = 0.95
-"""Probability above which a network's own answer counts as a label (FixMatch)."""
-LONGER = 3
-"""Factor of the epochs of ``longer``."""
+SURE = 0.95  # Probability above which a network's own answer counts as a label (FixMatch).
+LONGER = 3  # Factor of the epochs of ``longer``.
 
 
 def _rate(factor: float) -> Preparation:

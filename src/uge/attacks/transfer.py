@@ -120,4 +120,3 @@ TRANSFER: dict[str, Entry] = {
         for percent, gain in ((1, 10.0), (10, 20.0))
     },
 }
-"""Attacks by name."""

@@ -29,30 +29,18 @@ from uge.networks.wave_key import (
 )
 from uge.runtime import stream
 
-STRENGTH = LEVELS / 255
-"""Amplitude of a pattern in [0, 1] units."""
-_CANDIDATES = 8
-"""Waves that are tried for an image."""
-_OFFSETS = 7
-"""Frequencies that are tried around each of those from which a key draws."""
-_STARTS = 3
-"""Sets of waves that are refined."""
-_SEARCHES = 6
-"""Number of times that every number of a wave is moved both ways."""
-_SHRINK = 0.6
-"""Factor of the move from one time to the next."""
-_CLUSTERS = 16
-"""Patterns that are searched for in a class."""
-_FEWEST = 5
-"""Images that a pattern must have to be used."""
-_MEANS = 4
-"""Rounds of k-means."""
-_ROUNDS = 5
-"""Rounds of assigning images to patterns after k-means."""
-_SWEEPS = 10
-"""Number of times that each pattern is adjusted in every round."""
-_PIXELS = 2**22
-"""Pixels of a class from which patterns are estimated."""
+STRENGTH = LEVELS / 255  # Amplitude of a pattern in [0, 1] units.
+_CANDIDATES = 8  # Waves that are tried for an image.
+_OFFSETS = 7  # Frequencies that are tried around each of those from which a key draws.
+_STARTS = 3  # Sets of waves that are refined.
+_SEARCHES = 6  # Number of times that every number of a wave is moved both ways.
+_SHRINK = 0.6  # Factor of the move from one time to the next.
+_CLUSTERS = 16  # Patterns that are searched for in a class.
+_FEWEST = 5  # Images that a pattern must have to be used.
+_MEANS = 4  # Rounds of k-means.
+_ROUNDS = 5  # Rounds of assigning images to patterns after k-means.
+_SWEEPS = 10  # Number of times that each pattern is adjusted in every round.
+_PIXELS = 2**22  # Pixels of a class from which patterns are estimated.
 
 
 def without_waves(pixels: Tensor, terms: int = 1) -> Tensor:

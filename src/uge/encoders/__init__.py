@@ -11,14 +11,13 @@ if TYPE_CHECKING:
     from uge.encoders.clip_space import ClipSpace
     from uge.encoders.local_space import LocalSpace
     from uge.encoders.local_space import train as local
-    from uge.encoders.table import ENCODERS, Encoder, Material, encoder, find_encoder, open_encoder
+    from uge.encoders.table import ENCODERS, Material, encoder, find_encoder, open_encoder
 
     clip = ClipSpace.load
 
 _HOMES = {
     "ENCODERS": "uge.encoders.table:ENCODERS",
     "ClipSpace": "uge.encoders.clip_space:ClipSpace",
-    "Encoder": "uge.encoders.table:Encoder",
     "FeatureSpace": "uge.encoders.base:FeatureSpace",
     "LocalSpace": "uge.encoders.local_space:LocalSpace",
     "Material": "uge.encoders.table:Material",
@@ -32,7 +31,6 @@ _HOMES = {
 __all__ = [
     "ENCODERS",
     "ClipSpace",
-    "Encoder",
     "FeatureSpace",
     "LocalSpace",
     "Material",

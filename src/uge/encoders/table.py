@@ -14,7 +14,7 @@ from uge.encoders.local_space import RECIPE, LocalSpace
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe
 from uge.progress import Progress
-from uge.registry import Registry, summary_of
+from uge.registry import Made, Registry, summary_of
 from uge.runtime import Runtime
 
 Maker = TypeVar("Maker", bound=Callable[..., FeatureSpace])
@@ -43,41 +43,27 @@ class Material:
     progress: Progress | None = None
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A row of the table.
-
-    Attributes:
-        make: Makes the feature space.
-        about: One line for listings.
-    """
-
-    make: Callable[[Material], FeatureSpace]
-    about: str
-
-
-def _local(material: Material) -> LocalSpace:
-    return LocalSpace.train(
-        material.store,
-        seed=material.seed,
-        runtime=material.runtime,
-        recipe=material.recipe,
-        path=material.path,
-        progress=material.progress,
-    )
-
-
-def _row(name: str, entry: Any, about: str = "") -> Encoder:
+def _row(name: str, entry: Any, about: str = "") -> Made:
     if not callable(entry) or (":" in name and not name.endswith(":ID")):
         raise UsageError(f"the encoder '{name}' must be a function of its material, named NAME or NAME:ID, got {entry}")
-    return Encoder(entry, summary_of(entry, about))
+    return Made(entry, summary_of(entry, about))
 
 
-ENCODERS: Registry[Encoder] = Registry(
+ENCODERS: Registry[Made] = Registry(
     "encoder",
     {
-        "local": Encoder(_local, "a small space trained on the protector's own images, offline"),
-        "clip:ID": Encoder(
+        "local": Made(
+            lambda material: LocalSpace.train(
+                material.store,
+                seed=material.seed,
+                runtime=material.runtime,
+                recipe=material.recipe,
+                path=material.path,
+                progress=material.progress,
+            ),
+            "a small space trained on the protector's own images, offline",
+        ),
+        "clip:ID": Made(
             lambda material: ClipSpace.load(material.argument, material.runtime.device),
             "CLIP by transformers, ID a hub id or a folder",
         ),
@@ -108,7 +94,7 @@ def encoder(name: str, *, about: str = "") -> Callable[[Maker], Maker]:
     return lambda maker: ENCODERS.register(name, maker, about=about)
 
 
-def find_encoder(name: str) -> Encoder:
+def find_encoder(name: str) -> Made:
     """Row of ``NAME`` or of ``NAME:ARGUMENT``.
 
     Raises:
@@ -126,7 +112,7 @@ def open_encoder(name: str, material: Material) -> FeatureSpace:
         UnknownNameError: There is none of that name.
         UsageError: Its weights cannot be had, or a plug-in gives no feature space.
     """
-    space = find_encoder(name).make(replace(material, argument=name.partition(":")[2]))
+    space: FeatureSpace = find_encoder(name).make(replace(material, argument=name.partition(":")[2]))
     if not isinstance(space, FeatureSpace):
         raise UsageError(f"the encoder '{name}' must return a FeatureSpace, got {type(space).__name__}")
     return space

@@ -17,10 +17,8 @@ from uge.errors import MissingExtraError, UsageError
 from uge.names import CHECKPOINT
 from uge.networks.plugins import Wrapped
 
-MEAN = (0.485, 0.456, 0.406)
-"""Mean of ImageNet, for checkpoints without one of their own."""
-STD = (0.229, 0.224, 0.225)
-"""Standard deviation of ImageNet, for checkpoints without one of their own."""
+MEAN = (0.485, 0.456, 0.406)  # Mean of ImageNet, for checkpoints without one of their own.
+STD = (0.229, 0.224, 0.225)  # Standard deviation of ImageNet, for checkpoints without one of their own.
 OTHERWISE = "give a weights file of this package or a folder with config.json and *.safetensors"
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 

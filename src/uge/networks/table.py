@@ -26,7 +26,7 @@ from uge.networks.resnetc import resnetc
 from uge.networks.shufflenet import shufflenetv2
 from uge.networks.wave_key import WaveKey
 from uge.networks.weights import first_mismatch, load_weights, restore, stated
-from uge.registry import Registry, summary_of
+from uge.registry import Made, Registry, summary_of
 from uge.runtime import seeded, stream_seed
 
 Maker = TypeVar("Maker", bound=Callable[..., nn.Module])
@@ -51,43 +51,17 @@ class Architecture:
     width: int
     about: str
 
-    def build(self, name: str, classes: int, channels: int, size: int) -> ImageClassifier:
-        """The network with weights from torch's current generator."""
-        return BodyAndHead(self.body(channels), self.width, name=name, classes=classes, channels=channels, size=size)
 
-
-@dataclass(frozen=True)
-class Registered:
-    """A network of another package.
-
-    Attributes:
-        make: Called with classes, channels and size; gives a module from [0, 1] images to logits.
-        about: One line for listings.
-    """
-
-    make: Callable[..., Any]
-    about: str
-
-    def build(self, name: str, classes: int, channels: int, size: int) -> ImageClassifier:
-        """The network with weights from torch's current generator.
-
-        Raises:
-            UsageError: The result is no classifier of this shape.
-        """
-        module = made_by(self.make, name, classes, channels, size)
-        return Wrapped(module, name=name, classes=classes, channels=channels, size=size)
-
-
-def _row(name: str, entry: Any, about: str = "") -> Architecture | Registered:
+def _row(name: str, entry: Any, about: str = "") -> Architecture | Made:
     if is_plugin(name) or not callable(entry):
         raise UsageError(
             f"the network '{name}' must have a name without a colon and be a function (classes, channels, size), "
             f"got {entry!r}"
         )
-    return Registered(entry, summary_of(entry, about))
+    return Made(entry, summary_of(entry, about))
 
 
-NETWORKS: Registry[Architecture | Registered] = Registry(
+NETWORKS: Registry[Architecture | Made] = Registry(
     "network",
     {
         "lenet": Architecture(lenet, 84, "LeNet-5 with ReLU"),
@@ -192,7 +166,11 @@ def build(name: str, classes: int, *, seed: int, channels: int = 3, size: int = 
             return build_from_folder(path, name, classes, channels, size)
         if is_plugin(name):
             return build_plugin(name, classes, channels, size)
-        return NETWORKS[name].build(name, classes, channels, size)
+        row = NETWORKS[name]
+        shape = {"classes": classes, "channels": channels, "size": size}
+        if isinstance(row, Made):
+            return Wrapped(made_by(row.make, name, **shape), name=name, **shape)
+        return BodyAndHead(row.body(channels), row.width, name=name, **shape)
 
 
 def _transplanted(trained: ImageClassifier, name: str, classes: int, channels: int, size: int) -> ImageClassifier:

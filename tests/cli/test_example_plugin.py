@@ -55,18 +55,7 @@ def test_it_is_listed_with_its_package(installed: Path) -> None:
 def test_it_attacks_in_worker_processes(installed: Path, tmp_path: Path) -> None:
     toy = make_folder(tmp_path / "toy")
     attacks = ("--attacks", "direct,posterize,posterize+grayscale")
-    flags = (
-        "--networks",
-        "lenet",
-        "--epochs",
-        "1",
-        "--size",
-        "16",
-        "--workers",
-        workers,
-        "--folder",
-        tmp_path / "audit",
-    )
+    flags = ("--networks", "lenet", "--epochs", "1", "--workers", "2", "--folder", tmp_path / "audit")
     ran = uge(installed, "audit", toy, "--test", toy, *attacks, *flags, "--json", "-q")
     assert ran.code == 0, ran.err
     case = json.loads((tmp_path / "audit" / "cases" / "hacker-lenet-posterize-protected-s0.json").read_text())
