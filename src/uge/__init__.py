@@ -11,8 +11,6 @@
 Names are loaded on first use: ``import uge`` imports no torch.
 """
 
-from __future__ import annotations
-
 import pkgutil
 from typing import TYPE_CHECKING, Any
 

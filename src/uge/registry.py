@@ -1,7 +1,5 @@
 """Tables of things chosen by name: rows of this package, and rows that other packages register."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

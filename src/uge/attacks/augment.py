@@ -4,8 +4,6 @@ Augmentation comes after the recipe's own crops and flips. Policies take float p
 height × width, and stay on their device; random numbers come from a generator on the CPU.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Attacks: what they get (a context), what they give back, and how a plain function becomes one."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Attacks with the authorised network at hand: distillation (Eq. 10), its initial parameters, its trained weights."""
 
-from __future__ import annotations
-
 import copy
 import functools
 

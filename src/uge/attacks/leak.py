@@ -1,7 +1,5 @@
 """Leaked originals: subsets of rows, and stores put together from originals and published images."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

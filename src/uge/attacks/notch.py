@@ -1,7 +1,5 @@
 """A notch filter that follows from the published images' own spectrum."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -4,8 +4,6 @@ A filter takes uint8 pixels, batch × channels × size × size, to pixels of the
 and odd sizes work like any others.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import math

@@ -1,7 +1,5 @@
 """Attacks that purify the published images: pattern estimation, projection, a denoising autoencoder, inversion."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace

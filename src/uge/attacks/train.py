@@ -1,7 +1,5 @@
 """Attacks that change training: adversarial, slower, faster, longer, with clean images, without the labels."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Attacks with features from other images, or with features that stay while the last layer is trained again."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Changes of the authorised user's training, each of which an audit measures."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ Photographs are smooth and patterns are not. The pattern that an image carries b
 it is taken out.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """Flags that commands share, paths of outputs, and settings from files below the flags."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 from importlib import resources

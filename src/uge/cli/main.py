@@ -1,7 +1,5 @@
 """The command line ``uge``: read flags, run a command, print its result, and leave with the right exit code."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

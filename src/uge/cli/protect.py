@@ -1,7 +1,5 @@
 """Commands that protect: demo, protect, apply, request, federated."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """The other commands, and the table of all; torch is imported only by those that compute, inside their functions."""
 
-from __future__ import annotations
-
 import json
 import os
 import pkgutil

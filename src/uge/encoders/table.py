@@ -1,7 +1,5 @@
 """The table of encoders by name, which other packages can add to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checkpoints on disk: how those of transformers are read, and networks with their features and a fresh last layer."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib

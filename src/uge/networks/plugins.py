@@ -1,7 +1,5 @@
 """Foreign modules as networks: functions of other packages, and models of timm."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The table of networks; ``build`` makes one from a name and a seed, ``from_weights`` from a weights file."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Weights on disk: safetensors only (never pickles), with name and shape of their network in the metadata."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
