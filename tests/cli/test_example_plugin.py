@@ -47,6 +47,29 @@ def test_the_module_is_short() -> None:
     assert len((EXAMPLE / "uge_example.py").read_text().splitlines()) <= 25
 
 
+SCRIPT = """
+import sys, uge
+
+@uge.attack("negative")
+def negative(images, labels):
+    return 255 - images
+
+if __name__ == "__main__":
+    toy, folder = sys.argv[1:]
+    attacks = ["direct", "negative"]
+    summary = uge.audit(toy, test=toy, networks=["lenet"], attacks=attacks, epochs=1, workers=2, folder=folder)
+    sys.exit({hacker.scheme for hacker in summary.hackers} != set(attacks))
+"""
+
+
+def test_an_attack_of_a_script_runs_in_worker_processes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    toy = make_folder(tmp_path / "toy")
+    ran = subprocess.run([sys.executable, script, toy, tmp_path / "audit"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_it_is_listed_with_its_package(installed: Path) -> None:
     rows = uge(installed, "list", "attacks", "--json").json["rows"]
     assert rows[-1] == {"name": "posterize", "about": "Keeps four of 256 levels", "package": "uge-example"}

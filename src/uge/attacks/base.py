@@ -1,4 +1,4 @@
-"""Attacks: what they get (a context), what they give back, and how a plain function becomes one."""
+"""Attacks: their material (a context), their row in the table, and plain functions as attacks."""
 
 import functools
 import inspect
@@ -51,7 +51,7 @@ _NO_PUBLIC = functools.partial(_refuse, "labelled images of another data set; gi
 
 @dataclass(frozen=True)
 class Context:
-    """Material of one attack: what a hacker has, and nothing of a private folder.
+    """Material of one attack: the possessions of a hacker, and nothing of a private folder.
 
     An attack trains ``network`` in place and returns a :class:`History` (:func:`learn` does both), or it returns a
     changed context (``dataclasses.replace``), on which plain training then follows. Everything random comes from
@@ -122,7 +122,7 @@ class Entry:
         about: One line for the report, without a full stop; it continues "a hacker who".
         cost: Time in units of plain training, roughly measured.
         expected: A prior, not a measurement of this audit: points of test accuracy that it wins back over
-            plain training, after what a public benchmark found for seven protections of CIFAR-10.
+            plain training, after a public benchmark of seven protections of CIFAR-10.
         needs: Possessions beyond the published folder.
         same_architecture: True if the hacker's network must be of the authorised network's architecture.
         prepare: The part before training, where any other attack may follow; see :func:`combination`.

@@ -62,7 +62,7 @@ def fixmatch(context: Context, labelled: PixelStore, rows: Tensor) -> Objective:
         rows: Rows of that store that may be used.
     """
     weak = augmentation(context.recipe.augment)
-    choice, weakly, strongly = (stream(context.seed, "semi-supervised", what) for what in ("rows", "weak", "strong"))
+    choice, weakly, strongly = (stream(context.seed, "semi-supervised", use) for use in ("rows", "weak", "strong"))
 
     def objective(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         picked = rows[torch.randint(len(rows), (len(batch.y),), generator=choice)]

@@ -19,7 +19,7 @@ from uge.runtime import seeded, stream_seed
 
 
 def classifier(network: nn.Module) -> ImageClassifier:
-    """The network, checked to be one whose features can be taken.
+    """The network, checked to have features that can be taken.
 
     Raises:
         UsageError: It was not made by ``uge.networks.build``.

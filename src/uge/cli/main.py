@@ -84,7 +84,7 @@ def _how_to_go_on(tokens: Sequence[str], common: Common) -> str:
     if not (isinstance(common, Resumable) and saves):
         return "nothing was kept, start again with the same command"
     again = [token for token in tokens if token not in ("--overwrite", "--resume")]
-    return f"what is finished was kept, go on with: {shlex.join(['uge', *again, '--resume'])}"
+    return f"finished parts were kept, go on with: {shlex.join(['uge', *again, '--resume'])}"
 
 
 def _complain(text: str) -> None:
