@@ -4,12 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints-cpu.txt
 
-.PHONY: demo test lint unit reproduce-smoke clean
+.PHONY: demo test test-all lint unit heavy reproduce-smoke clean
 
 demo: $(VENV)/.installed
 	$(BIN)/uge demo demo-out/photos --overwrite
 
 test: lint unit reproduce-smoke
+
+# Also what is heavy: real clusters and servers.
+test-all: test heavy
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -19,6 +22,9 @@ lint: $(VENV)/.installed-test
 # One thread per process: test workers that share cores are faster so.
 unit: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+heavy: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m heavy
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -22,7 +22,7 @@ from uge.budget import Budget
 from uge.data import load_images
 from uge.data.augment import augmentation
 from uge.data.images import Pixels
-from uge.data.resize import resize
+from uge.data.pixels import resize
 from uge.files import write_json
 from uge.methods.keyed.wave_code import WaveCode
 from uge.networks import WaveKey

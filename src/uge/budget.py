@@ -1,4 +1,4 @@
-"""The perturbation budget ρ, measured where it counts: on the 8-bit pixels that are stored."""
+"""Perturbation budget ρ, measured on the 8-bit pixels that are stored."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from uge.errors import UsageError
 
 @dataclass(frozen=True)
 class Budget:
-    """An L-infinity bound on the change of every stored pixel value.
+    """L-infinity bound on the change of every stored pixel value.
 
     Args:
-        rho: The bound in [0, 1] units (the paper: 0.04 = 10.2/255). Stored pixels are
-            whole 8-bit levels, so at most ``levels`` = floor(255 ρ) of them may change.
+        rho: The bound in [0, 1] units (the paper: 0.04 = 10.2/255). Stored pixels are whole 8-bit
+            levels, so a value changes by at most ``levels`` = floor(255 ρ).
 
     Raises:
         UsageError: ρ is no number in (0, 1], or too small to change one 8-bit level.
+
+    Example:
+        >>> Budget.parse("8/255").levels
+        8
     """
 
     rho: float = 0.04
@@ -37,24 +41,23 @@ class Budget:
 
     @property
     def levels(self) -> int:
-        """How many 8-bit levels a stored pixel may differ from its original."""
+        """Largest change of a stored pixel value in 8-bit levels, 1 to 255."""
         return math.floor(self.rho * 255 + 1e-6)
 
     @classmethod
     def parse(cls, text: str | float | Budget) -> Budget:
-        """Read a budget from ``0.04`` or ``"8/255"``.
+        """Budget of ``0.04`` or ``"8/255"``; a budget comes back as it is.
 
         Raises:
-            UsageError: The text is neither a number nor a fraction.
+            UsageError: The text is neither a number nor a fraction, or the number is no budget.
         """
         if isinstance(text, Budget):
             return text
         try:
-            return cls(float(Fraction(text)) if isinstance(text, str) else float(text))
-        except (ValueError, ZeroDivisionError, OverflowError) as error:
-            if isinstance(error, UsageError):
-                raise
+            rho = float(Fraction(text)) if isinstance(text, str) else float(text)
+        except (ValueError, ZeroDivisionError, OverflowError):
             raise UsageError(f"rho must be a number such as 0.04 or a fraction such as 8/255, got '{text}'") from None
+        return cls(rho)
 
     def add(self, clean: Any, delta: Any) -> Any:
         """Stored pixels after adding a perturbation in levels.
@@ -76,9 +79,7 @@ class Budget:
     @staticmethod
     def measure(clean: NDArray[np.uint8], protected: NDArray[np.uint8]) -> int:
         """Largest absolute difference of two uint8 arrays of one shape, in 8-bit levels."""
-        if clean.size == 0:
-            return 0
-        return int(np.abs(clean.astype(np.int16) - protected.astype(np.int16)).max())
+        return int(np.abs(clean.astype(np.int16) - protected.astype(np.int16)).max(initial=0))
 
 
 def _cast(array: Any, dtype: Any) -> Any:

@@ -1,46 +1,52 @@
-"""Every error that this package raises on purpose, classed by what the user can do about it.
+"""Exceptions that this package raises on purpose, classed by what the user can do about them.
 
 ::
 
-    UGEError                     exit 1
+    UGEError                     exit 1   base of all
     ├── UsageError               exit 2   an argument, flag or configuration value is wrong
-    │   ├── UnknownNameError     exit 2   no such network, data format, encoder ... (did you mean)
+    │   ├── UnknownNameError     exit 2   no table has the name; the nearest one is suggested
     │   ├── MissingExtraError    exit 2   an optional library is not installed
-    │   ├── OutputExistsError    exit 2   the output folder holds something already
+    │   ├── OutputExistsError    exit 2   the output would replace something
     │   ├── WeightsError         exit 2   a weights file does not fit, or holds NaN
     │   └── StorageError         exit 2   the disk is full or read-only
-    ├── DataError                exit 1   the images or labels cannot be used
+    ├── DataError                exit 1   images or labels cannot be used
     └── IntegrityError           exit 1   a published folder deviates from its manifest
 
 A message is one sentence: what was expected, what came, what to do.
 """
-
-from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
 
 class UGEError(Exception):
-    """Base of all errors of this package; ``exit_code`` is what the command line returns."""
+    """Base of all exceptions of this package.
+
+    Attributes:
+        exit_code: Exit code of the command line, 1 or 2.
+    """
 
     exit_code = 1
 
 
 class UsageError(UGEError, ValueError):
-    """An argument, flag or configuration value is wrong."""
+    """Wrong argument, flag or configuration value; another value helps."""
 
     exit_code = 2
 
 
 class UnknownNameError(UsageError):
-    """A name that is in no table; the message lists what there is and the nearest one.
+    """Name that no table has; the message lists the names that exist and suggests the nearest one.
 
     Args:
-        kind: What was looked up, for instance ``"network"``.
-        name: What was asked for.
-        known: The names that exist.
-        hint: A sentence added at the end, for instance other accepted forms.
+        kind: Kind of the name, for instance ``"network"``.
+        name: Name that was asked for.
+        known: Names that exist.
+        hint: Clause at the end of the message, for instance other accepted forms.
+
+    Example:
+        >>> str(UnknownNameError("network", "resnet7", ["cnn", "resnet8"]))
+        "unknown network 'resnet7'; did you mean 'resnet8'? (there are: cnn, resnet8)"
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
@@ -52,33 +58,42 @@ class UnknownNameError(UsageError):
 
 
 class MissingExtraError(UsageError):
-    """An optional library is not installed; the message names the extra that brings it."""
+    """Optional library that is not installed; the message has the command that installs it.
+
+    Args:
+        library: Name of the library, for instance ``"datasets"``.
+        extra: Extra of this package that installs it, for instance ``"hf"``.
+        purpose: Task that needs the library, as the subject of the message.
+    """
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the library '{library}'; install it with: pip install 'uge[{extra}]'")
 
 
 class OutputExistsError(UsageError):
-    """The output folder or file exists and is not empty."""
+    """Output file or non-empty output folder that exists; another name or ``--overwrite`` helps."""
 
 
 class WeightsError(UsageError):
-    """A weights file does not fit the network, is no safetensors file, or holds NaN."""
+    """Weights file that does not fit the network, is no safetensors file, or holds NaN or infinity."""
 
 
 class StorageError(UsageError):
-    """The disk is full, read-only, or the folder may not be written."""
+    """Failed write: the disk is full or read-only, or the path cannot be written."""
 
 
 class DataError(UGEError):
-    """The images or labels cannot be used."""
+    """Images or labels that cannot be used; the message names the file or the image."""
 
 
 class IntegrityError(UGEError):
-    """A published folder deviates from its manifest.
+    """Published folder that deviates from its manifest.
+
+    Args:
+        problems: One sentence for each deviation, each naming its file; at least one.
 
     Attributes:
-        problems: One sentence per deviation, each naming its file.
+        problems: The same sentences; the message is the first one and the number of the others.
     """
 
     def __init__(self, problems: list[str]) -> None:

@@ -43,9 +43,9 @@ def naive_crop_flip(x: Tensor, draw: torch.Generator, crop: bool, flip: bool) ->
 )
 def test_crop_flip_is_the_naive_loop(batch: int, channels: int, size: int, crop: bool, flip: bool, seed: int) -> None:
     x = torch.randint(1, 256, (batch, channels, size, size), dtype=torch.uint8, generator=generator(seed))
-    found = crop_flip(x, generator(seed), crop=crop, flip=flip)
-    assert found.dtype == torch.uint8
-    assert torch.equal(found, naive_crop_flip(x, generator(seed), crop, flip))
+    augmented = crop_flip(x, generator(seed), crop=crop, flip=flip)
+    assert augmented.dtype == torch.uint8
+    assert torch.equal(augmented, naive_crop_flip(x, generator(seed), crop, flip))
 
 
 def test_offsets_and_flips_take_every_value() -> None:
@@ -60,13 +60,14 @@ def test_offsets_and_flips_take_every_value() -> None:
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_shape_type_and_determinism(name: str) -> None:
     x = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=generator())
-    kept, transform = x.clone(), augmentation(name)
-    found = transform(x, generator(1))
-    assert (found.shape, found.dtype) == (x.shape, torch.uint8)
-    assert torch.equal(transform(x, generator(1)), found)
-    assert torch.equal(x, kept)
+    original = x.clone()
+    transform = augmentation(name)
+    augmented = transform(x, generator(1))
+    assert (augmented.shape, augmented.dtype) == (x.shape, torch.uint8)
+    assert torch.equal(transform(x, generator(1)), augmented)
+    assert torch.equal(x, original)
     if name != "none":
-        assert not torch.equal(transform(x, generator(2)), found)
+        assert not torch.equal(transform(x, generator(2)), augmented)
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -94,8 +95,8 @@ def test_differentiable_for_floats(name: str) -> None:
 
 def test_rotation_by_nothing_is_a_flip_or_the_image() -> None:
     x = torch.randint(0, 256, (12, 3, 9, 9), dtype=torch.uint8, generator=generator())
-    found = rotate_flip(x, generator(), degrees=0)
-    kinds = {(torch.equal(a, b), torch.equal(a, b.flip(2))) for a, b in zip(found, x, strict=True)}
+    rotated = rotate_flip(x, generator(), degrees=0)
+    kinds = {(torch.equal(a, b), torch.equal(a, b.flip(2))) for a, b in zip(rotated, x, strict=True)}
     assert kinds == {(True, False), (False, True)}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from image_files import encode, picture, tree
 
-from uge.data import decode, has_split, load_images
+from uge.data import has_split, load_images, pixels
 from uge.errors import DataError
 
 SPLITS = ["train/cat/1.png", "train/cat/2.png", "train/dog/deep/3.png", "test/dog/4.png"]
@@ -126,5 +126,5 @@ def test_a_name_that_is_no_unicode_is_refused(tmp_path: Path) -> None:
 
 def test_opening_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree(tmp_path, SPLITS)
-    monkeypatch.setattr(decode.Image, "open", lambda *a, **k: pytest.fail("an image was opened"))
+    monkeypatch.setattr(pixels.Image, "open", lambda *a, **k: pytest.fail("an image was opened"))
     assert len(load_images(root)) == 3

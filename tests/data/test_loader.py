@@ -50,12 +50,12 @@ def test_a_file_gives_the_batches_of_memory(
 @example(count=9, batch_size=4, shuffled=False, drop=False)
 def test_every_image_once(make_store: MakeStore, count: int, batch_size: int, shuffled: bool, drop: bool) -> None:
     store = make_store(count=count, size=2)
-    found = list(batches(store, batch_size, order=order() if shuffled else None, drop_last=drop))
-    seen = [index for batch in found for index in batch.indices.tolist()]
+    epoch = list(batches(store, batch_size, order=order() if shuffled else None, drop_last=drop))
+    seen = [index for batch in epoch for index in batch.indices.tolist()]
     rest = count % batch_size if count > batch_size else 0
     left_out = rest if drop or (shuffled and rest == 1) else 0
     assert len(seen) == len(set(seen)) == count - left_out
-    assert all(len(batch.x) == batch_size for batch in found[:-1])
+    assert all(len(batch.x) == batch_size for batch in epoch[:-1])
     if not shuffled:
         assert seen == list(range(count - left_out))
 

@@ -81,6 +81,7 @@ def test_splits_names_and_text_labels(tmp_path: Path, form: tuple[str, str]) -> 
         ({"images": images_of((3, 25)), "labels": LABELS}, r"must be N×H×W.*got \(3, 25\)"),
         ({"images": images_of((3, 3, 9, 3)), "labels": LABELS}, "first or last"),
         ({"images": images_of((3, 9, 9, 9)), "labels": LABELS}, "must be N×H×W"),
+        ({"images": images_of((3, 0, 5)), "labels": LABELS}, r"must be N×H×W.*got \(3, 0, 5\)"),
         ({"images": images_of((2, 5, 5)), "labels": LABELS}, "2 images but 3 labels"),
         ({"images": np.full((3, 5, 5), np.nan), "labels": LABELS}, "values from nan"),
         ({"images": np.full((3, 5, 5), 200.0), "labels": LABELS}, "expected 0 to 1"),
@@ -108,7 +109,10 @@ def test_a_nan_anywhere_is_found_when_it_is_read(tmp_path: Path) -> None:
         images.read(1)
 
 
-def test_class_names_stored_as_bytes(tmp_path: Path) -> None:
+def test_labels_and_class_names_stored_as_bytes(tmp_path: Path) -> None:
+    texts = np.array([b"dog", b"cat", "ö".encode()])
+    images = load_images(write(tmp_path / "b.npz", images=images_of((3, 8, 8, 3)), labels=texts))
+    assert (images.classes, images.labels.tolist()) == (("cat", "dog", "ö"), [1, 0, 2])
     file = write(tmp_path / "a.npz", images=images_of((3, 8, 8, 3)), labels=LABELS, classes=np.array([b"cat", b"dog"]))
     assert load_images(file).classes == ("cat", "dog")
 

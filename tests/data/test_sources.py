@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from image_files import tree
+from image_files import encode, parquet, picture, tree
 
 from uge.data import has_split, load_images
 from uge.errors import DataError, UsageError
@@ -51,3 +51,12 @@ def test_limit() -> None:
         load_images("photos", limit=0)
     with pytest.raises(DataError, match=r"photos has no split 'validation' \(there are: train, test\)"):
         load_images("photos", "validation")
+
+
+def test_the_name_is_that_of_the_folder_or_of_the_file_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree(tmp_path / "pets", ["a/1.png", "b/2.png"])
+    monkeypatch.chdir(root)
+    assert load_images(".").name == "pets"
+    stored = parquet(tmp_path / "0123abcd", [encode(picture(seed)) for seed in range(2)], [0, 1])
+    (tmp_path / "birds.parquet").symlink_to(stored)
+    assert load_images(tmp_path / "birds.parquet").name == "birds"

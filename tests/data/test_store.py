@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uge.data.images import ImageSet
-from uge.data.resize import resize, to_channels
+from uge.data.pixels import resize, to_channels
 from uge.data.store import PixelStore, Records, load_pixels
 from uge.errors import DataError, StorageError, UsageError
 
@@ -68,7 +68,8 @@ def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = Records(2, (8,), torch.uint8, path=tmp_path / "records")
-    write, calls = os.pwrite, []
+    write = os.pwrite
+    calls = []
 
     def nearly_full(handle: int, content: bytes, offset: int) -> int:
         calls.append(offset)
@@ -83,7 +84,8 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_pieces_are_written_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    records, write = Records(2, (8,), torch.uint8, path=tmp_path / "records"), os.pwrite
+    records = Records(2, (8,), torch.uint8, path=tmp_path / "records")
+    write = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda handle, content, offset: write(handle, content[:3], offset))
     values = torch.arange(16, dtype=torch.uint8).reshape(2, 8)
     records.write(torch.arange(2), values)
@@ -92,13 +94,14 @@ def test_pieces_are_written_to_the_end(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("resident_bytes", [0, 2**30])
 def test_store_holds_pixels_and_labels_in_order(make_images: MakeImages, resident_bytes: int) -> None:
-    images, told = make_images(count=300, size=4), []
-    store = load_pixels(images, resident_bytes=resident_bytes, progress=told.append)
+    images = make_images(count=300, size=4)
+    counts: list[int] = []
+    store = load_pixels(images, resident_bytes=resident_bytes, progress=counts.append)
     assert (len(store), store.channels, store.size, store.classes) == (300, 3, 4, images.classes)
     assert store.labels.tolist() == images.labels.tolist()
     for index, pixels in enumerate(store.pixels.read(torch.arange(300))):
         np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), images.read(index))
-    assert sum(told) == 300
+    assert sum(counts) == 300
     assert store.exact
 
 
@@ -136,10 +139,11 @@ def test_empty_like_keeps_labels_and_kind(make_store: MakeStore) -> None:
 
 
 def test_the_digest_is_of_all_that_training_sees(make_store: MakeStore) -> None:
-    store, one = make_store(), torch.tensor([11])
+    store = make_store()
+    last = torch.tensor([11])
     assert make_store(resident_bytes=0).digest() == store.digest()
     changed, gray = make_store(), Records(12, (1, 48, 16), torch.uint8)
-    changed.pixels.write(one, 255 - store.pixels.read(one))
+    changed.pixels.write(last, 255 - store.pixels.read(last))
     gray.write(torch.arange(12), store.pixels.read(torch.arange(12)).reshape(12, 1, 48, 16))
     others = [changed, *(replace(store, **new) for new in ({"labels": store.labels.flip(0)}, {"pixels": gray}))]
     others.append(replace(store, classes=("a", "b", "c")))

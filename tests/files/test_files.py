@@ -95,7 +95,9 @@ class TestOutput:
             files.check_output(tmp_path / "link" / "out", source=tmp_path / "source")
 
     def test_what_exists_is_kept(self, tmp_path: Path) -> None:
-        full, empty, file = tmp_path / "full", tmp_path / "empty", tmp_path / "file"
+        full = tmp_path / "full"
+        empty = tmp_path / "empty"
+        file = tmp_path / "file"
         full.mkdir()
         empty.mkdir()
         (full / "x").write_text("")

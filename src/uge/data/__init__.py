@@ -1,9 +1,7 @@
 """Labelled images from folders, Parquet, archives, the hub or the embedded set, read as a stream.
 
-``uge.data`` itself imports neither torch nor a format library; names are loaded when first used.
+``import uge.data`` imports neither torch nor a format library; names are loaded when first used.
 """
-
-from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any

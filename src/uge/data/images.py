@@ -1,8 +1,9 @@
-"""A labelled image set that never needs to be in memory as a whole."""
+"""Labelled image set that never needs to be in memory as a whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -16,10 +17,10 @@ Pixels = NDArray[np.uint8]
 
 
 class Reader(Protocol):
-    """Random access to the decoded images of a source, cheap when rows are asked for in order."""
+    """Random access to the decoded images of a source, cheap when rows are read in order."""
 
     def read(self, row: int) -> Pixels:
-        """One image: uint8, height × width × channels (1 gray, 2 gray+alpha, 3 RGB, 4 RGBA).
+        """Image of a row: uint8, height × width × channels (1 gray, 2 gray+alpha, 3 RGB, 4 RGBA).
 
         Raises:
             DataError: The image cannot be decoded; the message names it.
@@ -28,7 +29,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled image."""
+    """Labelled image: sample id, uint8 pixels (height × width × channels), index of its class."""
 
     id: str
     pixels: Pixels
@@ -37,17 +38,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images with stable ids; pixels are read when asked for.
+    """Labelled images with stable ids; pixels are read when an image is asked for.
 
     Attributes:
-        name: What the set is called in reports, for instance ``"cifar10"``.
-        split: ``"train"`` or ``"test"`` (or what the source calls it).
+        name: Name of the set in reports, for instance ``"cifar10"``.
+        split: ``"train"``, ``"test"`` or the source's own name.
         classes: Class names; a label is an index into them.
         labels: int64, one per image.
-        ids: Stable sample ids, unique, one per image: noise belongs to them.
-        reader: Where pixels come from.
+        ids: Stable sample ids, unique, one per image; a perturbation belongs to an id.
+        reader: Source of the pixels.
         rows: int64, the reader's row of each image.
-        root: The folder or file it was read from, if any (an output must not lie inside).
+        root: Folder or file that was read, if any; an output must not lie inside.
     """
 
     name: str
@@ -63,7 +64,11 @@ class ImageSet:
         return len(self.labels)
 
     def read(self, index: int) -> Pixels:
-        """Image ``index`` as uint8, height × width × channels (1, 2, 3 or 4)."""
+        """Image ``index`` as uint8, height × width × channels (1, 2, 3 or 4).
+
+        Raises:
+            DataError: The image cannot be decoded.
+        """
         return self.reader.read(int(self.rows[index]))
 
     def __iter__(self) -> Iterator[Sample]:
@@ -71,14 +76,14 @@ class ImageSet:
             yield Sample(self.ids[index], self.read(index), int(self.labels[index]))
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSet:
-        """The images at ``indices``, in that order."""
+        """Images at ``indices``, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
         return replace(self, labels=self.labels[chosen], ids=[self.ids[i] for i in chosen], rows=self.rows[chosen])
 
     def relabelled(self, classes: Sequence[str]) -> ImageSet:
-        """The same images, with labels as indices into other class names that hold all of those in use.
+        """Same images with labels as indices into other class names, which must hold all of those in use.
 
-        A server of a federation holds some classes only, and its labels must mean the same as everybody's.
+        A server of a federation holds some of the classes, and its labels must mean the same as on every other server.
 
         Raises:
             DataError: A class in use is not among ``classes``.
@@ -93,17 +98,28 @@ class ImageSet:
         numbers = np.array([index.get(name, -1) for name in self.classes], dtype=np.int64)
         return replace(self, classes=tuple(classes), labels=numbers[self.labels])
 
-    def take(self, count: int | None) -> ImageSet:
-        """The first ``count`` images; all of them when ``count`` is None or larger than the set.
+    def take(self, count: int) -> ImageSet:
+        """First ``count`` images, or all of them where there are fewer.
 
         Raises:
             UsageError: ``count`` is below 1.
         """
-        if count is None or count >= len(self):
-            return self
-        if count < 1:
-            raise UsageError(f"limit must be at least 1, got {count}")
-        return self.subset(np.arange(count))
+        return self.subset(np.arange(min(_at_least_one(count), len(self))))
+
+    def sample(self, count: int) -> ImageSet:
+        """``count`` images, each class in its share: a fair part of sources sorted by class, too.
+
+        Within a class the first images are chosen, and their order stays, so that little is read.
+
+        Raises:
+            UsageError: ``count`` is below 1.
+        """
+        order = np.argsort(self.labels, kind="stable")
+        counts = np.bincount(self.labels)
+        rank = np.arange(len(self)) - np.repeat(np.cumsum(counts) - counts, counts)
+        # Image r of a class of n stands at (r + 1/2) / n of its class; the lowest shares are taken.
+        share = (rank + 0.5) / counts[self.labels[order]]
+        return self.subset(np.sort(order[np.argsort(share, kind="stable")[: _at_least_one(count)]]))
 
     def probe(self, count: int = 64) -> list[Pixels]:
         """Up to ``count`` images spread evenly over the set."""
@@ -114,91 +130,58 @@ class ImageSet:
         return 1 if all(image.shape[2] <= 2 for image in self.probe()) else 3
 
     def native_size(self) -> int | None:
-        """Side length if all probed images are square and of one size, else None."""
+        """Side length in pixels if all probed images are square and of one size, else None."""
         shapes = {image.shape[:2] for image in self.probe()}
         height, width = next(iter(shapes))
         return int(height) if len(shapes) == 1 and height == width else None
 
-    def sample(self, count: int) -> ImageSet:
-        """``count`` images, of each class its share: a fair part of sources sorted by class, too.
-
-        Within a class the first images are chosen, and their order stays, so that little is read.
-
-        Raises:
-            UsageError: ``count`` is below 1.
-        """
-        if count < 1:
-            raise UsageError(f"limit must be at least 1, got {count}")
-        if count >= len(self):
-            return self
-        order = np.argsort(self.labels, kind="stable")
-        counts = np.bincount(self.labels)
-        rank = np.arange(len(self)) - np.repeat(np.cumsum(counts) - counts, counts)
-        # Image r of a class of n stands at (r + 1/2) / n of its class; the lowest shares are taken.
-        share = (rank + 0.5) / counts[self.labels[order]]
-        return self.subset(np.sort(order[np.argsort(share, kind="stable")[:count]]))
-
     def check(self) -> ImageSet:
-        """Check what every source must hold to, and return the set.
+        """Return this set if it can be read and protected.
 
         Raises:
             DataError: No image, labels out of range, two classes of one name, or ids that repeat.
         """
-        return self._run(_SOUND)
+        return self._refuse(_faults(self))
 
     def check_trainable(self) -> ImageSet:
-        """Check that a classifier can be trained on this set, and return it.
+        """Return this set if a classifier can be trained on it.
 
         Raises:
             DataError: As ``check``; or fewer than two classes in use, or a class with one image.
         """
-        return self._run((*_SOUND, _class_counts))
+        return self.check()._refuse(_faults_for_training(self))
 
-    def _run(self, checks: tuple[Check, ...]) -> ImageSet:
-        for check in checks:
-            problem = check(self)
-            if problem:
-                raise DataError(f"{self.name} ({self.split}): {problem}")
+    def _refuse(self, faults: Iterator[str]) -> ImageSet:
+        for fault in faults:
+            raise DataError(f"{self.name} ({self.split}): {fault}")
         return self
 
 
-Check = Callable[[ImageSet], str | None]
+def _at_least_one(count: int) -> int:
+    if count < 1:
+        raise UsageError(f"limit must be at least 1, got {count}")
+    return count
 
 
-def _no_image(images: ImageSet) -> str | None:
-    return None if len(images) else "no image was found; give a folder with one sub-folder of images per class"
-
-
-def _label_range(images: ImageSet) -> str | None:
-    bad = images.labels[(images.labels < 0) | (images.labels >= len(images.classes))]
-    if not bad.size:
-        return None
+def _faults(images: ImageSet) -> Iterator[str]:
+    if not len(images):
+        yield "no image was found; give a folder with one sub-folder of images per class"
     count = len(images.classes)
-    return f"label {bad[0]} is out of range for {count} classes; labels must be 0..{count - 1}"
+    bad = images.labels[(images.labels < 0) | (images.labels >= count)]
+    if bad.size:
+        yield f"label {bad[0]} is out of range for {count} classes; labels must be 0..{count - 1}"
+    name, uses = Counter(images.classes).most_common(1)[0]
+    if uses > 1:
+        yield f"two classes are both named '{name}'; rename one"
+    if len(set(images.ids)) < len(images.ids):
+        yield "sample ids repeat; each image needs an id of its own"
 
 
-def _class_names(images: ImageSet) -> str | None:
-    seen: set[str] = set()
-    for name in images.classes:
-        if name in seen:
-            return f"two classes are both named '{name}'; rename one"
-        seen.add(name)
-    return None
-
-
-def _class_counts(images: ImageSet) -> str | None:
+def _faults_for_training(images: ImageSet) -> Iterator[str]:
     counts = np.bincount(images.labels, minlength=len(images.classes))
     used = np.flatnonzero(counts)
     if len(used) < 2:
-        return f"all images are of one class ('{images.classes[used[0]]}'); at least two classes are needed"
+        yield f"all images are of one class ('{images.classes[used[0]]}'); at least two classes are needed"
     few = [images.classes[i] for i in used if counts[i] < 2]
     if few:
-        return f"class '{few[0]}' has one image; at least two per class are needed"
-    return None
-
-
-def _unique_ids(images: ImageSet) -> str | None:
-    return None if len(set(images.ids)) == len(images.ids) else "sample ids repeat; each image needs an id of its own"
-
-
-_SOUND: tuple[Check, ...] = (_no_image, _label_range, _class_names, _unique_ids)
+        yield f"class '{few[0]}' has one image; at least two per class are needed"

@@ -1,7 +1,5 @@
 """Batches of a pixel store: shuffled, augmented on the device, as floats in [0, 1]."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,7 +12,7 @@ from uge.data.store import PixelStore
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch.
+    """Pixels, labels and positions of some images.
 
     Attributes:
         x: Pixels in [0, 1], batch × channels × size × size.
@@ -33,12 +31,12 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 
 def epoch_order(count: int, generator: torch.Generator | None) -> Tensor:
-    """The order of one epoch: a permutation from ``generator``, or 0..count-1 without one."""
+    """Positions in the order of one epoch: a permutation from ``generator``, or 0..count-1 without one."""
     return torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
 
 
 def fetch(store: PixelStore, indices: Tensor) -> Batch:
-    """The batch at ``indices``, not augmented."""
+    """Batch of the images at ``indices``, not augmented."""
     return Batch(to_unit(store.pixels.read(indices)), store.labels[indices.to(store.device)], indices)
 
 
@@ -51,22 +49,24 @@ def batches(
     generator: torch.Generator | None = None,
     drop_last: bool = False,
 ) -> Iterator[Batch]:
-    """One epoch of batches.
+    """Batches of one epoch.
 
     Args:
-        store: Where pixels come from.
+        store: Pixels and labels.
         batch_size: Images per batch; the last batch may be smaller, and a last batch of one
             image is left out when ``order`` is given (batch statistics need two).
-        order: Generator of the permutation; None for the stored order.
+        order: Generator of the permutation, on the CPU; None for the stored order.
         augment: Applied to uint8 pixels, after any perturbation that is stored in them.
-        generator: The augmentation's random numbers; required with ``augment``.
+        generator: Generator of the augmentation, on the CPU; required with ``augment``.
         drop_last: Leave out an incomplete last batch.
+
+    Yields:
+        Pixels in [0, 1] and labels on the store's device, with their positions in the store.
     """
     permutation = epoch_order(len(store), order)
     for start in range(0, len(store), batch_size):
         indices = permutation[start : start + batch_size]
-        short = len(indices) < batch_size
-        if short and start and (drop_last or (order is not None and len(indices) < 2)):
+        if start and len(indices) < batch_size and (drop_last or (order is not None and len(indices) < 2)):
             return
         pixels = store.pixels.read(indices)
         if augment is not None:

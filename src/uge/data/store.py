@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from uge.data.images import ImageSet
-from uge.data.resize import resize, to_channels
+from uge.data.pixels import resize, to_channels
 from uge.errors import DataError, UsageError
 from uge.files import canonical_json, storage_errors
 
 RESIDENT_BYTES = 512 * 2**20
-"""Sets larger than this are kept in a file and read batch by batch."""
+"""Size in bytes above which a set is kept in a file and read batch by batch."""
 
-_DTYPES: dict[torch.dtype, Any] = {torch.uint8: np.uint8, torch.int8: np.int8, torch.int16: np.int16}
 _CHUNK = 256
 
 
@@ -37,9 +36,12 @@ class Records:
         count: Number of records.
         shape: Shape of one record.
         dtype: ``torch.uint8`` (pixels), ``torch.int8`` or ``torch.int16`` (perturbations in 8-bit levels).
-        device: Where reads deliver, and where a resident tensor lives.
+        device: Device of what is read, and of a resident tensor.
         path: File that outlives this object.
         resident_bytes: Largest total size that is kept in memory when there is no path.
+
+    Raises:
+        StorageError: The file cannot be written.
     """
 
     def __init__(
@@ -52,7 +54,10 @@ class Records:
         path: Path | None = None,
         resident_bytes: int = RESIDENT_BYTES,
     ) -> None:
-        self.count, self.shape, self.dtype, self.device = count, shape, dtype, torch.device(device)
+        self.count = count
+        self.shape = shape
+        self.dtype = dtype
+        self.device = torch.device(device)
         self._bytes = int(np.prod(shape)) * dtype.itemsize
         self._tensor: Tensor | None = None
         if path is None and count * self._bytes <= resident_bytes:
@@ -69,34 +74,47 @@ class Records:
 
     @property
     def resident(self) -> bool:
-        """Whether the records are one tensor in memory."""
+        """True if the records are one tensor in memory."""
         return self._tensor is not None
 
     def read(self, indices: Tensor) -> Tensor:
-        """Records at ``indices`` (int64, on the CPU or the device): len(indices) × shape, on the device."""
+        """Records at ``indices`` (int64, on the CPU or the device): len(indices) × shape, on the device.
+
+        Raises:
+            DataError: The file was cut off.
+        """
         if self._tensor is not None:
             return self._tensor[indices.to(self.device)]
-        out = np.empty((len(indices), self._bytes), dtype=np.uint8)
-        handle = self._file.fileno()
+        records = torch.empty((len(indices), *self.shape), dtype=self.dtype)
+        content = records.view(torch.uint8).numpy()
         for row, index in enumerate(indices.tolist()):
-            if os.preadv(handle, [memoryview(out[row])], index * self._bytes) != self._bytes:
-                raise DataError(f"the records in {self._place} end before number {index}; the file was cut off")
-        array = out.view(_DTYPES[self.dtype]).reshape(len(indices), *self.shape)
-        return torch.from_numpy(array).to(self.device)
+            if os.preadv(self._file.fileno(), [content[row]], index * self._bytes) != self._bytes:
+                raise DataError(
+                    f"the records in {self._place} end before number {index}; the file was cut off, write it again"
+                )
+        return records.to(self.device)
 
     def write(self, indices: Tensor, values: Tensor) -> None:
-        """Replace the records at ``indices`` by ``values`` (len(indices) × shape)."""
+        """Replace the records at ``indices`` by ``values`` (len(indices) × shape).
+
+        Raises:
+            StorageError: The disk is full.
+        """
         if self._tensor is not None:
             self._tensor[indices.to(self.device)] = values.to(self.device, self.dtype)
             return
-        array = np.ascontiguousarray(values.to("cpu", self.dtype).numpy())
-        handle = self._file.fileno()
+        array = values.to("cpu", self.dtype).numpy()
         with storage_errors(self._place):
             for row, index in enumerate(indices.tolist()):
-                _write_all(handle, array[row].tobytes(), index * self._bytes)
+                content = array[row].tobytes()
+                place = index * self._bytes
+                while content:  # A nearly full disk takes a part of it first, and says so only at the next call.
+                    written = os.pwrite(self._file.fileno(), content, place)
+                    content = content[written:]
+                    place += written
 
     def copy(self, source: Records) -> None:
-        """Replace all records by those of ``source``, which has as many of the same shape."""
+        """Replace all records by those of ``source``, which holds as many of the same shape."""
         for indices in torch.split(torch.arange(self.count), _CHUNK):
             self.write(indices, source.read(indices))
 
@@ -104,12 +122,6 @@ class Records:
         """Make a file's records durable; nothing for resident ones."""
         if self._tensor is None:
             os.fsync(self._file.fileno())
-
-
-def _write_all(handle: int, content: bytes, offset: int) -> None:
-    while content:  # A nearly full disk takes a part of it first, and says so only at the next call.
-        written = os.pwrite(handle, content, offset)
-        content, offset = content[written:], offset + written
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,7 @@ class PixelStore:
         pixels: The records.
         labels: int64, one per image, on the records' device.
         classes: Class names.
-        exact: Whether every image is known to be as it was read, not resized and with the channels it had.
+        exact: True if every image is known to be as it was read, not resized and with the channels it had.
     """
 
     pixels: Records
@@ -143,35 +155,36 @@ class PixelStore:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Size and channels: what another set must be read at to go with this one."""
+        """Size and channels at which another set must be read to go with this one."""
         return self.size, self.channels
 
     @property
     def device(self) -> torch.device:
-        """Where batches are delivered."""
+        """Device of what is read."""
         return self.pixels.device
 
     def digest(self) -> str:
         """Hexadecimal sha256 of class names, labels and pixels: of all that training on them depends on."""
-        found = hashlib.sha256(canonical_json([self.classes, self.pixels.shape]).encode())
-        found.update(self.labels.cpu().numpy().tobytes())
-        for indices in torch.split(torch.arange(len(self)), 1000):
-            found.update(self.pixels.read(indices).cpu().numpy().tobytes())
-        return found.hexdigest()
+        digest = hashlib.sha256(canonical_json([self.classes, self.pixels.shape]).encode())
+        digest.update(self.labels.cpu().numpy().tobytes())
+        for indices in torch.split(torch.arange(len(self)), _CHUNK):
+            digest.update(self.pixels.read(indices).cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def empty_like(self) -> PixelStore:
-        """A store of the same labels whose pixels are yet to be written (zeros)."""
+        """Store with the same labels and with pixels of zeros, to be written."""
         return PixelStore(self._records(len(self)), self.labels, self.classes)
 
     def subset(self, rows: Tensor) -> PixelStore:
-        """The images at ``rows`` (int64, on the CPU; one may come several times) as a store of their own."""
+        """Store of the images at ``rows`` (int64, on the CPU; a row may occur several times)."""
         pixels = self._records(len(rows))
         for places in torch.split(torch.arange(len(rows)), _CHUNK):
             pixels.write(places, self.pixels.read(rows[places]))
         return PixelStore(pixels, self.labels[rows.to(self.device)], self.classes)
 
     def _records(self, count: int) -> Records:
-        source, limit = self.pixels, RESIDENT_BYTES if self.pixels.resident else 0
+        source = self.pixels
+        limit = RESIDENT_BYTES if source.resident else 0
         return Records(count, source.shape, source.dtype, device=source.device, resident_bytes=limit)
 
 
@@ -184,14 +197,14 @@ def load_pixels(
     resident_bytes: int = RESIDENT_BYTES,
     progress: Callable[[int], None] | None = None,
 ) -> PixelStore:
-    """Decode every image once, at one size, into a store.
+    """Store of all images of a set, each decoded once, at one size.
 
     Args:
         images: The set; memory in use does not depend on its length beyond ``resident_bytes``.
-        size: Side length; the native one where every image is square and of one size.
+        size: Side length in pixels; by default the native one, if every image is square and of one size.
         channels: 1 or 3; by default 1 if every probed image is gray.
-        device: Where batches are delivered.
-        resident_bytes: Largest set that is kept in memory.
+        device: Device of what is read.
+        resident_bytes: Size in bytes of the largest set that is kept in memory.
         progress: Called with the number of images decoded since the last call.
 
     Raises:

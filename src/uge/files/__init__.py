@@ -3,7 +3,6 @@
 from uge.files.documents import (
     JSON,
     canonical_json,
-    check_kind,
     file_sha256,
     fingerprint,
     read_json,
@@ -20,7 +19,6 @@ __all__ = [
     "JSON",
     "EventLog",
     "canonical_json",
-    "check_kind",
     "check_output",
     "code_version",
     "file_sha256",

@@ -1,6 +1,4 @@
-"""Single files: atomic writes, JSON, fingerprints, and storage errors in one sentence. Needs no torch."""
-
-from __future__ import annotations
+"""Single files: atomic writes, canonical bytes, fingerprints, and failed writes as one sentence."""
 
 import contextlib
 import errno
@@ -14,6 +12,22 @@ from typing import Any
 from uge.errors import DataError, StorageError, UsageError
 
 JSON = dict[str, Any]
+
+_FREE_SPACE = "free some space and run again, with --resume where the command has it"
+# Error number → message, in which {place} is the file that the system names: maybe one that was read.
+_REASONS = {
+    errno.ENOSPC: f"the disk is full; {_FREE_SPACE}",
+    errno.EDQUOT: f"the disk quota is used up; {_FREE_SPACE}",
+    errno.EROFS: "the file system is read-only; choose another output folder",
+    errno.EACCES: "permission is denied; choose another output folder",
+    errno.EPERM: "the operation is not permitted; choose another output folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another output folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.EEXIST: "a file or folder of that name is in the way; choose another output folder",
+    errno.EISDIR: "it is a folder, where a file was expected; choose another name",
+    errno.ENOENT: "{place} is missing; put it back, or choose another output folder",
+    errno.EIO: "the disk reports an error at {place}; check it, or choose another output folder",
+}
 
 
 def canonical_json(value: Any) -> str:
@@ -32,27 +46,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a whole file or nothing: to a sibling first, then renamed.
-
-    Raises:
-        UsageError: ``path`` is a device, a pipe or a socket.
-        StorageError: The disk is full or read-only.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with storage_errors(path):
-        check_kind(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(data)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-
-
 def stable_safetensors(data: bytes) -> bytes:
-    """A safetensors file with its metadata in sorted order: the library writes it in a new order every time."""
+    """Bytes of a safetensors file with its metadata in sorted order: equal contents give equal bytes.
+
+    The library writes the metadata in a new order every time.
+    """
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     if "__metadata__" in header:
@@ -62,20 +60,38 @@ def stable_safetensors(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a whole file or nothing: a sibling is written and renamed.
+
+    Raises:
+        UsageError: ``path`` is a device, a pipe or a socket.
+        StorageError: The disk is full or read-only.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with storage_errors(path):
+        check_kind(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically."""
+    """Write indented JSON atomically; values that JSON does not know become text."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def read_json(path: Path) -> JSON:
-    """Read a JSON object.
+    """JSON object of a file.
 
     Raises:
-        DataError: The file is missing or no JSON object.
+        DataError: The file is missing or holds no JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}); it is damaged or missing") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} should hold a JSON object, but holds a {type(value).__name__}")
@@ -86,37 +102,26 @@ def read_json(path: Path) -> JSON:
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn "disk full", "read-only", "permission denied" and the like into one sentence.
 
+    Args:
+        path: Output that the message names.
+
     Raises:
-        StorageError: With the path and what to do.
+        StorageError: With the path, the reason and what to do. Other system errors pass unchanged.
     """
-    again = "free some space and run again, with --resume where the command has it"
-    reasons = {
-        errno.ENOSPC: f"the disk is full; {again}",
-        errno.EDQUOT: f"the disk quota is used up; {again}",
-        errno.EROFS: "the file system is read-only; choose another output folder",
-        errno.EACCES: "permission is denied; choose another output folder",
-        errno.EPERM: "the operation is not permitted; choose another output folder",
-        errno.ENOTDIR: "a part of the path is a file, not a folder; choose another output folder",
-        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
-        errno.EEXIST: "a file or folder of that name is in the way; choose another output folder",
-        errno.EISDIR: "it is a folder, where a file was expected; choose another name",
-    }
     try:
         yield
     except OSError as error:
-        place = error.filename or path  # It may be something that was read.
-        reasons[errno.ENOENT] = f"{place} is missing; put it back, or choose another output folder"
-        reasons[errno.EIO] = f"the disk reports an error at {place}; check it, or choose another output folder"
-        if error.errno in reasons:
-            raise StorageError(f"cannot write {path}: {reasons[error.errno]}") from error
-        raise
+        if error.errno not in _REASONS:
+            raise
+        reason = _REASONS[error.errno].format(place=error.filename or path)
+        raise StorageError(f"cannot write {path}: {reason}") from error
 
 
 def check_kind(out: Path) -> None:
     """Refuse an output that is a device, a pipe or a socket.
 
     Raises:
-        UsageError: It is one.
+        UsageError: ``out`` exists and is neither a file nor a folder.
     """
     if out.exists() and not (out.is_file() or out.is_dir()):
         raise UsageError(f"the output {out} is no regular file or folder; choose another")

@@ -1,7 +1,5 @@
 """Append-only logs of events, one JSON object a line."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time
@@ -12,7 +10,14 @@ from uge.files.documents import JSON, storage_errors
 
 
 class EventLog:
-    """Append-only JSON lines; one event a line, each with its time in seconds since the epoch."""
+    """Append-only log, one event a line, each with its time in seconds since the epoch.
+
+    Args:
+        path: File of the log; None writes nothing.
+
+    Raises:
+        StorageError: The disk is full or read-only.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -25,14 +30,18 @@ class EventLog:
                         handle.write("\n")
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one event; without a path, do nothing."""
+        """Append one event.
+
+        Raises:
+            StorageError: The disk is full or read-only.
+        """
         if self._path is not None:
             with storage_errors(self._path), self._path.open("a") as handle:
                 handle.write(json.dumps({"event": event, "time": round(time.time(), 3), **fields}, default=str) + "\n")
 
 
 def read_events(path: Path) -> list[JSON]:
-    """All complete lines of an event log; a last line cut off by a crash is skipped."""
+    """All complete events of a log; a last line cut off by a crash is skipped, and a missing file has none."""
     events = []
     for line in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):

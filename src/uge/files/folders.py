@@ -1,7 +1,5 @@
 """Output folders: refused where something would be lost, staged, and renamed as a whole."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -28,25 +26,26 @@ def local_path(text: str | Path) -> Path:
 def check_output(
     out: Path, *, source: Path | None = None, overwrite: bool = False, ours: Callable[[Path], bool] | None = None
 ) -> None:
-    """Refuse an output folder that would destroy something.
+    """Refuse an output that would destroy something.
 
     Args:
-        out: The output.
-        source: What is read; the two must not overlap.
-        overwrite: Whether what is there may be replaced.
-        ours: Whether this package wrote a folder; of others nothing is replaced. None lets any be replaced.
+        out: Output folder or file.
+        source: Folder or file that is read; the two must not overlap.
+        overwrite: Allow to replace an existing output.
+        ours: True for folders that this package wrote; other folders are not replaced. None lets any be replaced.
 
     Raises:
         OutputExistsError: ``out`` is not empty and ``overwrite`` is false.
         UsageError: ``out`` lies inside ``source`` or the other way round, holds what is not ``ours``, or is a device,
             a pipe or a socket.
-        StorageError: ``out`` cannot be looked at.
+        StorageError: ``out`` cannot be read.
     """
     with storage_errors(out):
         check_kind(out)
         if source is not None and source.exists():
-            a, b = out.resolve(), source.resolve()
-            if a == b or b in a.parents or (a in b.parents and out.exists()):
+            target = out.resolve()
+            origin = source.resolve()
+            if target == origin or origin in target.parents or (target in origin.parents and out.exists()):
                 raise UsageError(
                     f"the output {out} and the source {source} overlap; choose an output outside the source"
                 )
@@ -64,16 +63,24 @@ def check_output(
 
 
 def holds_something(folder: Path) -> bool:
-    """Whether it is a folder that is not empty."""
+    """True for a folder that is not empty."""
     return folder.is_dir() and any(folder.iterdir())
 
 
 @contextlib.contextmanager
 def staged_folder(out: Path, *, overwrite: bool = False, mode: int = 0o755) -> Iterator[Path]:
-    """A new folder beside ``out`` that takes its place only if the block succeeds.
+    """New folder beside ``out`` that takes its place only if the block succeeds.
 
-    On any error the staging folder is removed and ``out`` stays as it was. What a process that was killed left of its
-    own staging folder goes, too.
+    On any error the staging folder is removed and ``out`` stays as it was. Staging folders of ``out`` from processes
+    that were killed are removed, too.
+
+    Args:
+        out: Output folder.
+        overwrite: Replace an existing output.
+        mode: Permissions of the new folder.
+
+    Yields:
+        The staging folder.
 
     Raises:
         OutputExistsError: ``out`` is not empty and ``overwrite`` is false.
@@ -87,7 +94,7 @@ def staged_folder(out: Path, *, overwrite: bool = False, mode: int = 0o755) -> I
         out.parent.mkdir(parents=True, exist_ok=True)
         for path in out.parent.glob(".*"):
             start, _, process = path.name.rpartition("-")
-            if start == f".{out.name}.staging" and process.isdecimal() and not _lives(int(process)):
+            if start == f".{out.name}.staging" and process.isdecimal() and not _runs(int(process)):
                 shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(mode=mode)
@@ -107,14 +114,10 @@ def staged_folder(out: Path, *, overwrite: bool = False, mode: int = 0o755) -> I
             raise
 
 
-def _lives(process: int) -> bool:
-    """Whether a process of that number runs; where that cannot be asked, yes."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # of another user, or no number of a process
-        return True
+def _runs(process: int) -> bool:
+    if os.name == "posix":
+        try:
+            os.kill(process, 0)
+        except (OSError, OverflowError) as error:  # Another user's process and no process number count as running.
+            return not isinstance(error, ProcessLookupError)
     return True

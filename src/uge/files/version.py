@@ -1,7 +1,5 @@
 """Version of the code that wrote a result."""
 
-from __future__ import annotations
-
 import functools
 import subprocess
 from importlib import metadata
@@ -10,7 +8,7 @@ from pathlib import Path
 
 @functools.cache
 def code_version() -> str:
-    """This package's version, with the git commit when it runs from a checkout."""
+    """Version of this package, with the git commit when it runs from a checkout: ``"1.0.0+g0123456789ab"``."""
     version = metadata.version("uge")
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():

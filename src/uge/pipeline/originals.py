@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from uge.auditing.quality import Pair
 from uge.data import ImageSet, has_split, load_images
 from uge.data.images import Pixels
-from uge.data.resize import resize, to_channels
+from uge.data.pixels import resize, to_channels
 from uge.data.store import PixelStore
 from uge.errors import DataError
 

@@ -1,18 +1,16 @@
-"""What all formats share: the table's row type, names of splits, labels and ids."""
+"""Parts that all formats share: files by split, labels, class names, the image set and errors."""
 
-from __future__ import annotations
-
+import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uge.data.images import ImageSet
+from uge.data.images import ImageSet, Reader
 from uge.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -20,24 +18,9 @@ logger = logging.getLogger(__name__)
 # Split name as the source spells it → opens that split. Making the mapping must stay cheap.
 Splits = Mapping[str, Callable[[], ImageSet]]
 
-
-@dataclass(frozen=True)
-class Format:
-    """One row of the table of formats.
-
-    Attributes:
-        name: For messages.
-        detect: Whether a path is of this format; looks at names, not at pixels.
-        splits: The splits of such a path.
-    """
-
-    name: str
-    detect: Callable[[Path], bool]
-    splits: Callable[[Path], Splits]
-
-
-_LARGEST = 10_000
-"""A label below it is taken as it is, however few images there are."""
+LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
+"""Names of a column of labels in a table, in order of preference."""
+_MOST_CLASSES = 10_000  # Not doubted, however few images there are.
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing")
 _VALIDATION = ("validation", "valid", "val", "dev")
@@ -46,46 +29,64 @@ _SAME = {name: group for group in (_TRAIN, _TEST, _VALIDATION) for name in group
 _IN_NAME = re.compile(rf"(?<![a-z])({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?![a-z])")
 
 
+@contextlib.contextmanager
+def data_errors(what: str, advice: str, kinds: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn exceptions of a library that reads a damaged file into one sentence.
+
+    Args:
+        what: Start of the sentence, for instance ``"tar file a.tar cannot be read"``.
+        advice: End of the sentence: what to do.
+        kinds: Exceptions of the library.
+
+    Raises:
+        DataError: "``what``: the library's message; ``advice``".
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except kinds as error:
+        raise DataError(f"{what}: {error}; {advice}") from error
+
+
 def choose_split(names: Iterable[str], split: str) -> str | None:
-    """The name in ``names`` that stands for ``split``; "test" falls back to a validation split."""
-    there = {name.lower(): name for name in names}
+    """Name in ``names`` that stands for ``split``; a validation split stands in for a missing ``"test"``."""
+    spelled = {name.lower(): name for name in names}
     wanted = split.lower()
-    candidates = [wanted, *_SAME.get(wanted, ())]
-    if wanted in _TEST:
-        candidates += _VALIDATION
-    return next((there[name] for name in candidates if name in there), None)
+    candidates = [wanted, *_SAME.get(wanted, ()), *(_VALIDATION if wanted in _TEST else ())]
+    return next((spelled[name] for name in candidates if name in spelled), None)
 
 
-def split_in_name(name: str) -> str | None:
-    """The split that a file name mentions: ``"train-00000-of-00002.parquet"`` → ``"train"``."""
-    found = _IN_NAME.search(name.lower())
-    return found.group(1) if found else None
+def source_files(path: Path, ending: str, *folders: str) -> list[Path]:
+    """Files of one ending: the path itself, or those in a folder and in its sub-folders that are named like a split.
+
+    Args:
+        path: File or folder.
+        ending: Ending with its dot, for instance ``".tar"``.
+        folders: Names of further sub-folders.
+    """
+    if path.is_file():
+        return [path] if path.suffix == ending else []
+    places = [path, *(path / name for name in (*folders, *SPLIT_NAMES))]
+    return sorted(file for place in places for file in place.glob(f"*{ending}") if file.name[0] != ".")
 
 
-def by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
-    """Files below ``root``, sorted by name and grouped by the split that their name or folder mentions.
+def by_split(files: Iterable[Path], path: Path) -> dict[str, list[Path]]:
+    """Files by the split that their name, or else their folder below ``path``, mentions.
 
-    A file that mentions none is of the training split, unless another file names that one.
+    A file that mentions none is of the training split, unless another file mentions that.
     """
     groups: dict[str, list[Path]] = {}
-    silent = []
-    for file in sorted(files):
-        folders = file.parent.relative_to(root).as_posix()
-        split = split_in_name(file.name) or split_in_name(folders)
-        if split:
-            groups.setdefault(split, []).append(file)
-        else:
-            silent.append(file)
-    if silent and choose_split(groups, "train"):
-        logger.warning("%s is not used: its name mentions no split, and other files do", silent[0])
-    elif silent:
-        groups["train"] = silent
+    for file in files:
+        folder = "" if file == path else file.parent.relative_to(path).as_posix()
+        match = _IN_NAME.search(file.name.lower()) or _IN_NAME.search(folder.lower())
+        groups.setdefault(match[1] if match else "", []).append(file)
+    unnamed = groups.pop("", [])
+    if unnamed and choose_split(groups, "train"):
+        logger.warning("%s is not used: its name mentions no split, and other files do", unnamed[0])
+    elif unnamed:
+        groups["train"] = unnamed
     return groups
-
-
-def row_ids(split: str, count: int) -> list[str]:
-    """Ids of a row format: ``"train/00000000"`` and so on."""
-    return [f"{split}/{row:08d}" for row in range(count)]
 
 
 def label_values(values: Sequence[Any] | NDArray[Any], where: str) -> NDArray[Any]:
@@ -94,52 +95,90 @@ def label_values(values: Sequence[Any] | NDArray[Any], where: str) -> NDArray[An
     Raises:
         DataError: A label is missing, or they are neither whole numbers nor texts.
     """
-    array = np.asarray(values)
+    expected = f"labels of {where} must be one whole number or one text per image"
+    with data_errors(expected, "convert them", (ValueError,)):  # Lists of several lengths make no array.
+        array = np.asarray(values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.ndim == 1 and array.dtype.kind in "iub":
+    if array.ndim == 1 and (array.dtype.kind in "iub" or not array.size):
         return array.astype(np.int64)
     if array.ndim == 1 and array.dtype.kind == "U":
         return array
-    if array.ndim == 1 and array.size == 0:
-        return array.astype(np.int64)
-    kind = f"an array of {array.dtype} with shape {array.shape}"
-    raise DataError(f"labels of {where} must be one whole number or one text per image, got {kind}; convert them")
+    raise DataError(f"{expected}, got an array of {array.dtype} with shape {array.shape}; convert them")
 
 
-def class_names(train: NDArray[Any], others: Iterable[NDArray[Any]] = ()) -> tuple[str, ...]:
+def class_names(split: str, labels: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
     """Class names where the source gives none.
 
     Text labels: the sorted distinct texts of the training split (a text that only the test split
-    has is a mistake, found by ``encode_labels``). Numbers: ``"0"`` up to the largest of all splits.
+    has is a mistake, which ``image_set`` refuses). Numbers: ``"0"`` up to the largest of all splits.
+
+    Args:
+        split: Split that is opened; it decides where there is no training split.
+        labels: Labels of every split, as ``label_values`` gives them.
 
     Raises:
         DataError: The largest number is out of all proportion to the images.
     """
-    if train.dtype.kind == "U":
-        return tuple(str(name) for name in np.unique(train))
-    numbers = [labels for labels in (train, *others) if labels.size and labels.dtype.kind == "i"]
-    largest = max((int(labels.max()) for labels in numbers), default=-1)
-    images = max((len(labels) for labels in numbers), default=0)
-    if largest >= max(_LARGEST, 10 * images):
+    leading = labels[next((name for name in _TRAIN if name in labels), split)]
+    if leading.dtype.kind == "U":
+        return tuple(str(name) for name in np.unique(leading))
+    numbers = [values for values in labels.values() if values.size and values.dtype.kind == "i"]
+    largest = max((int(values.max()) for values in numbers), default=-1)
+    images = max((len(values) for values in numbers), default=0)
+    if largest >= max(_MOST_CLASSES, 10 * images):
         raise DataError(
             f"the label {largest} of {images} images would mean {largest + 1} classes; number the classes from 0"
         )
     return tuple(str(number) for number in range(largest + 1))
 
 
-def encode_labels(values: NDArray[Any], classes: Sequence[str], where: str) -> NDArray[np.int64]:
-    """Labels as indices into ``classes``.
+def image_set(
+    source: Path | str,
+    split: str,
+    labels: NDArray[Any],
+    classes: Sequence[str],
+    reader: Reader,
+    *,
+    ids: Sequence[str] | None = None,
+    count: int | None = None,
+) -> ImageSet:
+    """Image set of one split, in which row r of the reader has label r.
+
+    Args:
+        source: File or folder that was read, or the name of a source that is neither.
+        split: Name of the split as the source spells it.
+        labels: Labels as ``label_values`` gives them.
+        classes: Class names.
+        reader: Source of the pixels.
+        ids: Sample ids; ``"train/00000000"`` and so on where the source gives none.
+        count: Number of images, where it may differ from the number of labels.
 
     Raises:
-        DataError: A text label is no class name.
+        DataError: A text label is no class name, or there are more or fewer images than labels.
     """
-    if values.dtype.kind == "i":
-        return values
+    if count not in (None, len(labels)):
+        raise DataError(f"{source} has {count} images but {len(labels)} labels ({split}); they must be as many")
+    if isinstance(source, str):
+        name = source
+    else:  # A file keeps its own name where it is a link; "." has none without resolving.
+        name = source.resolve().name if source.is_dir() else source.stem.removesuffix(".tar")
+    return ImageSet(
+        name=name,
+        split=split,
+        classes=tuple(classes),
+        labels=labels if labels.dtype.kind == "i" else _encoded(labels, classes, source),
+        ids=[f"{split}/{row:08d}" for row in range(len(labels))] if ids is None else ids,
+        reader=reader,
+        rows=np.arange(len(labels), dtype=np.int64),
+        root=None if isinstance(source, str) else source,
+    )
+
+
+def _encoded(labels: NDArray[Any], classes: Sequence[str], source: Path | str) -> NDArray[np.int64]:
     index = {name: number for number, name in enumerate(classes)}
-    distinct, inverse = np.unique(values, return_inverse=True)
+    distinct, inverse = np.unique(labels, return_inverse=True)
     unknown = [str(name) for name in distinct if str(name) not in index]
     if unknown:
-        raise DataError(f"{where}: label '{unknown[0]}' is no class of the training split; rename it or add the class")
-    numbers = np.array([index[str(name)] for name in distinct], dtype=np.int64)
-    return numbers[inverse]
+        raise DataError(f"{source}: label '{unknown[0]}' is no class of the training split; rename it or add the class")
+    return np.array([index[str(name)] for name in distinct], dtype=np.int64)[inverse]

@@ -1,13 +1,12 @@
-"""The original CIFAR-10 and CIFAR-100 files ("python version"), as a folder or as the .tar.gz archive.
+"""Original CIFAR-10 and CIFAR-100 files ("python version"), as a folder or as the .tar.gz archive.
 
 They are pickles, and unpickling runs whatever the file says. Here nothing of the sort can happen: the only
 names a file may mention are those of NumPy arrays, and inert stand-ins take their places. The sets have a
 fixed size (180 MB at most), so the pixels of the split are held in memory.
 """
 
-from __future__ import annotations
-
 import functools
+import io
 import math
 import pickle
 import tarfile
@@ -19,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uge.data.formats.base import Splits, label_values, row_ids
+from uge.data.formats.base import Splits, data_errors, image_set, label_values
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError
 
@@ -53,60 +52,43 @@ _LAYOUTS = (
 )
 
 
-def detect(path: Path) -> bool:
-    """Whether the path is a CIFAR folder, one that holds it, or a compressed archive."""
-    return _is_archive(path) if path.is_file() else _find(path) is not None
+def splits(path: Path) -> Splits | None:
+    """Splits of a CIFAR folder, of one that holds it, or of a compressed archive, which is taken to have both.
+
+    None for any other path.
+    """
+    is_archive = path.is_file() and path.name.lower().endswith((".tar.gz", ".tgz"))
+    names = ("train", "test") if is_archive else _present(path)
+    return {split: functools.partial(_open, path, split) for split in names} or None
 
 
-def splits(path: Path) -> Splits:
-    """Training and test split, if their files are there."""
-    if _is_archive(path):
-        return {split: functools.partial(_open, path, split) for split in ("train", "test")}
-    folder, layout = _find(path) or (path, _LAYOUTS[0])
-    there = [split for split, files in layout.files.items() if (folder / files[0]).is_file()]
-    return {split: functools.partial(_open, path, split) for split in there}
-
-
-def _is_archive(path: Path) -> bool:
-    return path.is_file() and path.name.lower().endswith((".tar.gz", ".tgz"))
-
-
-def _find(path: Path) -> tuple[Path, _Layout] | None:
+def _present(path: Path) -> dict[str, Path]:
+    """Splits of a folder, each with the folder that holds its files."""
     for layout in _LAYOUTS:
         for folder in (path, path / layout.folder):
-            first = [folder / files[0] for files in layout.files.values()]
-            if (folder / layout.meta).is_file() and any(file.is_file() for file in first):
-                return folder, layout
-    return None
+            present = {split: folder for split, files in layout.files.items() if (folder / files[0]).is_file()}
+            if present and (folder / layout.meta).is_file():
+                return present
+    return {}
 
 
 def _open(path: Path, split: str) -> ImageSet:
-    loaded: dict[str, dict[str, Any]] = {}
     wanted = {name for layout in _LAYOUTS for name in (layout.meta, *layout.files[split])}
-    for name, handle in _archive(path, wanted) if _is_archive(path) else _folder(path, wanted):
-        loaded[name] = load_pickle(handle, f"'{name}' of {path}")
-    layout = next((layout for layout in _LAYOUTS if layout.meta in loaded), None)
-    missing = "batches.meta" if layout is None else next((n for n in layout.files[split] if n not in loaded), None)
-    if layout is None or missing:
+    folder = _present(path).get(split)
+    members = _archived(path, wanted) if folder is None else _unpacked(folder, wanted)
+    loaded = {name: load_pickle(handle, f"'{name}' of {path}") for name, handle in members}
+    layout = next((layout for layout in _LAYOUTS if layout.meta in loaded), _LAYOUTS[0])
+    missing = next((name for name in (layout.meta, *layout.files[split]) if name not in loaded), None)
+    if missing:
         raise DataError(f"{path} is no complete CIFAR set: '{missing}' is missing; fetch it again")
     batches = [loaded[name] for name in layout.files[split]]
     names = loaded[layout.meta].get(layout.names)
     if not isinstance(names, list) or any(layout.labels not in batch for batch in batches):
         raise DataError(f"{path} lacks '{layout.names}' or '{layout.labels}' in its files; fetch it again")
-    pixels = np.concatenate([_images(batch.get("data"), path) for batch in batches])
+    pixels = np.concatenate([_planes(batch.get("data"), path) for batch in batches])
     labels = np.concatenate([label_values(batch[layout.labels], str(path)) for batch in batches])
-    if len(labels) != len(pixels) or labels.dtype != np.int64:
-        raise DataError(f"{path} has {len(pixels)} images but {len(labels)} number labels; fetch it again")
-    return ImageSet(
-        name=path.name.removesuffix(".tgz").removesuffix(".tar.gz"),
-        split=split,
-        classes=tuple(_text(name) for name in names),
-        labels=labels,
-        ids=row_ids(split, len(pixels)),
-        reader=CifarReader(pixels),
-        rows=np.arange(len(pixels), dtype=np.int64),
-        root=path,
-    )
+    classes = [_text(name) for name in names]
+    return image_set(path, split, labels, classes, CifarReader(pixels), count=len(pixels))
 
 
 @dataclass(frozen=True)
@@ -120,111 +102,82 @@ class CifarReader:
         return np.ascontiguousarray(self.pixels[row].reshape(3, 32, 32).transpose(1, 2, 0))
 
 
-def _folder(path: Path, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
-    folder = (_find(path) or (path, None))[0]
-    for name in sorted(wanted):
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as handle:
+def _unpacked(folder: Path, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
+    files = [folder / name for name in sorted(wanted)]
+    return ((file.name, io.BytesIO(file.read_bytes())) for file in files if file.is_file())
+
+
+def _archived(path: Path, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
+    advice = "fetch it again, and unpack it if it is not CIFAR"
+    with (
+        data_errors(f"archive {path} cannot be read", advice, (tarfile.TarError, EOFError, OSError)),
+        tarfile.open(path, "r|*") as archive,
+    ):
+        for member in archive:
+            name = PurePosixPath(member.name).name
+            handle = archive.extractfile(member) if member.isreg() and name in wanted else None
+            if handle is not None:
                 yield name, handle
 
 
-def _archive(path: Path, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
-    try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                name = PurePosixPath(member.name).name
-                handle = archive.extractfile(member) if member.isreg() and name in wanted else None
-                if handle is not None:
-                    yield name, handle
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(
-            f"archive {path} cannot be read: {error}; fetch it again, and unpack it if it is not CIFAR"
-        ) from error
-
-
-def _images(data: Any, path: Path) -> NDArray[np.uint8]:
+def _planes(data: Any, path: Path) -> NDArray[np.uint8]:
     if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != _PIXELS:
         raise DataError(f"{path}: 'data' must be bytes of N×{_PIXELS}; fetch the original files again")
     return data
 
 
 def load_pickle(handle: IO[bytes], name: str) -> dict[str, Any]:
-    """A dictionary of numbers, texts, lists and uint8 arrays from a pickle, without running anything.
+    """Dictionary of numbers, texts, lists and uint8 arrays, read from a pickle without running anything.
 
     Args:
         handle: The pickle, as Python 2 or 3 and any NumPy wrote it.
-        name: What to call it in an error.
+        name: Name of the file in an error.
 
     Raises:
-        DataError: It is damaged, or mentions anything but NumPy arrays.
+        DataError: The pickle is damaged, or mentions anything but NumPy arrays.
     """
-    try:
-        value = _plain(_restricted(handle).load())
-    except _Refused as error:
-        raise DataError(
-            f"{name} asks to run '{error}', which no CIFAR file does; nothing was run; fetch it anew from a safe place"
-        ) from None
-    except Exception as error:  # a damaged pickle makes the machine raise nearly anything
-        raise DataError(f"{name} is no CIFAR file: {error}; fetch it again") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{name} is no CIFAR file: expected a dictionary, got {type(value).__name__}; fetch it again")
+    # Made anew for each file: a pickle may set attributes of what it gets, and must not change the next file's.
+    stand_ins = {
+        ("numpy.core.multiarray", "_reconstruct"): lambda *arguments: _StandIn(arguments),
+        ("numpy._core.multiarray", "_reconstruct"): lambda *arguments: _StandIn(arguments),
+        ("numpy", "dtype"): lambda *arguments: _StandIn(arguments),
+        ("numpy", "ndarray"): "ndarray",
+        ("_codecs", "encode"): lambda text, *_: text.encode("latin1"),
+    }
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, attribute: str) -> Any:
+            if (module, attribute) not in stand_ins:
+                raise DataError(
+                    f"{name} asks to run '{module}.{attribute}', which no CIFAR file does; nothing was run; "
+                    "fetch it anew from a safe place"
+                )
+            return stand_ins[module, attribute]
+
+    with data_errors(f"{name} is no CIFAR file", "fetch it again", (Exception,)):  # Damage raises nearly anything.
+        value = _plain(Unpickler(handle, encoding="latin1").load())
+        if not isinstance(value, dict):
+            raise TypeError(f"expected a dictionary, got {type(value).__name__}")
     return value
 
 
-class _Refused(Exception):  # noqa: N818 - never leaves this module
-    pass
+class _StandIn:
+    """Arguments and state that a pickle gives an array or a type of arrays."""
 
+    def __init__(self, arguments: tuple[Any, ...]) -> None:
+        self.arguments = arguments
 
-class _ArrayState:
-    """What a pickle says of an array."""
-
-    state: Any = None
-
-
-def _restricted(handle: IO[bytes]) -> pickle.Unpickler:
-    # Made anew for each file: a pickle may change the objects it gets, and must not change the next file's.
-    class Array(_ArrayState):
-        def __setstate__(self, state: Any) -> None:
-            self.state = state
-
-    class Dtype:
-        def __init__(self, code: Any = None, *_: Any) -> None:
-            self.code = code
-
-        def __setstate__(self, state: Any) -> None:
-            pass
-
-    def reconstruct(*_: Any) -> Array:
-        return Array()
-
-    def encode(text: str, *_: Any) -> bytes:
-        return text.encode("latin1")
-
-    stand_ins = {
-        ("numpy.core.multiarray", "_reconstruct"): reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): reconstruct,
-        ("numpy", "ndarray"): Array,
-        ("numpy", "dtype"): Dtype,
-        ("_codecs", "encode"): encode,
-    }
-
-    class Restricted(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            if (module, name) not in stand_ins:
-                raise _Refused(f"{module}.{name}")
-            return stand_ins[module, name]
-
-    return Restricted(handle, encoding="latin1")
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
 def _plain(value: Any) -> Any:
-    """The value with text keys and real arrays."""
     if isinstance(value, dict):
         return {_text(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, _ArrayState):
+    if isinstance(value, _StandIn):
         _, shape, dtype, fortran, data = value.state
         raw = data.encode("latin1") if isinstance(data, str) else data
-        if str(dtype.code).lstrip("|") not in {"u1", "B"} or fortran or len(raw) != math.prod(shape):
+        if str(dtype.arguments[0]).lstrip("|") not in {"u1", "B"} or fortran or len(raw) != math.prod(shape):
             raise ValueError("an array is not of bytes in C order")
         return np.frombuffer(raw, np.uint8).reshape(shape)
     return value

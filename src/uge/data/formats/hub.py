@@ -3,25 +3,23 @@
 The library keeps what it fetched in its cache (``HF_HOME``) and maps it from disk; ``HF_HUB_OFFLINE=1`` works.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from uge.data.decode import decode
-from uge.data.formats.base import Splits, class_names, encode_labels, label_values, row_ids
+from uge.data.formats.base import LABEL_COLUMNS, Splits, class_names, image_set, label_values
 from uge.data.images import ImageSet, Pixels
+from uge.data.pixels import decode
 from uge.errors import DataError, MissingExtraError, UsageError
-
-_LABELS = ("label", "labels", "fine_label", "target", "class")
 
 
 def splits(text: str) -> Splits:
-    """The splits of a data set on the hub, fetched if they are not in the cache.
+    """Splits of a data set on the hub, which is fetched if it is not in the cache.
+
+    Args:
+        text: Id without the scheme: ``"owner/name/config@revision"``.
 
     Raises:
         MissingExtraError: The library ``datasets`` is not installed.
@@ -38,7 +36,7 @@ def splits(text: str) -> Splits:
         raise MissingExtraError("datasets", "hf", f"reading hf://{text}") from None
     try:
         tables = library.load_dataset("/".join(parts[:2]), *parts[2:], revision=revision or None)
-    except Exception as error:  # network, access, configuration: the library has no common base class
+    except Exception as error:  # Network, access, configuration: the library has no common base class.
         reason = (str(error).strip().splitlines() or [""])[0]
         raise DataError(
             f"cannot load hf://{text} ({type(error).__name__}: {reason}); check the id, the network and your access, "
@@ -50,34 +48,39 @@ def splits(text: str) -> Splits:
 def _open(library: Any, name: str, tables: Any, split: str) -> ImageSet:
     table = tables[split]
     images = [column for column, feature in table.features.items() if isinstance(feature, library.Image)]
-    label = next((column for column in _LABELS if column in table.features), None)
+    label = next((column for column in LABEL_COLUMNS if column in table.features), None)
     if not images or label is None:
         columns = ", ".join(table.features)
         raise DataError(f"{name} needs an image column and a label column, there are: {columns}; choose another set")
     parts = [part for part in tables if label in tables[part].features]
-    values = {part: label_values(list(tables[part][label]), f"{name} ({part})") for part in parts}
-    names = getattr(table.features[label], "names", None)
-    classes = tuple(names) if names else class_names(values.get("train", values[split]), values.values())
+    labels = {part: label_values(list(tables[part][label]), f"{name} ({part})") for part in parts}
     encoded = table.select_columns(images[:1]).cast_column(images[0], library.Image(decode=False))
-    return ImageSet(
-        name=name,
-        split=split,
-        classes=classes,
-        labels=encode_labels(values[split], classes, name),
-        ids=[str(value) for value in table["id"]] if "id" in table.features else row_ids(split, len(table)),
-        reader=HubReader(encoded, images[0], name),
-        rows=np.arange(len(table), dtype=np.int64),
+    return image_set(
+        name,
+        split,
+        labels[split],
+        getattr(table.features[label], "names", None) or class_names(split, labels),
+        HubReader(encoded, images[0], name),
+        ids=[str(value) for value in table["id"]] if "id" in table.features else None,
     )
 
 
+@dataclass(frozen=True)
 class HubReader:
-    """Reads encoded images from a table that ``datasets`` maps from disk."""
+    """Reads encoded images from a table that ``datasets`` maps from disk.
 
-    def __init__(self, table: Any, column: str, name: str) -> None:
-        self._table, self._column, self._name = table, column, name
+    Attributes:
+        table: Table of the library.
+        column: Its column of images.
+        name: Name of the data set in an error.
+    """
+
+    table: Any
+    column: str
+    name: str
 
     def read(self, row: int) -> Pixels:
         """Image ``row`` of the split."""
-        image = self._table[row][self._column]
+        image = self.table[row][self.column]
         data = image["bytes"]
-        return decode(Path(image["path"]) if data is None else data, f"{row} of {self._name}")
+        return decode(Path(image["path"]) if data is None else data, f"{row} of {self.name}")

@@ -1,4 +1,4 @@
-"""The embedded set ``photos``: patches of photographs that come with scikit-image, no network needed.
+"""Embedded set ``photos``: patches of photographs that are part of the scikit-image wheel, no network needed.
 
 Each class is one photograph or texture. A photograph is cut into blocks of 64×64 pixels; every fourth
 block belongs to the test split, the others to training, and a patch of 32×32 lies inside one block, so
@@ -7,29 +7,27 @@ Every patch is toned alike (each channel to one mean and one contrast), so that 
 brightness gives its class away.
 """
 
-from __future__ import annotations
-
 import functools
+from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from uge.data.decode import decode
-from uge.data.formats.base import Splits, row_ids
+from uge.data.formats.base import Splits, image_set
 from uge.data.images import ImageSet, Pixels
-from uge.data.resize import to_channels
+from uge.data.pixels import decode, to_channels
 from uge.errors import DataError
 
 SIZE = 32
 BLOCK = 64
 STEP = 4
 COUNTS = {"train": 700, "test": 100}
-MEAN, CONTRAST, LEAST = 128.0, 35.0, 4.0
-"""Mean and standard deviation of every channel of a patch, in levels; one below the least is not stretched further."""
+MEAN = 128.0  # Mean of every channel of a patch in levels.
+CONTRAST = 35.0  # Standard deviation of every channel of a patch in levels.
+LEAST = 4.0  # Standard deviation in levels below which a channel is not stretched further.
 
-# Class → file in scikit-image's data folder, and by how much it is shrunk so that a patch shows something.
+# Class → file in scikit-image's data folder, and the factor by which it is shrunk so that a patch shows something.
 PHOTOS = {
     "brick": ("brick.png", 2),
     "camera": ("camera.png", 1),
@@ -45,49 +43,40 @@ PHOTOS = {
 
 
 def splits() -> Splits:
-    """The training and the test split."""
+    """Training and test split."""
     return {split: functools.partial(_open, split) for split in COUNTS}
 
 
 def _open(split: str) -> ImageSet:
-    count = COUNTS[split] * len(PHOTOS)
-    return ImageSet(
-        name="photos",
-        split=split,
-        classes=tuple(PHOTOS),
-        labels=np.arange(count, dtype=np.int64) % len(PHOTOS),
-        ids=row_ids(split, count),
-        reader=PatchReader(split),
-        rows=np.arange(count, dtype=np.int64),
-    )
+    labels = np.arange(COUNTS[split] * len(PHOTOS), dtype=np.int64) % len(PHOTOS)
+    return image_set("photos", split, labels, list(PHOTOS), PatchReader(split))
 
 
+@dataclass(frozen=True)
 class PatchReader:
-    """Cuts patches out of the photographs, whose pixels stay in memory (some megabytes)."""
+    """Cuts patches out of the photographs; their pixels stay in memory (some megabytes)."""
 
-    def __init__(self, split: str) -> None:
-        self._split = split
+    split: str
 
     def read(self, row: int) -> Pixels:
         """Patch ``row``: 32 × 32 × 3; classes take turns."""
         place, label = divmod(row, len(PHOTOS))
         name = list(PHOTOS)[label]
-        top, left = positions(name, self._split)[place]
+        top, left = positions(name, self.split)[place]
         return toned(photograph(name)[top : top + SIZE, left : left + SIZE])
 
 
 def toned(patch: Pixels) -> Pixels:
-    """A patch with every channel at :data:`MEAN` and :data:`CONTRAST`, cut off at black and white."""
+    """Patch with every channel at :data:`MEAN` and :data:`CONTRAST`, cut off at black and white."""
     values = patch.astype(np.float64)
     spread = np.maximum(values.std((0, 1)), LEAST)
     tones = MEAN + (values - values.mean((0, 1))) * (CONTRAST / spread)
-    toned: Pixels = np.rint(tones).clip(0, 255).astype(np.uint8)
-    return toned
+    return np.asarray(np.rint(tones).clip(0, 255), dtype=np.uint8)
 
 
 @functools.cache
 def photograph(name: str) -> Pixels:
-    """One shrunk photograph: uint8, height × width × 3.
+    """Shrunk photograph: uint8, height × width × 3.
 
     Raises:
         DataError: This scikit-image comes without the file.
@@ -105,7 +94,7 @@ def positions(name: str, split: str) -> list[tuple[int, int]]:
     """Top left corners of the patches of one class, in an order of which any first part is spread out."""
     gray = to_channels(photograph(name), 1)[:, :, 0].astype(np.float64)
     height, width = gray.shape
-    found = [
+    corners = [
         (top, left)
         for row in range(height // BLOCK)
         for column in range(width // BLOCK)
@@ -113,11 +102,8 @@ def positions(name: str, split: str) -> list[tuple[int, int]]:
         for top in range(row * BLOCK, (row + 1) * BLOCK - SIZE + 1, STEP)
         for left in range(column * BLOCK, (column + 1) * BLOCK - SIZE + 1, STEP)
     ]
-    contrast = np.array([gray[top : top + SIZE, left : left + SIZE].std() for top, left in found])
+    contrast = np.array([gray[top : top + SIZE, left : left + SIZE].std() for top, left in corners])
     chosen = np.sort(np.argsort(-contrast, kind="stable")[: COUNTS[split]])
-    return [found[i] for i in chosen[_spread(len(chosen))]]
-
-
-def _spread(count: int) -> NDArray[np.int64]:
     # Multiples of the golden ratio fill an interval evenly from the first few on.
-    return np.argsort(np.arange(count) * 0.6180339887498949 % 1, kind="stable")
+    spread = np.argsort(np.arange(len(chosen)) * 0.6180339887498949 % 1, kind="stable")
+    return [corners[i] for i in chosen[spread]]

@@ -1,34 +1,31 @@
-"""A folder that this project published: its manifest knows the class names, its index the ids."""
-
-from __future__ import annotations
+"""Folder that this project published: its manifest has the class names, its index the ids."""
 
 import csv
-import json
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from uge.data.formats import folder, parquet
-from uge.data.formats.base import Splits
+from uge.data.formats.base import Splits, image_set
 from uge.data.images import ImageSet
 from uge.errors import DataError
+from uge.files import read_json
 
 MANIFEST = "manifest.json"
 INDEX = "index.csv"
 
 
-def detect(path: Path) -> bool:
-    """Whether the path is a folder with a manifest of this project."""
-    return path.is_dir() and _manifest(path) is not None
-
-
-def splits(path: Path) -> Splits:
-    """The one split of a published folder, or those of its Parquet files."""
-    manifest = _manifest(path) or {}
+def splits(path: Path) -> Splits | None:
+    """Single split of a published folder, or those of its Parquet files; None without a manifest of this project."""
+    try:
+        manifest = read_json(path / MANIFEST)
+    except DataError:
+        return None
+    if not isinstance(manifest.get("classes"), list) or manifest.get("format") not in ("parquet", "imagefolder"):
+        return None
     classes = tuple(str(name) for name in manifest["classes"])
     if manifest["format"] == "parquet":
-        return parquet.splits(path, classes)
+        return parquet.splits(path, classes) or {}
     if (path / INDEX).is_file():
         return {"train": lambda: _indexed(path, classes)}
     folders = manifest.get("class_folders") or {name: name for name in classes}
@@ -36,43 +33,28 @@ def splits(path: Path) -> Splits:
     return {"train": lambda: folder.open_classes(path, "train", path / "train", labels, classes)}
 
 
-def _manifest(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads((path / MANIFEST).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    ours = isinstance(value, dict) and isinstance(value.get("classes"), list)
-    return value if ours and value.get("format") in {"parquet", "imagefolder"} else None
-
-
 def _indexed(root: Path, classes: tuple[str, ...]) -> ImageSet:
-    paths, labels, ids = [], [], []
     with (root / INDEX).open(newline="", encoding="utf-8") as handle:
         rows = csv.DictReader(handle)
         try:
-            for row in rows:
-                paths.append(_inside(row["path"]))
-                labels.append(int(row["label"]))
-                ids.append(row["id"])
+            images = [(_inside(row["path"]), int(row["label"]), row["id"]) for row in rows]
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise DataError(
                 f"line {rows.line_num} of {root / INDEX} is no image path within the folder, label number and id "
                 f"({error}); publish the folder again"
             ) from error
-    return ImageSet(
-        name=root.resolve().name,
-        split="train",
-        classes=classes,
-        labels=np.array(labels, dtype=np.int64),
-        ids=ids,
-        reader=folder.FileReader(root, paths),
-        rows=np.arange(len(paths), dtype=np.int64),
-        root=root,
+    return image_set(
+        root,
+        "train",
+        np.array([label for _, label, _ in images], dtype=np.int64),
+        classes,
+        folder.FileReader(root, [path for path, _, _ in images]),
+        ids=[name for _, _, name in images],
     )
 
 
 def _inside(path: str) -> str:
-    """The path, unless it leads out of the folder: published folders come from strangers."""
+    # Published folders come from strangers: a path must not lead out of them.
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or "\\" in path or not pure.name:
         raise ValueError(f"bad path '{path}'")

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from image_files import encode, picture
 from PIL import Image
 
-from uge.data import decode as module
-from uge.data.decode import decode, is_image_name
-from uge.data.resize import resize, to_channels
+from uge.data import pixels as module
+from uge.data.pixels import decode, is_image_name, resize, to_channels
 from uge.errors import DataError, UsageError
 
 

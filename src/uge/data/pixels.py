@@ -1,0 +1,171 @@
+"""Pixels of one image: decoded with every channel kept, and brought to one size and number of channels for networks.
+
+A published image must look like its original, so only what a network sees is resized or loses alpha.
+"""
+
+import contextlib
+import functools
+import io
+import logging
+from pathlib import Path, PurePath
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from uge.data.images import Pixels
+from uge.errors import DataError, UsageError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_EXTENSIONS = frozenset(
+    [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"]
+)
+
+# Pillow would also try formats that start other programs (EPS); only these are ever opened.
+Image.init()  # Image.open takes names of registered formats only.
+_CODECS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+
+# Modes that NumPy sees as uint8 channels already; every other 8-bit mode becomes RGB or RGBA.
+_PLAIN = {"L", "LA", "RGB", "RGBA"}
+_CONVERT = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
+_WIDE = {"I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
+
+# ITU-R 601 luminance in 16-bit fixed point, as Pillow computes it.
+_LUMINANCE = np.array([19595, 38470, 7471], dtype=np.uint32)
+
+
+def is_image_name(name: str) -> bool:
+    """True for a file name that ends like an image; hidden files are none."""
+    return not name.startswith(".") and PurePath(name).suffix.lower() in IMAGE_EXTENSIONS
+
+
+def decode(source: bytes | Path, name: str) -> Pixels:
+    """Pixels of one encoded image; of an animation the first frame.
+
+    The EXIF orientation is applied; a palette becomes RGB, or RGBA when it has transparency; alpha
+    is kept; 16-bit values are scaled to 8 bits with a warning; CMYK becomes RGB; gray stays one channel.
+
+    Args:
+        source: Encoded bytes, or the file.
+        name: Name of the image in an error.
+
+    Returns:
+        uint8, height × width × channels (1 gray, 2 gray+alpha, 3 RGB, 4 RGBA).
+
+    Raises:
+        DataError: The image is damaged, cut off, of no known format, or has more pixels than
+            ``PIL.Image.MAX_IMAGE_PIXELS`` (a decompression bomb).
+    """
+    if isinstance(source, Path) and source.exists() and not source.is_file():
+        raise DataError(f"cannot read image {name}: it is no regular file; replace or remove it")
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_CODECS) as image:
+            if limit is not None and image.width * image.height > limit:
+                raise Image.DecompressionBombError  # Pillow itself only warns up to twice the limit.
+            # Pillow drops the low byte of 16-bit colour while loading; only the raw mode of a tile still says so.
+            raw_modes = [str(tile[3]) for tile in getattr(image, "tile", []) if image.format in {"PNG", "TIFF"}]
+            deep = image.mode in _WIDE or any(";16" in mode for mode in raw_modes)
+            image.load()
+            with contextlib.suppress(Exception):  # Damaged EXIF must not lose an image that is fine.
+                ImageOps.exif_transpose(image, in_place=True)
+            pixels = _pixels(image, name)
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(
+            f"image {name} has more than {limit} pixels (a decompression bomb?); shrink or remove it"
+        ) from None
+    except UnidentifiedImageError:
+        raise DataError(
+            f"cannot decode image {name}: it is no PNG, JPEG, WebP, BMP, TIFF, GIF or PPM image; replace or remove it"
+        ) from None
+    except FileNotFoundError:
+        raise DataError(f"cannot read image {name}: the file is gone; put it back and run again") from None
+    except Exception as error:  # A damaged file makes the decoders raise nearly anything.
+        raise DataError(f"cannot decode image {name}: {error}; replace or remove it") from error
+    if deep:
+        logger.debug("%s has more than 8 bits a channel", name)
+        _warn_once("some images have more than 8 bits a channel; they are scaled to 8 bits and published so")
+    return pixels
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _pixels(image: Image.Image, name: str) -> Pixels:
+    if image.mode in _WIDE:
+        return _narrow(np.asarray(image), name)[:, :, None]
+    mode = _CONVERT.get(image.mode, image.mode)
+    if "transparency" in image.info and mode not in {"LA", "RGBA"}:
+        mode = "LA" if mode == "L" else "RGBA"
+    elif mode not in _PLAIN:
+        mode = "RGBA" if image.has_transparency_data else "RGB"
+    pixels = np.array(image if mode == image.mode else image.convert(mode))
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _narrow(values: np.ndarray, name: str) -> Pixels:
+    low = values.min()
+    high = values.max()
+    top = 1.0 if values.dtype.kind == "f" else 65535.0
+    if not (low >= 0 and high <= top):  # False for NaN, too.
+        raise DataError(f"image {name} has values from {low} to {high}, expected 0 to {top:g}; convert it to 8 bits")
+    return np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
+
+
+def resize(pixels: Pixels, size: int) -> Pixels:
+    """Centre square of an image, scaled to ``size`` by antialiased bilinear interpolation.
+
+    The same as scaling the shorter side to ``size`` and cropping the centre. Alpha is weighed in,
+    so that hidden colours do not bleed.
+
+    Args:
+        pixels: uint8, height × width × channels (1, 2, 3 or 4).
+        size: Side length of the result in pixels.
+
+    Returns:
+        uint8, size × size × channels; the same array if it has that size already.
+
+    Raises:
+        UsageError: ``size`` is below 1.
+    """
+    if size < 1:
+        raise UsageError(f"the image size must be at least 1, got {size}")
+    height, width, channels = pixels.shape
+    if height == width == size:
+        return pixels
+    side = min(height, width)
+    left = (width - side) // 2
+    top = (height - side) // 2
+    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    box = (left, top, left + side, top + side)
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box)).reshape(size, size, channels)
+
+
+def to_channels(pixels: Pixels, channels: int) -> Pixels:
+    """Gray or RGB pixels without alpha, for a network.
+
+    Alpha is dropped, as ``Image.convert("RGB")`` does: training code elsewhere sees the stored colours,
+    so these are what must be measured. Gray is repeated; RGB becomes gray by its luminance (ITU-R 601).
+
+    Args:
+        pixels: uint8, (...) × channels (1, 2, 3 or 4).
+        channels: 1 or 3.
+
+    Returns:
+        uint8, (...) × ``channels``.
+
+    Raises:
+        UsageError: ``channels`` is neither 1 nor 3.
+    """
+    if channels not in (1, 3):
+        raise UsageError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")
+    colour = pixels[..., : 1 if pixels.shape[-1] <= 2 else 3]
+    if colour.shape[-1] == channels:
+        return colour
+    if channels == 3:
+        return np.repeat(colour, 3, axis=-1)
+    return ((colour @ _LUMINANCE + 0x8000) >> 16).astype(np.uint8)[..., None]
