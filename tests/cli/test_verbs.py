@@ -384,6 +384,9 @@ def test_listing_names() -> None:
     assert re.search(
         r"^jpeg10 +compresses as JPEG of quality 10 \(uge\)$", run_uge("list", "attacks").out, re.MULTILINE
     )
+    for verb, tables in (("audit", ("attacks", "networks")),):
+        text = " ".join(run_uge(verb, "--help").out.replace("│", " ").split())
+        assert all(f"uge list {table}" in text for table in tables)
     ran = run_uge("list", "networcs")
     assert (ran.code, "networks" in ran.err) == (2, True)
 

@@ -74,9 +74,10 @@ def attack(
 
     The function has one of these forms:
 
-    - ``(images, labels) -> images`` changes uint8 tensors, batch × channels × size × size, and is called with up to
-      some hundred images at a time. Labels (int64) are those of published images and -1 for all others. Test images
-      are changed as well, as a hacker would filter what the network is used for. torch's generator is seeded.
+    - ``(images, labels) -> images`` changes uint8 tensors, batch × channels × size × size, on the audit's device, and
+      is called with some hundred images at a time. Labels (int64) are those of published images and -1 for all others.
+      Test images are changed as well, as a hacker would filter the images that the network is used for. torch's
+      generator is seeded.
     - ``(context) -> Context`` changes a :class:`Context`; plain training follows. The annotation ``-> Context`` lets
       another attack follow, as in ``A+B``.
     - ``(context) -> History`` trains ``context.network`` itself, for instance by :func:`learn`.
