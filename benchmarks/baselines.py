@@ -29,12 +29,14 @@ from uge.config import ProtectConfig
 from uge.data import load_images
 from uge.data.images import ImageSet
 from uge.data.store import load_pixels
-from uge.methods.baselines import BASELINES, Material
+from uge.methods import METHODS as TABLE
+from uge.methods import ImagesInfo
+from uge.methods.baselines import BASELINES
+from uge.methods.baselines.base import Material
 from uge.methods.uge.generator import Generator
 from uge.networks.base import ImageClassifier
 from uge.paper.scale import SCALES
-from uge.pipeline.perturbation import NoiseRun
-from uge.pipeline.stages import authorized_networks
+from uge.pipeline.protect import protect_task
 from uge.runtime import Runtime
 from uge.session import Session
 
@@ -49,7 +51,7 @@ OURS: dict[str, dict[str, Any]] = {
     },
 }
 """Methods with authorised networks, and what they are run with: our default, and the paper's, scaled down."""
-METHODS = [*OURS, *BASELINES]
+METHODS = [*OURS, *(row.name for row in BASELINES)]
 
 
 def count_gradients(found: list[int]) -> Any:
@@ -74,25 +76,26 @@ def since(began: tuple[float, float]) -> dict[str, float]:
 
 def ours(name: str, images: ImageSet, runtime: Runtime) -> dict[str, Any]:
     config = ProtectConfig.checked(method=name, **OURS[name])
-    store = load_pixels(images)
+    method, info = TABLE[name], ImagesInfo.of(images)
     counted: list[int] = []
     handle = count_gradients(counted)
     began = clocks()
-    noise = NoiseRun(config, store, authorized_networks(config, images), Session(runtime)).run()
-    runtime.place(noise.generator).eval()
+    task = protect_task(images, info, config, method.networks(info, config), Session(runtime))
+    perturber = method.perturb(task).perturber
+    runtime.place(perturber).eval()
     for start in range(0, len(images), 250):
         rows = range(start, min(start + 250, len(images)))
         pixels = [images.read(row) for row in rows]
         labels, ids = [int(images.labels[row]) for row in rows], [images.ids[row] for row in rows]
         with runtime.autocast():
-            list(noise.generator.levels(pixels, labels, ids))
+            list(perturber.levels(pixels, labels, ids))
     seconds = since(began)
     handle.remove()
-    return {**seconds, "gradients": sum(counted), "settings": OURS[name], "rho": noise.generator.budget.rho}
+    return {**seconds, "gradients": sum(counted), "settings": OURS[name], "rho": perturber.budget.rho}
 
 
 def baseline(name: str, images: ImageSet, runtime: Runtime, published: bool) -> dict[str, Any]:
-    row, told = BASELINES[name], {"gradients": 0.0}
+    row, told = TABLE[name].baseline, {"gradients": 0.0}
     options = {} if published else CPU_SETTINGS.get(name, {})
     material = Material(
         load_pixels(images),

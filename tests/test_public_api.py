@@ -70,7 +70,7 @@ def test_public_names() -> None:
 @pytest.mark.parametrize("first", ["import uge.methods.uge.losses, uge.publishing, uge.cases.case", "pass"])
 def test_verbs_can_be_called_whatever_was_imported_before(first: str) -> None:
     code = f"import uge\n{first}\nassert all(callable(verb) for verb in (uge.protect, uge.publish, uge.audit))"
-    code += "\nimport uge.methods.uge.settings as settings; settings.METHODS"
+    code += "\nimport uge.methods.uge.settings as settings; settings.LOSSES"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -79,7 +79,7 @@ def test_a_protected_set_is_a_set_of_samples(
     way: Callable[..., uge.Protected], method: str, images: ImageSet, runtime: Runtime
 ) -> None:
     protected = way(images, runtime, budget=uge.Budget(8 / 255))
-    assert protected.noise.provenance.method == method
+    assert protected.provenance.method == method
     samples = list(protected)
     assert len(samples) == len(protected) == len(images)
     assert [sample.id for sample in samples] == list(images.ids)
@@ -119,7 +119,7 @@ def test_a_trajectory_does_not_change_a_keyed_protection(images: ImageSet, runti
 def test_methods_that_need_no_path_take_an_authorised_network(images: ImageSet, runtime: Runtime) -> None:
     path = uge.authorize("lenet", images, epochs=1)
     options = {"generator": SMALL, "encoder_recipe": QUICK, "runtime": runtime}
-    assert uge.protect(images, path, method="unlearn", **options).noise.provenance.method == "unlearn"
+    assert uge.protect(images, path, method="unlearn", **options).provenance.method == "unlearn"
     for method in (None, "uge", "uge-no-ud", "undistill"):
         with pytest.raises(UsageError, match="needs the networks' paths; make them with record_trajectory"):
             uge.protect(images, path, method=method, **options)
@@ -130,13 +130,13 @@ def test_equal_calls_give_equal_pixels(images: ImageSet, runtime: Runtime) -> No
     first, second = (protect(images, runtime, **options) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         assert np.array_equal(one.pixels, other.pixels)
-    assert first.noise.delta is not None
+    assert first.perturbation.delta is not None
 
 
 def test_an_encoder_of_ones_own(images: ImageSet, runtime: Runtime) -> None:
     space = uge.encoders.local(images, recipe=QUICK, runtime=runtime)
     protected = protect(images, runtime, encoder=space)
-    assert protected.noise.provenance.encoder == space.identity()
+    assert protected.provenance.encoder == space.identity()
 
 
 @pytest.mark.parametrize(("way", "name"), [(keyed, "keyed:lenet"), (protect, "lenet")])
@@ -169,7 +169,7 @@ def test_wrong_arguments(images: ImageSet, runtime: Runtime, tmp_path: Path) -> 
         uge.record_trajectory("lennet", images)
     with pytest.raises(UnknownNameError, match="unknown encoder"):
         protect(images, runtime, encoder="locl")
-    with pytest.raises(UsageError, match="method: input should be"):
+    with pytest.raises(UsageError, match="unknown method 'ugee'; did you mean 'uge'"):
         protect(images, runtime, method="ugee")
     with pytest.raises(UsageError, match="rho"):
         protect(images, runtime, budget=2.0)

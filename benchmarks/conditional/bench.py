@@ -31,7 +31,7 @@ from uge.learning.resume import save_checkpoint
 from uge.learning.training import DivergedError, fit
 from uge.names import behind_key
 from uge.networks import build, from_weights, weights_hash
-from uge.pipeline.perturbation import key_path
+from uge.pipeline.private_folder import key_path
 from uge.pipeline.protect import ProtectRun
 from uge.progress import Display, Silent
 from uge.publishing import private_folder

@@ -3,31 +3,31 @@
 Everything here rests on the steps of the command line; nothing is computed in this file.
 """
 
-from __future__ import annotations
-
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from uge.api_audit import audit
 from uge.budget import Budget
-from uge.config import Method, ProtectConfig, PublishConfig
-from uge.data.images import ImageSet
+from uge.config import ProtectConfig, PublishConfig
+from uge.data.images import ImageSet, Pixels, Sample
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError
 from uge.files import check_output, local_path, staged_folder
 from uge.learning.recipes import Recipe, with_epochs
+from uge.learning.trajectory import Trajectory
 from uge.learning.trajectory import record_trajectory as record
-from uge.methods.apply import GENERATOR, save_perturber
-from uge.methods.uge.losses import Authorized
-from uge.methods.uge.settings import METHODS, NEED_PATH, GeneratorSettings, LossWeights, RefineSettings
+from uge.methods import METHODS, ImagesInfo, Perturbation, method_for
+from uge.methods.apply import GENERATOR, Savable, save_perturber
+from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.names import is_keyed
-from uge.networks import KeyedClassifier
-from uge.pipeline.perturbation import NoiseRun, write_keys
-from uge.pipeline.protected import AuthorizedPath, Protected
-from uge.pipeline.stages import authorized_networks, check_names, publish_stream, read_store
+from uge.networks import ImageClassifier
+from uge.pipeline.images import publish_stream, read_store
+from uge.pipeline.private_folder import write_keys
+from uge.pipeline.protect import protect_task, provenance_of
 from uge.progress import Display, Silent
-from uge.publishing import Manifest, is_private, is_published, private_folder
+from uge.publishing import Manifest, Provenance, is_private, is_published, private_folder
 from uge.publishing.manifest import Codec, Format
 from uge.publishing.private import MODE
 from uge.publishing.verify import Verification
@@ -36,6 +36,50 @@ from uge.runtime import Runtime, stream_seed
 from uge.session import Session
 
 __all__ = ["AuthorizedPath", "Protected", "audit", "authorize", "protect", "publish", "record_trajectory", "verify"]
+
+
+@dataclass(frozen=True)
+class AuthorizedPath:
+    """An authorised network: θ0, its recipe, and its trajectory on the clean images where that was recorded."""
+
+    theta0: ImageClassifier
+    recipe: Recipe
+    trajectory: Trajectory | None = None
+
+
+@dataclass(frozen=True)
+class Protected:
+    """A protected image set; iterating gives samples with protected pixels, made when asked for.
+
+    Attributes:
+        images: The clean images; they stay secret.
+        perturbation: Protects them.
+        provenance: Record of the perturbation for the manifest.
+        paths: The authorised networks.
+        runtime: Device and precision.
+    """
+
+    images: ImageSet
+    perturbation: Perturbation
+    provenance: Provenance
+    paths: tuple[AuthorizedPath, ...]
+    runtime: Runtime
+
+    @property
+    def budget(self) -> Budget:
+        """Bound that every pixel keeps."""
+        return self.perturbation.budget
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pairs(self) -> Iterator[tuple[Pixels, Pixels]]:
+        """Clean and protected pixels of every image, in order."""
+        return self.perturbation.pairs(self.images, self.runtime)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for number, (_, pixels) in enumerate(self.pairs()):
+            yield Sample(self.images.ids[number], pixels, int(self.images.labels[number]))
 
 
 def authorize(
@@ -56,11 +100,11 @@ def authorize(
             ``keyed``. A name without ``keyed:`` needs :func:`record_trajectory` for the paper's methods.
         images: The images that are to be protected.
         epochs: If other than the recipe's.
-        seed: With the clean images it makes θ0: whoever has both has the key.
+        seed: Makes θ0 together with the clean images; both together are the key.
         recipe: How the authorised user will train.
         size: Side length for training, in pixels; the native one by default.
         weights: Safetensors file with θ0 instead of a seed.
-        budget: ρ of the protection: a keyed network has to know how strong the patterns are that it takes out.
+        budget: ρ of the protection; a keyed network takes out patterns of this strength.
 
     Raises:
         UnknownNameError: There is no such network.
@@ -70,16 +114,16 @@ def authorize(
     """
     recipe = with_epochs(recipe or ProtectConfig().recipe, epochs)
     files = () if weights is None else (weights,)
-    method: Method = "keyed" if is_keyed(network) else "uge"
+    method = METHODS[method_for(wave_key=is_keyed(network))]
     config = ProtectConfig.checked(
         authorized=network,
-        method=method,
+        method=method.name,
         authorized_seed=seed,
         authorized_weights=files,
         size=size,
         rho=str(Budget.parse(budget).rho),
     )
-    return AuthorizedPath(authorized_networks(config, images.check_trainable())[0], recipe)
+    return AuthorizedPath(method.networks(ImagesInfo.of(images.check_trainable()), config)[0], recipe)
 
 
 def record_trajectory(
@@ -95,17 +139,17 @@ def record_trajectory(
     runtime: Runtime | None = None,
     progress: Display | None = None,
 ) -> AuthorizedPath:
-    """Train an authorised network from θ0 on the clean images and keep its path.
+    """Train an authorised network from θ0 on the clean images and record its trajectory.
 
     Args:
         network: A name in :data:`uge.networks.NETWORKS`, or another form that it allows.
         images: The images that are to be protected.
         epochs: If other than the recipe's.
-        seed: Of θ0 and of the data order. With the clean images it makes θ0: whoever has both has the key.
+        seed: Of θ0 and of the data order. It makes θ0 together with the clean images; both together are the key.
         recipe: How the authorised user will train.
         size: Side length for training, in pixels; the native one by default.
         weights: Safetensors file with θ0 instead of a seed.
-        snapshots: How many θ_t are kept, dense early.
+        snapshots: Number of θ_t that are stored, dense early.
         runtime: Device and precision; chosen by the hardware by default.
         progress: Shows epochs.
 
@@ -115,96 +159,114 @@ def record_trajectory(
         DataError: The images cannot be trained on.
     """
     session = _session(runtime, progress)
-    one = authorize(network, images, epochs=epochs, seed=seed, recipe=recipe, size=size, weights=weights)
-    theta0 = one.theta0
+    authorized = authorize(network, images, epochs=epochs, seed=seed, recipe=recipe, size=size, weights=weights)
+    theta0 = authorized.theta0
     store = read_store(images, theta0.size, theta0.channels, session)
     with session.progress.stage(f"trajectory of {theta0.name}") as on_progress:
         path = record(
             copy.deepcopy(theta0),
             store,
-            one.recipe,
+            authorized.recipe,
             seed=stream_seed(seed, "trajectory", 0),
             runtime=session.runtime,
             snapshots=snapshots,
             progress=on_progress,
         )
-    return AuthorizedPath(theta0, one.recipe, path)
+    return AuthorizedPath(theta0, authorized.recipe, path)
 
 
 def protect(
     images: ImageSet,
-    trajectory: AuthorizedPath | Sequence[AuthorizedPath],
+    trajectory: AuthorizedPath | Sequence[AuthorizedPath] = (),
     *,
-    budget: Budget | float | str = "0.04",
+    budget: Budget | float | str | None = None,
     encoder: FeatureSpace | str = "local",
-    method: Method | None = None,
+    method: str | None = None,
     refine: bool = False,
     seed: int = 0,
+    size: int | None = None,
     hacker: str = "resnetc20",
     loss: LossWeights | None = None,
     generator: GeneratorSettings | None = None,
     refinement: RefineSettings | None = None,
+    baseline: Mapping[str, object] | None = None,
     encoder_recipe: Recipe | None = None,
     runtime: Runtime | None = None,
     progress: Display | None = None,
 ) -> Protected:
     """Perturb images so that only the authorised networks learn from them.
 
-    For keyed networks one of the class's patterns of their key is added to each image; for others the
-    generator is trained under the paper's losses (Algorithm 1), and each image refined if asked to.
+    For keyed networks one of the class's patterns of their key is added to each image. For others a generator is
+    trained under the paper's losses (Algorithm 1), and each image is refined if asked to. Published protections and
+    those of plug-ins (:func:`uge.methods.method`) take no authorised network.
 
     Args:
         images: The clean images.
         trajectory: From :func:`authorize` (keyed networks) or :func:`record_trajectory`, one for each
-            authorised network.
-        budget: ρ in [0, 1] units; ``0.04``, ``"8/255"`` or a :class:`uge.Budget`.
-        encoder: ``"local"``, ``"clip:ID"``, or what ``uge.encoders`` made.
-        method: ``"keyed"``, ``"uge"``, ``"uge-no-ud"``, ``"unlearn"`` or ``"undistill"``; by default
+            authorised network; none for a method that protects for no network.
+        budget: ρ in [0, 1] units; ``0.04``, ``"8/255"`` or a :class:`uge.Budget`; by default the method's own.
+        encoder: ``"local"``, ``"clip:ID"``, or a feature space of ``uge.encoders``.
+        method: A name in :data:`uge.methods.METHODS`; by default the one that suits the authorised networks:
             ``"keyed"`` for keyed networks and ``"uge"`` for others.
         refine: Optimise every image's perturbation directly as well.
-        seed: Root seed of generator, encoder and hacker.
+        seed: Root seed of generator, encoder and hacker, or of the protection.
+        size: Side length for training, in pixels; by default that of the networks, or the native one.
         hacker: Architecture of the random hacker in the undistill loss.
         loss: Weights and constants of the losses.
         generator: Size of the generator and how it trains.
         refinement: How perturbations are refined.
+        baseline: Settings of a published protection, by name.
         encoder_recipe: How the local encoder trains.
         runtime: Device and precision; chosen by the hardware by default.
         progress: Shows stages.
 
     Raises:
+        UnknownNameError: There is no such method.
         UsageError: A setting is wrong, the authorised networks differ in size, recipe or key, or the
-            method needs a trajectory that was not recorded.
+            method needs networks or trajectories that were not given.
     """
     paths = (trajectory,) if isinstance(trajectory, AuthorizedPath) else tuple(trajectory)
-    if len({(path.theta0.size, path.theta0.channels, path.recipe) for path in paths}) != 1:
-        raise UsageError(f"expected authorised networks of one size and recipe, at least one, got {len(paths)} others")
-    session, first, bound = _session(runtime, progress), paths[0], Budget.parse(budget)
-    method = method or ("keyed" if isinstance(first.theta0, KeyedClassifier) else "uge")
-    recorded = [Authorized(path.theta0, path.trajectory) for path in paths if path.trajectory is not None]
+    networks = [path.theta0 for path in paths]
+    method = method or method_for(wave_key=not networks or is_keyed(networks[0].name))
+    row = METHODS[method]
+    if row.authorizes != bool(paths):
+        wanted = "authorised networks of uge.authorize, at least one" if row.authorizes else "no authorised network"
+        raise UsageError(f"method '{method}' expects {wanted}, got {len(paths)}; give these, or another method")
+    if len({(path.theta0.size, path.theta0.channels, path.recipe) for path in paths}) > 1:
+        raise UsageError(f"expected authorised networks of one size and recipe, got {len(paths)} that differ")
     defaults = ProtectConfig()
     config = ProtectConfig.checked(
-        authorized=",".join(path.theta0.name for path in paths),
+        authorized=",".join(network.name for network in networks) or defaults.authorized,
         method=method,
-        rho=str(bound.rho),
+        rho=None if budget is None else str(Budget.parse(budget).rho),
         encoder=encoder if isinstance(encoder, str) else encoder.name,
-        size=first.theta0.size,
+        size=networks[0].size if networks else size,
         refine=refine,
         hacker=hacker,
         seed=seed,
-        recipe=first.recipe,
+        recipe=paths[0].recipe if paths else defaults.recipe,
         encoder_recipe=encoder_recipe or defaults.encoder_recipe,
         loss=loss or defaults.loss,
         generator=generator or defaults.generator,
         refinement=refinement or defaults.refinement,
+        baseline={name: str(value) for name, value in (baseline or {}).items()},
     )
-    check_names(config)
-    if METHODS.get(method, frozenset()) & NEED_PATH and len(recorded) < len(paths):
+    row.check(config)
+    recorded = [path.trajectory for path in paths if path.trajectory is not None]
+    if row.needs_paths and len(recorded) < len(paths):
         raise UsageError(f"method '{method}' needs the networks' paths; make them with record_trajectory")
-    store = read_store(images.check_trainable(), first.theta0.size, first.theta0.channels, session)
-    run = NoiseRun(config, store, [path.theta0 for path in paths], session)
-    space = None if isinstance(encoder, str) else encoder.to(session.runtime.device)
-    noise = run.run(recorded, space)
-    return Protected(images, noise, paths, session.runtime)
+    session = _session(runtime, progress)
+    task = protect_task(
+        images,
+        ImagesInfo.of(images.check_trainable()),
+        config,
+        networks,
+        session,
+        trajectories=recorded,
+        space=None if isinstance(encoder, str) else encoder.to(session.runtime.device),
+    )
+    perturbation = row.perturb(task)
+    return Protected(images, perturbation, provenance_of(config, networks, perturbation), paths, session.runtime)
 
 
 def publish(
@@ -216,7 +278,7 @@ def publish(
     overwrite: bool = False,
     progress: Display | None = None,
 ) -> Manifest:
-    """Write the protected images to ``out``, and keys and generator to ``OUT.private`` beside it.
+    """Write the protected images to ``out``, and keys and perturber to ``OUT.private`` beside it.
 
     Both appear whole or not at all.
 
@@ -225,30 +287,33 @@ def publish(
         out: The folder to publish.
         format: ``"parquet"`` (Hugging Face layout) or ``"imagefolder"``.
         codec: ``"webp"`` or ``"png"``, both lossless.
-        overwrite: Replace what is there.
+        overwrite: Replace an earlier output.
         progress: Shows images.
 
     Raises:
-        OutputExistsError: Something is there already.
-        UsageError: ``overwrite`` is true, but this package did not write what is there.
+        OutputExistsError: An output exists.
+        UsageError: ``overwrite`` is true, but this package did not write the output that exists.
         DataError: No image was changed.
         StorageError: The disk is full or read-only.
     """
-    out, noise = local_path(out), protected.noise
-    private, session = private_folder(out), _session(protected.runtime, progress)
+    out = local_path(out)
+    private = private_folder(out)
     for place, ours in ((out, is_published), (private, is_private)):
         check_output(place, source=protected.images.root, overwrite=overwrite, ours=ours)
     with staged_folder(private, overwrite=overwrite, mode=MODE) as secrets:
-        write_keys(secrets, [path.theta0 for path in protected.paths], protected.paths[0].recipe)
-        save_perturber(secrets / GENERATOR, noise.generator)
+        for path in protected.paths[:1]:
+            write_keys(secrets, [path.theta0 for path in protected.paths], path.recipe)
+        perturber = protected.perturbation.perturber
+        if isinstance(perturber, Savable):
+            save_perturber(secrets / GENERATOR, perturber)
         return publish_stream(
             protected.images,
             protected.pairs(),
             out,
             protected.budget,
-            noise.provenance,
+            protected.provenance,
             PublishConfig.checked(format=format, codec=codec),
-            session,
+            _session(protected.runtime, progress),
             overwrite=overwrite,
         )
 

@@ -1,6 +1,4 @@
-"""Everything that can be set, in one place: the same models give command line, files and manifest."""
-
-from __future__ import annotations
+"""All settings in one place: the same models give command line, files and manifest."""
 
 import tomllib
 from pathlib import Path
@@ -8,35 +6,13 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from uge.errors import UsageError
-from uge.learning.recipes import Recipe
-from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
+from uge.methods import METHODS, MethodSettings
 
 STANDARD_ATTACKS = ("direct", "distill", "grayscale", "jpeg30", "jpeg10", "wave-removal", "pattern-estimation")
-"""What ``standard`` stands for among attacks: the paper's two, and filters that are cheap and break much."""
-
-Method = Literal[
-    "keyed",
-    "uge",
-    "uge-no-ud",
-    "unlearn",
-    "undistill",
-    "em",
-    "em-class",
-    "tap",
-    "tap-untargeted",
-    "ntga",
-    "rem",
-    "cuda",
-    "lsp",
-    "ar",
-    "ops",
-    "pil",
-    "random",
-    "random-class",
-]
+"""Attacks behind the name ``standard``: the paper's two, and filters that are cheap and break much."""
 
 
 class _Settings(BaseModel):
@@ -55,45 +31,29 @@ class _Settings(BaseModel):
             raise UsageError(first_problem(error)) from None
 
 
-class ProtectConfig(_Settings):
-    """How a data set is protected."""
+def _known_method(name: str) -> str:
+    return METHODS[name].name
 
-    authorized: Annotated[str, Field(description="Authorised network, or several separated by commas.")] = "cnn"
-    authorized_seed: Annotated[
-        int, Field(description="With the clean images, makes θ0; the k-th network gets seed + k.")
-    ] = 0
-    authorized_weights: Annotated[
-        tuple[Path, ...], Field(description="Safetensors file(s) with θ0 instead of a seed.")
-    ] = ()
+
+class ProtectConfig(_Settings, MethodSettings):
+    """Settings of a protection: those of its method, and of its images and receivers."""
+
+    method: Annotated[
+        str,
+        AfterValidator(_known_method),
+        Field(
+            description=f"How images are perturbed: {', '.join(METHODS)}.",
+            json_schema_extra={"enum": list(METHODS)},
+        ),
+    ] = "keyed"
     requests: Annotated[
         tuple[Path, ...], Parameter(name="--for"), Field(description="Receivers' signed requests; they name networks.")
     ] = ()
-    method: Annotated[
-        Method, Field(description="keyed: a wave key in the authorised network; the paper's losses; or a baseline.")
-    ] = "keyed"
-    rho: Annotated[
-        str | None,
-        Field(description="L-inf budget in [0, 1] units, 0.04 or 8/255; by default 0.04, or the baseline's own."),
-    ] = None
-    encoder: Annotated[str, Field(description="Feature space: local, or clip:ID with a hub id or a folder.")] = "local"
-    size: Annotated[int | None, Field(description="Side length for training; the native one by default.", ge=16)] = None
     limit: Annotated[int | None, Field(description="Protect the first N images only.", ge=1)] = None
-    refine: Annotated[bool, Field(description="Optimise every image's perturbation directly as well.")] = False
-    snapshots: Annotated[int, Field(description="Snapshots per trajectory.", ge=2)] = 10
-    hacker: Annotated[str, Field(description="Architecture of the random hacker in the undistill loss.")] = "resnetc20"
-    seed: Annotated[int, Field(description="Root seed of the run.")] = 0
-    recipe: Annotated[Recipe, Field(description="How the authorised network trains.")] = Recipe()
-    encoder_recipe: Annotated[Recipe, Field(description="How the local encoder trains.")] = Recipe()
-    loss: Annotated[LossWeights, Field(description="Weights and constants of the losses.")] = LossWeights()
-    generator: Annotated[GeneratorSettings, Field(description="The perturbation generator.")] = GeneratorSettings()
-    refinement: Annotated[RefineSettings, Field(description="Direct optimisation.")] = RefineSettings()
-    baseline: Annotated[
-        dict[str, str], Field(description="A baseline's settings, as --baseline.NAME VALUE (docs/baselines.md).")
-    ] = {}
 
 
 class PublishConfig(_Settings):
-    """How the protected copy is written."""
+    """Form of the protected copy on disk."""
 
     format: Annotated[Literal["parquet", "imagefolder"], Field(description="Layout of the published folder.")] = (
         "parquet"
@@ -104,7 +64,7 @@ class PublishConfig(_Settings):
 
 
 class AuditConfig(_Settings):
-    """How a published folder is attacked."""
+    """Attacks on a published folder."""
 
     networks: Annotated[
         str,
@@ -134,9 +94,11 @@ class AuditConfig(_Settings):
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong with settings, in one sentence that starts with the setting's name."""
+    """First fault of settings, in one sentence that starts with the setting's name."""
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"]).replace("_", "-")
+    if first["type"] == "value_error":
+        return f"{name}: {first['ctx']['error']}"
     return f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
 
 

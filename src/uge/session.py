@@ -1,6 +1,4 @@
-"""What every step of the command line is given: where it computes, who watches, what it may replace."""
-
-from __future__ import annotations
+"""Means of every step: device, progress, and what it may resume or replace."""
 
 from dataclasses import dataclass, field
 
@@ -10,14 +8,14 @@ from uge.runtime import Runtime
 
 @dataclass(frozen=True)
 class Session:
-    """How steps are run.
+    """Device, progress and permissions of a run.
 
     Attributes:
         runtime: Device and precision.
         progress: Shows stages.
         resume: Go on with an interrupted run of the same settings.
-        overwrite: Replace what is in the output.
-        dry_run: Read and check the input, say what would be done, write nothing.
+        overwrite: Replace an earlier output.
+        dry_run: Read and check the input, and write nothing.
     """
 
     runtime: Runtime

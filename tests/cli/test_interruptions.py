@@ -98,7 +98,7 @@ def test_killed_runs_resume_to_the_same_bytes(
 @pytest.mark.parametrize(
     ("module", "name", "call", "kept"),
     [
-        ("uge.pipeline.perturbation", "save_perturber", 1, {"authorized-0.key.safetensors"}),
+        ("uge.methods.apply", "save_perturber", 1, {"authorized-0.key.safetensors"}),
         ("uge.publishing.writer", "encode", 20, {"authorized-0.key.safetensors", "generator.safetensors"}),
         ("uge.pipeline.private_folder", "write_json", 2, {"authorized-0.key.safetensors", "generator.safetensors"}),
     ],
@@ -177,7 +177,7 @@ def test_a_killed_training_of_the_receiver_goes_on(toy: Path, finished: Path, ke
 @pytest.mark.parametrize(
     ("method", "target"),
     [
-        ("uge", "uge.pipeline.perturbation.train_generator"),
+        ("uge", "uge.methods.uge.stages.train_generator"),
         ("uge", "uge.publishing.writer.encode"),
         ("keyed", "uge.publishing.writer.encode"),
     ],
@@ -245,7 +245,7 @@ def test_a_run_killed_while_it_takes_the_old_ones_place(
 
 
 def test_the_resume_hint_of_an_overwriting_run_does_not_overwrite(interrupt: Interrupt, toy: Path, copy: Path) -> None:
-    interrupt("uge.pipeline.perturbation.train_generator", KeyboardInterrupt)
+    interrupt("uge.methods.uge.stages.train_generator", KeyboardInterrupt)
     ran = run_uge("protect", toy, copy, *tiny(method="uge", seed=7), "--overwrite", "-q")
     assert "--overwrite" not in ran.err
     assert ran.err.rstrip().endswith("--resume")

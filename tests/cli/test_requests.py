@@ -427,7 +427,7 @@ ASKED = [
     (("out.txt",), "expected a file name that ends in .json"),
     (("a.json", "--network=lennet"), "did you mean 'lenet'"),
     (("a.json", "--network=os:system"), "whose code the data's owner would have to run"),
-    (("a.json", "--network=keyed:lenet", "--method=uge"), "got 'keyed:lenet'; give --method keyed"),
+    (("a.json", "--network=keyed:lenet", "--method=uge"), "got 'keyed:lenet'; give lenet, or --method keyed"),
     (("a.json", "--channels=2"), "Choose from: 1, 3"),
     (("a.json", "--classes=1"), "needs classes as a whole number of at least 2"),
     (("a.json", "--weights=none.safetensors"), "expected a safetensors file"),

@@ -83,7 +83,10 @@ def test_wrong_settings_in_a_file(text: str, words: str, toy: Path, tmp_path: Pa
     ("arguments", "words"),
     [
         (["--rhoo", "0.04"], "unknown flag '--rhoo'; did you mean '--rho'?"),
-        (["--method", "ugly"], "--method: input should be 'keyed', 'uge', 'uge-no-ud', 'unlearn', 'undistill', 'em'"),
+        (
+            ["--method", "ugly"],
+            "--method: unknown method 'ugly'; did you mean 'uge'? (there are: ar, cuda, em, em-class, keyed,",
+        ),
         (["--size", "8"], "--size: input should be greater than or equal to 16"),
         (["--threads", "0"], "--threads: input should be greater than or equal to 1"),
         (["--config"], "--config requires an argument"),

@@ -84,7 +84,7 @@ def test_methods(method: str, toy: Path, tmp_path: Path) -> None:
 def test_feature_distance_alone_trains_no_authorised_network(
     interrupt: Callable[..., None], toy: Path, tmp_path: Path
 ) -> None:
-    interrupt("uge.pipeline.perturbation.record_trajectory", AssertionError)
+    interrupt("uge.methods.uge.stages.record_trajectory", AssertionError)
     flags = tiny(method="unlearn", refinement__passes=1, refinement__rounds=2)
     ran = run_uge("protect", toy, tmp_path / "a", *flags, "--refine", "-q")
     assert ran.code == 0, ran.err

@@ -23,7 +23,7 @@ from uge.learning.recipes import RECIPES, Recipe
 from uge.methods.apply import protected_images
 from uge.methods.keyed.wave_code import WaveCode, shared_key
 from uge.networks import build, from_weights, weights_hash
-from uge.pipeline.perturbation import write_keys
+from uge.pipeline.private_folder import write_keys
 from uge.publishing import Authorized, Manifest, Provenance, publish, read_manifest, verify
 from uge.publishing.training_guide import AUGMENTATIONS, RATES, script, training_guide
 from uge.runtime import Runtime

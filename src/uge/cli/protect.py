@@ -150,7 +150,7 @@ def request(
     classes: int,
     size: int = 32,
     channels: Literal[1, 3] = 3,
-    method: Literal["keyed", "uge"] = "keyed",
+    method: str = "keyed",
     seed: int | None = None,
     weights: Path | None = None,
     recipe: Recipe = Recipe(epochs=15),

@@ -1,15 +1,15 @@
-"""Protected pixels of stored images, at their native size, as a stream."""
-
-from __future__ import annotations
+"""Protected pixels of stored images, at their native size, as a stream; files of perturbers."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
+from torch import nn
 
 from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
@@ -21,15 +21,42 @@ from uge.methods.uge.generator import Generator, Levels
 from uge.networks import WaveKey, load_weights
 from uge.runtime import Runtime
 
-GENERATOR_KIND, CODE_KIND = "uge-generator", "uge-wave-code"
+GENERATOR_KIND = "uge-generator"
+CODE_KIND = "uge-wave-code"
 _CHUNK = 256
 _CHUNK_BYTES = 64 * 2**20
 
-
 GENERATOR = "generator.safetensors"
-"""File in a private folder from which new images can be protected."""
-Perturber = Generator | WaveCode
-"""What gives the perturbation of an image; both have ``budget``, ``numbers`` and ``levels``."""
+"""File in a private folder by which new images are protected."""
+
+Savable = Generator | WaveCode
+"""Perturbers that have a file format; ``uge apply`` reads it."""
+
+
+class Perturber(Protocol):
+    """Gives the perturbation of any stored image, by its pixels, its label and its sample id.
+
+    Attributes:
+        budget: Bound on the stored change.
+    """
+
+    budget: Budget
+
+    def numbers(self, names: Sequence[str]) -> list[int]:
+        """Numbers of classes in this perturber, by name.
+
+        Raises:
+            UsageError: A class is unknown to it.
+        """
+
+    def levels(self, images: Sequence[Pixels], labels: Sequence[int], ids: Sequence[str]) -> Iterator[Levels]:
+        """Perturbation of each image at its own size, in whole 8-bit levels, in order.
+
+        Args:
+            images: uint8, height × width × (1 to 4).
+            labels: Number of each one's class, see :meth:`numbers`.
+            ids: Stable sample id of each.
+        """
 
 
 def protected_images(
@@ -44,18 +71,20 @@ def protected_images(
 
     Args:
         images: Read one chunk at a time.
-        generator: Gives the perturbation of what ``delta`` does not cover; None leaves that as it is.
+        generator: Gives the perturbation of pixels that ``delta`` does not cover; None leaves these as they are.
         runtime: Device and precision.
         delta: Refined perturbations at the training size, one per image. An image of another
-            size gets it scaled onto its centre square (what training at that size sees).
+            size gets it scaled onto its centre square, which training at that size sees.
         budget: The bound; by default the generator's. Required without one.
 
     Yields:
         uint8 arrays of the image's own shape; they differ by at most the budget.
     """
     if generator is not None:
-        runtime.place(generator).eval()
-        budget, numbers = budget or generator.budget, generator.numbers(images.classes)
+        if isinstance(generator, nn.Module):
+            runtime.place(generator).eval()
+        budget = budget or generator.budget
+        numbers = generator.numbers(images.classes)
     if budget is None:
         raise UsageError("without a generator a budget must be given")
     for start, clean in _chunks(images):
@@ -65,7 +94,8 @@ def protected_images(
             base = [np.zeros(0, np.int8)] * len(clean)
         else:
             rows = range(start, start + len(clean))
-            labels, ids = [numbers[images.labels[row]] for row in rows], [images.ids[row] for row in rows]
+            labels = [numbers[images.labels[row]] for row in rows]
+            ids = [images.ids[row] for row in rows]
             with runtime.autocast():
                 base = list(generator.levels(clean, labels, ids))
         for number, (image, levels) in enumerate(zip(clean, base, strict=True)):
@@ -74,7 +104,7 @@ def protected_images(
 
 
 def _chunks(images: ImageSet) -> Iterator[tuple[int, list[Pixels]]]:
-    """Runs of images with the number of their first, bounded in count and in bytes."""
+    """Runs of images with the number of the first, bounded in count and in bytes."""
     chunk: list[Pixels] = []
     for number in range(len(images)):
         chunk.append(images.read(number))
@@ -91,7 +121,7 @@ def place_delta(delta: torch.Tensor, image: Pixels, base: Levels) -> Levels:
     Args:
         delta: channels × height × width; scaled onto the image's centre square if it is not of the image's size.
         image: height × width × channels.
-        base: What changes where ``delta`` does not reach.
+        base: Perturbation where ``delta`` does not reach.
     """
     height, width, channels = image.shape
     colours = 1 if channels <= 2 else 3
@@ -109,21 +139,19 @@ def place_delta(delta: torch.Tensor, image: Pixels, base: Levels) -> Levels:
     return out
 
 
-def save_perturber(path: Path, perturber: Perturber) -> None:
+def save_perturber(path: Path, perturber: Savable) -> None:
     """Write a generator or a wave code with its options and budget as safetensors.
 
     Raises:
         StorageError: The disk is full or read-only.
     """
-    coded = isinstance(perturber, WaveCode)
-    module = perturber.key if isinstance(perturber, WaveCode) else perturber
+    kind, module = (CODE_KIND, perturber.key) if isinstance(perturber, WaveCode) else (GENERATOR_KIND, perturber)
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    options = canonical_json({**perturber.options, "rho": perturber.budget.rho})
-    metadata = {"kind": CODE_KIND if coded else GENERATOR_KIND, "options": options}
+    metadata = {"kind": kind, "options": canonical_json({**perturber.options, "rho": perturber.budget.rho})}
     write_atomic(path, stable_safetensors(save(tensors, metadata=metadata)))
 
 
-def load_perturber(path: Path) -> Perturber:
+def load_perturber(path: Path) -> Savable:
     """Read what :func:`save_perturber` wrote, in eval mode.
 
     Raises:
@@ -153,7 +181,7 @@ def load_generator(path: Path) -> Generator:
     Raises:
         WeightsError: The file is no generator; see :func:`load_perturber`.
     """
-    found = load_perturber(path)
-    if not isinstance(found, Generator):
+    perturber = load_perturber(path)
+    if not isinstance(perturber, Generator):
         raise WeightsError(f"{path} holds a wave code, where a trained generator was expected; start anew")
-    return found
+    return perturber

@@ -20,14 +20,15 @@ from uge.errors import DataError, UsageError
 from uge.files import fingerprint
 from uge.learning.resume import save_checkpoint
 from uge.learning.training import DivergedError, History
+from uge.methods import METHODS, ImagesInfo
 from uge.networks import build
 from uge.paper.kept_cases import Kept, variant
 from uge.paper.scale import SEED_STRIDE
 from uge.paper.specs import ORIGINAL, Copy, Images, Unit
+from uge.pipeline.images import read_store
 from uge.pipeline.originals import clean_images
-from uge.pipeline.perturbation import key_path
+from uge.pipeline.private_folder import key_path
 from uge.pipeline.protect import ProtectRun
-from uge.pipeline.stages import authorized_networks, read_store
 from uge.publishing import private_folder
 from uge.runtime import stream_seed
 from uge.session import Session
@@ -199,7 +200,7 @@ class Workshop:
             method="undistill",
             size=unit.of.images.size,
         )
-        return authorized_networks(config, self.open(unit.of.images).train)[0]
+        return METHODS[config.method].networks(ImagesInfo.of(self.open(unit.of.images).train), config)[0]
 
     def _teacher(self, unit: Unit) -> nn.Module:
         assert unit.teacher is not None, "a distilling hacker names whom it asks"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from uge.learning.recipes import Recipe
-from uge.methods.uge.settings import METHODS
+from uge.methods.uge.settings import LOSSES
 from uge.paper.scale import Scale
 from uge.paper.specs import ORIGINAL, Copy, Federation, Images, Unit
 
@@ -113,7 +113,7 @@ class Lists:
 
     def victim(self, data: str, method: str, network: str, seed: int) -> Unit:
         """Who is to fail on an unlearnable copy: the paper's own are those of Table 1, on the authorised network."""
-        if METHODS.get(method):
+        if LOSSES.get(method):
             return self.authorized(data, method, [network], 0, seed)
         if method == KEYED:
             return self.hacker(data, method, [network], network, seed)
@@ -146,7 +146,7 @@ class Lists:
     def _settings(self, data: str, method: str, names: Sequence[str]) -> dict[str, Any]:
         """Settings of ``uge protect`` that this method looks at."""
         scale = self.scale
-        if not METHODS.get(method):
+        if not LOSSES.get(method):
             options = scale.baselines.get(method)
             return {"baseline": {name: str(value) for name, value in options.items()}} if options else {}
         settings = dict(scale.protect)

@@ -1,6 +1,4 @@
-"""Protecting new images with a generator that was trained before, or with foreign noise: ``uge apply``."""
-
-from __future__ import annotations
+"""Protecting new images by the perturber of an earlier run, or with foreign noise: ``uge apply``."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from uge.files import check_output, file_sha256
 from uge.methods.apply import load_perturber, protected_images
 from uge.methods.baselines.foreign import ForeignNoise, Scope, is_noise, open_noise
 from uge.networks import weights_hash
-from uge.pipeline.stages import publish_stream
+from uge.pipeline.images import publish_stream
 from uge.publishing import Provenance, is_private, is_published
 from uge.session import Session
 
@@ -30,59 +28,61 @@ def run_apply(
     scope: Scope | None = None,
     session: Session,
 ) -> dict[str, Any]:
-    """Protect and publish images at their native size, by a generator that has not seen them, or by given noise.
+    """Protect and publish images at their native size, by a generator or wave code, or by given noise.
 
     Args:
         noise: ``OUT.private/generator.safetensors`` of an earlier run, or a file of noise that was made
             elsewhere (see :func:`uge.methods.baselines.foreign.open_noise`).
-        source: What :func:`uge.data.load_images` takes.
+        source: Anything that :func:`uge.data.load_images` takes.
         out: The folder to publish.
         publishing: Layout and codec.
         split: Which split of the source.
         limit: First N images.
-        rho: Budget of foreign noise; by default what it is at most.
-        scope: Whether foreign noise is per image or per class, where that cannot be told.
+        rho: Budget of foreign noise; by default its largest value.
+        scope: Foreign noise per image or per class, where both have as many.
         session: Device, progress, whether to overwrite, whether to write at all.
 
     Raises:
-        UsageError: The noise does not fit the images, a generator is given a budget, or ``out`` would replace what
-            this package did not publish.
+        UsageError: The noise does not fit the images, a generator is given a budget, or ``out`` would replace a
+            folder that this package did not publish.
         DataError: No image was changed.
     """
     images = load_images(source, split=split, limit=limit)
     check_output(out, source=images.root, overwrite=session.overwrite, ours=is_published)
-    found: dict[str, Any] = {"images": len(images), "out": str(out)}
+    result: dict[str, Any] = {"images": len(images), "out": str(out)}
     if is_noise(noise):
         foreign = open_noise(noise, images, scope)
         _check_apart(out, foreign.path)
         session.progress.note(_sentence(foreign))
         budget = Budget(foreign.largest / 255) if rho is None else Budget.parse(rho)
-        pairs, provenance = foreign.pairs(images, budget), _foreign_provenance(foreign, images, budget)
-        found |= {"scope": foreign.scope, "unit": foreign.unit}
+        pairs = foreign.pairs(images, budget)
+        provenance = _foreign_provenance(foreign, images, budget)
+        result |= {"scope": foreign.scope, "unit": foreign.unit}
     elif rho is not None or scope is not None:
         raise UsageError(f"--rho and --scope are for foreign noise, but {noise} is a generator; leave them out")
     else:
         generator = load_perturber(noise)
         _check_apart(out, noise)
-        budget, pairs = generator.budget, protected_images(images, generator, session.runtime)
+        budget = generator.budget
+        pairs = protected_images(images, generator, session.runtime)
         details: dict[str, Any] = {"generator_sha256": weights_hash(generator), "channels": generator.channels}
         provenance = Provenance(method="generator", method_details=details)
-    found["rho"] = budget.rho
+    result["rho"] = budget.rho
     if session.dry_run:
-        return found
+        return result
     manifest = publish_stream(images, pairs, out, budget, provenance, publishing, session, overwrite=session.overwrite)
-    return {**found, "measured": manifest.measured.model_dump(mode="json")}
+    return {**result, "measured": manifest.measured.model_dump(mode="json")}
 
 
 def _check_apart(out: Path, noise: Path) -> None:
     """Refuse to publish over the noise, or among secrets."""
-    place, folder = out.resolve(), noise.resolve().parent
+    place = out.resolve()
+    folder = noise.resolve().parent
     if folder.is_relative_to(place) or (is_private(folder) and place.is_relative_to(folder)):
         raise UsageError(f"the output {out} and the folder of {noise} overlap; choose an output outside that folder")
 
 
 def _sentence(noise: ForeignNoise) -> str:
-    """What was found in a file of noise."""
     each = "one perturbation per image" if noise.scope == "sample" else "one pattern per class"
     shape = "×".join(map(str, noise.rows.shape))
     return f"{noise.name}: {shape} {noise.rows.dtype}, {each}, read as {noise.unit}, largest {noise.largest} levels"

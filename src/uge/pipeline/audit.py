@@ -26,11 +26,12 @@ from uge.errors import UsageError
 from uge.files import storage_errors, write_json
 from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.recipes import recipe as named_recipe
+from uge.methods.authorized import split_names
 from uge.names import is_keyed
 from uge.networks import check_name
+from uge.pipeline.images import read_store
 from uge.pipeline.originals import clean_images, find_originals, hashes, pairs
 from uge.pipeline.pictures import save_attacked, save_pictures
-from uge.pipeline.stages import read_store, split_names
 from uge.publishing import Manifest, private_folder, read_manifest
 from uge.report import write_report
 from uge.runtime import Runtime

@@ -22,13 +22,12 @@ from uge.federated.settings import Federation
 from uge.federated.split import split_rows
 from uge.files import JSON, fingerprint, storage_errors, write_json
 from uge.learning.recipes import Recipe
-from uge.methods.uge.settings import METHODS
+from uge.methods import METHODS, ImagesInfo
+from uge.methods.authorized import split_names
 from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
 from uge.pipeline.originals import clean_images
-from uge.pipeline.perturbation import key_path, write_keys
-from uge.pipeline.private_folder import FederationWork
-from uge.pipeline.stages import authorized_networks, split_names
+from uge.pipeline.private_folder import FederationFolder, key_path, write_keys
 from uge.publishing import create_private, read_manifest
 from uge.requests.configure import check_fits, describe_requests, with_requests
 from uge.requests.request import Request, theta0_file
@@ -84,26 +83,27 @@ def run_federated(
         check_name(name)
     given = config
     config, requests = with_requests(given)
-    if len(split_names(config.authorized)) != 1 or config.method not in METHODS:
+    method = METHODS[config.method]
+    if len(split_names(config.authorized)) != 1 or not method.authorizes:
         raise UsageError(
             f"a federation protects for one global network, got --authorized {config.authorized} and --method "
-            f"{config.method}; name one network and a method that protects for it ({', '.join(METHODS)})"
+            f"{config.method}; name one network and a method that protects for it (keyed, or one of the paper's)"
         )
     if federation.rounds:
         from uge.federated.flower import check_flower
 
         check_flower()
     images = load_images(source, split="train", limit=config.limit).check_trainable()
-    check_fits(config, requests, images)
+    check_fits(config, requests, ImagesInfo.of(images))
     tests = clean_images(test, images, limit_test)
     seed = stream_seed(config.seed, "federated")
     parts = split_rows(images.labels, federation.servers, federation.split, alpha=federation.alpha, seed=seed)
     if session.dry_run:
         servers_hold = [held(images.subset(rows)) for rows in parts]
         return {"images": len(images), "requests": describe_requests(requests), "servers": servers_hold}
-    work = FederationWork(out, images.root, session)
-    (theta0,) = authorized_networks(config, tests)
-    with work.opened(_fingerprint(images, theta0, config, requests, federation, publishing)) as place:
+    folder = FederationFolder(out, images.root, session)
+    (theta0,) = method.networks(ImagesInfo.of(tests), config)
+    with folder.opened(_fingerprint(images, theta0, config, requests, federation, publishing)) as place:
         _request(place, theta0, given, requests, publishing)
         servers = [Server.at(place, number) for number in range(federation.servers)]
         for server, rows in zip(servers, parts, strict=True):

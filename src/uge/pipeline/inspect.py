@@ -1,6 +1,4 @@
-"""What a path is, in words and numbers: ``uge inspect``."""
-
-from __future__ import annotations
+"""Description of a path in words and numbers: ``uge inspect``."""
 
 from collections import Counter
 from pathlib import Path
@@ -10,6 +8,7 @@ from uge.data import has_split, load_images
 from uge.errors import UsageError
 from uge.files import read_json
 from uge.networks import load_weights, weights_hash
+from uge.pipeline.private_folder import DONE, STATE
 from uge.publishing import read_manifest
 from uge.requests.identity import key_fingerprint
 from uge.requests.request import read_request
@@ -20,17 +19,16 @@ def inspect(target: str) -> dict[str, Any]:
 
     Raises:
         MissingExtraError: It is a request, and the library ``cryptography`` is not installed.
-        UsageError: There is nothing there, or it is a request that was changed after it was signed.
+        UsageError: Nothing is there, or it is a request that was changed after it was signed.
         WeightsError: It is a request whose θ0 is missing or another.
         DataError: It is of no known kind, or damaged.
     """
     path = Path(target)
     if (path / "manifest.json").is_file() and not (path / "cases").is_dir():
         return {"kind": "published folder", **read_manifest(path).model_dump(mode="json", exclude={"files"})}
-    if (path / "summary.json").is_file():
-        return {"kind": "audit", **read_json(path / "summary.json")}
-    if (path / "federated.json").is_file():
-        return {"kind": "federation", **read_json(path / "federated.json")}
+    for kind, file in (("audit", path / "summary.json"), ("federation", path / "federated.json")):
+        if file.is_file():
+            return {"kind": kind, **read_json(file)}
     if path.is_file() and path.suffix == ".json":
         request = read_request(path)
         return {
@@ -40,9 +38,8 @@ def inspect(target: str) -> dict[str, Any]:
         }
     if path.is_file() and path.suffix == ".safetensors":
         return _weights(path)
-    if (path / "run" / "run.json").is_file():
-        state = read_json(path / "run" / "run.json")
-        return {"kind": "private folder", "finished": (path / "run" / "done.json").is_file(), **state}
+    if (path / STATE).is_file():
+        return {"kind": "private folder", "finished": (path / DONE).is_file(), **read_json(path / STATE)}
     if (path / "generator.safetensors").is_file():
         keys = sorted(key.name for key in path.glob("authorized-*.key.safetensors"))
         return {"kind": "private folder", "finished": True, "keys": keys}

@@ -1,7 +1,5 @@
 """The clean side of an audit: test images, originals of a published folder, images of another data set."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,20 +23,20 @@ _ROWS = 1000
 
 @dataclass(frozen=True)
 class Originals:
-    """What a source knows of the published images.
+    """Clean counterparts of published images in a source.
 
     Attributes:
-        images: Their originals, one for each in the same order; None where the source has them not.
-        label_agreement: Share of published images whose label is that of the image of the same id; None where
-            ids do not match.
+        images: The originals, one for each image in the same order; None where the source lacks them.
+        label_agreement: Share of published images with the label of the image of the same id; None where ids do not
+            match.
     """
 
     images: ImageSet | None = None
     label_agreement: float | None = None
 
 
-def aligned(images: ImageSet, classes: tuple[str, ...], what: str) -> ImageSet:
-    """A set with its labels counted as in ``classes``: two folders may list the same classes in other orders.
+def aligned(images: ImageSet, classes: tuple[str, ...], kind: str) -> ImageSet:
+    """Image set with labels as indices into ``classes``: two folders may list the same classes in other orders.
 
     Raises:
         DataError: Their classes are not the same.
@@ -47,7 +45,7 @@ def aligned(images: ImageSet, classes: tuple[str, ...], what: str) -> ImageSet:
         return images
     if sorted(images.classes) != sorted(classes):
         raise DataError(
-            f"the {what} have the classes {list(images.classes)}, but the published folder has {list(classes)}; "
+            f"the {kind} have the classes {list(images.classes)}, but the published folder has {list(classes)}; "
             "give those of the same data"
         )
     place = np.array([classes.index(name) for name in images.classes], dtype=np.int64)
@@ -55,26 +53,26 @@ def aligned(images: ImageSet, classes: tuple[str, ...], what: str) -> ImageSet:
 
 
 def clean_images(source: str, published: ImageSet, limit: int | None) -> ImageSet:
-    """The clean test images of a source: its test split, or the whole where it has only one split.
+    """Clean test images of a source: its test split, or the whole where it has only one split.
 
     Raises:
         DataError: Their classes are not those of the published images, or they are the originals of those.
     """
     split = "test" if has_split(source, "test") else "train"
-    found = aligned(load_images(source, split=split, limit=limit), published.classes, "test images")
-    _check_apart(found, published)
-    return found
+    images = aligned(load_images(source, split=split, limit=limit), published.classes, "test images")
+    _check_apart(images, published)
+    return images
 
 
 def _check_apart(test: ImageSet, published: ImageSet) -> None:
-    """Refuse to test on the originals of the published images: everybody would be tested on what he was trained on."""
+    """Refuse to test on the originals of the published images: every network would be tested on its training images."""
     place = {name: number for number, name in enumerate(published.ids)}
     rows = [number for number, name in enumerate(test.ids) if name in place]
     if len(rows) < max(_FEW, len(test) / 2):
         return
     common = test.subset(rows)
-    theirs = published.subset([place[name] for name in common.ids])
-    if _same_shapes(common, theirs) and _alike(common, theirs):
+    copies = published.subset([place[name] for name in common.ids])
+    if _same_shapes(common, copies) and _alike(common, copies):
         raise DataError(
             f"the test images are the originals of the published ones ({len(rows)} of {len(test)} have their ids and "
             "look like them); give test images that were not protected, such as a source with a test split"
@@ -82,13 +80,13 @@ def _check_apart(test: ImageSet, published: ImageSet) -> None:
 
 
 def find_originals(test_source: str, clean_source: str | None, published: ImageSet) -> Originals:
-    """The clean originals of the published images, from ``clean_source`` or the train split of ``test_source``.
+    """Clean originals of the published images, from ``clean_source`` or the train split of ``test_source``.
 
-    They are matched by id, else by order where there are as many with the same labels and they look alike. Images
-    of other labels, sizes or channels are not the originals, whatever their ids.
+    Images are matched by id, else by order where there are as many with the same labels that look alike. Images of
+    other labels, sizes or channels are not the originals, whatever their ids.
 
     Raises:
-        DataError: ``clean_source`` is given and has not the originals.
+        DataError: ``clean_source`` is given and lacks the originals.
     """
     if clean_source is None:
         if not (has_split(test_source, "test") and has_split(test_source, "train")):
@@ -98,22 +96,22 @@ def find_originals(test_source: str, clean_source: str | None, published: ImageS
         return _matched(aligned(images, published.classes, "originals"), published) if same else Originals()
     split = "train" if has_split(clean_source, "train") else "test"
     images = aligned(load_images(clean_source, split=split), published.classes, "originals")
-    found = _matched(images, published)
-    if found.images is None:
+    originals = _matched(images, published)
+    if originals.images is None:
         raise DataError(
             f"{clean_source} has not the originals of the published images: expected {len(published)} images of the "
             f"same sizes with the same ids, or in the same order with the same labels, got {len(images)} others; "
             "give the set that was protected, or leave --clean out"
         )
-    return found
+    return originals
 
 
 def _matched(images: ImageSet, published: ImageSet) -> Originals:
     place = {name: number for number, name in enumerate(images.ids)}
     if all(name in place for name in published.ids):
-        found = images.subset([place[name] for name in published.ids])
-        agreement = float((found.labels == published.labels).mean())
-        return Originals(found if agreement == 1 and _same_shapes(found, published) else None, agreement)
+        originals = images.subset([place[name] for name in published.ids])
+        agreement = float((originals.labels == published.labels).mean())
+        return Originals(originals if agreement == 1 and _same_shapes(originals, published) else None, agreement)
     if len(images) != len(published) or not np.array_equal(images.labels, published.labels):
         return Originals()
     return Originals(images if _same_shapes(images, published) and _alike(images, published) else None)
@@ -121,26 +119,26 @@ def _matched(images: ImageSet, published: ImageSet) -> Originals:
 
 def _same_shapes(images: ImageSet, published: ImageSet) -> bool:
     return all(
-        one.shape == other.shape for one, other in zip(images.probe(_PROBES), published.probe(_PROBES), strict=True)
+        clean.shape == copy.shape for clean, copy in zip(images.probe(_PROBES), published.probe(_PROBES), strict=True)
     )
 
 
 def _alike(images: ImageSet, published: ImageSet) -> bool:
-    """Whether most images at the same place resemble each other more than those at other places do."""
-    ours, theirs = (np.stack([_thumbnail(pixels) for pixels in found.probe(_PROBES)]) for found in (images, published))
-    nearest = (theirs @ ours.T).argmax(1)
-    return bool((nearest == np.arange(len(ours))).mean() > 0.5)
+    """True where most images at the same place resemble each other more than those at other places."""
+    clean, copies = (np.stack([_thumbnail(pixels) for pixels in each.probe(_PROBES)]) for each in (images, published))
+    nearest = (copies @ clean.T).argmax(1)
+    return bool((nearest == np.arange(len(clean))).mean() > 0.5)
 
 
 def _thumbnail(pixels: Pixels) -> NDArray[np.float64]:
-    """A small gray picture of mean 0 and length 1."""
+    """Small gray picture of mean 0 and length 1."""
     values = to_channels(resize(pixels, _THUMBNAIL), 1).astype(np.float64).ravel()
     values -= values.mean()
     return np.asarray(values / max(float(np.linalg.norm(values)), 1e-9))
 
 
 def hashes(store: PixelStore) -> Iterator[bytes]:
-    """A hash of the pixels of every image in a store."""
+    """Hash of the pixels of every image in a store."""
     for rows in torch.split(torch.arange(len(store)), _ROWS):
         for pixels in store.pixels.read(rows).cpu().numpy():
             yield hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
@@ -155,8 +153,8 @@ def pairs(
     """
     rows = np.unique(np.linspace(0, len(published) - 1, min(most, len(published))).astype(np.int64))
     both = zip(_read(originals, clean, rows), _read(published, protected, rows), strict=True)
-    for row, (original, ours) in zip(rows.tolist(), both, strict=True):
-        yield int(published.labels[row]), original, ours
+    for row, (original, copy) in zip(rows.tolist(), both, strict=True):
+        yield int(published.labels[row]), original, copy
 
 
 def _read(images: ImageSet, store: PixelStore, rows: NDArray[np.int64]) -> Iterator[Pixels]:

@@ -1,38 +1,32 @@
 """From a source to a published folder with its private one: ``uge protect``."""
 
-from __future__ import annotations
-
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import ImageSet, load_images
-from uge.data.store import PixelStore, Records
+from uge.data.images import Pixels
+from uge.data.store import PixelStore
+from uge.encoders import FeatureSpace
 from uge.errors import DataError
-from uge.files import code_version, fingerprint
-from uge.methods.apply import Perturber, protected_images
-from uge.methods.uge.settings import BASELINE_NAMES
-from uge.networks import weights_hash
-from uge.pipeline.baseline import run_baseline
-from uge.pipeline.perturbation import NoiseRun, key_path, write_keys
-from uge.pipeline.private_folder import PrivateWork
-from uge.pipeline.stages import (
-    authorized_networks,
-    budget_of,
-    check_names,
-    publish_stream,
-    read_store,
-    training_size,
-)
+from uge.files import code_version, fingerprint, read_json, write_json
+from uge.learning.trajectory import Trajectory
+from uge.methods import METHODS, ImagesInfo, Perturbation, Task
+from uge.networks import ImageClassifier, weights_hash
+from uge.pipeline.images import publish_stream, read_store
+from uge.pipeline.private_folder import PrivateFolder, key_path, write_keys
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
+from uge.publishing.manifest import Authorized
 from uge.requests.configure import check_fits, describe_requests, mark_requests, with_requests
 from uge.session import Session
 
 
 @dataclass(frozen=True)
 class ProtectResult:
-    """What a protection run left behind."""
+    """Result of a protection run: published and private folder, manifest and key files."""
 
     manifest: Manifest
     out: Path
@@ -40,11 +34,15 @@ class ProtectResult:
     keys: list[Path]
 
 
+DIGEST = "run/images.json"
+"""Digest of all images in a private folder, for a method that reads them only while they are published."""
+
+
 class ProtectRun:
     """One run of ``uge protect``; making it checks everything that can be checked without training.
 
     Args:
-        source: What :func:`uge.data.load_images` takes.
+        source: Anything that :func:`uge.data.load_images` takes.
         out: The folder to publish; secrets go to ``OUT.private`` beside it.
         config: How to protect.
         publishing: How to write.
@@ -53,29 +51,37 @@ class ProtectRun:
     Raises:
         UsageError: A setting is wrong.
         DataError: The images cannot be used.
-        OutputExistsError: Something is there already and may not be replaced.
+        OutputExistsError: An output exists and may not be replaced.
     """
 
     def __init__(
         self, source: str, out: Path, config: ProtectConfig, publishing: PublishConfig, session: Session
     ) -> None:
-        config, self.requests = with_requests(config)
-        self.source, self.out, self.config, self.publishing, self.session = source, out, config, publishing, session
-        self.budget = budget_of(config)
-        check_names(config)
+        self.config, self.requests = with_requests(config)
+        self.source = source
+        self.out = out
+        self.publishing = publishing
+        self.session = session
+        self.method = METHODS[config.method]
+        self.budget = self.method.budget(self.config)
+        self.method.check(self.config)
         self.images = _trainable(load_images(source, split="train", limit=config.limit), config.limit)
-        check_fits(config, self.requests, self.images)
-        self.work = PrivateWork(out, self.images.root, session)
-        self.networks = authorized_networks(config, self.images)
+        self.info = ImagesInfo.of(self.images)
+        check_fits(self.config, self.requests, self.info)
+        self.private = PrivateFolder(out, self.images.root, session)
+        self.networks = self.method.networks(self.info, self.config)
+        self.task = protect_task(
+            self.images, self.info, self.config, self.networks, session, folder=self.private.folder
+        )
 
     def describe(self) -> dict[str, Any]:
-        """What would be done, for ``--dry-run``."""
+        """Summary of the run, for ``--dry-run``."""
         return {
             "source": self.source,
             "images": len(self.images),
             "classes": list(self.images.classes),
             "out": str(self.out),
-            "private": str(self.work.private),
+            "private": str(self.private.place),
             "authorized": [network.name for network in self.networks],
             "requests": describe_requests(self.requests),
             "rho": self.budget.rho,
@@ -85,61 +91,115 @@ class ProtectRun:
         }
 
     def run(self) -> ProtectResult:
-        """Do every stage that is not done yet, publish, and return what was published.
+        """Do every stage that is not done yet, and publish.
 
         Raises:
-            UsageError: The run to resume has other settings.
-            UGEError: A stage failed; what was finished stays for ``--resume``.
+            UsageError: The run to resume has other settings or images.
+            UGEError: A stage failed; finished stages stay for ``--resume``.
         """
-        size = self.networks[0].size if self.networks else training_size(self.config, self.images)
-        store = read_store(self.images, size, self.images.channels(), self.session)
-        with self.work.opened(self._fingerprint(store), self.describe()):
-            manifest = self._finished() or self._make(store)
-        keys = [key_path(self.work.private, number) for number in range(len(self.networks))]
-        return ProtectResult(manifest, self.out, self.work.private, keys)
+        with self.private.opened(self._fingerprint(), self.describe(), trains=self.method.reads_store):
+            manifest = self._finished() or self._publish()
+        place = self.private.place
+        keys = [key_path(place, number) for number in range(len(self.networks))]
+        return ProtectResult(manifest, self.out, place, keys)
 
-    def _finished(self) -> Manifest | None:
-        if not self.work.finished:
-            return None
-        if not is_complete(self.out):
-            self.session.progress.note(f"files in {self.out} are missing or changed; it is published again")
-            return None
-        self.session.progress.note(f"{self.out} is finished already")
-        return read_manifest(self.out)
-
-    def _make(self, store: PixelStore) -> Manifest:
-        generator, delta, provenance = self._noise(store)
-        return publish_stream(
-            self.images,
-            protected_images(self.images, generator, self.session.runtime, delta=delta, budget=self.budget),
-            self.out,
-            self.budget,
-            provenance,
-            self.publishing,
-            self.session,
-            overwrite=self.session.overwrite or self.work.resuming,
-        )
-
-    def _noise(self, store: PixelStore) -> tuple[Perturber | None, Records | None, Provenance]:
-        """Of a baseline there is the perturbation alone: no key, and nothing that protects other images."""
-        if self.config.method in BASELINE_NAMES:
-            return (None, *run_baseline(self.config, store, self.session, self.work.folder / "run"))
-        write_keys(self.work.folder, self.networks, self.config.recipe)
-        noise = NoiseRun(self.config, store, self.networks, self.session, self.work.folder).run()
-        return noise.generator, noise.delta, mark_requests(noise.provenance, self.requests)
-
-    def _fingerprint(self, store: PixelStore) -> str:
+    def _fingerprint(self) -> str:
         return fingerprint(
             {
                 "config": self.config.model_dump(mode="json"),
                 "publishing": self.publishing.model_dump(mode="json"),
-                "data": store.digest(),
+                "data": self.task.store.digest() if self.method.reads_store else self.info.digest,
                 "ids": list(self.images.ids),
                 "theta0": [weights_hash(network) for network in self.networks],
                 "precision": self.session.runtime.precision,
                 "version": code_version().split("+")[0],
             }
         )
+
+    def _finished(self) -> Manifest | None:
+        """Manifest of the published folder, where an earlier run ended and the folder is whole."""
+        if not self.private.finished:
+            return None
+        if not is_complete(self.out):
+            self.session.progress.note(f"files in {self.out} are missing or changed; it is published again")
+            return None
+        if not self.method.reads_store:
+            digest = hashlib.sha256()
+            for sample in self.images:
+                digest.update(sample.pixels.tobytes())
+            self.private.check(read_json(self.private.folder / DIGEST)["sha256"], digest.hexdigest())
+        self.session.progress.note(f"{self.out} is finished already")
+        return read_manifest(self.out)
+
+    def _publish(self) -> Manifest:
+        write_keys(self.private.folder, self.networks, self.config.recipe)
+        perturbation = self.method.perturb(self.task)
+        digest = hashlib.sha256()
+
+        def pairs() -> Iterator[tuple[Pixels, Pixels]]:
+            for clean, protected in perturbation.pairs(self.images, self.session.runtime):
+                digest.update(clean.tobytes())
+                yield clean, protected
+
+        manifest = publish_stream(
+            self.images,
+            pairs(),
+            self.out,
+            self.budget,
+            mark_requests(provenance_of(self.config, self.networks, perturbation), self.requests),
+            self.publishing,
+            self.session,
+            overwrite=self.session.overwrite or self.private.resuming,
+        )
+        if not self.method.reads_store:
+            write_json(self.private.folder / DIGEST, {"sha256": digest.hexdigest()})
+        return manifest
+
+
+def protect_task(
+    images: ImageSet,
+    info: ImagesInfo,
+    config: ProtectConfig,
+    networks: Sequence[ImageClassifier],
+    session: Session,
+    *,
+    folder: Path | None = None,
+    trajectories: Sequence[Trajectory] = (),
+    space: FeatureSpace | None = None,
+) -> Task:
+    """Task of a method: these images under these settings; see :class:`uge.methods.Task` for the arguments."""
+
+    def read() -> PixelStore:
+        size = networks[0].size if networks else info.training_size(config.size)
+        return read_store(images, size, info.channels, session)
+
+    return Task(
+        images=images,
+        settings=config,
+        budget=METHODS[config.method].budget(config),
+        networks=networks,
+        runtime=session.runtime,
+        read=read,
+        progress=session.progress,
+        folder=folder,
+        trajectories=trajectories,
+        space=space,
+    )
+
+
+def provenance_of(config: ProtectConfig, networks: Sequence[ImageClassifier], perturbation: Perturbation) -> Provenance:
+    """Record of a perturbation for the manifest."""
+    return Provenance(
+        method=config.method,
+        seeds={"seed": config.seed},
+        authorized=tuple(
+            Authorized(id=f"authorized-{number}", network=network.name, weights_sha256=weights_hash(network))
+            for number, network in enumerate(networks)
+        ),
+        encoder=perturbation.encoder,
+        config_sha256=fingerprint(config.model_dump(mode="json")),
+        method_details=perturbation.details,
+    )
 
 
 def _trainable(images: ImageSet, limit: int | None) -> ImageSet:

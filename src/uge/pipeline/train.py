@@ -1,6 +1,4 @@
-"""Training as the authorised user: ``uge train``."""
-
-from __future__ import annotations
+"""Training with a key: ``uge train``."""
 
 import glob
 import logging
@@ -14,8 +12,8 @@ from uge.files import check_output, fingerprint
 from uge.learning.recipes import with_epochs
 from uge.learning.training import fit
 from uge.networks import ImageClassifier, load_weights, save_weights, weights_hash
+from uge.pipeline.images import read_store
 from uge.pipeline.originals import clean_images
-from uge.pipeline.stages import read_store
 from uge.publishing import read_manifest
 from uge.publishing.manifest import MANIFEST
 from uge.runtime import stream_seed
@@ -36,7 +34,7 @@ def run_train(
     trust_plugins: bool = False,
     session: Session,
 ) -> dict[str, Any]:
-    """Train as the authorised user: a published folder and a key file give a trained network.
+    """Train the authorised network of a key file on a published folder.
 
     Args:
         out: The published folder.
@@ -45,28 +43,20 @@ def run_train(
         epochs: If other than the recipe's.
         seed: Of data order and augmentation.
         limit_test: First N test images.
-        save: Where the trained weights go; until then what is needed to resume lies beside it.
-        trust_plugins: Whether the key may name code that is then run as its network.
+        save: File for the trained weights; until it is written, a checkpoint lies beside it.
+        trust_plugins: Allow a key that names code of others, which is then run as its network.
         session: Device, progress, whether to overwrite ``save``, to resume, to train at all.
 
     Returns:
         Accuracies in percent, by epoch too.
 
     Raises:
-        UsageError: ``epochs`` is below 1, the key is none, ``save`` is a folder or lies in ``out``, or what is to be
-            resumed had no ``save`` or other settings.
+        UsageError: ``epochs`` is below 1, the key is none, ``save`` is a folder or lies in ``out``, or the training to
+            resume had no ``save`` or other settings.
     """
-    if session.resume and save is None:
-        raise UsageError("--resume goes on from what lies beside the file of the weights; give --save FILE as before")
-    if save is not None:
-        check_output(save, overwrite=session.overwrite)
-        if save.is_dir():
-            raise UsageError(f"expected a file name for the weights, got the folder {save}; name a file in it")
-        if save.resolve().is_relative_to(out.resolve()):
-            raise UsageError(f"the weights file {save} lies inside the published folder {out}; choose another place")
+    _check_save(save, out, session)
     published = load_images(str(out)).check_trainable()
-    found = key_recipe(key)
-    recipe = with_epochs(found, epochs)
+    recipe = with_epochs(key_recipe(key), epochs)
     size, channels = _key_shape(key)
     store = read_store(published, size, channels, session)
     network = key_network(key, store, plugins=trust_plugins)
@@ -78,8 +68,14 @@ def run_train(
         return {"network": network.name, "images": len(store), "recipe": recipe.json_dict()}
     checkpoint = None
     if save is not None:
-        parts: dict[str, Any] = {"network": weights_hash(network), "data": store.digest(), "recipe": recipe.json_dict()}
-        parts |= {"test": test and test.digest(), "seed": seed, "precision": session.runtime.precision}
+        parts = {
+            "network": weights_hash(network),
+            "data": store.digest(),
+            "recipe": recipe.json_dict(),
+            "test": test and test.digest(),
+            "seed": seed,
+            "precision": session.runtime.precision,
+        }
         checkpoint = _checkpoint(save, fingerprint(parts)[:12], resume=session.resume)
     with session.progress.stage(f"train {network.name}") as on_progress:
         history = fit(
@@ -110,18 +106,30 @@ def run_train(
     }
 
 
+def _check_save(save: Path | None, out: Path, session: Session) -> None:
+    if save is None:
+        if session.resume:
+            raise UsageError("--resume goes on from the checkpoint beside the weights; give --save FILE as before")
+        return
+    check_output(save, overwrite=session.overwrite)
+    if save.is_dir():
+        raise UsageError(f"expected a file name for the weights, got the folder {save}; name a file in it")
+    if save.resolve().is_relative_to(out.resolve()):
+        raise UsageError(f"the weights file {save} lies inside the published folder {out}; choose another place")
+
+
 def _checkpoint(save: Path, settings: str, *, resume: bool) -> Path:
-    """Where a training that ends in ``save`` keeps what it needs to go on, by its settings.
+    """Checkpoint of a training that ends in ``save``, named by its settings.
 
     Raises:
-        UsageError: One of other settings is to be resumed.
+        UsageError: The training to resume had other settings.
     """
     wanted = save.with_name(f".{save.name}.{settings}.checkpoint")
     others = [path for path in save.parent.glob(f".{glob.escape(save.name)}.*.checkpoint") if path != wanted]
     if resume and others and not wanted.exists():
         raise UsageError(
-            f"what was interrupted before it wrote {save} had other images, settings or another key; give the same, or "
-            "leave --resume out to start again"
+            f"the training that was interrupted before it wrote {save} had other images, settings or another key; "
+            "give the same, or leave --resume out to start again"
         )
     for path in others if resume else [*others, wanted]:
         path.unlink(missing_ok=True)
@@ -129,19 +137,19 @@ def _checkpoint(save: Path, settings: str, *, resume: bool) -> Path:
 
 
 def _warn_of_another_key(out: Path, key: Path, network: ImageClassifier) -> None:
-    """Say so where a folder was published for other networks; nothing ties the two, so training goes on."""
+    """Warn where a folder was published for other networks; training goes on."""
     if not (out / MANIFEST).is_file():
         return
     made_for = read_manifest(out).authorized
-    found = weights_hash(network)
-    if made_for and found not in {one.weights_sha256 for one in made_for}:
+    digest = weights_hash(network)
+    if made_for and digest not in {entry.weights_sha256 for entry in made_for}:
         names = ", ".join(
-            f"{one.network} {one.weights_sha256[:12]}" + (f" (request {one.request.id})" if one.request else "")
-            for one in made_for
+            f"{entry.network} {entry.weights_sha256[:12]}" + (f" (request {entry.request.id})" if entry.request else "")
+            for entry in made_for
         )
         log.warning(
             "%s was made for %s, but %s holds %s %s; expect it to learn as a hacker does, or ask for the right key",
-            *(out, names, key, network.name, found[:12]),
+            *(out, names, key, network.name, digest[:12]),
         )
 
 

@@ -1,7 +1,5 @@
 """Checking a published folder from disk: ``uge verify``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,11 @@ from uge.publishing.verify import verify
 
 
 def run_verify(out: Path, against: str | None, progress: Display) -> dict[str, Any]:
-    """Re-read a published folder and measure everything that its manifest claims.
+    """Re-read a published folder and check everything that its manifest claims.
 
     Args:
         out: The published folder.
-        against: The originals; None checks what can be checked without them.
+        against: The originals; None leaves out the checks that need them.
         progress: Shows images.
 
     Returns:
@@ -29,6 +27,6 @@ def run_verify(out: Path, against: str | None, progress: Display) -> dict[str, A
         return {"count": 0, "measured": None, "problems": error.problems}
     originals = None if against is None else load_images(against, split=manifest.split)
     with progress.stage("verify") as on_progress:
-        found = verify(out, against=originals, progress=lambda done: on_progress(done, manifest.count, {}))
-    measured = None if found.measured is None else found.measured.model_dump(mode="json")
-    return {"count": found.images, "measured": measured, "problems": list(found.problems)}
+        result = verify(out, against=originals, progress=lambda done: on_progress(done, manifest.count, {}))
+    measured = None if result.measured is None else result.measured.model_dump(mode="json")
+    return {"count": result.images, "measured": measured, "problems": list(result.problems)}

@@ -1,14 +1,11 @@
-"""What the data's owner does with receivers' requests: ``uge protect --for``."""
-
-from __future__ import annotations
+"""Protection for receivers' signed requests: ``uge protect --for``."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from uge.config import ProtectConfig
-from uge.data.images import ImageSet
 from uge.errors import UsageError
-from uge.methods.uge.settings import METHODS
+from uge.methods import METHODS, ImagesInfo, method_for
 from uge.names import is_keyed
 from uge.networks import load_weights, weights_hash
 from uge.publishing import Provenance
@@ -16,7 +13,7 @@ from uge.requests.request import Request, read_request, theta0_file
 
 
 def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, ...]]:
-    """Read the requests that a configuration names, and let them say what is protected for whom.
+    """Read the requests that a configuration names; they determine the authorised networks.
 
     Returns:
         The configuration with networks, weights and recipe of the requests, and the requests; unchanged without any.
@@ -27,7 +24,8 @@ def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, 
     """
     if not config.requests:
         return config, ()
-    if config.method not in METHODS:
+    method = METHODS[config.method]
+    if not method.authorizes:
         raise UsageError(f"method '{config.method}' protects for no network; leave out --for, or choose another method")
     default = ProtectConfig()
     for flag in ("authorized", "authorized_weights", "recipe"):
@@ -36,73 +34,73 @@ def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, 
     requests = tuple(read_request(path) for path in config.requests)
     first = requests[0]
     for path, request in zip(config.requests, requests, strict=True):
-        _check_method(path, request, config.method)
+        if method.wave_key != is_keyed(request.network):
+            raise UsageError(
+                f"the request {path} is for '{request.network}', which does not go with method '{config.method}'; "
+                f"give --method {method_for(wave_key=not method.wave_key)}, or have the request made with --method "
+                f"{method_for(wave_key=method.wave_key)}"
+            )
         if (request.size, request.channels, request.recipe) != (first.size, first.channels, first.recipe):
             raise UsageError(
                 f"the requests {config.requests[0]} and {path} differ in size, channels or recipe; "
                 "publish one copy for each"
             )
     files = tuple(theta0_file(path, request) for path, request in zip(config.requests, requests, strict=True))
-    if config.method == "keyed" and len({_key_hash(file) for file in files}) > 1:
+    if method.wave_key and len({_key_hash(file) for file in files}) > 1:
         raise UsageError(
-            "method 'keyed' writes by one wave key, but each of these requests has its own; publish one copy for "
-            "each receiver, or have requests made with --method uge"
+            f"method '{config.method}' writes by one wave key, but each of these requests has its own; publish one "
+            f"copy for each receiver, or have requests made with --method {method_for(wave_key=False)}"
         )
     names = ",".join(request.network for request in requests)
-    return config.model_copy(
-        update={"authorized": names, "authorized_weights": files, "recipe": first.recipe}
-    ), requests
+    changes = {"authorized": names, "authorized_weights": files, "recipe": first.recipe}
+    return config.model_copy(update=changes), requests
 
 
 def _key_hash(file: Path) -> str:
     return weights_hash({name: tensor for name, tensor in load_weights(file)[0].items() if name.startswith("key.")})
 
 
-def _check_method(path: Path, request: Request, method: str) -> None:
-    if (method == "keyed") != is_keyed(request.network):
-        wanted, other = ("keyed", "uge") if method == "keyed" else ("uge", "keyed")
-        raise UsageError(
-            f"the request {path} is for '{request.network}', which does not go with method '{method}'; "
-            f"give --method {other}, or have the request made with --method {wanted}"
-        )
-
-
-def check_fits(config: ProtectConfig, requests: Sequence[Request], images: ImageSet) -> None:
-    """Refuse requests for other data than this.
+def check_fits(config: ProtectConfig, requests: Sequence[Request], info: ImagesInfo) -> None:
+    """Refuse requests for other data than these images.
 
     Raises:
         UsageError: Number of classes, size or channels differ.
     """
+    size = config.size or info.native_size
     for path, request in zip(config.requests, requests, strict=True):
-        if request.classes != len(images.classes):
+        if request.classes != len(info.classes):
             raise UsageError(
-                f"the request {path} is for {request.classes} classes, but {images.name} has {len(images.classes)}; "
+                f"the request {path} is for {request.classes} classes, but {info.name} has {len(info.classes)}; "
                 "ask for one with the right number"
             )
-        size = config.size or images.native_size()
-        if (request.size, request.channels) != (size, images.channels()):
+        if (request.size, request.channels) != (size, info.channels):
             have = f"size {size}" if size else "mixed sizes"
             raise UsageError(
-                f"the request {path} is for size {request.size} and {request.channels} channels, but {images.name} has "
-                f"{have} and {images.channels()}; ask for a request that fits, or give --size {request.size} if only "
+                f"the request {path} is for size {request.size} and {request.channels} channels, but {info.name} has "
+                f"{have} and {info.channels}; ask for a request that fits, or give --size {request.size} if only "
                 "the size differs"
             )
 
 
 def mark_requests(provenance: Provenance, requests: Sequence[Request]) -> Provenance:
-    """The provenance with every request's id and key fingerprint at the network that it asked for."""
+    """Provenance with every request's id and key fingerprint at the network that it asks for."""
     if not requests:
         return provenance
     marked = [
-        one.model_copy(update={"request": request.record})
-        for one, request in zip(provenance.authorized, requests, strict=True)
+        network.model_copy(update={"request": request.record})
+        for network, request in zip(provenance.authorized, requests, strict=True)
     ]
     return provenance.model_copy(update={"authorized": tuple(marked)})
 
 
 def describe_requests(requests: Sequence[Request]) -> list[dict[str, str]]:
-    """Id, date, network and fingerprint of each, for people to compare."""
+    """Id, date, network and key fingerprint of each request, for people to compare."""
     return [
-        {"id": one.id, "created": one.created, "network": one.network, "key_sha256": one.record.key_sha256}
-        for one in requests
+        {
+            "id": request.id,
+            "created": request.created,
+            "network": request.network,
+            "key_sha256": request.record.key_sha256,
+        }
+        for request in requests
     ]

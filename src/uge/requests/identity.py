@@ -1,4 +1,4 @@
-"""Who asks: Ed25519 keys (RFC 8032), signatures over canonical JSON, and fingerprints that people can compare."""
+"""Identities of receivers: Ed25519 keys (RFC 8032), signatures over canonical JSON, fingerprints to compare."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def key_fingerprint(public_key: str) -> str:
 
 
 def default_identity() -> Path:
-    """Where a receiver's private key lies unless he says otherwise: ``uge/identity.pem`` in his settings' folder."""
+    """Default file of a receiver's private key: ``uge/identity.pem`` in the user's settings folder."""
     home = os.environ.get("XDG_CONFIG_HOME")
     return (Path(home) if home else Path.home() / ".config") / "uge" / "identity.pem"
 
 
 def open_identity(path: Path) -> Ed25519PrivateKey:
-    """The receiver's private key; a new one, readable by him alone, where the file does not exist.
+    """Receiver's private key; a new one, readable by its owner alone, where the file does not exist.
 
     Raises:
         MissingExtraError: The library ``cryptography`` is not installed.
@@ -60,12 +60,12 @@ def open_identity(path: Path) -> Ed25519PrivateKey:
 
 
 def public_key_of(key: Ed25519PrivateKey) -> str:
-    """The public key, 32 bytes in hexadecimal."""
+    """Public key, 32 bytes in hexadecimal."""
     return key.public_key().public_bytes_raw().hex()
 
 
 def sign(key: Ed25519PrivateKey, body: dict[str, Any]) -> dict[str, Any]:
-    """``body`` with the ``signature`` of its canonical JSON, 64 bytes in hexadecimal."""
+    """Add the ``signature`` of the canonical JSON of ``body``, 64 bytes in hexadecimal."""
     return {**body, "signature": key.sign(_signed(body)).hex()}
 
 
@@ -74,7 +74,7 @@ def check_signature(path: Path, body: dict[str, Any]) -> None:
 
     Raises:
         MissingExtraError: The library ``cryptography`` is not installed.
-        UsageError: There is no such signature, or it does not fit. ``path`` says where the object came from.
+        UsageError: There is no such signature, or it does not fit. ``path`` names the object in messages.
     """
     try:
         from cryptography.exceptions import InvalidSignature

@@ -1,10 +1,8 @@
-"""The named receiver's signed request for a copy made for his network, and the owner's check of it (scenario III).
+"""A receiver's signed request for a copy made for one network, and the owner's check of it (scenario III).
 
-A request is a small JSON file beside θ0. It is signed with Ed25519 (RFC 8032) over its canonical JSON, so that the two
-need only compare the fingerprint of one public key over another channel.
+A request is a small JSON file beside θ0. It is signed with Ed25519 (RFC 8032) over its canonical JSON, so that both
+sides need only compare the fingerprint of one public key over another channel.
 """
-
-from __future__ import annotations
 
 import logging
 import secrets
@@ -19,7 +17,8 @@ from uge.config import first_problem
 from uge.errors import DataError, UsageError, WeightsError
 from uge.files import check_output, file_sha256, fingerprint, read_json, storage_errors, write_json
 from uge.learning.recipes import Recipe
-from uge.names import KEYED, behind_key, is_keyed
+from uge.methods import METHODS
+from uge.names import KEYED, behind_key
 from uge.networks import (
     ImageClassifier,
     KeyedClassifier,
@@ -46,13 +45,13 @@ _HEX = r"^[0-9a-f]{%d}$"
 
 
 class Theta0(BaseModel):
-    """The file of initial parameters that belongs to a request; it lies beside it.
+    """File of initial parameters that belongs to a request and lies beside it.
 
     Attributes:
         file: Its name, without folders.
         bytes: Its size.
         sha256: Of its bytes.
-        weights_sha256: Of its tensors (:func:`uge.networks.weights_hash`); what the manifest will name.
+        weights_sha256: Of its tensors (:func:`uge.networks.weights_hash`); the manifest will name it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,7 +63,7 @@ class Theta0(BaseModel):
 
 
 class Request(BaseModel):
-    """What a receiver asks for (docs/formats.md, "Request").
+    """Copy that a receiver asks for (docs/formats.md, "Request").
 
     Attributes:
         id: First 16 digits of the fingerprint of all other fields but the signature.
@@ -96,7 +95,7 @@ class Request(BaseModel):
 
     @property
     def record(self) -> RequestRecord:
-        """What a manifest says of it."""
+        """Record of the request for a manifest."""
         return RequestRecord(id=self.id, key_sha256=key_fingerprint(self.public_key))
 
 
@@ -107,7 +106,7 @@ def write_request(
     *,
     size: int,
     channels: int,
-    method: Literal["keyed", "uge"],
+    method: str,
     recipe: Recipe,
     seed: int | None,
     weights: Path | None,
@@ -118,17 +117,17 @@ def write_request(
 
     Args:
         out: The request, ``NAME.json``; θ0 goes to ``NAME.theta0.safetensors``, readable by its owner alone.
-        network: A name in the table of networks; ``keyed`` is put in front of it for method ``keyed``.
+        network: A name in the table of networks; ``keyed:`` is put in front of it where the method needs it.
         classes: Number of classes of the owner's data.
         size: Side length for training, in pixels.
         channels: Colour channels.
-        method: How the owner will protect: ``keyed``, or ``uge`` for any of the paper's.
+        method: How the owner will protect: a method that does so for networks, ``uge`` for any of the paper's.
         recipe: How the receiver will train.
-        seed: Makes θ0; a secret random one by default, since whoever guesses it has the key.
+        seed: Makes θ0; a secret random one by default, since the key can be made from it.
         weights: Safetensors file with θ0 instead of a seed; for a keyed network also one of the architecture behind
             the key, which then gets a fresh key in front.
         identity: The receiver's private key (PEM); made where it does not exist.
-        session: Says whether to overwrite, and whether to write at all.
+        session: Overwriting, and whether to write at all.
 
     Returns:
         The request with its ``fingerprint``, and the files.
@@ -144,17 +143,15 @@ def write_request(
     theta0_path = out.with_name(out.stem + SUFFIX)
     for path in (out, theta0_path):
         check_output(path, overwrite=session.overwrite)
-    name = KEYED + network if method == "keyed" and not is_keyed(network) else network
-    if method == "uge" and is_keyed(name):
-        raise UsageError(f"method 'uge' protects for networks without a wave key, got '{name}'; give --method keyed")
+    name = METHODS[method].network_name(network)
     _check_network(name, "ask")
     theta0 = _theta0(name, classes, size, channels, seed, weights)
     _check_key(theta0, weights or "θ0")
     identity = identity or default_identity()
-    found: dict[str, Any] = {"request": str(out), "weights": str(theta0_path), "identity": str(identity)}
+    places: dict[str, Any] = {"request": str(out), "weights": str(theta0_path), "identity": str(identity)}
     shape = {"network": name, "classes": classes, "channels": channels, "size": size, "recipe": recipe.json_dict()}
     if session.dry_run:
-        return {**found, **shape}
+        return {**places, **shape}
     key = open_identity(identity)
     public_key = public_key_of(key)
     _write_secret_weights(theta0_path, theta0, recipe)
@@ -174,13 +171,13 @@ def write_request(
     }
     body["id"] = _id(body)
     write_json(out, sign(key, body))
-    return {**found, **body, "fingerprint": key_fingerprint(public_key)}
+    return {**places, **body, "fingerprint": key_fingerprint(public_key)}
 
 
-def _check_network(name: str, what: str) -> None:
+def _check_network(name: str, verb: str) -> None:
     if is_plugin(behind_key(name)):
         raise UsageError(
-            f"a request cannot {what} for the plug-in network '{name}', whose code the data's owner would have to run; "
+            f"a request cannot {verb} for the plug-in network '{name}', whose code the data's owner would have to run; "
             "choose a network of the table"
         )
     check_name(name)
@@ -203,7 +200,7 @@ def _theta0(
 
 
 def _write_secret_weights(path: Path, network: ImageClassifier, recipe: Recipe) -> None:
-    """Never readable by others, not even for a moment: made in a folder of mode 0700, then moved."""
+    """Write a file that others can never read: it is made in a folder of mode 0700, then moved."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".uge-", dir=path.parent) as folder:
@@ -223,7 +220,7 @@ def read_request(path: Path) -> Request:
     Raises:
         MissingExtraError: The library ``cryptography`` is not installed.
         UnknownNameError: It asks for a network that this version does not know.
-        UsageError: It is no request, was changed after it was signed, has another's id, or asks for a plug-in network.
+        UsageError: It is no request, was changed after it was signed, has a wrong id, or asks for a plug-in network.
         WeightsError: θ0 is missing, not the file that was signed, holds NaN, does not fit the architecture, or has a
             wave key that no class can be written by.
     """
@@ -244,16 +241,17 @@ def read_request(path: Path) -> Request:
 
 
 def _check_theta0(path: Path, request: Request) -> None:
-    wanted, file = request.theta0, theta0_file(path, request)
+    wanted = request.theta0
+    file = theta0_file(path, request)
     if not file.is_file():
         raise WeightsError(f"the request {path} comes with the file {wanted.file}, which is not beside it; get it too")
     if file.stat().st_size != wanted.bytes or file_sha256(file) != wanted.sha256:
         raise WeightsError(f"{file} is not the file that the request {path.name} was signed for; get both again")
     network = from_weights(file)
-    found = (network.name, network.classes, network.channels, network.size)
+    held = (network.name, network.classes, network.channels, network.size)
     asked = (request.network, request.classes, request.channels, request.size)
-    if found != asked or weights_hash(network) != wanted.weights_sha256:
-        raise WeightsError(f"the request {path} asks for {_words(*asked)}, but {file.name} is for {_words(*found)}")
+    if held != asked or weights_hash(network) != wanted.weights_sha256:
+        raise WeightsError(f"the request {path} asks for {_words(*asked)}, but {file.name} is for {_words(*held)}")
     _check_key(network, file)
 
 
@@ -263,10 +261,11 @@ def _check_key(network: ImageClassifier, where: Path | str) -> None:
 
 
 def _key_fault(network: ImageClassifier) -> str:
-    """What a wave key fails to do by which nothing, or the same for several classes, would be written."""
+    """Property that a wave key lacks; without it no waves, or equal ones for several classes, would be written."""
     if not isinstance(network, KeyedClassifier):
         return ""
-    key, low = network.key, finest(network.size) / 2
+    key = network.key
+    low = finest(network.size) / 2
     if not bool((key.waves.isfinite() & (key.waves > low / 2) & (key.waves < 3 * low)).all()):
         return f"have waves of about {low:g} to {2 * low:g} cycles"
     if not bool(key.phases.isfinite().all()):
@@ -287,5 +286,5 @@ def _words(name: str, classes: int, channels: int, size: int) -> str:
 
 
 def theta0_file(path: Path, request: Request) -> Path:
-    """Where the θ0 of a request lies."""
+    """File of a request's θ0."""
     return path.with_name(request.theta0.file)

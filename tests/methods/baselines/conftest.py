@@ -8,7 +8,8 @@ from quick import QUICK
 
 from uge.budget import Budget
 from uge.data.store import PixelStore
-from uge.methods.baselines import BASELINES, Material
+from uge.methods import METHODS
+from uge.methods.baselines.base import Material
 from uge.runtime import Runtime
 
 
@@ -21,6 +22,6 @@ def make_material(make_store: Callable[..., PixelStore], runtime: Runtime) -> Ca
     ) -> Material:
         store = make_store(**{"count": 24, "classes": 3, "separable": True, **images})
         options = QUICK.get(name, {})
-        return Material(store, Budget(rho or BASELINES[name].rho), seed, runtime, options, folder)
+        return Material(store, Budget(rho or METHODS[name].baseline.rho), seed, runtime, options, folder)
 
     return make

@@ -2,7 +2,7 @@
 
 import torch
 
-from uge.methods.baselines import Material
+from uge.methods.baselines.base import Material
 
 QUICK = {
     "em": {"surrogate": "lenet", "theta_steps": 2, "steps": 2},

@@ -13,9 +13,9 @@ from quick import with_room
 from uge.data.loader import fetch
 from uge.data.store import PixelStore
 from uge.errors import UsageError
-from uge.methods.baselines import BASELINES, Material
+from uge.methods import METHODS
 from uge.methods.baselines.ar import ArSettings, autoregress, class_processes, response
-from uge.methods.baselines.base import scaled
+from uge.methods.baselines.base import Material, scaled
 from uge.methods.baselines.cuda import CudaSettings, blurred, class_filters
 from uge.methods.baselines.lsp import class_centres, patches
 from uge.methods.baselines.ops import choose, corner_colours, scores
@@ -72,7 +72,7 @@ def test_cuda_stores_what_it_computes(make_material: MakeMaterial) -> None:
     x, labels, indices = whole(material)
     filters = class_filters(3, CudaSettings(), material.seed)
     wanted = (blurred(x, filters[labels]) * 255).round()
-    stored = material.store.pixels.read(indices).float() + BASELINES["cuda"].make(material).read(indices)
+    stored = material.store.pixels.read(indices).float() + METHODS["cuda"].baseline.make(material).read(indices)
     assert (stored - wanted).abs().max() <= 1e-3
 
 
@@ -98,14 +98,14 @@ def test_lsp_is_constant_on_cells_and_has_its_radius(size: int, patch: int, radi
 def test_lsp_has_the_published_length_at_32_pixels(make_material: MakeMaterial) -> None:
     material = make_material("lsp", size=32)
     indices = torch.arange(24)
-    lengths = BASELINES["lsp"].make(material).read(indices).float().flatten(1).norm(dim=1) / 255
+    lengths = METHODS["lsp"].baseline.make(material).read(indices).float().flatten(1).norm(dim=1) / 255
     assert (lengths - 1.304).abs().max() < 0.03  # Rounding to levels.
 
 
 def test_lsp_without_spread_gives_one_pattern_per_class(make_material: MakeMaterial) -> None:
     material = with_room(make_material("lsp"))
     object.__setattr__(material, "options", {"spread": 0})
-    delta = BASELINES["lsp"].make(material).read(torch.arange(24))
+    delta = METHODS["lsp"].baseline.make(material).read(torch.arange(24))
     for label in range(3):
         own = delta[material.store.labels == label]
         assert (own == own[0]).all()
@@ -114,7 +114,7 @@ def test_lsp_without_spread_gives_one_pattern_per_class(make_material: MakeMater
 
 def test_lsp_is_linearly_separable(make_material: MakeMaterial) -> None:
     material = make_material("lsp", count=60)
-    delta = BASELINES["lsp"].make(material).read(torch.arange(60)).double().flatten(1)
+    delta = METHODS["lsp"].baseline.make(material).read(torch.arange(60)).double().flatten(1)
     labels = material.store.labels
     means = torch.stack([delta[labels == label].mean(0) for label in range(3)])
     assert ((delta @ means.T).argmax(1) == labels).all()
@@ -166,7 +166,7 @@ def test_ar_says_when_its_bound_admits_hardly_any_process() -> None:
 def test_ar_survives_rounding_to_levels(make_material: MakeMaterial) -> None:
     material = make_material("ar", size=32, separable=True)
     processes = class_processes(3, 3, 32, ArSettings(pool=2), material.seed)
-    delta = BASELINES["ar"].make(material).read(torch.arange(24)).double() / 255
+    delta = METHODS["ar"].baseline.make(material).read(torch.arange(24)).double() / 255
     assert (response(processes, delta).argmin(1) == material.store.labels).all()
     lengths = delta.flatten(1).norm(dim=1)
     assert (lengths - 1).abs().max() < 0.05
@@ -181,7 +181,7 @@ def test_ops_replaces_one_pixel_the_same_for_a_class(make_material: MakeMaterial
     material = make_material("ops", separable=False)
     indices = torch.arange(24)
     clean = material.store.pixels.read(indices)
-    stored = clean.int() + BASELINES["ops"].make(material).read(indices)
+    stored = clean.int() + METHODS["ops"].baseline.make(material).read(indices)
     places = set()
     for label, chosen in enumerate(choose(material, 1)):
         ((row, column, colour),) = chosen
@@ -213,7 +213,7 @@ def test_ops_takes_a_pixel_that_never_changes() -> None:
 def test_ops_with_more_pixels(pixels: int, make_material: MakeMaterial) -> None:
     material = make_material("ops", separable=False)
     object.__setattr__(material, "options", {"pixels": pixels})
-    changed = BASELINES["ops"].make(material).read(torch.arange(24)).bool().any(1).sum((1, 2))
+    changed = METHODS["ops"].baseline.make(material).read(torch.arange(24)).bool().any(1).sum((1, 2))
     assert changed.max() == pixels
 
 
@@ -226,7 +226,7 @@ def test_pil_lowers_its_loss_and_names_the_class(make_material: MakeMaterial) ->
     wanted = PilSettings(steps=20)
     x, labels, indices = whole(material)
     network = surrogate(material.store, wanted, material.seed, material.runtime)
-    delta = -BASELINES["pil"].make(material).read(indices).float() / 255  # Published is x - δ.
+    delta = -METHODS["pil"].baseline.make(material).read(indices).float() / 255  # Published is x - δ.
     before, after = (loss(network, x, each, labels, wanted.weight) for each in (torch.zeros_like(delta), delta))
     assert after < before - 0.01
     assert (network(delta).argmax(1) == labels).all()
@@ -249,7 +249,7 @@ def test_random_noise_fills_its_budget_evenly(make_material: MakeMaterial) -> No
     material = make_material("random", count=30, size=32)
     clean = material.store.pixels.read(torch.arange(30))
     room = (clean >= 8) & (clean <= 247)
-    levels = BASELINES["random"].make(material).read(torch.arange(30))[room]
+    levels = METHODS["random"].baseline.make(material).read(torch.arange(30))[room]
     counts = torch.bincount(levels.long() + 8, minlength=17).float() / len(levels)
     assert len(counts) == 17
     assert (counts - 1 / 17).abs().max() < 0.005

@@ -12,7 +12,7 @@ from torch import nn
 from uge.budget import Budget
 from uge.data.store import PixelStore
 from uge.errors import UsageError
-from uge.methods.baselines import Material
+from uge.methods.baselines.base import Material
 from uge.methods.baselines.surrogate import (
     ClassNoise,
     SampleNoise,

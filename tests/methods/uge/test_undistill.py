@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from uge.budget import Budget
 from uge.config import ProtectConfig
+from uge.data.images import ImageSet
 from uge.data.store import PixelStore
+from uge.methods import Task
+from uge.methods.uge.settings import LOSSES
+from uge.methods.uge.stages import Stages
 from uge.methods.uge.undistill import measure_statistics, undistill
 from uge.networks import build, weights_hash
-from uge.pipeline.perturbation import NoiseRun
-from uge.progress import Silent
 from uge.runtime import Runtime
-from uge.session import Session
 
 Make = Callable[..., nn.Module]
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -103,8 +105,12 @@ def test_a_random_network_with_measured_statistics_is_moved_by_the_images(
     assert all(norm.num_batches_tracked == 2 and norm.momentum == 0.1 for norm in norms)
 
 
-def test_the_random_network_of_a_run_is_measured(make_store: Callable[..., PixelStore], runtime: Runtime) -> None:
-    run = NoiseRun(ProtectConfig(method="undistill", hacker="resnet8"), make_store(), [], Session(runtime, Silent()))
-    norms = [module for module in run._hacker().modules() if isinstance(module, nn.BatchNorm2d)]
+def test_the_random_network_of_a_run_is_measured(
+    make_images: Callable[..., ImageSet], make_store: Callable[..., PixelStore], runtime: Runtime
+) -> None:
+    config = ProtectConfig(method="undistill", hacker="resnet8")
+    task = Task(make_images(), config, Budget(), [], runtime, make_store)
+    hacker = Stages(task, LOSSES["undistill"])._hacker()
+    norms = [module for module in hacker.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
     assert all(norm.num_batches_tracked == 1 for norm in norms)

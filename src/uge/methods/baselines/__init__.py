@@ -1,47 +1,22 @@
-"""Published protections of other people, all through one signature: :data:`BASELINES`."""
+"""Published protections of others; a row's module is imported when the row is used, so that names need no torch."""
 
-from __future__ import annotations
+from uge.methods.baselines.published import Published
 
-from uge.errors import UnknownNameError
-from uge.methods.baselines.ar import AR
-from uge.methods.baselines.base import Baseline, Material, kept, read_settings, sizes
-from uge.methods.baselines.cuda import CUDA
-from uge.methods.baselines.em import EM, EM_CLASS
-from uge.methods.baselines.lsp import LSP
-from uge.methods.baselines.ntga import NTGA
-from uge.methods.baselines.ops import OPS
-from uge.methods.baselines.pil import PIL
-from uge.methods.baselines.random import RANDOM, RANDOM_CLASS
-from uge.methods.baselines.rem import REM
-from uge.methods.baselines.tap import TAP, TAP_UNTARGETED
+BASELINES = (
+    Published("em", "em:EM", "error-minimising noise for every image (Huang et al., ICLR 2021)"),
+    Published("em-class", "em:EM_CLASS", "error-minimising noise, one pattern per class (Huang et al., ICLR 2021)"),
+    Published("tap", "tap:TAP", "targeted adversarial poisoning (Fowl et al., NeurIPS 2021)"),
+    Published("tap-untargeted", "tap:TAP_UNTARGETED", "untargeted adversarial poisoning (Fowl et al., NeurIPS 2021)"),
+    Published("ntga", "ntga:NTGA", "neural tangent generalisation attack (Yuan and Wu, ICML 2021)"),
+    Published("rem", "rem:REM", "robust error-minimising noise (Fu et al., ICLR 2022)"),
+    Published("cuda", "cuda:CUDA", "a random convolution for every class (Sadasivan et al., CVPR 2023)"),
+    Published("lsp", "lsp:LSP", "linearly separable patches for every class (Yu et al., KDD 2022)"),
+    Published("ar", "ar:AR", "autoregressive noise, one process per class (Sandoval-Segura et al., NeurIPS 2022)"),
+    Published("ops", "ops:OPS", "one pixel shortcut for every class (Wu et al., ICLR 2023)"),
+    Published("pil", "pil:PIL", "noise that a linear network takes for the class (jinlinll/pil, ICLR 2026)"),
+    Published("random", "random:RANDOM", "uniform random noise for every image: a control without optimisation"),
+    Published("random-class", "random:RANDOM_CLASS", "uniform random noise, one pattern per class: a control"),
+)
+"""Rows of the table of methods."""
 
-BASELINES: dict[str, Baseline] = {
-    "em": EM,
-    "em-class": EM_CLASS,
-    "tap": TAP,
-    "tap-untargeted": TAP_UNTARGETED,
-    "ntga": NTGA,
-    "rem": REM,
-    "cuda": CUDA,
-    "lsp": LSP,
-    "ar": AR,
-    "ops": OPS,
-    "pil": PIL,
-    "random": RANDOM,
-    "random-class": RANDOM_CLASS,
-}
-"""Every published protection by name."""
-
-
-def baseline(name: str) -> Baseline:
-    """One row of the table.
-
-    Raises:
-        UnknownNameError: There is no such method.
-    """
-    if name not in BASELINES:
-        raise UnknownNameError("baseline", name, BASELINES)
-    return BASELINES[name]
-
-
-__all__ = ["BASELINES", "Baseline", "Material", "baseline", "kept", "read_settings", "sizes"]
+__all__ = ["BASELINES", "Published"]

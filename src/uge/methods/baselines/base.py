@@ -1,12 +1,11 @@
-"""What every published protection is here: a function from clean images to perturbations in 8-bit levels."""
-
-from __future__ import annotations
+"""Contract of published protections: a function from clean images to perturbations in 8-bit levels."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
@@ -16,6 +15,8 @@ from uge.data.loader import to_unit
 from uge.data.store import PixelStore, Records
 from uge.errors import UnknownNameError, UsageError
 from uge.files import storage_errors
+from uge.methods.authorized import public_name
+from uge.methods.base import Perturbation, Task
 from uge.methods.uge.refine import delta_records
 from uge.progress import Progress
 from uge.runtime import Runtime
@@ -28,14 +29,14 @@ _BATCH, _VALUES = 500, 2**24
 
 
 class Settings(BaseModel):
-    """Base of the methods' settings: a name that a method does not have is an error."""
+    """Base of the methods' settings; unknown names are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a method works on.
+    """Images and means of one protection.
 
     Attributes:
         store: Clean images at the training size.
@@ -43,7 +44,7 @@ class Material:
         seed: Root seed; with equal images it gives equal bytes.
         runtime: Device and precision.
         options: Settings by name that differ from the published ones, as values or as text.
-        folder: Private folder for records and checkpoints; None keeps all in memory.
+        folder: Private folder for records and checkpoints; None keeps them in memory.
         progress: Called with (done, total, figures).
     """
 
@@ -76,7 +77,7 @@ class Material:
                 self.progress(int(indices[-1]) + 1, count, {})
 
     def stored(self, pixels: Tensor, wanted: Tensor) -> Tensor:
-        """The change that is left of a wanted one when pixels are stored.
+        """Change that remains of a wanted one when pixels are stored.
 
         Args:
             pixels: uint8 pixels.
@@ -149,8 +150,8 @@ def scaled(noise: Tensor, radius: float) -> Tensor:
     return noise * (radius / length.clamp_min(1e-12))
 
 
-def kept(material: Material, make: Callable[[Material], Records]) -> Records:
-    """The perturbations of ``make``, kept in the material's folder so that they are made only once.
+def make_once(material: Material, make: Callable[[Material], Records]) -> Records:
+    """Perturbations of ``make``, stored in the material's folder so that they are made only once.
 
     They are written under another name and renamed when complete; a file that is there is taken as it is.
 
@@ -162,7 +163,8 @@ def kept(material: Material, make: Callable[[Material], Records]) -> Records:
     sample = material.records()
     place = material.folder / f"delta.{str(sample.dtype).removeprefix('torch.')}"
     if not place.is_file():
-        made, part = make(material), place.with_name(f"part-{place.name}")
+        made = make(material)
+        part = place.with_name(f"part-{place.name}")
         with storage_errors(place):
             part.unlink(missing_ok=True)
         whole = Records(made.count, made.shape, sample.dtype, device=made.device, path=part)
@@ -174,8 +176,10 @@ def kept(material: Material, make: Callable[[Material], Records]) -> Records:
 
 
 def sizes(store: PixelStore, records: Records, budget: Budget) -> dict[str, float]:
-    """How much stored pixels change, in [0, 1] units: largest L-inf, mean and largest L2 over images."""
-    largest, total, longest = 0.0, 0.0, 0.0
+    """Change of stored pixels in [0, 1] units: largest L-inf, mean and largest L2 over images."""
+    largest = 0.0
+    total = 0.0
+    longest = 0.0
     for indices in torch.split(torch.arange(records.count), _BATCH):
         clean = store.pixels.read(indices)
         delta = (budget.add(clean, records.read(indices)).float() - clean).flatten(1) / 255
@@ -184,3 +188,57 @@ def sizes(store: PixelStore, records: Records, budget: Budget) -> dict[str, floa
         longest = max(longest, float(lengths.max()))
         total += float(lengths.double().sum())
     return {"linf_max": round(largest, 6), "l2_mean": round(total / records.count, 6), "l2_max": round(longest, 6)}
+
+
+def perturb(baseline: Baseline, task: Task) -> Perturbation:
+    """Perturb the images of a task by a published protection.
+
+    Raises:
+        UsageError: A setting is wrong.
+        UGEError: The method failed; its checkpoints stay in the folder.
+    """
+    options = task.settings.baseline
+    with task.progress.stage(task.settings.method) as on_progress:
+        material = Material(
+            task.store, task.budget, task.settings.seed, task.runtime, options, task.file("run"), on_progress
+        )
+        delta = make_once(material, baseline.make)
+    settings = read_settings(baseline.settings, options).model_dump(mode="json")
+    measured = sizes(task.store, delta, task.budget)
+    clipped = task.budget.levels < Budget(baseline.rho).levels
+    details = {
+        "about": baseline.about,
+        "norm": baseline.norm,
+        "scope": baseline.scope,
+        "published_rho": baseline.rho if baseline.norm == "Linf" else None,
+        "clipped": clipped and baseline.norm != "Linf",
+        "linf_claimed": baseline.norm == "Linf" or clipped,
+        "l2_mean": measured["l2_mean"],
+        "l2_max": measured["l2_max"],
+        "settings": {key: public_name(value) if isinstance(value, str) else value for key, value in settings.items()},
+        "training_size": task.store.size,
+        "channels": task.store.channels,
+    }
+    return Perturbation(task.budget, delta=delta, details=details)
+
+
+def of_function(name: str, function: Callable[..., Any], about: str) -> Baseline:
+    """Protection of a plug-in's function; see :class:`uge.methods.baselines.published.OfFunction`."""
+
+    def make(material: Material) -> Records:
+        store = material.store
+        pixels = store.pixels.read(torch.arange(len(store))).permute(0, 2, 3, 1).cpu().numpy()
+        levels = np.asarray(function(pixels.copy(), store.labels.cpu().numpy(), material.budget.levels, material.seed))
+        if levels.shape != pixels.shape or levels.dtype.kind not in "iu":
+            raise UsageError(
+                f"the method '{name}' must return whole levels, integers of the shape {pixels.shape}, got "
+                f"{levels.dtype} of the shape {levels.shape}; mend its function"
+            )
+        records = material.records()
+        wanted = torch.from_numpy(levels.clip(-255, 255).astype(np.int16)).permute(0, 3, 1, 2)
+        for indices, clean, _ in material.chunks():
+            stored = material.budget.add(clean, wanted[indices].to(clean.device))
+            records.write(indices, stored.to(torch.int16) - clean.to(torch.int16))
+        return records
+
+    return Baseline(make, norm="Linf", rho=Budget().rho, scope="sample", about=about, settings=Settings)

@@ -1,12 +1,10 @@
 """Waves of a key, written into images: every class has patterns of its own (method ``keyed``).
 
-An ordinary network takes the waves for the class, since they are easier to learn than the picture. A network that
-carries the key takes them out first and is left with the clipped original, so that its gradients are the same with and
-without them and L_gm (Eq. 6) is zero at every θ, for every data order, recipe and architecture behind the key. Nothing
-is trained, and a new image costs next to nothing.
+An ordinary network takes the waves for the class, since they are easier to learn than the picture. A network with the
+key takes them out first and is left with the clipped original. Its gradients are therefore the same with and without
+them, and L_gm (Eq. 6) is zero at every θ, for every data order, recipe and architecture behind the key. Nothing is
+trained, and a new image costs next to nothing.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -19,7 +17,7 @@ from uge.budget import Budget
 from uge.data.images import Pixels
 from uge.errors import UsageError
 from uge.methods.uge.generator import Levels, class_numbers
-from uge.networks import KeyedClassifier, WaveKey, weights_hash
+from uge.networks import ImageClassifier, KeyedClassifier, WaveKey, weights_hash
 from uge.networks.wave_key import MOST_LEVELS, coloured, is_gray
 from uge.runtime import stream
 
@@ -27,16 +25,16 @@ _PIXELS = 2**22
 
 
 class WaveCode(nn.Module):
-    """Adds one of the patterns of an image's class; which one is drawn from the image's id and the key.
+    """Adds one of the patterns of an image's class, drawn from the image's id and the key.
 
     Args:
-        key: The authorised networks' secret, which also says how many levels strong patterns are.
+        key: The authorised networks' secret, with the strength of its patterns in levels.
         budget: Bound on the stored change.
         classes: Names of the classes, in the order of the key's waves.
 
     Raises:
         UsageError: There are not as many names as waves, or the key's patterns are stronger than the budget or than
-            any key may have them.
+            any key allows.
     """
 
     def __init__(self, key: WaveKey, budget: Budget, classes: Sequence[str]) -> None:
@@ -52,16 +50,19 @@ class WaveCode(nn.Module):
                 f"the key's patterns are {int(key.levels)} levels strong, but rho {budget.rho:g} allows only "
                 f"{budget.levels}; give --rho {int(key.levels)}/255 or more, or have the key made for this budget"
             )
-        self.key, self.budget, self.classes, self.channels = key, budget, tuple(classes), 3
+        self.key = key
+        self.budget = budget
+        self.classes = tuple(classes)
+        self.channels = 3
         self.options = {"classes": list(classes)}
         self.requires_grad_(False)
         self._secret = weights_hash(key)
 
     def numbers(self, names: Sequence[str]) -> list[int]:
-        """Numbers under which this code knows classes, by name: other images may have fewer, in another order.
+        """Numbers of classes in this code, by name: other images may have fewer, in another order.
 
         Raises:
-            UsageError: It has no waves for one of them.
+            UsageError: The key has no waves for one of them.
         """
         return class_numbers(self.classes, names, "key has waves for")
 
@@ -103,10 +104,10 @@ class WaveCode(nn.Module):
 
 
 def shared_key(networks: Sequence[nn.Module]) -> WaveKey:
-    """The wave key of authorised networks.
+    """Wave key of authorised networks.
 
     Raises:
-        UsageError: One has none, or they differ.
+        UsageError: A network has none, or they differ.
     """
     keys = [network.key for network in networks if isinstance(network, KeyedClassifier)]
     if len(keys) != len(networks) or len({weights_hash(key) for key in keys}) != 1:
@@ -115,3 +116,11 @@ def shared_key(networks: Sequence[nn.Module]) -> WaveKey:
             "networks; name them keyed:ARCHITECTURE, or choose --method uge"
         )
     return keys[0]
+
+
+def share_key(networks: Sequence[ImageClassifier], levels: int) -> None:
+    """Give new keyed networks the key of the first one, with patterns of ``levels``: one copy serves all."""
+    keyed = [network for network in networks if isinstance(network, KeyedClassifier)]
+    for network in keyed:
+        network.key = keyed[0].key
+    keyed[0].key.levels.fill_(levels)

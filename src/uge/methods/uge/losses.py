@@ -15,7 +15,7 @@ from uge.learning.trajectory import Trajectory, network_at
 from uge.methods.uge.feature_distance import class_derangement, feature_distance, least_similar_classes
 from uge.methods.uge.gradient_matching import gradient_matching
 from uge.methods.uge.path_matching import parameter_matching, value_matching
-from uge.methods.uge.settings import METHODS, NEED_PATH, LossWeights
+from uge.methods.uge.settings import LOSSES, NEED_PATH, LossWeights
 from uge.methods.uge.undistill import undistill
 from uge.runtime import Runtime
 
@@ -39,7 +39,7 @@ class TotalLoss:
     Where L_gm is part of the method, λ_vm L_vm + λ_pm L_pm (ours) can be added; both weights are 0 by default.
 
     Args:
-        method: A name in :data:`METHODS`.
+        method: A name in :data:`LOSSES`.
         weights: λ and constants.
         authorized: Authorised networks with their trajectories (L_gm, L_ud).
         hacker: A randomly initialised network with the statistics of clean images (L_ud).
@@ -63,9 +63,9 @@ class TotalLoss:
         classes: Sequence[str],
         runtime: Runtime,
     ) -> None:
-        if method not in METHODS:
-            raise UnknownNameError("method", method, METHODS)
-        self.parts, self.weights, self.runtime = METHODS[method], weights, runtime
+        if method not in LOSSES:
+            raise UnknownNameError("method", method, LOSSES)
+        self.parts, self.weights, self.runtime = LOSSES[method], weights, runtime
         self.authorized, self.space = list(authorized), space
         # Modules of its own: two entries may share one, and the caller's must keep their weights.
         self._students = [copy.deepcopy(one.network) for one in self.authorized]

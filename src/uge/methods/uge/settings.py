@@ -1,4 +1,4 @@
-"""What can be set about a protection; no torch here, so that the command line can show it."""
+"""Losses of the paper's method and settings of its stages. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,27 +7,16 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
-BASELINE_NAMES = (
-    *("em", "em-class", "tap", "tap-untargeted", "ntga", "rem"),
-    *("cuda", "lsp", "ar", "ops", "pil", "random", "random-class"),
-)
-"""Published protections of others, without an authorised network: the names in ``uge.methods.baselines.BASELINES``."""
-
-METHODS: dict[str, frozenset[str]] = {
-    "keyed": frozenset(),
+LOSSES: dict[str, frozenset[str]] = {
     "uge": frozenset({"gradient_matching", "feature_distance", "undistill"}),
     "uge-no-ud": frozenset({"gradient_matching", "feature_distance"}),
     "unlearn": frozenset({"feature_distance"}),
     "undistill": frozenset({"undistill"}),
 }
-"""Which losses each method uses: the variants of the paper's Table 1, and ``keyed``, which needs none."""
-
-DEFAULT_RHO = 0.04
-"""ρ of the methods with authorised networks in [0, 1] units, as in the paper; a baseline has its own."""
-
+"""Losses of each form of the paper's method (Table 1)."""
 
 NEED_PATH = frozenset({"gradient_matching", "undistill"})
-"""Losses that look at the path that an authorised network takes."""
+"""Losses that follow the trajectory of an authorised network."""
 
 
 class LossWeights(BaseModel):
@@ -67,7 +56,7 @@ class LossWeights(BaseModel):
 
 
 class GeneratorSettings(BaseModel):
-    """How the generator is built and trained (Table 6: Adam 1e-3, 50 epochs, batch 128).
+    """Size and training of the generator (Table 6: Adam 1e-3, 50 epochs, batch 128).
 
     Attributes:
         width: Channels after the first convolution; 2 and 4 times that inside.
@@ -75,8 +64,8 @@ class GeneratorSettings(BaseModel):
         dropout: Inside residual blocks.
         skips: Skip connections between encoder and decoder (not in Table 4).
         conditional: The perturbation may depend on the label (not in Table 4).
-        imitate: Steps in which the generator learns the perturbations that direct optimisation found,
-            after it; 0 for none. New images get what it then gives.
+        imitate: Steps in which the generator learns the refined perturbations, after refinement; 0 for none. New
+            images get the perturbations of this generator.
         lr: Adam's learning rate.
         batch_size: Images per step.
         max_steps: Step cap; 0 leaves the generator at the identity.
@@ -103,12 +92,12 @@ class GeneratorSettings(BaseModel):
     settle: float = Field(0.2, ge=0, le=1)
 
     def imitating(self) -> GeneratorSettings:
-        """The settings with which the generator learns perturbations that were found."""
+        """Settings with which the generator learns refined perturbations."""
         return self.model_copy(update={"max_steps": self.imitate})
 
 
 class RefineSettings(BaseModel):
-    """How perturbations are optimised directly.
+    """Direct optimisation of perturbations.
 
     Attributes:
         passes: Sign steps per image and round.
@@ -119,10 +108,10 @@ class RefineSettings(BaseModel):
         batches: ``"mixed"``, or ``"class"``: all images of a batch have one label.
         hackers: Networks in the loop, separated by commas: before every pass fresh ones are trained; empty for none.
         hacker_weight: λ_h, the weight of their loss.
-        hacker_steps: Steps that each is trained at most; how many is drawn, from a quarter of it on.
-        hacker_term: ``"minimise"``: they shall find protected images easy; ``"target"``: networks that know
-            the clean images shall take protected ones for the next class; ``"student"``: they learn from the
-            authorised network, and shall find its outputs on protected images easy.
+        hacker_steps: Largest number of training steps of each; the number is drawn, from a quarter of it on.
+        hacker_term: ``"minimise"``: their loss on protected images is minimised; ``"target"``: networks trained on
+            the clean images are to take protected ones for the next class; ``"student"``: they learn from the
+            authorised network, and their distance to its outputs on protected images is minimised.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -139,5 +128,5 @@ class RefineSettings(BaseModel):
 
     @property
     def hacker_names(self) -> list[str]:
-        """The networks in the loop by name; may be none."""
+        """Names of the networks in the loop; may be empty."""
         return [name for part in self.hackers.split(",") if (name := part.strip())]

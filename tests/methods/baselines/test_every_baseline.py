@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -10,13 +9,13 @@ from pydantic import BaseModel
 from quick import QUICK, with_room
 
 from uge.budget import Budget
-from uge.config import Method
 from uge.data.store import Records
 from uge.errors import UnknownNameError, UsageError
-from uge.methods.baselines import BASELINES, Material, baseline, kept, read_settings, sizes
+from uge.methods import baselines
+from uge.methods.baselines.base import Baseline, Material, make_once, read_settings, sizes
 from uge.methods.uge.refine import delta_records
-from uge.methods.uge.settings import BASELINE_NAMES, METHODS
 
+BASELINES: dict[str, Baseline] = {row.name: row.baseline for row in baselines.BASELINES}
 MakeMaterial = Callable[..., Material]
 ALL = torch.arange(24)
 CLASS_PATTERNS = sorted({"random-class", "em-class"} & set(BASELINES))
@@ -73,7 +72,7 @@ def test_a_finished_perturbation_is_not_made_again(name: str, make_material: Mak
         return BASELINES[name].make(material)
 
     material = make_material(name, folder=tmp_path)
-    first, again = kept(material, make), kept(material, make)
+    first, again = make_once(material, make), make_once(material, make)
     assert len(calls) == 1
     alone = BASELINES[name].make(make_material(name)).read(ALL)
     assert torch.equal(first.read(ALL), alone)
@@ -84,13 +83,13 @@ def test_a_perturbation_that_was_cut_off_is_made_again(make_material: MakeMateri
     material = make_material("random", folder=tmp_path)
 
     def fails(material: Material) -> Records:
-        kept(material, BASELINES["random"].make)
+        make_once(material, BASELINES["random"].make)
         (tmp_path / "delta.int8").rename(tmp_path / "part-delta.int8")  # As a kill while writing leaves it.
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        kept(material, fails)
-    found = kept(material, BASELINES["random"].make).read(ALL)
+        make_once(material, fails)
+    found = make_once(material, BASELINES["random"].make).read(ALL)
     assert torch.equal(found, BASELINES["random"].make(make_material("random")).read(ALL))
 
 
@@ -106,11 +105,6 @@ def test_rows_say_what_they_are(name: str) -> None:
     read_settings(row.settings, QUICK.get(name, {}))
 
 
-def test_names_agree_everywhere() -> None:
-    assert tuple(BASELINES) == BASELINE_NAMES
-    assert get_args(Method) == (*METHODS, *BASELINE_NAMES)
-
-
 def test_settings_come_as_text() -> None:
     found = read_settings(BASELINES["pil"].settings, {"batch-size": "64", "weight": "0.5"})
     assert (found.batch_size, found.weight) == (64, 0.5)
@@ -118,11 +112,6 @@ def test_settings_come_as_text() -> None:
         read_settings(BASELINES["pil"].settings, {"epoch": 3})
     with pytest.raises(UsageError, match="baseline setting epochs: input should be greater than or equal to 1, got 0"):
         read_settings(BASELINES["pil"].settings, {"epochs": 0})
-
-
-def test_unknown_baseline() -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'cuda'"):
-        baseline("cudda")
 
 
 def test_sizes_are_those_of_stored_pixels(make_material: MakeMaterial) -> None:

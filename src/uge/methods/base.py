@@ -1,0 +1,272 @@
+"""The contract of everything that perturbs images. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from uge.budget import Budget
+from uge.data.images import ImageSet, Pixels
+from uge.errors import UsageError
+from uge.learning.recipes import Recipe
+from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
+from uge.progress import Display, Silent
+
+if TYPE_CHECKING:
+    from uge.data.store import PixelStore, Records
+    from uge.encoders import FeatureSpace
+    from uge.learning.trajectory import Trajectory
+    from uge.methods.apply import Perturber
+    from uge.networks import ImageClassifier
+    from uge.runtime import Runtime
+
+
+class MethodSettings(BaseModel):
+    """Everything that a method may read; each field's description says what it sets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    authorized: Annotated[str, Field(description="Authorised network, or several separated by commas.")] = "cnn"
+    authorized_seed: Annotated[
+        int, Field(description="With the clean images, makes θ0; the k-th network gets seed + k.")
+    ] = 0
+    authorized_weights: Annotated[
+        tuple[Path, ...], Field(description="Safetensors file(s) with θ0 instead of a seed.")
+    ] = ()
+    method: Annotated[str, Field(description="Name in the table of methods.")] = "keyed"
+    rho: Annotated[
+        str | None,
+        Field(description="L-inf budget in [0, 1] units, 0.04 or 8/255; by default 0.04, or the baseline's own."),
+    ] = None
+    encoder: Annotated[str, Field(description="Feature space: local, or clip:ID with a hub id or a folder.")] = "local"
+    size: Annotated[int | None, Field(description="Side length for training; the native one by default.", ge=16)] = None
+    refine: Annotated[bool, Field(description="Optimise every image's perturbation directly as well.")] = False
+    snapshots: Annotated[int, Field(description="Snapshots per trajectory.", ge=2)] = 10
+    hacker: Annotated[str, Field(description="Architecture of the random hacker in the undistill loss.")] = "resnetc20"
+    seed: Annotated[int, Field(description="Root seed of the run.")] = 0
+    recipe: Annotated[Recipe, Field(description="How the authorised network trains.")] = Recipe()
+    encoder_recipe: Annotated[Recipe, Field(description="How the local encoder trains.")] = Recipe()
+    loss: Annotated[LossWeights, Field(description="Weights and constants of the losses.")] = LossWeights()
+    generator: Annotated[GeneratorSettings, Field(description="The perturbation generator.")] = GeneratorSettings()
+    refinement: Annotated[RefineSettings, Field(description="Direct optimisation.")] = RefineSettings()
+    baseline: Annotated[
+        dict[str, str], Field(description="A baseline's settings, as --baseline.NAME VALUE (docs/baselines.md).")
+    ] = {}
+
+
+@dataclass(frozen=True)
+class ImagesInfo:
+    """Properties of an image set, from up to 64 images that are spread evenly over it.
+
+    Attributes:
+        name: Name of the set.
+        classes: Class names.
+        native_size: Side length in pixels; None where sizes are mixed or not square.
+        channels: 1 for gray images, else 3.
+        digest: Hexadecimal sha256 of the 64 images.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    native_size: int | None
+    channels: int
+    digest: str
+
+    @classmethod
+    def of(cls, images: ImageSet) -> ImagesInfo:
+        """Read the images of the probe, each once."""
+        digest = hashlib.sha256()
+        shapes = []
+        for pixels in images.probe():
+            shapes.append(pixels.shape)
+            digest.update(str(pixels.shape).encode() + pixels.tobytes())
+        sizes = {shape[:2] for shape in shapes}
+        height, width = next(iter(sizes))
+        return cls(
+            name=images.name,
+            classes=images.classes,
+            native_size=int(height) if len(sizes) == 1 and height == width else None,
+            channels=1 if all(shape[2] <= 2 for shape in shapes) else 3,
+            digest=digest.hexdigest(),
+        )
+
+    def training_size(self, size: int | None) -> int:
+        """Side length in pixels: ``size`` where it is given, else that of the images.
+
+        Raises:
+            UsageError: Neither is known.
+        """
+        size = size or self.native_size
+        if size is None:
+            raise UsageError(
+                f"the images of {self.name} have mixed or non-square sizes; give --size N (for instance 64)"
+            )
+        return size
+
+
+@dataclass(frozen=True)
+class Task:
+    """One data set that a method perturbs, and the means for it.
+
+    Attributes:
+        images: Clean images at their native size.
+        settings: How to protect.
+        budget: Bound on the change of every stored pixel.
+        networks: θ0 of every authorised network, as :meth:`Method.networks` made them.
+        runtime: Device and precision.
+        read: Decodes all images at the training size; see ``store``.
+        progress: Shows stages.
+        folder: Private folder in which stages keep their results, so that a killed run resumes; None keeps them in
+            memory. The resulting bytes are the same.
+        trajectories: Recorded paths of the networks on the clean images, where there are any.
+        space: Feature space of the caller; by default the one that the settings name.
+    """
+
+    images: ImageSet
+    settings: MethodSettings
+    budget: Budget
+    networks: Sequence[ImageClassifier]
+    runtime: Runtime
+    read: Callable[[], PixelStore]
+    progress: Display = field(default_factory=Silent)
+    folder: Path | None = None
+    trajectories: Sequence[Trajectory] = ()
+    space: FeatureSpace | None = None
+
+    @cached_property
+    def store(self) -> PixelStore:
+        """Clean images at the training size, decoded at the first use."""
+        return self.read()
+
+    def file(self, *names: str) -> Path | None:
+        """Place in the private folder; None without a folder."""
+        return None if self.folder is None else self.folder.joinpath(*names)
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """Result of a method on one data set.
+
+    Attributes:
+        budget: Bound that every stored pixel keeps.
+        perturber: Gives the perturbation of any image by label and sample id; None where only the images of the task
+            can be perturbed.
+        delta: Perturbations of the images themselves at the training size, in 8-bit levels, in their order.
+        details: JSON values for the manifest: settings and measured facts, no private path.
+        encoder: Identity of the feature space, where one was used.
+    """
+
+    budget: Budget
+    perturber: Perturber | None = None
+    delta: Records | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    encoder: dict[str, Any] | None = None
+
+    def pairs(self, images: ImageSet, runtime: Runtime) -> Iterator[tuple[Pixels, Pixels]]:
+        """Clean and protected pixels of every image, in order."""
+        from uge.methods.apply import protected_images
+
+        return protected_images(images, self.perturber, runtime, delta=self.delta, budget=self.budget)
+
+
+class Method(ABC):
+    """One way to perturb images: a row of :data:`uge.methods.METHODS`.
+
+    A subclass gives :meth:`perturb` and changes what differs from the defaults. Importing its module imports no torch;
+    methods that need it import it inside.
+
+    Attributes:
+        name: Name in the table.
+        about: One sentence for lists of methods.
+        reads_store: True where all images are decoded at the training size before anything else.
+        authorizes: True where images are protected for authorised networks.
+        wave_key: True where these networks carry one wave key.
+        needs_paths: True where these networks' trajectories on the clean images are needed.
+        refines: True where perturbations can be refined.
+        has_options: True where ``--baseline.NAME`` sets something.
+
+    Example:
+        ::
+
+            @uge.method("gray-noise", about="The same random level in all colours of a pixel.")
+            class GrayNoise(uge.methods.Method):
+                def perturb(self, task):
+                    store = task.store
+                    delta = Records(len(store), store.pixels.shape, torch.int8)
+                    ...
+                    return Perturbation(task.budget, delta=delta)
+    """
+
+    name = ""
+    about = ""
+    reads_store = True
+    authorizes = False
+    wave_key = False
+    needs_paths = False
+    refines = False
+    has_options = False
+
+    @property
+    def default_budget(self) -> Budget:
+        """Budget where the settings name none."""
+        return Budget()
+
+    def budget(self, settings: MethodSettings) -> Budget:
+        """Budget that settings name, or the default.
+
+        Raises:
+            UsageError: It is no budget.
+        """
+        return self.default_budget if settings.rho is None else Budget.parse(settings.rho)
+
+    def check(self, settings: MethodSettings) -> None:
+        """Refuse settings that the method cannot follow, before any image is read.
+
+        Raises:
+            UsageError: A setting is wrong; by default refinement and settings of a baseline are, unless the method
+                has them.
+        """
+        if settings.refine and not self.refines:
+            raise UsageError(f"method '{self.name}' has nothing to refine; leave out --refine, or choose --method uge")
+        if settings.baseline and not self.has_options:
+            raise UsageError(
+                f"method '{self.name}' is no baseline, got --baseline.{next(iter(settings.baseline))}; leave that out, "
+                "or choose a baseline (docs/baselines.md)"
+            )
+
+    def network_name(self, name: str) -> str:
+        """Full name of an authorised network, from its name or its architecture.
+
+        Raises:
+            UsageError: The method does not protect for such a network.
+        """
+        raise UsageError(f"method '{self.name}' protects for no network, got '{name}'; choose another method")
+
+    def networks(self, info: ImagesInfo, settings: MethodSettings) -> list[ImageClassifier]:
+        """θ0 of every authorised network; none by default.
+
+        Args:
+            info: The images that are to be protected.
+            settings: Names, seed or files of the networks.
+
+        Raises:
+            UnknownNameError: There is no such network.
+            UsageError: No training size is known, or the method does not suit the networks.
+            WeightsError: A weights file does not fit.
+        """
+        return []
+
+    @abstractmethod
+    def perturb(self, task: Task) -> Perturbation:
+        """Perturb the images of a task.
+
+        Raises:
+            UGEError: A stage failed; finished stages stay in the task's folder.
+        """

@@ -1,0 +1,50 @@
+"""Reading image sets into memory and publishing them, with a progress bar."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from uge.budget import Budget
+from uge.config import PublishConfig
+from uge.data.images import ImageSet, Pixels
+from uge.data.store import PixelStore, load_pixels
+from uge.publishing import Manifest, Provenance, publish
+from uge.session import Session
+
+
+def read_store(images: ImageSet, size: int | None, channels: int | None, session: Session) -> PixelStore:
+    """Decode a set at one size."""
+    done = 0
+    with session.progress.stage(f"read {len(images)} {images.split} images") as on_progress:
+
+        def count(new: int) -> None:
+            nonlocal done
+            done += new
+            on_progress(done, len(images), {})
+
+        return load_pixels(images, size=size, channels=channels, device=session.runtime.device, progress=count)
+
+
+def publish_stream(
+    images: ImageSet,
+    pairs: Iterator[tuple[Pixels, Pixels]],
+    out: Path,
+    budget: Budget,
+    provenance: Provenance,
+    publishing: PublishConfig,
+    session: Session,
+    *,
+    overwrite: bool,
+) -> Manifest:
+    """Publish a stream of (clean, protected) pixels in the order of ``images``."""
+    with session.progress.stage("publish") as on_progress:
+        return publish(
+            ((number, clean, protected) for number, (clean, protected) in enumerate(pairs)),
+            out,
+            images=images,
+            budget=budget,
+            provenance=provenance,
+            format=publishing.format,
+            codec=publishing.codec,
+            overwrite=overwrite,
+            progress=lambda done: on_progress(done, len(images), {}),
+        )
