@@ -34,6 +34,7 @@ NAMES = [
     "encoder",
     "encoders",
     "load_images",
+    "method",
     "network",
     "protect",
     "publish",

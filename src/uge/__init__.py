@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from uge.encoders import encoder as encoder
     from uge.errors import UGEError as UGEError
     from uge.learning.recipes import Recipe as Recipe
+    from uge.methods import method as method
     from uge.networks import network as network
     from uge.runtime import Runtime as Runtime
 
@@ -48,6 +49,7 @@ _HOMES = {
     "encoder": "uge.encoders:encoder",
     "encoders": "uge.encoders",
     "load_images": "uge.data:load_images",
+    "method": "uge.methods:method",
     "network": "uge.networks:network",
     "protect": "uge.api:protect",
     "publish": "uge.api:publish",

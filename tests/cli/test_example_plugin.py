@@ -73,13 +73,20 @@ def test_an_attack_of_a_script_runs_in_worker_processes(tmp_path: Path) -> None:
 def test_it_is_listed_with_its_package(installed: Path) -> None:
     rows = uge(installed, "list", "attacks", "--json").json["rows"]
     assert rows[-1] == {"name": "posterize", "about": "Keeps four of 256 levels", "package": "uge-example"}
+    rows = uge(installed, "list", "methods", "--json").json["rows"]
+    assert (rows[-1]["name"], rows[-1]["package"]) == ("checkerboard", "uge-example")
 
 
-def test_it_attacks_in_worker_processes(installed: Path, tmp_path: Path) -> None:
+def test_it_protects_and_attacks_in_worker_processes(installed: Path, tmp_path: Path) -> None:
     toy = make_folder(tmp_path / "toy")
+    ran = uge(
+        installed, "protect", toy, tmp_path / "copy", "--method", "checkerboard", "--rho", "4/255", "--json", "-q"
+    )
+    assert ran.code == 0, ran.err
+    assert ran.json["measured"]["linf_levels"] == 4
     attacks = ("--attacks", "direct,posterize,posterize+grayscale")
     flags = ("--networks", "lenet", "--epochs", "1", "--workers", "2", "--folder", tmp_path / "audit")
-    ran = uge(installed, "audit", toy, "--test", toy, *attacks, *flags, "--json", "-q")
+    ran = uge(installed, "audit", tmp_path / "copy", "--test", toy, *attacks, *flags, "--json", "-q")
     assert ran.code == 0, ran.err
     case = json.loads((tmp_path / "audit" / "cases" / "hacker-lenet-posterize-protected-s0.json").read_text())
     assert (case["about"], case["family"]) == ("Keeps four of 256 levels", "preprocess")

@@ -379,12 +379,12 @@ def test_listing_names() -> None:
     rows = run_uge("list", "networks", "--json").json["rows"]
     assert {"name": "lenet", "about": "LeNet-5 with ReLU", "package": "uge"} in rows
     assert [row["name"] for row in rows] == list(NETWORKS)
-    for table in ("attacks", "encoders", "recipes"):
+    for table in ("attacks", "methods", "encoders", "recipes"):
         assert run_uge("list", table).out.count("\n") == len(run_uge("list", table, "--json").json["rows"]) > 1
     assert re.search(
         r"^jpeg10 +compresses as JPEG of quality 10 \(uge\)$", run_uge("list", "attacks").out, re.MULTILINE
     )
-    for verb, tables in (("audit", ("attacks", "networks")),):
+    for verb, tables in (("audit", ("attacks", "networks")), ("protect", ("encoders",))):
         text = " ".join(run_uge(verb, "--help").out.replace("│", " ").split())
         assert all(f"uge list {table}" in text for table in tables)
     ran = run_uge("list", "networcs")
