@@ -428,6 +428,8 @@ ASKED = [
     (("a.json", "--network=lennet"), "did you mean 'lenet'"),
     (("a.json", "--network=os:system"), "whose code the data's owner would have to run"),
     (("a.json", "--network=keyed:lenet", "--method=uge"), "got 'keyed:lenet'; give lenet, or --method keyed"),
+    (("a.json", "--network=lenet", "--method=em"), "method 'em' protects for no network, got 'lenet'"),
+    (("a.json", "--network=lenet", "--method=uge-noud"), "unknown method 'uge-noud'; did you mean 'uge-no-ud'?"),
     (("a.json", "--channels=2"), "Choose from: 1, 3"),
     (("a.json", "--classes=1"), "needs classes as a whole number of at least 2"),
     (("a.json", "--weights=none.safetensors"), "expected a safetensors file"),

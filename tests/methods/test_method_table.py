@@ -66,7 +66,7 @@ def test_the_first_method_of_each_kind_is_the_default() -> None:
 
 
 def test_a_function_is_a_protection(make_images: Any, runtime: Runtime, tmp_path: Path) -> None:
-    method("board")(checkerboard)
+    uge.method("board")(checkerboard)
     images = make_images(count=24, separable=True)
     protected = uge.protect(images, method="board", budget="6/255", runtime=runtime)
     for sample, change in zip(images, changes(images, protected), strict=True):
