@@ -1,24 +1,24 @@
-"""The frontier: how much the authorised network and the strongest hacker keep, for every setting that was measured.
+"""Frontier: accuracy that the authorised network and the strongest hacker keep, for every setting that was measured.
 
 ::
 
     python benchmarks/frontier.py results --out docs/images/frontier.svg --table
 
-Both axes are the part of what the clean control of the same network learns above chance (10 classes): the authorised
-network at its last epoch, the hacker at his better one. Only points above the diagonal, far to the left, are what a
-data owner wants. Settings come from case files; those of the study that came before this repository, which left no
-files, are listed here with its figures (docs/method.md).
+Both axes are parts of the accuracy above chance (10 classes) of the clean control of the same network: the authorised
+network at its last epoch, the hacker at the better of last and best. A data owner wants points above the diagonal, far
+to the left. Settings come from case files; those of the study before this repository, which left no files, are listed
+here with its figures (docs/method.md).
 """
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import escape
 
-from conditional.summary import changed
 from uge.auditing.summarize import summarize
 from uge.auditing.summary import HackerResult
 from uge.cases.case import read_cases
@@ -27,7 +27,9 @@ from uge.names import behind_key
 
 CHANCE = 10.0
 USUAL = ("direct", "own-recipe", "distill")
-SIDE, MARGIN = 440, 52
+CHANGED = re.compile(r"-protected-.+-s\d+$")
+SIDE = 440
+MARGIN = 52
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class Setting:
 
     @property
     def place(self) -> tuple[float, float]:
-        """What the hacker and the authorised network keep, as parts of what their controls learn above chance."""
-        return kept(self.hacker, self.hacker_control), kept(self.authorized, self.control)
+        """Hacker and authorised network, as parts of their controls' accuracy above chance."""
+        return retained(self.hacker, self.hacker_control), retained(self.authorized, self.control)
 
 
-def kept(accuracy: float, control: float) -> float:
+def retained(accuracy: float, control: float) -> float:
     return (accuracy - CHANCE) / (control - CHANCE)
 
 
@@ -62,23 +64,23 @@ def on_labels(hacker: HackerResult) -> bool:
 
 
 def anybody(hacker: HackerResult) -> bool:
-    """Without the trained network itself and without originals."""
+    """True for attacks without the trained network itself and without originals."""
     return hacker.holds == "nothing" or hacker.scheme in USUAL
 
 
 def measured(name: str, scale: str, folders: Sequence[Path], counted: Callable[[HackerResult], bool]) -> Setting:
-    # An authorised user who changes something (the yardstick's variants) is not what is asked here.
-    cases = {case.id: case for folder in folders for case in read_cases(folder) if not changed(case.id)}
+    # Changed trainings (…-direct-protected-CHANGE-sSEED) are left out.
+    cases = {case.id: case for folder in folders for case in read_cases(folder) if not CHANGED.search(case.id)}
     summary = summarize(cases.values(), classes=10)
-    meant = summary.authorized
-    assert meant is not None, f"no authorised network in {folders}"
+    authorized = summary.authorized
+    assert authorized is not None, f"no authorised network in {folders}"
     judged = [hacker for hacker in summary.hackers if counted(hacker) and hacker.clean is not None]
-    top = max(judged, key=lambda one: one.kept(CHANCE) or 0.0)
-    # The front-end is part of what the authorised network is asked to do: his control is that of the plain network.
-    own = (meant.network, behind_key(meant.network))
+    top = max(judged, key=lambda hacker: hacker.kept(CHANCE) or 0.0)
+    # The front-end belongs to the authorised network's task: its control is that of the plain network.
+    own = (authorized.network, behind_key(authorized.network))
     control = max(value for network, value in summary.clean.items() if network in own)
     best = max(top.last, top.best)
-    return Setting(name, meant.last, control, best, top.clean or 0.0, f"{top.network}, {top.scheme}", scale)
+    return Setting(name, authorized.last, control, best, top.clean or 0.0, f"{top.network}, {top.scheme}", scale)
 
 
 def settings(results: Path) -> list[Setting]:
@@ -86,10 +88,13 @@ def settings(results: Path) -> list[Setting]:
         [results / "conditional/clean", *(results / f"conditional/keyed-{name}-s{seed}" for seed in range(3))]
         for name in ("cnn", "resnetc20")
     )
-    before, audits = results / "colour-key", results / "audit-cifar10"
+    before = results / "colour-key"
+    audits = results / "audit-cifar10"
     colours = [before / "conditional/clean", before / "conditional/keyed-cnn-s0"]
-    whole, short = "10,000 images, 15 epochs", "10,000 images, 5 epochs"
-    found = [
+    whole = "10,000 images, 15 epochs"
+    short = "10,000 images, 5 epochs"
+    few = "3,000 images, 15 epochs"
+    rows = [
         measured("keyed, hackers on labels", whole, yardstick, on_labels),
         measured("keyed, and distilling", whole, yardstick, ordinary),
         measured("keyed, with keys of their own", whole, yardstick, anybody),
@@ -106,12 +111,11 @@ def settings(results: Path) -> list[Setting]:
         measured("uge, optimised directly", short, [results / "audit-cifar10/uge"], anybody),
         measured("hackers in the loop", "5,000 images, 8 epochs", [results / "hackers-in-the-loop"], anybody),
     ]
-    few = "3,000 images, 15 epochs"
-    found += [
+    rows += [
         measured("feature distance, generator with labels", few, [results / "generator/skips-labels"], anybody),
         *(measured(name, few, [results / "path-matching" / folder], anybody) for folder, name in PATHS.items()),
     ]
-    return found + [Setting(*row, "5,000 images, 15 epochs", True) for row in PRELIMINARY]
+    return rows + [Setting(*row, "5,000 images, 15 epochs", True) for row in PRELIMINARY]
 
 
 PATHS = {
@@ -124,7 +128,7 @@ PATHS = {
     "rewound": "the same, start trained for 3 epochs (44.0)",
     "wide": "the same, CNN of twice the width",
 }
-"""Folders of trials with matched gradients, and what they are called."""
+"""Folders of trials with matched gradients, and their names."""
 CNN = 64.5
 PRELIMINARY = (
     ("gradient matching on the clean path", 23.4, CNN, 24.2, CNN, "CNN, other start"),
@@ -138,7 +142,7 @@ PRELIMINARY = (
     ("patch null space, behind another key", 56.3, CNN, 49.3, CNN, "behind another key"),
     ("patch null space, distilled", 56.3, CNN, 54.7, CNN, "CNN, distilled"),
 )
-"""Of the study before this repository: name, authorised, its control, hacker, his control, who."""
+"""Of the study before this repository: name, authorised, its control, hacker, its control, network of the hacker."""
 
 
 def table(rows: Sequence[Setting]) -> str:
@@ -171,11 +175,12 @@ def drawing(rows: Sequence[Setting]) -> str:
     def at(x: float, y: float) -> tuple[float, float]:
         return MARGIN + min(max(x, 0.0), 1.05) / 1.05 * SIDE, 16 + SIDE - min(max(y, 0.0), 1.05) / 1.05 * SIDE
 
-    width, height = MARGIN + SIDE + 16, SIDE + 16 + MARGIN
-    said = "Scatter plot: what the authorised network keeps against what the strongest hacker keeps"
+    width = MARGIN + SIDE + 16
+    height = SIDE + 16 + MARGIN
+    label = "Scatter plot: what the authorised network keeps against what the strongest hacker keeps"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'font-family="sans-serif" font-size="12" role="img" aria-label="{said}">',
+        f'font-family="sans-serif" font-size="12" role="img" aria-label="{label}">',
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
     ]
     for step in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -192,7 +197,8 @@ def drawing(rows: Sequence[Setting]) -> str:
     x, y = at(0.03, 0.9)
     parts.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="#777">what a data owner wants</text>')
     parts.append(f'<text x="{MARGIN + SIDE / 2}" y="{height - 10}" text-anchor="middle">strongest hacker keeps</text>')
-    x, y = 13, 16 + SIDE / 2
+    x = 13
+    y = 16 + SIDE / 2
     parts.append(f'<text x="{x}" y="{y}" text-anchor="middle" transform="rotate(-90 {x} {y})">authorised keeps</text>')
     places = [at(*row.place) for row in rows]
     labels: list[tuple[float, float]] = []

@@ -29,7 +29,7 @@ FLOORS = [
     {"config"},
     {"session"},
     {"pipeline", "requests"},
-    {"api", "api_audit", "paper"},
+    {"api", "paper"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -7,10 +7,11 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from uge.api_audit import audit
+from uge.auditing.summary import Summary
 from uge.budget import Budget
-from uge.config import ProtectConfig, PublishConfig
+from uge.config import AuditConfig, ProtectConfig, PublishConfig
 from uge.data.images import ImageSet, Pixels, Sample
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError
@@ -23,6 +24,7 @@ from uge.methods.apply import GENERATOR, Savable, save_perturber
 from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.names import is_keyed
 from uge.networks import ImageClassifier
+from uge.pipeline.audit import AuditRun, AuditSources
 from uge.pipeline.images import publish_stream, read_store
 from uge.pipeline.private_folder import write_keys
 from uge.pipeline.protect import protect_task, provenance_of
@@ -329,6 +331,94 @@ def verify(out: str | Path, *, against: ImageSet | None = None) -> Verification:
         UsageError: There is no such folder.
     """
     return verify_folder(Path(out), against=against)
+
+
+def audit(
+    out: str | Path,
+    *,
+    test: str | Path,
+    networks: Sequence[str] = ("cnn", "resnetc20"),
+    attacks: Sequence[str] = ("standard",),
+    variants: Sequence[str] = ("order",),
+    combine: bool = False,
+    seeds: int = 1,
+    budget: str = "full",
+    workers: int | Literal["auto"] = 1,
+    executor: Literal["local", "ray"] = "local",
+    keys: Sequence[Path] = (),
+    clean: str | Path | None = None,
+    public: str | Path | None = None,
+    trust_plugins: bool = False,
+    folder: Path | None = None,
+    size: int | None = None,
+    limit_test: int | None = None,
+    seed: int = 1000,
+    epochs: int | None = None,
+    recipe: str | None = None,
+    runtime: Runtime | None = None,
+    progress: Display | None = None,
+) -> Summary:
+    """Train the authorised network and hackers on a published folder; judge all on clean test images.
+
+    Cases that were run before are not run again.
+
+    Args:
+        out: The published folder, or any folder of labelled images.
+        test: Clean test images; with a train split as well, that is the clean control.
+        networks: Architectures of the hackers.
+        attacks: Attacks by name, families, ``A+B``, ``"standard"`` or ``"all"``.
+        variants: Changes of authorised training: names in :data:`uge.attacks.variants.VARIANTS` or ``"all"``.
+        combine: Combine the two best attacks as well; ``"all"`` does so anyway.
+        seeds: Repetitions.
+        budget: Time for the audit: ``"90s"``, ``"10m"``, ``"1h"`` or ``"full"``.
+        workers: Cases that run at once, each in a process of its own; a program that asks for more than one keeps
+            its own start behind ``if __name__ == "__main__":``.
+        executor: Local processes, or Ray.
+        keys: Key files; by default those in ``OUT.private``.
+        clean: The originals, if they are not the train split of ``test``.
+        public: Labelled images of another data set, for attacks that use some.
+        trust_plugins: Allows a key to name code of others, which is then run as its network.
+        folder: Audit folder; ``OUT.audit`` by default.
+        size: Side length for training; by default the manifest's.
+        limit_test: First N test images only.
+        seed: Root seed of the audit.
+        epochs: If other than the recipe's.
+        recipe: Named recipe; by default the key's own.
+        runtime: Device and precision; chosen by the hardware by default.
+        progress: Shows cases.
+
+    Returns:
+        The summary; ``report`` is the path of the page.
+
+    Raises:
+        UnknownNameError: No such network or attack.
+        UsageError: An attack is asked for by name that needs what is not there, or a setting is wrong.
+        DataError: The test images have other classes, or ``clean`` has not the originals.
+    """
+    config = AuditConfig.checked(
+        networks=networks,
+        attacks=attacks,
+        variants=variants or ("none",),
+        combine=combine,
+        seeds=seeds,
+        budget=budget,
+        workers=str(workers),
+        executor=executor,
+        size=size,
+        limit_test=limit_test,
+        seed=seed,
+        epochs=epochs,
+        recipe=recipe,
+    )
+    sources = AuditSources(
+        test=str(test),
+        clean=None if clean is None else str(clean),
+        public=None if public is None else str(public),
+        keys=keys,
+        trust_plugins=trust_plugins,
+    )
+    folder = None if folder is None else local_path(folder)
+    return AuditRun(local_path(out), sources, config, _session(runtime, progress), folder).run()
 
 
 def _session(runtime: Runtime | None, progress: Display | None) -> Session:

@@ -1,18 +1,32 @@
 """All settings in one place: the same models give command line, files and manifest."""
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from cyclopts import Parameter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from uge.errors import UsageError
 from uge.methods import METHODS, MethodSettings
 
 STANDARD_ATTACKS = ("direct", "distill", "grayscale", "jpeg30", "jpeg10", "wave-removal", "pattern-estimation")
 """Attacks behind the name ``standard``: the paper's two, and filters that are cheap and break much."""
+
+
+def _split(names: str | Sequence[str]) -> tuple[str, ...]:
+    texts = [names] if isinstance(names, str) else names
+    listed = tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+    if not listed:
+        raise PydanticCustomError("names", "expected names separated by commas")
+    return listed
+
+
+Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=",".join), BeforeValidator(_split)]
+"""Names, at least one; commas separate them on the command line and in files of settings."""
 
 
 class _Settings(BaseModel):
@@ -67,19 +81,18 @@ class AuditConfig(_Settings):
     """Attacks on a published folder."""
 
     networks: Annotated[
-        str,
+        Names,
         Field(description="Architectures of the hackers (uge list networks), separated by commas, or checkpoint:PATH."),
-    ] = "cnn,resnetc20"
+    ] = ("cnn", "resnetc20")
     attacks: Annotated[
-        str,
-        Field(description="Attacks (uge list attacks), families, A+B, standard or all, separated by commas."),
-    ] = "standard"
+        Names, Field(description="Attacks (uge list attacks), families, A+B, standard or all, separated by commas.")
+    ] = ("standard",)
     combine: Annotated[
         bool, Field(description="Combine the two best attacks as well; --attacks all does so anyway.")
     ] = False
     variants: Annotated[
-        str, Field(description="What the authorised user changes: names, all or none, separated by commas.")
-    ] = "order"
+        Names, Field(description="What the authorised user changes: names, all or none, separated by commas.")
+    ] = ("order",)
     seeds: Annotated[int, Field(description="Repetitions.", ge=1)] = 1
     budget: Annotated[str, Field(description="Time there is: 90s, 10m, 1h, or full for all there is to run.")] = "full"
     workers: Annotated[

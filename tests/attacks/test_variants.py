@@ -8,7 +8,8 @@ import torch
 from uge.attacks.variants import VARIANTS, choose_variants, without_class
 from uge.auditing.plan import plan
 from uge.cases.job import Job
-from uge.cases.run import Audit
+from uge.cases.material import CopyMaterial
+from uge.cases.run import run_case
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError
 from uge.learning.recipes import Recipe
@@ -21,11 +22,11 @@ MakeStore = Callable[..., PixelStore]
 
 
 @pytest.fixture
-def make_audit(make_store: MakeStore, runtime: Runtime, tmp_path: Path) -> Callable[[str], Audit]:
-    def make(network: str) -> Audit:
+def make_material(make_store: MakeStore, runtime: Runtime, tmp_path: Path) -> Callable[[str], CopyMaterial]:
+    def make(network: str) -> CopyMaterial:
         key = tmp_path / "key.safetensors"
         save_weights(key, build(network, 3, seed=5, size=16), {"recipe": RECIPE.model_dump_json()})
-        return Audit(tmp_path / "audit", make_store(count=24), None, make_store(seed=2), keys=[key], runtime=runtime)
+        return CopyMaterial(tmp_path / "audit", make_store(count=24), make_store(seed=2), runtime, RECIPE, keys=[key])
 
     return make
 
@@ -35,27 +36,29 @@ def authorized(network: str, scheme: str, seed: int = 0) -> Job:
 
 
 @pytest.mark.parametrize("network", ["lenet", "keyed:lenet"])
-def test_every_variant_changes_what_it_says_and_nothing_else(network: str, make_audit: Callable[[str], Audit]) -> None:
-    audit = make_audit(network)
+def test_every_variant_changes_what_it_says_and_nothing_else(
+    network: str, make_material: Callable[[str], CopyMaterial]
+) -> None:
+    material = make_material(network)
     (usual, *others) = plan(
         ["lenet"], ["direct"], 1, [network], controls=False, variants=list(VARIANTS)
     ).jobs  # the hacker is the second
     varied = [job for job in others if job.role == "authorized"]
     assert [job.scheme for job in varied] == list(VARIANTS)
-    standard = audit.run(usual)
+    standard = run_case(usual, material.training(usual))
     for job in varied:
-        case, variant = audit.run(job), VARIANTS[job.scheme]
+        case, variant = run_case(job, material.training(job)), VARIANTS[job.scheme]
         changed = {name for name, value in case.recipe.items() if standard.recipe[name] != value}
         assert changed <= {"batch_size", "lr", "optimizer", "augment"}
         assert (case.family, case.about, case.role, case.start) == ("variant", variant.about, "authorized", "theta0")
         same = case.history == standard.history
         assert same != variant.differs(RECIPE, "fp32"), job.scheme
         assert case.environment["precision"] == (variant.precision or "fp32")
-    assert not (audit.folder / "weights" / f"{varied[0].id}.safetensors").exists()
+    assert not (material.folder / "weights" / f"{varied[0].id}.safetensors").exists()
 
 
 def test_a_variant_has_the_usual_order_unless_it_is_about_that(
-    make_audit: Callable[[str], Audit], monkeypatch: pytest.MonkeyPatch
+    make_material: Callable[[str], CopyMaterial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds: dict[str, int] = {}
 
@@ -65,9 +68,10 @@ def test_a_variant_has_the_usual_order_unless_it_is_about_that(
 
     monkeypatch.setattr("uge.attacks.variants.fit", spy)
     monkeypatch.setattr("uge.attacks.base.fit", spy)
-    audit = make_audit("lenet")
+    material = make_material("lenet")
     for scheme in ("direct", "order", "lr-half", "jpeg95"):
-        audit.run(authorized("lenet", scheme))
+        job = authorized("lenet", scheme)
+        run_case(job, material.training(job))
     assert seeds["direct"] == seeds["lr-half"] == seeds["jpeg95"] != seeds["order"]
 
 

@@ -111,7 +111,7 @@ def case(scheme: str, best: float, network: str = "cnn", seed: int = 0) -> Case:
     job = Job("hacker", network, "random", scheme, "protected", seed, 0 if "key" in find_attack(scheme).needs else None)
     return Case(
         id=job.id, role="hacker", network=network, start="random", scheme=scheme, data="protected", seed=seed,
-        last=best / 2, best=best, best_epoch=1,
+        key=job.key or 0, last=best / 2, best=best, best_epoch=1,
     )  # fmt: skip
 
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from made_cases import case
 from scipy import stats
 
-from uge.auditing.summarize import Margin, Summary, interval, summarize, verdict
-from uge.auditing.verdict import extent
+from uge.auditing.summarize import interval, summarize
+from uge.auditing.summary import Margin, Summary
+from uge.auditing.verdict import extent, separated, verdict
 from uge.cases.case import Case
-from uge.report.story import headline
+from uge.report.description import headline
 from uge.report.tables import text_table
 
 
@@ -53,8 +54,7 @@ def test_means_by_hand() -> None:
     assert summary.margin is not None
     assert summary.margin.last_interval == pytest.approx((37 - 2.484, 37 + 2.484), abs=1e-3)
     assert (summary.margin.network_best, summary.margin.scheme_best, summary.margin.seeds) == ("resnet", "distill", 3)
-    assert summary.strongest is not None
-    assert (summary.strongest.network, summary.strongest.scheme) == ("cnn", "direct")
+    assert summary.strongest == {"network": "cnn", "scheme": "direct"}
     assert (summary.seeds, summary.chance) == (3, 10.0)
     assert [doubt.check for doubt in summary.doubts] == ["few-attacks"]
     assert Summary.model_validate_json(summary.model_dump_json()) == summary
@@ -124,11 +124,11 @@ def test_control_prefers_the_same_start_and_scheme() -> None:
 def test_two_keys_of_one_architecture_stay_apart() -> None:
     cases = [
         case("clean", "cnn", 60.0, start="theta0"),
-        case("clean", "cnn", 62.0, start="theta0", variant="key1"),
+        case("clean", "cnn", 62.0, start="theta0", key=1),
         case("authorized", "cnn", 58.0),
-        case("authorized", "cnn", 40.0, variant="key1"),
+        case("authorized", "cnn", 40.0, key=1),
         case("hacker", "cnn", 20.0, scheme="distill"),
-        case("hacker", "cnn", 30.0, scheme="distill", variant="key1"),
+        case("hacker", "cnn", 30.0, scheme="distill", key=1),
     ]
     summary = summarize(cases)
     assert [(a.last, a.clean) for a in summary.authorized_all] == [(58.0, 60.0), (40.0, 62.0)]
@@ -140,6 +140,20 @@ def test_still_improving_ignores_a_plateau_and_a_late_lucky_epoch() -> None:
     assert not case("clean", "cnn", 60.0, values=[20.0, 50.0, 59.0, 60.0, 59.5, 60.4]).still_improving
     assert case("clean", "cnn", 60.0, values=[20.0, 30.0, 40.0, 50.0]).still_improving
     assert not case("clean", "cnn", 60.0, values=[60.0]).still_improving
+
+
+@pytest.mark.parametrize(
+    ("end", "improving"),
+    [
+        ([14.0, 22.5, 22.6, 22.7], True),
+        ([20.0, 20.0, 24.0, 23.0], True),
+        ([20.0, 20.0, 22.0, 22.0], False),  # Exactly 2 points.
+        ([21.0, 17.0, 20.0, 21.5], False),
+        ([20.0, 25.0, 24.9, 24.9], False),  # The best epoch lies before the last tenth.
+    ],
+)
+def test_still_improving_compares_the_last_two_tenths(end: list[float], improving: bool) -> None:
+    assert case("clean", "cnn", end[-1], values=[10.0] * 16 + end).still_improving == improving
 
 
 @given(
@@ -160,8 +174,7 @@ def test_the_margin_follows_the_strongest_hacker_of_every_seed() -> None:
     cases += [case("hacker", "cnn", last, seed=seed, scheme="b") for seed, last in enumerate((20.0, 40.0))]
     summary = summarize(cases)
     assert summary.gap == pytest.approx((10 + 20) / 2)
-    assert summary.strongest is not None
-    assert summary.strongest.scheme == "a"
+    assert summary.strongest == {"network": "cnn", "scheme": "a"}
 
 
 @pytest.mark.parametrize("kind", ["gap", "protection"])
@@ -299,10 +312,10 @@ LABELS = {
         case("hacker", "cnn", 58.0, scheme="distill"),
     ],
     "not separated from a keyed hacker": [case("hacker", "keyed:cnn", 57.0), case("hacker", "cnn", 20.0)],
-    "broken by distill, only by who holds the key or the trained authorised network": [
+    "broken by distill, only with the key or the trained authorised network": [
         case("hacker", "cnn", 57.0, scheme="distill")
     ],
-    "broken by theta0, only by who holds the key or the trained authorised network": [
+    "broken by theta0, only with the key or the trained authorised network": [
         case("hacker", "keyed:cnn", 57.0, scheme="theta0", needs=["key"]),
         case("hacker", "cnn", 20.0),
     ],
@@ -339,7 +352,7 @@ def test_an_audit_says_how_many_attacks_there_are(known: int | None, words: str,
     [
         ("jpeg10", [], "not separated from cnn (jpeg10)"),
         ("other-key", [], "not separated from a keyed hacker"),
-        ("mix-clean-10", ["clean"], "not separated from cnn (mix-clean-10), who holds some of the originals as well"),
+        ("mix-clean-10", ["clean"], "not separated from cnn (mix-clean-10), which holds some of the originals as well"),
     ],
 )
 def test_label_without_a_clean_control(scheme: str, needs: list[str], words: str) -> None:
@@ -366,3 +379,23 @@ def test_variants_of_authorised_training_are_no_part_of_the_number() -> None:
     assert summary.gap == 38.0
     assert [(v.scheme, v.last, v.clean) for v in summary.variants] == [("lr-double", 40.0, 60.0)]
     assert [a.scheme for a in summary.authorized_all] == ["direct"]
+
+
+@pytest.mark.parametrize(
+    ("last", "interval", "is_separated"),
+    [
+        (3.0, None, False),
+        (3.001, None, True),
+        (20.0, (0.0, 40.0), False),
+        (20.0, (0.001, 39.999), True),
+        (2.9, (2.8, 3.0), False),
+    ],
+)
+def test_a_margin_separates_above_the_noise_only(
+    last: float, interval: tuple[float, float] | None, is_separated: bool
+) -> None:
+    cases = [case("authorized", "cnn", 60.0), case("hacker", "cnn", 20.0)]
+    margin = summarize(cases).margin
+    assert margin is not None
+    changed = margin.model_copy(update={"last": last, "last_interval": interval, "best": 50.0})
+    assert separated(changed) == is_separated

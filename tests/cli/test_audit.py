@@ -60,7 +60,7 @@ def test_other_originals_are_refused(foreign: Path, toy: Path, tmp_path: Path) -
 def test_a_partial_audit_says_so(foreign: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("audit", foreign, "--test", toy, *SHORT, "--attacks", "direct,mixup")
     refused(2, "take about", *arguments, "--budget", "0.001s", inside=foreign)
-    monkeypatch.setattr("uge.auditing.schedule_run.warm_up", lambda audit, network, threads: 1.0)
+    monkeypatch.setattr("uge.auditing.schedule.warm_up", lambda audit, network, threads: 1.0)
     monkeypatch.setattr("uge.auditing.schedule.Pace.learn", lambda pace, job, seconds: None)
     monkeypatch.setattr("uge.auditing.schedule.Pace.seconds", lambda pace, job: 1e9 * (job.scheme == "mixup"))
     partial = run_uge(*arguments, "--budget", "6h")

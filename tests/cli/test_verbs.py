@@ -15,6 +15,7 @@ import pytest
 from command import CLASSES, PAPER, TINY, contents, make_folder, run_uge, tiny
 from PIL import Image
 
+from uge.auditing.summary import Margin
 from uge.cli.audit import smallest_gap
 from uge.cli.main import app
 from uge.cli.verbs import VERBS
@@ -229,11 +230,11 @@ def test_fail_under(limit: str, code: int, toy: Path, finished: Path) -> None:
 )
 def test_the_gap_that_may_fail_is_of_hackers_who_hold_no_more(holding: Any, gap: float) -> None:
     margins = [
-        {"kind": "gap", "holds": holds, "last": last, "best": last + 1}
+        Margin.model_construct(kind="gap", holds=holds, last=last, best=last + 1)
         for holds, last in (("nothing", 20.0), ("clean", 10.0), ("key", -1.0))
     ]
     assert smallest_gap(margins, holding) == gap
-    assert smallest_gap([{**margins[0], "kind": "protection"}], holding) is None
+    assert smallest_gap([margins[0].model_copy(update={"kind": "protection"})], holding) is None
     assert smallest_gap(margins[2:], "clean") is None
 
 
@@ -294,7 +295,7 @@ def test_demo_takes_its_preset_below_flags(tmp_path: Path) -> None:
     preset = tomllib.loads((resources.files("uge") / "presets" / "demo.toml").read_text())
     assert found["config"]["generator"]["max_steps"] == 7
     assert found["config"]["recipe"]["epochs"] == preset["demo"]["recipe"]["epochs"]
-    assert found["audit"]["networks"] == preset["demo"]["auditing"]["networks"]
+    assert ",".join(found["audit"]["networks"]) == preset["demo"]["auditing"]["networks"]
     assert found["source"] == "photos"
 
 

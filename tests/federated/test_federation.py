@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from fed_toy import CLASSES, CONFIG, RUNTIME, TWO, federate, in_this_process, make_folder
 
+from uge.attacks import base
 from uge.cases.case import read_cases
 from uge.config import ProtectConfig
 from uge.data import load_images
 from uge.errors import DataError, OutputExistsError, UsageError
-from uge.federated import columns
 from uge.federated.servers import Server
 from uge.files import file_sha256, read_json
 from uge.networks import from_weights, weights_hash
@@ -126,7 +126,7 @@ def test_a_finished_federation_is_not_done_again(toy: Path, copy: Path, monkeypa
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("something was done again")
 
-    monkeypatch.setattr(columns, "fit", never)
+    monkeypatch.setattr(base, "fit", never)
     monkeypatch.setattr(federated.subprocess, "run", never)
     assert without_times(federate(toy, copy, resume=True)) == without_times(before)
 
@@ -196,7 +196,8 @@ def test_a_killed_run_resumes_to_the_same_results(
     for lost in ("server-1/published", "server-1/published.private", "audit"):
         shutil.rmtree(copy / lost)
     (copy / "federated.json").unlink()
-    real, calls = columns.fit, list[int]()
+    real = base.fit
+    calls = list[int]()
 
     def killed(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
@@ -205,7 +206,7 @@ def test_a_killed_run_resumes_to_the_same_results(
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(columns, "fit", killed)
+    monkeypatch.setattr(base, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
         federate(toy, copy, resume=True)
     assert len(read_cases(copy / "audit")) == 2

@@ -2,7 +2,6 @@
 
 import copy as copying
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -270,7 +269,7 @@ def test_without_the_extra_one_sentence_says_what_to_install(
     assert not (tmp_path / "fed").exists()
 
 
-@pytest.mark.skipif("UGE_TEST_RAY" not in os.environ, reason="starts Ray, 20 seconds; set UGE_TEST_RAY=1")
+@pytest.mark.heavy
 def test_clients_in_processes_of_their_own_give_the_same(copy: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra fl")
     other = tmp_path / "other"

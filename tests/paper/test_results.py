@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_scale import put_case, put_images
 
 from uge.paper.cells import Cell
-from uge.paper.kept_cases import REVISIONS, Kept
+from uge.paper.ledger import PaperLedger
 from uge.paper.page import page, shared
 from uge.paper.render import FIELDS, as_csv, as_json, beside, latex, markdown, tex, write_all
 from uge.paper.results import Entry, Shown, federated_value, look
@@ -28,13 +28,13 @@ assert CELL is not None
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Kept:
-    kept = Kept(tmp_path)
+def kept(tmp_path: Path) -> PaperLedger:
+    kept = PaperLedger(tmp_path)
     put_images(kept, LISTS.images("cifar10"))
     return kept
 
 
-def entry(kept: Kept, cell: Cell = CELL) -> Entry:
+def entry(kept: PaperLedger, cell: Cell = CELL) -> Entry:
     shown = look(TABLE, kept)
     found = shown.at(TABLE.sections[0], cell.row, cell.column)
     assert found is not None
@@ -42,15 +42,15 @@ def entry(kept: Kept, cell: Cell = CELL) -> Entry:
 
 
 def test_an_empty_folder_is_a_whole_table_of_cells_not_run(tmp_path: Path) -> None:
-    shown = look(TABLE, Kept(tmp_path))
+    shown = look(TABLE, PaperLedger(tmp_path))
     assert shown.counts == {"done": 0, "missing": 16, "failed": 0}
     text = markdown(shown, SIZE)
     assert text.count("not run / ") == 16
     assert text.count("| ") >= 16
-    assert page(shown, SIZE, Kept(tmp_path)).count('missing">not run</span>') == 16
+    assert page(shown, SIZE, PaperLedger(tmp_path)).count('missing">not run</span>') == 16
 
 
-def test_mean_and_spread_are_over_repetitions(kept: Kept) -> None:
+def test_mean_and_spread_are_over_repetitions(kept: PaperLedger) -> None:
     (first,), (second,) = CELL.units
     put_case(kept, first, 50.0, 40.0)
     half = entry(kept).measured
@@ -68,7 +68,7 @@ def test_mean_and_spread_are_over_repetitions(kept: Kept) -> None:
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.floats(0, 100), min_size=4, max_size=4))
 def test_a_cell_over_several_networks_is_the_mean_over_them_and_then_over_repetitions(
-    kept: Kept, values: list[float]
+    kept: PaperLedger, values: list[float]
 ) -> None:
     figure = experiments("fig7", LISTS)[0]
     cell = figure.sections[0].cell("2 authorised", "authorised (mean)")
@@ -81,14 +81,14 @@ def test_a_cell_over_several_networks_is_the_mean_over_them_and_then_over_repeti
     assert found.std == pytest.approx(stdev(means))
 
 
-def test_the_clean_control_is_shown_beside(kept: Kept) -> None:
+def test_the_clean_control_is_shown_beside(kept: PaperLedger) -> None:
     for (control,) in CELL.control:
         put_case(kept, control, 70.0 + control.seed)
     assert entry(kept).measured.clean == 70.5
     assert entry(kept).measured.state == "missing"
 
 
-def test_results_of_other_images_do_not_count(kept: Kept) -> None:
+def test_results_of_other_images_do_not_count(kept: PaperLedger) -> None:
     for (unit,) in CELL.units:
         put_case(kept, unit, 10.0)
     assert entry(kept).measured.state == "done"
@@ -96,10 +96,10 @@ def test_results_of_other_images_do_not_count(kept: Kept) -> None:
     assert entry(kept).measured.state == "missing"
 
 
-def test_a_failure_has_its_sentence_until_it_is_mended(kept: Kept) -> None:
+def test_a_failure_has_its_sentence_until_it_is_mended(kept: PaperLedger) -> None:
     (first,), (second,) = CELL.units
     put_case(kept, second, 10.0)
-    kept.keep_failure(first.of, "the disk is on fire")
+    kept.fail(first.of, "the disk is on fire")
     assert (entry(kept).measured.state, entry(kept).measured.reason) == ("failed", "the disk is on fire")
     assert "Not measured: the disk is on fire." in markdown(look(TABLE, kept), SIZE)
     put_case(kept, first, 10.0)
@@ -107,7 +107,7 @@ def test_a_failure_has_its_sentence_until_it_is_mended(kept: Kept) -> None:
 
 
 def test_images_that_are_not_at_hand_are_a_reason_not_a_failure(tmp_path: Path) -> None:
-    kept = Kept(tmp_path)
+    kept = PaperLedger(tmp_path)
     kept.keep_images("cifar10", {"reason": "no such folder"})
     found = entry(kept)
     assert (found.measured.state, found.measured.reason) == ("missing", "no such folder")
@@ -115,18 +115,18 @@ def test_images_that_are_not_at_hand_are_a_reason_not_a_failure(tmp_path: Path) 
 
 
 def test_pictures_of_images_that_are_not_at_hand_are_missing(tmp_path: Path) -> None:
-    kept, figure = Kept(tmp_path), experiments("fig6", LISTS)[0]
+    kept, figure = PaperLedger(tmp_path), experiments("fig6", LISTS)[0]
     kept.keep_images("tinyimagenet", {"reason": "no such folder"})
     shown = look(figure, kept)
     assert shown.counts == {"done": 0, "missing": 2, "failed": 0}
     assert {one["state"] for one in as_json(shown, SIZE)["pictures"]} == {"missing"}
     assert markdown(shown, SIZE).count("no such folder") == 2
-    kept.keep_failure(figure.pictures[0], "the disk is on fire")
+    kept.fail(figure.pictures[0], "the disk is on fire")
     assert look(figure, kept).counts == {"done": 0, "missing": 1, "failed": 1}
 
 
 @pytest.mark.parametrize("room", ["copies", "federations"])
-def test_what_is_made_again_leaves_nothing_of_itself_behind(kept: Kept, room: str) -> None:
+def test_what_is_made_again_leaves_nothing_of_itself_behind(kept: PaperLedger, room: str) -> None:
     """Or protecting would go on with the old folder."""
     (unit,), _ = CELL.units
     spec = unit.of if room == "copies" else LISTS.federation("cifar10", 0)
@@ -142,26 +142,19 @@ def test_what_is_made_again_leaves_nothing_of_itself_behind(kept: Kept, room: st
     assert kept.result(spec) is None
 
 
-def test_results_in_another_precision_do_not_count(kept: Kept) -> None:
+def test_results_in_another_precision_do_not_count(kept: PaperLedger) -> None:
     for (unit,) in CELL.units:
         put_case(kept, unit, 10.0)
     kept.keep_precision("fp32")
     assert entry(kept).measured.state == "done"
     kept.keep_precision("bf16-mixed")
-    assert Kept(kept.folder).precision() == "bf16-mixed"
+    assert PaperLedger(kept.folder).precision() == "bf16-mixed"
     assert entry(kept).measured.state == "missing"
     kept.keep_precision("fp32")
     assert entry(kept).measured.state == "done"
 
 
-def test_results_of_a_changed_baseline_do_not_count(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    (unit,), _ = CELL.units
-    put_case(kept, unit, 10.0)
-    monkeypatch.setitem(REVISIONS, unit.of.method, 1)
-    assert kept.case(unit) is None
-
-
-def test_a_damaged_case_counts_as_missing(kept: Kept) -> None:
+def test_a_damaged_case_counts_as_missing(kept: PaperLedger) -> None:
     (unit,), _ = CELL.units
     put_case(kept, unit, 10.0)
     (kept.folder / "cases" / f"{unit.id}.json").write_text("{")
@@ -169,7 +162,7 @@ def test_a_damaged_case_counts_as_missing(kept: Kept) -> None:
 
 
 def test_with_other_images_than_the_papers_there_is_no_difference(tmp_path: Path) -> None:
-    kept, lists = Kept(tmp_path), Lists(scale("smoke"))
+    kept, lists = PaperLedger(tmp_path), Lists(scale("smoke"))
     put_images(kept, lists.images("cifar10"))
     table = experiments("table2", lists)[0]
     cell = table.sections[0].cells[0]
@@ -180,7 +173,7 @@ def test_with_other_images_than_the_papers_there_is_no_difference(tmp_path: Path
     assert "not on the paper's images" in markdown(shown, scale("smoke"))
 
 
-def test_time_that_cells_share_is_counted_once(kept: Kept) -> None:
+def test_time_that_cells_share_is_counted_once(kept: PaperLedger) -> None:
     shared_unit = CELL.units[0][0]
     put_case(kept, shared_unit, 10.0, seconds=60.0)
     found = look(TABLE, kept).entries
@@ -210,7 +203,7 @@ def test_table_9_reads_its_columns() -> None:
     assert federated_value(columns, run, "average", "Global") == (50.0, 55.0)
 
 
-def filled(kept: Kept) -> Shown:
+def filled(kept: PaperLedger) -> Shown:
     for number, cell in enumerate(TABLE.sections[0].cells):
         for group in cell.units:
             for unit in group:
@@ -218,7 +211,7 @@ def filled(kept: Kept) -> Shown:
     return look(TABLE, kept)
 
 
-def test_all_formats_say_the_same(kept: Kept) -> None:
+def test_all_formats_say_the_same(kept: PaperLedger) -> None:
     shown = filled(kept)
     lines = list(csv.DictReader(io.StringIO(as_csv(shown))))
     cells = as_json(shown, SIZE)["cells"]
@@ -234,13 +227,13 @@ def test_all_formats_say_the_same(kept: Kept) -> None:
 
 
 def test_latex_has_balanced_rows() -> None:
-    text = latex(look(TABLE, Kept(Path("nowhere"))), SIZE)
+    text = latex(look(TABLE, PaperLedger(Path("nowhere"))), SIZE)
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {line.count("&") for line in rows} == {len(TABLE.sections[0].columns)}
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
 
 
-def test_pages_need_nothing_from_outside_and_come_out_the_same_twice(kept: Kept) -> None:
+def test_pages_need_nothing_from_outside_and_come_out_the_same_twice(kept: PaperLedger) -> None:
     shown = filled(kept)
     paths = write_all(shown, SIZE, kept)
     before = {path: path.read_bytes() for path in paths}
@@ -251,7 +244,7 @@ def test_pages_need_nothing_from_outside_and_come_out_the_same_twice(kept: Kept)
     assert "<script" not in html
 
 
-def test_a_figure_is_drawn_where_there_are_points(kept: Kept) -> None:
+def test_a_figure_is_drawn_where_there_are_points(kept: PaperLedger) -> None:
     figure = experiments("fig3", LISTS)[0]
     assert '<svg class="plot"' not in page(look(figure, kept), SIZE, kept)
     for cell in figure.sections[0].cells:

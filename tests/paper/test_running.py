@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from tiny_scale import TINY
 
+from uge.cases import ledger
 from uge.cases.case import Case, read_cases
 from uge.cli.main import main
-from uge.paper import material as work
-from uge.paper.kept_cases import Kept
+from uge.paper import laboratory
+from uge.paper.ledger import PaperLedger
 from uge.paper.request import Request
 from uge.paper.results import Measured, look
 from uge.paper.run import carry_out
@@ -25,7 +26,7 @@ Run = Callable[..., Request]
 
 def states(request: Request, *rows: str) -> dict[str, Measured]:
     """What was measured, by ``DATA/ROW/COLUMN``; only rows that start with one of ``rows``."""
-    kept = Kept(request.folder)
+    kept = PaperLedger(request.folder)
     return {
         f"{entry.section.title}/{entry.cell.row}/{entry.cell.column}": entry.measured
         for experiment in request.wanted
@@ -51,8 +52,8 @@ def test_a_whole_table_runs_once_and_only_once(run: Run, monkeypatch: pytest.Mon
     assert found["CIFAR-10/UGEs/Normal/CNN"].clean == control.last
     assert all(one.hardware and one.recipes and one.costs for one in found.values())
     before = accuracies(request.folder)
-    monkeypatch.setattr(work, "attack", untouchable)
-    monkeypatch.setattr(work, "ProtectRun", untouchable)
+    monkeypatch.setattr(laboratory, "run_case", untouchable)
+    monkeypatch.setattr(laboratory, "ProtectRun", untouchable)
     assert {one.state for one in states(run("table2")).values()} == {"done"}
     shared = states(run("fig7", "2 authorised"), "2 authorised")
     assert {one.state for one in shared.values()} == {"done"}
@@ -64,7 +65,9 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 ) -> None:
     whole = Request.at("table1", TINY, {}, tmp_path / "whole", ("CIFAR-10/Keyed",))
     carry_out(whole.plan, whole.folder, whole.sources, Session(runtime))
-    known, keep, count = accuracies(whole.folder), work.write_case, 0
+    known = accuracies(whole.folder)
+    keep = ledger.write_case
+    count = 0
 
     def killed(folder: Path, case: Case) -> Path:
         nonlocal count
@@ -73,12 +76,24 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
             raise KeyboardInterrupt
         return keep(folder, case)
 
-    monkeypatch.setattr(work, "write_case", killed)
+    monkeypatch.setattr(ledger, "write_case", killed)
     with pytest.raises(KeyboardInterrupt):
         run("table1", "CIFAR-10/Keyed")
     assert 0 < len(accuracies(tmp_path)) < len(known)
     assert {one.state for one in states(run("table1", "CIFAR-10/Keyed"), "Keyed").values()} == {"done"}
     assert accuracies(tmp_path) == known
+
+
+def test_a_lost_teacher_is_trained_again_for_its_students(run: Run) -> None:
+    folder = run("table2", "CIFAR-10/Original").folder
+    known = accuracies(folder)
+    weights = sorted((folder / "weights").iterdir())
+    assert len(weights) == 2
+    for path in (*weights, *(folder / "cases").glob("hacker-*-distill-*")):
+        path.unlink()
+    run("table2", "CIFAR-10/Original")
+    assert accuracies(folder) == known
+    assert sorted((folder / "weights").iterdir()) == weights
 
 
 def test_one_failure_costs_no_other_cell(run: Run) -> None:
@@ -102,7 +117,7 @@ def test_images_that_cannot_be_had_leave_their_cells_empty_with_the_reason(run: 
     missing = found["CIFAR-100/Original/Normal/ResNet-18"]
     assert missing.state == "missing"
     assert "absent" in missing.reason
-    assert str(tmp_path) not in json.dumps(Kept(request.folder).images("photos"))
+    assert str(tmp_path) not in json.dumps(PaperLedger(request.folder).images("photos"))
 
 
 def test_other_images_under_the_same_name_are_measured_again(run: Run, tmp_path: Path) -> None:
@@ -128,7 +143,7 @@ def test_table_3_has_baselines_at_their_own_budget(run: Run) -> None:
     assert {name: one.state for name, one in found.items() if "CIFAR-10 " in name} == {
         f"ResNet-18/{row}/CIFAR-10 {kind}": "done" for row in ("EM", "CUDA", "LSP") for kind in ("clean", "protected")
     }
-    kept = Kept(request.folder)
+    kept = PaperLedger(request.folder)
     budgets = {copy.method: (kept.result(copy) or {})["budget"]["levels"] for copy in request.plan.copies}
     assert budgets["em"] == 8
     assert budgets["cuda"] == 255
@@ -137,7 +152,7 @@ def test_table_3_has_baselines_at_their_own_budget(run: Run) -> None:
 def test_figures_4_and_6_are_pictures(run: Run) -> None:
     request = run("fig4")
     (copy, count), *_ = request.plan.pictured
-    folder = Kept(request.folder).picture(copy)
+    folder = PaperLedger(request.folder).picture(copy)
     original, noise, protected = (
         np.asarray(Image.open(folder / f"00-{kind}.png")).astype(int) for kind in ("original", "noise", "protected")
     )

@@ -11,8 +11,8 @@ from uge.errors import UnknownNameError, UsageError
 from uge.files import fingerprint
 from uge.networks.table import check_name
 from uge.paper.cells import Cell, Experiment
-from uge.paper.kept_cases import Kept
-from uge.paper.material import protect_config
+from uge.paper.laboratory import job_of, protect_config
+from uge.paper.ledger import PaperLedger
 from uge.paper.paper_numbers import paper_table
 from uge.paper.plan import plan
 from uge.paper.scale import DATA, SCALES, Scale, parse_data, scale
@@ -82,6 +82,7 @@ def test_every_cell_has_a_run_per_repetition_that_the_product_knows(size: Scale)
 def test_ids_name_one_result_each(size: Scale) -> None:
     units = all_units(size.changed(seeds=2))
     assert len({unit.id for unit in units}) == len(units)
+    assert all(job_of(unit).id == unit.id for unit in units)
     assert max(Counter(unit.id.lower() for unit in units).values()) == 1
     copies = {unit.of for unit in units}
     assert len({copy.id for copy in copies}) == len(copies)
@@ -156,7 +157,7 @@ def test_hackers_of_table_9_train_by_their_own_recipe() -> None:
 )
 def test_published_results_are_whole_and_still_count(folder: str, tables: list[str], networks: int) -> None:
     place, lists = Path(__file__).parents[2] / "results" / "reproduce" / folder, Lists(scale("cpu"))
-    kept, wanted = Kept(place), plan(experiment for name in tables for experiment in experiments(name, lists))
+    kept, wanted = PaperLedger(place), plan(experiment for name in tables for experiment in experiments(name, lists))
     units = {unit for unit in (*wanted.alone, *wanted.taught) if unit.of.images.name == "cifar10"}
     made = {copy for copy in wanted.copies if copy.images.name == "cifar10"} | set(wanted.federations)
     assert len(units) == networks

@@ -2,7 +2,8 @@
 
 from uge.cases.case import Case, Epoch, write_case
 from uge.learning.recipes import Recipe
-from uge.paper.kept_cases import Kept, variant
+from uge.paper.laboratory import job_of
+from uge.paper.ledger import PaperLedger, variant
 from uge.paper.scale import PHOTOS, Scale
 from uge.paper.specs import Images, Unit
 
@@ -31,16 +32,17 @@ TINY = Scale(
 )
 
 
-def put_images(kept: Kept, images: Images, digest: str = "d") -> None:
+def put_images(kept: PaperLedger, images: Images, digest: str = "d") -> None:
     """Note images as read."""
     kept.keep_images(images.name, {**kept.images(images.name), variant(images): digest})
 
 
-def put_case(kept: Kept, unit: Unit, *accuracies: float, seconds: float = 1.0) -> Case:
+def put_case(kept: PaperLedger, unit: Unit, *accuracies: float, seconds: float = 1.0) -> Case:
     """Write the case of a run that nobody did, with these accuracies after its epochs."""
     history = [Epoch(epoch=n + 1, test_accuracy=value) for n, value in enumerate(accuracies)]
     best = max(history, key=lambda epoch: epoch.test_accuracy)
     case = Case(
+        key=job_of(unit).key or 0,
         id=unit.id,
         role=unit.case_role,
         network=unit.network,

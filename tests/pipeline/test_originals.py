@@ -79,6 +79,19 @@ class TestOriginals:
             with pytest.raises(DataError, match="has not the originals of the published images: expected 24 images"):
                 find_originals("unused", str(clean), published)
 
+    @pytest.mark.parametrize(("displaced", "matches"), [(7, True), (8, False)])
+    def test_by_order_more_than_half_must_look_alike(
+        self, displaced: int, matches: bool, make_images: MakeImages, tmp_path: Path
+    ) -> None:
+        images = make_images(count=16, classes=1)
+        both = tmp_path / "both"
+        write(images, both / "train")
+        write(images, both / "test")
+        rows = np.r_[np.roll(np.arange(displaced), 1), displaced:16]
+        ids = [f"x{number}" for number in range(16)]
+        published = dataclasses.replace(images.subset(rows.tolist()), ids=ids)
+        assert (find_originals(str(both), None, published).images is not None) == matches
+
     def test_shuffled_labels_are_noticed(self, images: ImageSet, tmp_path: Path) -> None:
         both = tmp_path / "both"
         write(images, both / "train")

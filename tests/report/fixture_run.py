@@ -90,6 +90,7 @@ def _case(role: Any, network: str, scheme: str, level: float, peak: float, seed:
         )
     best = max(epochs, key=lambda epoch: epoch.test_accuracy)
     return Case(
+        key=0,
         id=case_id(role, network, scheme, data, seed),
         role=role,
         network=network,

@@ -9,13 +9,13 @@ import pytest
 
 from uge.cases.case import Case, read_cases, write_case
 from uge.errors import OutputExistsError, UsageError
-from uge.report import write_comparison
-from uge.report.compare import compare, load_runs
+from uge.report.compare import compare, load_audits, write_comparison
 
 BASE = {
     "start": "random",
     "data": "protected",
     "seed": 0,
+    "key": 0,
     "best_epoch": 1,
     "history": [{"epoch": 1, "test_accuracy": 50.0}],
     "recipe": {"classes": 10, "epochs": 5},
@@ -61,7 +61,7 @@ def runs(tmp_path: Path) -> list[str]:
 
 
 def test_the_one_whose_strongest_hacker_without_help_is_weakest_comes_first(runs: list[str]) -> None:
-    ours, weak = compare(load_runs(runs)).standings
+    ours, weak = compare(load_audits(runs)).standings
     assert (ours.name, weak.name) == ("ours", "weak")
     assert ours.free is not None
     assert (ours.free.scheme, ours.free.last) == ("jpeg10+mixup", 30.0)
@@ -73,7 +73,7 @@ def test_the_one_whose_strongest_hacker_without_help_is_weakest_comes_first(runs
 
 
 def test_every_attack_is_a_line_with_the_strongest_network_in_each_cell(runs: list[str]) -> None:
-    heat = compare(load_runs(runs)).heat
+    heat = compare(load_audits(runs)).heat
     assert heat.columns == ["ours", "weak"]
     lines = {line.name: line.cells for family in heat.families for line in family.shown}
     assert [cell and cell.last for cell in lines["grayscale"]] == [22.0, 60.0]  # 22 (30) is more than 24 (26)
@@ -88,7 +88,7 @@ def test_every_attack_is_a_line_with_the_strongest_network_in_each_cell(runs: li
 
 def test_what_forbids_comparing_is_named(runs: list[str], tmp_path: Path) -> None:
     longer = audit(tmp_path / "longer", ("hacker", "cnn", "direct", 60.0, 60.0), epochs=15)
-    warnings = compare(load_runs([*runs, longer])).warnings
+    warnings = compare(load_audits([*runs, longer])).warnings
     assert "Not the same epochs (weak: 5; ours: 5; longer: 15)." in warnings
     assert any(warning.startswith("Not the same networks") for warning in warnings)
     assert any(warning.startswith("One seed") for warning in warnings)
@@ -98,25 +98,25 @@ def test_what_forbids_comparing_is_named(runs: list[str], tmp_path: Path) -> Non
 
 def test_doubts_that_came_with_an_audit_are_carried_over(runs: list[str]) -> None:
     folder = Path(runs[0])
-    summary = load_runs(runs)[folder.name.removesuffix(".audit")].summary
-    assert compare(load_runs(runs)).warnings[0].startswith("Not")
+    summary = load_audits(runs)[folder.name.removesuffix(".audit")].summary
+    assert compare(load_audits(runs)).warnings[0].startswith("Not")
     changed = summary.hackers[0].model_copy(update={"last": 1.0})
     other = summary.model_copy(update={"given": ["The disk was slow."], "hackers": [changed, *summary.hackers[1:]]})
     (folder / "summary.json").write_text(other.model_dump_json())
-    first, second, *_ = compare(load_runs(runs)).warnings
+    first, second, *_ = compare(load_audits(runs)).warnings
     assert first == "weak: The disk was slow."
     assert second.startswith("weak: The stored summary does not match")
 
 
 def test_an_early_peak_counts_in_the_order(runs: list[str], tmp_path: Path) -> None:
     early = audit(tmp_path / "early", ("clean", "cnn", "direct", 70.0, 70.0), ("hacker", "cnn", "direct", 15.0, 66.0))
-    standings = compare(load_runs([*runs, str(early)])).standings
+    standings = compare(load_audits([*runs, str(early)])).standings
     assert [one.name for one in standings] == ["ours", "weak", "early"]
     assert standings[-1].holds is False
 
 
 def test_all_files_say_the_same(runs: list[str], tmp_path: Path) -> None:
-    page, markdown, table, data = write_comparison(runs, tmp_path / "found.html")
+    _, (page, markdown, table, data) = write_comparison(runs, tmp_path / "found.html")
     text = page.read_text()
     assert "1 of 2 holds against hackers without help" in text
     assert "<script" not in text
@@ -129,13 +129,13 @@ def test_all_files_say_the_same(runs: list[str], tmp_path: Path) -> None:
     assert [one["name"] for one in found["standings"]] == ["ours", "weak"]
     assert set(found["summaries"]) == {"ours", "weak"}
     before = [path.read_bytes() for path in (page, markdown, table, data)]
-    again = write_comparison(runs, tmp_path / "found.html", overwrite=True)
+    _, again = write_comparison(runs, tmp_path / "found.html", overwrite=True)
     assert [path.read_bytes() for path in again] == before
 
 
 @pytest.mark.parametrize("name", ['"><img>', "{{ 7 * 7 }}", "a|b"])
 def test_names_are_only_text(name: str, runs: list[str], tmp_path: Path) -> None:
-    page, markdown, *_ = write_comparison([f"{name}={runs[0]}", runs[1]], tmp_path / "found.html")
+    _, (page, markdown, *_) = write_comparison([f"{name}={runs[0]}", runs[1]], tmp_path / "found.html")
     assert "<img" not in page.read_text()
     assert "49" not in markdown.read_text()
     widths = {line.replace("\\|", "").count("|") for line in markdown.read_text().split("\n\n")[1].splitlines()}

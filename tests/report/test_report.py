@@ -23,12 +23,12 @@ from uge.cases.case import Case, read_cases, write_case
 from uge.errors import DataError, OutputExistsError, UsageError
 from uge.files import write_json
 from uge.report import curves, rows, text_table, write_report
-from uge.report.heat import heat_map, shade
-from uge.report.lines import Line, plot, ticks
-from uge.report.page import load_run
-from uge.report.pictures import load_attacked, load_pictures
-from uge.report.quality import load_quality
-from uge.report.story import limits, protection
+from uge.report.description import limits, protection
+from uge.report.heat_map import heat_map, shade
+from uge.report.line_plot import Line, plot, ticks
+from uge.report.page import load_audit
+from uge.report.pictures import load_attacked, load_pictures, load_quality
+from uge.report.tables import csv_text, markdown_table
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -181,12 +181,12 @@ def test_stored_summary(run: Path, tmp_path: Path) -> None:
 def test_cases_of_earlier_runs_do_not_count(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "again"
     shutil.copytree(run, folder)
-    counted = summarize(load_run(folder).cases)
+    counted = summarize(load_audit(folder).cases)
     write_json(folder / "summary.json", counted.model_dump(mode="json"))
     stale = counted.hackers[0].model_dump()
     old = next(case for case in read_cases(folder) if case.role == "hacker")
     write_case(folder / "cases", old.model_copy(update={"id": "hacker-stale", "scheme": "mixup", "last": 99.0}))
-    again = load_run(folder)
+    again = load_audit(folder)
     assert [case.id for case in again.cases] == counted.cases
     assert again.summary.hackers[0].model_dump() == stale
 
@@ -210,12 +210,18 @@ def test_folder_without_cases(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
+def write_index(folder: Path) -> None:
+    entry = {"class": "cat", "original": "00-original.png", "protected": "00-protected.png"}
+    write_json(folder / "pictures.json", {"pictures": [entry]})
+
+
 def test_noise_is_signed_and_spans_the_range(tmp_path: Path) -> None:
     clean = np.full((8, 8, 3), 100, np.uint8)
     protected = clean.copy()
     protected[0, 0], protected[0, 1] = 110, 90
     for name, pixels in (("original", clean), ("protected", protected)):
         Image.fromarray(pixels).save(tmp_path / f"00-{name}.png")
+    write_index(tmp_path)
     found = load_pictures(tmp_path, levels=4)
     assert found is not None
     assert (found.levels, found.factor) == (10, 12.7)
@@ -229,12 +235,13 @@ def test_noise_is_signed_and_spans_the_range(tmp_path: Path) -> None:
 def test_pictures_of_different_size_or_damaged(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "00-original.png")
     Image.new("RGB", (9, 8)).save(tmp_path / "00-protected.png")
+    write_index(tmp_path)
     with pytest.raises(DataError, match="one size"):
         load_pictures(tmp_path)
     (tmp_path / "00-protected.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="00-protected"):
         load_pictures(tmp_path)
-    (tmp_path / "pictures.json").write_text('[{"original": 3}]')
+    (tmp_path / "pictures.json").write_text('{"pictures": [{"original": 3}]}')
     with pytest.raises(DataError, match=r"pictures\.json"):
         load_pictures(tmp_path)
     assert load_pictures(tmp_path / "none") is None
@@ -244,7 +251,7 @@ def test_picture_index_cannot_reach_other_folders(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     (tmp_path / "pictures").mkdir()
     listed = [{"original": "../secret.png", "protected": str(tmp_path / "secret.png")}]
-    (tmp_path / "pictures" / "pictures.json").write_text(json.dumps(listed))
+    (tmp_path / "pictures" / "pictures.json").write_text(json.dumps({"pictures": listed}))
     with pytest.raises(DataError, match="cannot read the picture"):
         load_pictures(tmp_path / "pictures")
 
@@ -314,6 +321,7 @@ MANY = {
     "start": "random",
     "data": "protected",
     "seed": 0,
+    "key": 0,
     "last": 20.0,
     "best": 22.0,
     "best_epoch": 1,
@@ -364,15 +372,14 @@ def two_keys(network: str = "cnn") -> list[Case]:
         for number, last in enumerate(values):
             one = {"id": f"{role}-x-{scheme}-protected{'-key1' * number}-s0", "role": role, "scheme": scheme}
             history = [{"epoch": epoch, "test_accuracy": last} for epoch in (1, 2)]
-            what = {"network": network, "start": start, "last": last, "best": last, "history": history}
+            what = {"key": number, "network": network, "start": start, "last": last, "best": last, "history": history}
             found.append(Case.model_validate({**MANY, **one, **what}))
     return found
 
 
 def test_every_key_has_a_line_of_its_own() -> None:
     cases = two_keys()
-    (group,) = curves.by_attack(cases, summarize(cases))
-    (panel,) = group.panels
+    ((panel,),) = curves.by_attack(cases, summarize(cases)).values()
     assert panel.drawing.count('class="line authorized thin"') == 2
     assert panel.drawing.count('class="line hacker"') == 2
     assert "cnn ends at 60.0 %, cnn, key 1 ends at 20.0 %" in panel.drawing
@@ -417,14 +424,14 @@ def test_a_trained_start_is_told(tmp_path: Path) -> None:
 
 
 def test_attacked_pictures(tmp_path: Path) -> None:
-    assert load_attacked(tmp_path) == []
+    assert load_attacked(tmp_path) == {}
     listed = [{"attack": "jpeg10", "file": f"../jpeg10-{n:02d}.png", "class": "cat"} for n in range(6)]
     for number in range(6):
         Image.new("RGB", (200, 8)).save(tmp_path / f"jpeg10-{number:02d}.png")
     (tmp_path / "attacked.json").write_text(json.dumps({"pictures": listed}))
-    (found,) = load_attacked(tmp_path)
-    assert (found.attack, len(found.images)) == ("jpeg10", 4)
-    shown = Image.open(io.BytesIO(base64.b64decode(found.images[0][1].split(",")[1])))
+    attacked = load_attacked(tmp_path)
+    assert {attack: len(images) for attack, images in attacked.items()} == {"jpeg10": 4}
+    shown = Image.open(io.BytesIO(base64.b64decode(attacked["jpeg10"][0][1].split(",")[1])))
     assert shown.size == (96, 8)
     (tmp_path / "attacked.json").write_text('{"pictures": [{"file": 3}]}')
     with pytest.raises(DataError, match=r"attacked\.json"):
@@ -445,13 +452,13 @@ def test_quality_of_a_written_folder(tmp_path: Path) -> None:
     assert "change by up to 13 levels, 10 are claimed" in parsed.text
     assert len([tag for tag, attributes in parsed.tags if tag == "img"]) == 3
     (run / "quality" / "class-0000.png").write_text("no picture")
-    with pytest.raises(DataError, match=r"quality\.json"):
+    with pytest.raises(DataError, match=r"cannot read the picture .*class-0000\.png"):
         load_quality(run / "quality")
     assert load_quality(tmp_path) is None
 
 
-@pytest.mark.parametrize("name", ["colour-key/attacks", "cifar10-10k/uge", "cifar10-10k/unlearn"])
-def test_audits_of_older_versions_can_be_rendered(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["colour-key/attacks", "cifar10-10k/uge", "audit-cifar10/keyed", "demo"])
+def test_published_audits_can_be_rendered(name: str, tmp_path: Path) -> None:
     run = Path(__file__).parents[2] / "results" / name
     if not run.is_dir():
         pytest.skip(f"needs {run}")
@@ -485,3 +492,13 @@ def test_a_method_of_others_is_described_and_bounds_what_it_bounds() -> None:
     assert facts["Method"] == "cuda: Filters of each class."
     assert facts["Promised bound"].startswith("None")
     assert "255 levels" in dict(protection({**manifest, "method_details": {"linf_claimed": True}}))["Promised bound"]
+
+
+def test_tables_are_written_in_one_way() -> None:
+    assert markdown_table(["", "a|b"], [["x", "1"], ["y|z", ""]]) == [
+        "| | a\\|b |",
+        "|---|---|",
+        "| x | 1 |",
+        "| y\\|z |  |",
+    ]
+    assert csv_text(["a", "b"], [{"b": 2, "a": "x,y", "c": 3}, {"a": None}]) == 'a,b\n"x,y",2\n,\n'

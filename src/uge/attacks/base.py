@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -71,6 +72,7 @@ class Context:
         theta0: Gives a fresh copy of the authorised network before training; raises UsageError without a key.
         public: Gives labelled images of another data set at the training size; raises UsageError without any.
         leak_seed: Root of which originals leaked; the same for every attack of one repetition.
+        checkpoint: File from which an interrupted training goes on; None for none.
     """
 
     network: nn.Module
@@ -85,6 +87,7 @@ class Context:
     theta0: Callable[[], nn.Module] = _NO_THETA0
     public: Callable[[], PixelStore] = _NO_PUBLIC
     leak_seed: int = 0
+    checkpoint: Path | None = None
 
 
 Attack = Callable[[Context], History]  # Trains ``context.network`` and returns the measurements after each epoch.
@@ -103,6 +106,7 @@ def learn(context: Context, objective: Objective = supervised) -> History:
         runtime=context.runtime,
         objective=objective,
         test=context.test,
+        checkpoint=context.checkpoint,
         progress=context.progress,
     )
 

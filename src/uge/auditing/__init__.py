@@ -1,1 +1,1 @@
-"""."""
+"""Plan, run and judge the cases of an audit."""

@@ -1,4 +1,4 @@
-"""What an audit is made of: networks × attacks × seeds, with controls, the authorised side and its variants."""
+"""Plan of an audit: networks × attacks × seeds, with controls, the authorised networks and their variants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uge.errors import UnknownNameError, UsageError
 from uge.names import PLUS
 
 FIRST_STEPS: tuple[Family, ...] = ("preprocess", "purify", "augment")
-"""Families of which a combination has at least one: what they do to images leaves room for another attack."""
+"""Families of which a combination has at least one: images that they changed can be attacked again."""
 MISSING: Mapping[Need, str] = {
     "key": "needs the authorised network's key; give --key FILE, or leave it out",
     "clean": "needs originals of the published images; give --clean SOURCE, or leave it out",
@@ -39,7 +39,7 @@ class Choice:
     Attributes:
         names: Their names, in order, combinations as ``A+B``.
         explicit: Those that were asked for by name, not as part of a group.
-        everything: Whether all attacks were asked for.
+        everything: True where all attacks were asked for.
     """
 
     names: tuple[str, ...]
@@ -53,8 +53,8 @@ class Plan:
 
     Attributes:
         jobs: Teachers before their students, repetition by repetition.
-        left_out: What cannot be run for want of something.
-        combine: Whether the two best attacks of the first repetition are to be combined.
+        left_out: Attacks and variants that cannot be run for want of something.
+        combine: True combines the two best attacks of the first repetition.
     """
 
     jobs: tuple[Job, ...]
@@ -62,27 +62,27 @@ class Plan:
     combine: bool = False
 
     def without_key(self) -> Plan:
-        """The same for a folder that has no authorised network: attacks on one are not left out, there is none."""
-        reason = MISSING["key"].partition(", or")[0]
-        return replace(self, left_out=tuple(one for one in self.left_out if reason not in one.reason))
+        """The same plan for a folder without authorised networks; attacks on one do not count as left out."""
+        reason = _reason("key")
+        return replace(self, left_out=tuple(entry for entry in self.left_out if reason not in entry.reason))
 
 
 def choose(words: Iterable[str], standard: Sequence[str] = ()) -> Choice:
     """Attacks from names, families, ``A+B``, ``all`` and ``standard``.
 
     Args:
-        words: What was asked for; a name goes before a family of the same name.
-        standard: What ``standard`` stands for.
+        words: Names and groups; a name goes before a family of the same name.
+        standard: Attacks that ``standard`` stands for.
 
     Raises:
         UnknownNameError: No such attack or family.
     """
-    words, names, explicit = list(words), list[str](), set[str]()
-    groups = {
-        family: [name for name, row in ATTACKS.loadable().items() if row.family == family]
-        for family in get_args(Family)
-    }
-    groups = {name: found for name, found in groups.items() if found and name not in ATTACKS}
+    words = list(words)
+    names = list[str]()
+    explicit = set[str]()
+    rows = ATTACKS.loadable()
+    groups = {family: [name for name, row in rows.items() if row.family == family] for family in get_args(Family)}
+    groups = {family: members for family, members in groups.items() if members and family not in ATTACKS}
     groups |= {"all": list(ATTACKS), "standard": list(standard)}
     for word in words:
         if word in groups:
@@ -111,21 +111,21 @@ def plan(
     variants: Sequence[str] = (),
     combine: bool = False,
 ) -> Plan:
-    """Every case of an audit, teachers before their students.
+    """Plan every case of an audit, teachers before their students.
 
     Args:
         networks: Architectures of the hackers.
         attacks: From :func:`choose`; names alone count as asked for by name.
         seeds: Repetitions.
         keys: Architecture of each authorised network whose θ0 is at hand; may be empty.
-        controls: Whether clean originals are at hand, for the clean controls and for attacks that need some.
-        public: Whether labelled images of another data set are at hand.
+        controls: True where clean originals are at hand, for the clean controls and for attacks that need some.
+        public: True where labelled images of another data set are at hand.
         variants: Names in :data:`uge.attacks.variants.VARIANTS`, for every authorised network.
-        combine: Whether the two best attacks are combined (:func:`combinations`).
+        combine: True combines the two best attacks (:func:`combinations`).
 
     Raises:
         UnknownNameError: No such attack.
-        UsageError: Fewer than one seed, no network, or an attack asked for by name that needs what is not there.
+        UsageError: Fewer than one seed, no network, or an attack asked for by name that lacks something.
     """
     choice = attacks if isinstance(attacks, Choice) else Choice(tuple(dict.fromkeys(attacks)), frozenset(attacks))
     if seeds < 1 or not networks or not choice.names:
@@ -152,23 +152,28 @@ def plan(
 
 
 def _possible(choice: Choice, there: Mapping[Need, bool], networks: str) -> tuple[list[str], list[LeftOut]]:
-    possible, left_out = list[str](), list[LeftOut]()
+    possible = list[str]()
+    left_out = list[LeftOut]()
     for name in choice.names:
         needs = [need for need in MISSING if need in find_attack(name).needs and not there[need]]
         if needs and name in choice.explicit:
             raise UsageError(f"the attack '{name}' {MISSING[needs[0]]}")
         if needs:
-            left_out.append(LeftOut(name, networks, f"it {MISSING[needs[0]].partition(', or')[0]}"))
+            left_out.append(LeftOut(name, networks, f"it {_reason(needs[0])}"))
         else:
             possible.append(name)
     return possible, left_out
+
+
+def _reason(need: Need) -> str:
+    return MISSING[need].partition(", or")[0]
 
 
 def _hackers(networks: Sequence[str], attacks: Iterable[str], seed: int, keys: Sequence[str]) -> list[Job]:
     jobs = list[Job]()
     for scheme in attacks:
         entry = find_attack(scheme)
-        if entry.same_architecture:  # Whoever knows θ0 builds the network that it belongs to.
+        if entry.same_architecture:  # A hacker that knows θ0 builds the network that it belongs to.
             pairs: list[tuple[str, int | None]] = [(name, number) for number, name in enumerate(keys)]
         else:
             numbers: Sequence[int | None] = range(len(keys)) if "key" in entry.needs else [None]
@@ -179,11 +184,11 @@ def _hackers(networks: Sequence[str], attacks: Iterable[str], seed: int, keys: S
 
 
 def combinations(cases: Iterable[Case], seeds: int) -> list[Job]:
-    """The two best single attacks of the first repetition, combined, for every network and repetition.
+    """Combine the two best single attacks of the first repetition, for every network and repetition.
 
     Twice: of all attacks, and of those that need nothing but the published folder. At least one of the two is of
     :data:`FIRST_STEPS`, two of one family are two filters of different kinds, and the pair with the largest sum of
-    best accuracies is taken. Attacks that need the authorised architecture are left alone. What comes out does not
+    best accuracies is taken. Attacks that need the authorised architecture are left alone. The combinations do not
     depend on the order of the cases.
 
     Args:
@@ -197,29 +202,31 @@ def combinations(cases: Iterable[Case], seeds: int) -> list[Job]:
             key = case.key if "key" in entry.needs else None
             singles.setdefault(case.network, {})[case.scheme, key] = case.best
     jobs = list[Job]()
-    for network, found in singles.items():
-        pairs = [pair for pair in itertools.combinations(sorted(found, key=_place), 2) if _combine(*pair)]
+    for network, accuracies in singles.items():
+        pairs = [pair for pair in itertools.combinations(sorted(accuracies, key=_place), 2) if _combine(*pair)]
         free = [pair for pair in pairs if not any(ATTACKS[name].needs for name, _ in pair)]
         for group in (free, pairs):
             if group:
-                (one, first), (two, second) = max(group, key=lambda pair: found[pair[0]] + found[pair[1]])
-                key = second if first is None else first
-                scheme = f"{one}{PLUS}{two}"
+                (first, first_key), (second, second_key) = max(group, key=lambda pair: sum(accuracies[a] for a in pair))
+                key = second_key if first_key is None else first_key
+                scheme = f"{first}{PLUS}{second}"
                 jobs += [Job("hacker", network, "random", scheme, "protected", seed, key) for seed in range(seeds)]
     return list(dict.fromkeys(jobs))
 
 
 def _place(single: tuple[str, int | None]) -> tuple[bool, bool, str, int]:
-    """Where an attack stands in a combination: filters after what mixes images, before what trains otherwise."""
+    """Rank of an attack in a combination: filters after mixing of images, before changes of the training."""
     name, key = single
     entry = ATTACKS[name]
     return entry.prepare is None, entry.family in FIRST_STEPS, name, key or 0
 
 
-def _combine(one: tuple[str, int | None], two: tuple[str, int | None]) -> bool:
-    """Whether two attacks make a third, in this order."""
-    (name, key), (other, other_key) = one, two
-    first, second = ATTACKS[name], ATTACKS[other]
+def _combine(earlier: tuple[str, int | None], later: tuple[str, int | None]) -> bool:
+    """True where two attacks make a third, in this order."""
+    name, key = earlier
+    other, other_key = later
+    first = ATTACKS[name]
+    second = ATTACKS[other]
     families = {first.family, second.family}
     if {YARDSTICK, "plain"} & families or first.prepare is None or not families & set(FIRST_STEPS):
         return False
@@ -228,5 +235,5 @@ def _combine(one: tuple[str, int | None], two: tuple[str, int | None]) -> bool:
 
 
 def _kind(name: str) -> str:
-    """The name without its setting: ``jpeg`` of ``jpeg30``."""
+    """Name without its setting: ``jpeg`` of ``jpeg30``."""
     return name.rstrip("0123456789").rstrip("-")

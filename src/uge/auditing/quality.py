@@ -1,6 +1,6 @@
-"""What a protection does to the pictures, measured on pairs of original and published pixels as they stream by.
+"""Visible change of a protection, measured on pairs of original and published pixels as they stream by.
 
-For any folder whose originals are at hand, whoever made it. Memory grows with the number of classes, not of images.
+For any folder whose originals are at hand. Memory grows with the number of classes, not of images.
 """
 
 from __future__ import annotations
@@ -21,15 +21,12 @@ from uge.errors import DataError
 from uge.files import staged_folder, write_json
 from uge.publishing.quality import SSIM_SAMPLE, Tally, colours, compare_all
 
-SIDE = 64
-"""Largest side of the square in the middle of each image that spectra and class means are taken of."""
-DECADES = 4.0
-"""What the picture of the spectrum spans, from the strongest frequency down."""
+SIDE = 64  # Largest side of the square in the middle of each image that spectra and class means are taken of.
+DECADES = 4.0  # Powers of ten that the picture of the spectrum spans, from the strongest frequency down.
 Array = NDArray[np.float64]
 Pair = tuple[int, Pixels, Pixels]
 """Label, original and published pixels (uint8, height × width × channels) of an image."""
-_VALUES = 256 * 32 * 32 * 3
-"""Pixel values of the originals that are looked at together."""
+_VALUES = 256 * 32 * 32 * 3  # Pixel values of the originals that are measured together.
 
 
 @dataclass
@@ -74,22 +71,24 @@ class Quality:
         alike = [pair for pair in pairs if pair[1].shape == pair[2].shape]
         self.skipped += len(pairs) - len(alike)
         sampled = [(self.tally.changes + place) % self.stride == 0 for place in range(len(alike))]
-        originals, published = [pair[1] for pair in alike], [pair[2] for pair in alike]
-        for change in compare_all(originals, published, with_ssim=sampled):
+        for change in compare_all([pair[1] for pair in alike], [pair[2] for pair in alike], with_ssim=sampled):
             self.tally.add(change)
         while len(self.tally.ssims) > SSIM_SAMPLE:
-            # SSIM is slow. How many pairs will come is not known; every second sample keeps the rest evenly spread.
-            self.tally.ssims, self.stride = self.tally.ssims[::2], 2 * self.stride
+            # SSIM is slow. The number of pairs is not known; every second sample keeps the rest evenly spread.
+            self.tally.ssims = self.tally.ssims[::2]
+            self.stride *= 2
         if alike and not self.side:
             self.side = min(SIDE, *alike[0][1].shape[:2])
-            self.noise, self.image = np.zeros((self.side, self.side)), np.zeros((self.side, self.side))
-        large = [pair for pair in alike if min(pair[1].shape[:2]) >= self.side]
+            self.noise = np.zeros((self.side, self.side))
+            self.image = np.zeros((self.side, self.side))
         for channels in (1, 3):
-            some = [pair for pair in large if colours(pair[1]).shape[2] == channels]
-            if some:
-                self._look(some)
+            same = [pair for pair in alike if colours(pair[1]).shape[2] == channels]
+            self._add_squares([pair for pair in same if min(pair[1].shape[:2]) >= self.side])
 
-    def _look(self, pairs: Sequence[Pair]) -> None:
+    def _add_squares(self, pairs: Sequence[Pair]) -> None:
+        """Add spectra and class means of pairs with one number of channels, at least as large as the square."""
+        if not pairs:
+            return
         labels = np.array([label for label, _, _ in pairs])
         clean = np.stack([_middle(colours(original), self.side) for _, original, _ in pairs])
         ours = np.stack([_middle(colours(published), self.side) for _, _, published in pairs])
@@ -99,26 +98,20 @@ class Quality:
         self.image += _power(clean)
         self.energy += int(np.square(change).sum()) * (3 // change.shape[3])
         for label in np.unique(labels).tolist():
-            if label not in self.sums:
-                self.sums[label] = np.zeros((self.side, self.side, 3), np.int32)
-            own = change[labels == label]
-            self.sums[label] += own.sum(0, dtype=np.int32)  # A gray change counts in all three channels.
-            self.counts[label] = self.counts.get(label, 0) + len(own)
+            own = change[labels == label].sum(0, dtype=np.int32)  # A gray change counts in all three channels.
+            self.sums[label] = self.sums.get(label, np.zeros((self.side, self.side, 3), np.int32)) + own
+            self.counts[label] = self.counts.get(label, 0) + int((labels == label).sum())
 
     def shared(self) -> float | None:
-        """The share of the noise's energy, 0 to 1, that is the same in all images of a class; None without noise."""
+        """Share of the noise's energy, 0 to 1, that is the same in all images of a class; None without noise."""
         if not self.energy:
             return None
         same = sum(float(np.square(total, dtype=np.float64).sum()) / self.counts[k] for k, total in self.sums.items())
         return min(1.0, same / self.energy)
 
-    def means(self) -> dict[int, Array]:
-        """The mean change of each class that occurs, side × side × 3, in levels."""
-        return {label: self.sums[label] / self.counts[label] for label in sorted(self.sums)}
-
 
 def _middle(pixels: Pixels, side: int) -> Pixels:
-    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
     return pixels[top : top + side, left : left + side]
 
 
@@ -159,15 +152,16 @@ def radial(power: Array) -> tuple[list[float], list[float]]:
     return [float(r) / side for r in range(len(count))], (total / np.maximum(count, 1)).tolist()
 
 
-def _groups(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-    """Pairs in groups that take as much memory at any size of image."""
-    group, values = list[Pair](), 0
+def _groups_of_equal_memory(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    group: list[Pair] = []
+    values = 0
     for pair in pairs:
         group.append(pair)
         values += pair[1].size
         if values >= _VALUES:
             yield group
-            group, values = [], 0
+            group = []
+            values = 0
     if group:
         yield group
 
@@ -181,18 +175,18 @@ def write_quality(folder: Path, pairs: Iterable[Pair], classes: Sequence[str]) -
         classes: Names of the classes.
 
     Returns:
-        What ``quality.json`` holds; ``None``, with nothing written, if there was no pair to compare.
+        Contents of ``quality.json``; ``None``, with nothing written, if there was no pair to compare.
 
     Raises:
         DataError: A label is no class.
         StorageError: The disk is full or read-only.
     """
     quality = Quality(classes)
-    for group in _groups(pairs):
+    for group in _groups_of_equal_memory(pairs):
         quality.add(group)
     if not quality.tally.changes:
         return None
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "schema": 1,
         "images": quality.tally.changes,
         "skipped": quality.skipped,
@@ -205,14 +199,14 @@ def write_quality(folder: Path, pairs: Iterable[Pair], classes: Sequence[str]) -
     }
     with staged_folder(folder / "quality", overwrite=True) as stage:
         if quality.energy:
-            found["spectrum"] = _write_spectrum(stage, quality)
-            found["class_means"] = _write_means(stage, quality)
-        write_json(stage / "quality.json", found)
-    return found
+            figures["spectrum"] = _write_spectrum(stage, quality)
+            figures["class_means"] = _write_means(stage, quality)
+        write_json(stage / "quality.json", figures)
+    return figures
 
 
 def _write_spectrum(folder: Path, quality: Quality) -> dict[str, Any]:
-    noise, image = quality.noise / quality.seen, quality.image / quality.seen
+    noise = quality.noise / quality.seen
     frequencies, power = radial(noise)
     top = math.log10(max(float(noise.max()), 1e-12))  # One constant change everywhere has no spectrum at all.
     shown = (np.log10(np.maximum(noise, 1e-12)) - top + DECADES) / DECADES
@@ -222,19 +216,25 @@ def _write_spectrum(folder: Path, quality: Quality) -> dict[str, Any]:
         "decades": DECADES,
         "frequency": [round(value, 6) for value in frequencies],
         "noise": [float(f"{value:.6g}") for value in power],
-        "image": [float(f"{value:.6g}") for value in radial(image)[1]],
+        "image": [float(f"{value:.6g}") for value in radial(quality.image / quality.seen)[1]],
     }
 
 
 def _write_means(folder: Path, quality: Quality) -> list[dict[str, Any]]:
-    means = quality.means()
+    means = {label: quality.sums[label] / quality.counts[label] for label in sorted(quality.sums)}
     # One scale for all: a class whose mean is weak should look weak.
     scale = max(float(np.abs(mean).max()) for mean in means.values()) or 1.0
-    listed = []
+    entries = []
     for label, mean in means.items():
         name = f"class-{label:04d}.png"
         Image.fromarray(np.rint(128 + 127 * mean / scale).astype(np.uint8)).save(folder / name)
-        largest = round(float(np.abs(mean).max()), 4)
-        entry = {"class": quality.classes[label], "file": name, "images": quality.counts[label]}
-        listed.append({**entry, "largest_levels": largest, "white_levels": round(scale, 4)})
-    return listed
+        entries.append(
+            {
+                "class": quality.classes[label],
+                "file": name,
+                "images": quality.counts[label],
+                "largest_levels": round(float(np.abs(mean).max()), 4),
+                "white_levels": round(scale, 4),
+            }
+        )
+    return entries

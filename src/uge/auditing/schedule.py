@@ -1,26 +1,38 @@
-"""How long cases take, and which of them are worth the time there is."""
+"""Execution of an audit's plan within a budget of time."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from uge.cases.case import YARDSTICK
+from uge.auditing.plan import LeftOut, Plan, combinations
+from uge.cases.case import YARDSTICK, Case
 from uge.cases.job import Job
-from uge.cases.run import Audit
+from uge.cases.material import CopyMaterial
+from uge.cases.pool import EXECUTORS, Outcome, Pool, open_pool, require_ray
+from uge.cases.shared_images import threads_each
 from uge.errors import UsageError
 from uge.learning.training import evaluate, fit, steps_per_epoch
+from uge.processes import TRIES
+from uge.progress import Display, Silent
 from uge.runtime import stream_seed
 
 FULL = "full"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-_WARM_STEPS, _STEPS, _TESTED = 3, 8, 500
+_WARM_STEPS = 3
+_STEPS = 8
+_TESTED = 500
+
+COMBINED = 1.5
+"""Time of a combination of two attacks in units of plain training, reserved in a limited audit."""
+COMBINATION = "the combination of the two best attacks"
 
 Clock = Callable[[], float]
 
@@ -31,29 +43,25 @@ def parse_budget(text: str) -> float | None:
     Raises:
         UsageError: It is none of these, or zero.
     """
-    found = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in found)
     if text == FULL:
         return None
-    if not seconds or "".join(number + unit for number, unit in found) != text:
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not seconds or "".join(number + unit for number, unit in parts) != text:
         raise UsageError(f"expected a budget such as 90s, 10m, 1h or {FULL}, got '{text}'")
     return seconds
 
 
 def in_words(seconds: float) -> str:
-    """A duration for people: ``45 s``, ``12 min`` or ``2.5 h``."""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    """Duration as text: ``45 s``, ``12 min`` or ``2.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass
 class Pace:
-    """Seconds that cases take, guessed at first and corrected by every case that is finished.
+    """Estimates of the seconds that cases take, corrected by every finished case.
 
     Attributes:
         plain: Network → seconds of plain training.
@@ -63,16 +71,12 @@ class Pace:
     plain: dict[str, float] = field(default_factory=dict)
     factors: dict[str, float] = field(default_factory=dict)
 
-    def knows(self, network: str) -> bool:
-        """Whether plain training of this network was timed."""
-        return network in self.plain
-
     def seconds(self, job: Job) -> float:
-        """What a case is expected to take; 0 where nothing is known of its network."""
+        """Estimate for a case; 0 where nothing is known of its network."""
         return self.plain.get(job.network, 0.0) * self.factors.get(job.scheme, job.entry.cost)
 
     def learn(self, job: Job, seconds: float) -> None:
-        """Correct the guesses by a case that is finished."""
+        """Correct the estimates by a finished case."""
         if job.essential:
             self.plain[job.network] = seconds
         elif self.plain.get(job.network):
@@ -80,11 +84,11 @@ class Pace:
 
 
 def by_damage(jobs: Iterable[Job], seconds: Callable[[Job], float]) -> list[Job]:
-    """The jobs in the order of a limited audit.
+    """Sort jobs into the order of a limited audit.
 
     Repetition by repetition: clean controls, the authorised network and plain hackers first, then attacks by
     expected damage per second (points of accuracy that they usually win back, over the time they take), then
-    yardsticks and the authorised user's variants.
+    yardsticks and variants of the authorised training.
     """
 
     def place(job: Job) -> tuple[int, int, float]:
@@ -98,7 +102,7 @@ def by_damage(jobs: Iterable[Job], seconds: Callable[[Job], float]) -> list[Job]
 
 @dataclass
 class Deadline:
-    """When an audit has to be over.
+    """End of an audit.
 
     Attributes:
         end: On the clock; None for never.
@@ -110,24 +114,24 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float | None, clock: Clock = time.monotonic) -> Deadline:
-        """That many seconds from now; None for never."""
+        """Deadline some seconds from now; None for never."""
         return cls(None if seconds is None else clock() + seconds, clock)
 
     @property
     def left(self) -> float:
-        """Seconds until then; infinity where there is no end."""
+        """Seconds that are left; infinity where there is no end."""
         return float("inf") if self.end is None else self.end - self.clock()
 
     def check(self, essential: Iterable[Job], pace: Pace, workers: int) -> None:
-        """Refuse a budget in which nothing could be said of the folder.
+        """Refuse a budget that does not hold the essential cases.
 
         Args:
             essential: Clean controls, the authorised network and plain hackers that are still to be run.
-            pace: What they take.
-            workers: How many cases run at the same time.
+            pace: Estimates of their time.
+            workers: Cases that run at the same time.
 
         Raises:
-            UsageError: They would take longer than there is.
+            UsageError: They would take longer than the time that is left.
         """
         needed = sum(pace.seconds(job) for job in essential) / workers
         if needed > max(self.left, 0.0):
@@ -137,46 +141,257 @@ class Deadline:
             )
 
 
-def warm_up(audit: Audit, network: str, threads: int | None = None) -> float:
-    """Seconds of plain training of a network, from a few steps and a part of the test images.
+def warm_up(material: CopyMaterial, network: str, threads: int | None = None) -> float:
+    """Seconds of plain training of a network, estimated from a few steps and a part of the test images.
 
     Args:
-        audit: Images, recipe and device.
+        material: Images, recipe and device.
         network: Name of the architecture.
-        threads: As many as a worker has; by default those of this process.
+        threads: Threads of a worker; by default those of this process.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        return _plain_seconds(audit, network)
+        return _plain_seconds(material, network)
     finally:
         torch.set_num_threads(before)
 
 
-def _plain_seconds(audit: Audit, network: str) -> float:
-    store, test, recipe = audit.protected, audit.test, audit.recipe
+def _plain_seconds(material: CopyMaterial, network: str) -> float:
+    store = material.protected
+    recipe = material.recipe
+    device = material.runtime.device
     size = min(recipe.batch_size, len(store))
     count = min(len(store), (_WARM_STEPS + _STEPS) * size)
-    job, marks = Job("hacker", network, "random", "direct", "protected", 0), list[float]()
-    learner = audit.network(job)
+    learner = material.network(Job("hacker", network, "random", "direct", "protected", 0))
+    marks = list[float]()
 
     def mark(step: int, _: object) -> None:
-        if audit.runtime.device.type == "cuda":
-            torch.cuda.synchronize(audit.runtime.device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         marks.append(time.perf_counter())
 
     fit(
         learner,
         store.subset(torch.arange(count)),
         recipe.model_copy(update={"epochs": 1, "lr": 1e-3}),
-        seed=stream_seed(audit.seed, "warm-up"),
-        runtime=audit.runtime,
+        seed=stream_seed(material.seed, "warm-up"),
+        runtime=material.runtime,
         observer=mark,
     )
     steps = [after - before for before, after in itertools.pairwise(marks)]
     step = statistics.median(steps[_WARM_STEPS:] or steps)
-    part = test.subset(torch.arange(min(len(test), _TESTED)))
+    part = material.test.subset(torch.arange(min(len(material.test), _TESTED)))
     began = time.perf_counter()
-    evaluate(learner, part, audit.runtime)
-    tested = (time.perf_counter() - began) * len(test) / len(part)
+    evaluate(learner, part, material.runtime)
+    tested = (time.perf_counter() - began) * len(material.test) / len(part)
     return recipe.epochs * (steps_per_epoch(len(store), size) * step + tested)
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """Cases of an audit, and those that it lacks.
+
+    Attributes:
+        cases: Finished cases in the order of the plan.
+        left_out: Attacks that were not run, and why.
+        failed: Ids of cases that were tried and gave no result.
+        planned: Number of cases of a complete audit, without those that it cannot run for want of something.
+    """
+
+    cases: list[Case]
+    left_out: list[LeftOut]
+    failed: list[str]
+    planned: int
+
+
+@dataclass
+class Schedule:
+    """Execution of one plan.
+
+    Attributes:
+        material: Images, keys, recipe and seeds of the cases.
+        plan: The cases.
+        progress: Shows cases.
+        open_pool: Opens the workers, when the first case is to be run.
+        workers: Cases that run at the same time.
+        deadline: End of the audit. With one, cases are run in the order of :func:`by_damage`,
+            and none is started that would end after it.
+        warm_up: Gives the seconds of plain training of a network of which no case is finished; a short trial by
+            default.
+    """
+
+    material: CopyMaterial
+    plan: Plan
+    progress: Display
+    open_pool: Callable[[], contextlib.AbstractContextManager[Pool]]
+    workers: int = 1
+    deadline: Deadline = field(default_factory=Deadline)
+    warm_up: Callable[[str], float] | None = None
+
+    def __post_init__(self) -> None:
+        self._pace = Pace()
+        self._cases: dict[Job, Case] = {}
+        self._failed: dict[Job, str] = {}
+        self._tries: dict[Job, int] = {}
+        self._left_out = list(self.plan.left_out)
+        self._planned = list(self.plan.jobs)
+        self._stack = contextlib.ExitStack()
+        self._pool: Pool | None = None
+
+    def run(self) -> AuditResult:
+        """Run every case that is not finished yet.
+
+        Raises:
+            UsageError: The budget does not even hold the essential cases.
+            UGEError: A setting, a file or the disk is wrong; finished cases are kept.
+        """
+        with self._stack:
+            if self.plan.combine:
+                self._run_with_combinations()
+            else:
+                self._run(self.plan.jobs)
+        return AuditResult(
+            [self._cases[job] for job in self._planned if job in self._cases],
+            # One reason for each attack and network: those of other repetitions differ in the seconds that were left.
+            list({(entry.attack, entry.network): entry for entry in reversed(self._left_out)}.values())[::-1],
+            [job.id for job in self._planned if job in self._failed],
+            len(self._planned),
+        )
+
+    def _run_with_combinations(self) -> None:
+        """Run the first repetition, then the combinations of its best attacks, then the other repetitions."""
+        first = [job for job in self.plan.jobs if job.seed == 0]
+        hackers = {job.network for job in first if job.role == "hacker"}
+        self._run(first, reserved=hackers)
+        seeds = 1 + max(job.seed for job in self.plan.jobs)
+        combined = [job for job in combinations(self._cases.values(), seeds) if job not in self._planned]
+        self._planned += combined
+        self._run([*combined, *(job for job in self.plan.jobs if job.seed > 0)])
+
+    def _run(self, jobs: Sequence[Job], reserved: Iterable[str] = ()) -> None:
+        """Run jobs; a limited audit keeps time for a combination on each network of ``reserved``."""
+        pending = [job for job in jobs if not self._take_finished(job)]
+        if self.deadline.end is not None:
+            self._time_networks(pending)
+            pending = by_damage(pending, self._pace.seconds)
+            self.deadline.check([job for job in pending if job.essential and job.seed == 0], self._pace, self.workers)
+        seconds = COMBINED * sum(self._pace.plain.get(name, 0.0) for name in reserved) / self.workers
+        while pending or self._running:
+            self._start_ready(pending, seconds)
+            if self._pool is not None and self._running:
+                for outcome in self._pool.wait():
+                    self._settle(outcome, pending)
+
+    @property
+    def _running(self) -> list[Job]:
+        return [] if self._pool is None else self._pool.running
+
+    def _take_finished(self, job: Job) -> bool:
+        case = self.material.finished(job)
+        if case is not None:
+            self._cases[job] = case
+            self._pace.learn(job, case.seconds)
+        return case is not None
+
+    def _time_networks(self, pending: Iterable[Job]) -> None:
+        threads = threads_each(self.workers)
+        for network in dict.fromkeys(job.network for job in pending if job.network not in self._pace.plain):
+            with self.progress.stage(f"time {network}"):
+                seconds = self.warm_up(network) if self.warm_up else warm_up(self.material, network, threads)
+                self._pace.plain[network] = seconds
+
+    def _start_ready(self, pending: list[Job], reserved: float) -> None:
+        """Start the jobs for which there are workers, and leave out those that cannot be run any more."""
+        for job in list(pending):
+            teacher = self._teacher(job)
+            if teacher is not None and (teacher in pending or teacher in self._running):
+                continue
+            reason = self._obstacle(job, teacher, reserved)
+            if reason:
+                pending.remove(job)
+                self._left_out.append(LeftOut(job.scheme, job.network, reason))
+                continue
+            if self._pool is None:
+                self._pool = self._stack.enter_context(self.open_pool())
+            if len(self._pool.running) >= self._pool.size:
+                return
+            pending.remove(job)
+            self._tries[job] = self._tries.get(job, 0) + 1
+            number = len(self._cases) + len(self._failed) + len(self._pool.running) + 1
+            self._pool.start(job, f"audit {number}/{len(self._planned)} {job.id}")
+
+    def _teacher(self, job: Job) -> Job | None:
+        if not job.taught:
+            return None
+        return next((t for t in self._planned if t.teaches and (t.seed, t.key) == (job.seed, job.key)), None)
+
+    def _obstacle(self, job: Job, teacher: Job | None, reserved: float) -> str:
+        """Reason why a job cannot be run, in one sentence; empty where it can."""
+        if teacher is not None and teacher not in self._cases:
+            return f"the authorised network of {teacher.id}, which it needs, was not trained"
+        needed = self._pace.seconds(job)
+        left = self.deadline.left
+        free = left if job.essential else left - reserved
+        if needed <= free:
+            return ""
+        held = f", {in_words(reserved)} of them kept for {COMBINATION}" if free < left and needed <= left else ""
+        return f"no time: it takes about {in_words(needed)}, and {in_words(max(left, 0))} of the budget were left{held}"
+
+    def _settle(self, outcome: Outcome, pending: list[Job]) -> None:
+        job = outcome.job
+        if outcome.case is not None:
+            self.material.ledger.keep(outcome.case)
+            self._cases[job] = outcome.case
+            self._pace.learn(job, outcome.seconds)
+        elif outcome.killed and self._tries[job] < TRIES:
+            self.progress.note(f"{job.id}: {outcome.error}; it is run once more")
+            pending.insert(0, job)
+        else:
+            self._failed[job] = outcome.error
+            self.progress.note(f"{job.id}: failed, {outcome.error}")
+            self.material.ledger.fail(job.id, outcome.error, tries=self._tries[job], job=vars(job))
+
+
+def execute(
+    material: CopyMaterial,
+    plan: Plan,
+    *,
+    progress: Display | None = None,
+    workers: int = 1,
+    executor: str = "local",
+    deadline: Deadline | None = None,
+) -> AuditResult:
+    """Run an audit and write every result to its ledger.
+
+    The bytes of a case, its seconds aside, do not depend on ``workers``, as long as each case has as many threads.
+
+    Args:
+        material: Images, keys, recipe and seeds of the cases.
+        plan: The cases.
+        progress: Shows cases.
+        workers: Cases that run at the same time, each in a process of its own; 1 runs them in this one.
+        executor: A name in :data:`uge.cases.pool.EXECUTORS`.
+        deadline: End of the audit; none by default.
+
+    Raises:
+        UsageError: The budget does not even hold the essential cases, or there is no such executor.
+        MissingExtraError: Ray is asked for and not installed.
+        UGEError: A setting, a file or the disk is wrong; finished cases are kept.
+    """
+    progress = progress or Silent()
+    if executor not in EXECUTORS:
+        raise UsageError(f"expected an executor of {', '.join(EXECUTORS)}, got '{executor}'")
+    if workers < 1:
+        raise UsageError(f"expected at least one worker, got {workers}")
+    if executor == "ray":
+        require_ray()
+    schedule = Schedule(
+        material,
+        plan,
+        progress,
+        lambda: open_pool(material, executor, workers, progress),
+        workers,
+        deadline or Deadline(),
+    )
+    return schedule.run()

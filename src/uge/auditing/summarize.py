@@ -8,21 +8,19 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
-from uge.auditing import checks
-from uge.auditing.summary import HOLDS, NOISE, HackerResult, Holds, Interval, Margin, Result, Strongest, Summary
+from uge.auditing.checks import find_doubts
+from uge.auditing.summary import HOLDS, HackerResult, Holds, Interval, Margin, Result, Summary, mean_std
 from uge.auditing.verdict import headline, label, verdict
 from uge.cases.case import YARDSTICK, Case
 from uge.names import CHECKPOINT, behind_key
 
-__all__ = ["NOISE", "HackerResult", "Margin", "Result", "Strongest", "Summary", "interval", "summarize", "verdict"]
-
-_FAMILIES = {"grayscale": "preprocess", "jpeg": "preprocess", "axis-removal": "preprocess", "distill": "knowledge"}
-"""Beginnings of the names of attacks whose cases were written before cases named their family."""
-_LEAKS = re.compile(r"(?:mix-clean|semi-supervised|last-layer)-(\d+)")
-"""Attacks that hold so many percent of the originals."""
+_LEAKED_PERCENT = re.compile(r"(?:mix-clean|semi-supervised|last-layer)-(\d+)")
 Value = Callable[[Case], float]
+LAST: Value = attrgetter("last")
+BEST: Value = attrgetter("best")
 
 
 def summarize(
@@ -42,54 +40,20 @@ def summarize(
 
     Args:
         cases: All cases of one audit.
-        classes: Number of classes; looked up as ``classes`` in recipe or environment of the cases when not given.
-        left_out: What was not run: mappings with ``attack``, ``network`` and ``reason``.
-        planned: Cases that a complete audit would have had.
-        failed: Ids of cases that were tried and gave no result.
+        classes: Number of classes; read as ``classes`` from recipe or environment of the cases when not given.
+        left_out: Attacks that were not run: mappings with ``attack``, ``network`` and ``reason``.
+        planned: Number of cases of a complete audit.
+        failed: Ids of cases that gave no result.
         warnings: Further reasons to doubt the audit, put first.
-        facts: What is known of the data; see :mod:`uge.auditing.checks`.
+        facts: Facts about the data; see :mod:`uge.auditing.checks`.
 
     Returns:
         The summary; fields that cannot be computed are ``None`` and a warning says why.
     """
     cases = list(cases)
-    controls = [case for case in cases if case.data == "clean"]
-    keyed = [case for case in cases if case.role == "authorized" and case.data == "protected"]
-    hacked = [case for case in cases if case.role == "hacker" and case.data == "protected"]
-    attacks = _grouped(case for case in hacked if _family(case) != YARDSTICK)
-    yardsticks = _grouped(case for case in hacked if _family(case) == YARDSTICK)
-    meant = _grouped(case for case in keyed if case.scheme == "direct")
-    networks = {behind_key(case.network) for case in keyed}
-
-    authorized = [Result(**_means(group, controls)) for group in meant.values()]
-    measures = [HackerResult(**_means(group, controls)) for group in yardsticks.values()]
-    alone = {(one.network, one.scheme): max(one.last, one.best) for one in measures}
-    hackers = [
-        HackerResult(
-            **_means(group, controls),
-            same_architecture=behind_key(network) in networks,
-            alone=alone.get((network, _yardstick(scheme))),
-        )
-        for (network, scheme, _), group in attacks.items()
-    ]
-    hackers.sort(key=lambda hacker: (-hacker.last, -hacker.best, hacker.network, hacker.scheme))
-    margins = _margins(next(iter(meant.values()), None), list(attacks.values()), controls)
-    margin = margins[-1] if margins else None
-    gap = margin if margin is not None and margin.kind == "gap" else None
     count = classes or _classes(cases)
     summary = Summary(
-        clean={name: _mean(_control(controls, name)) for name in sorted({case.network for case in controls})},
-        authorized=authorized[0] if authorized else None,
-        authorized_all=authorized,
-        variants=[Result(**_means(g, controls)) for g in _grouped(c for c in keyed if c.scheme != "direct").values()],
-        hackers=hackers,
-        yardsticks=measures,
-        margin=margin,
-        margins=margins,
-        gap=None if gap is None else gap.last,
-        gap_best=None if gap is None else gap.best,
-        strongest=Strongest(network=hackers[0].network, scheme=hackers[0].scheme) if hackers else None,
-        seeds=min((result.seeds for result in [*authorized, *hackers]), default=0),
+        **_results(cases),
         chance=100 / count if count else None,
         cases=[case.id for case in cases],
         ran=len(cases),
@@ -99,117 +63,152 @@ def summarize(
         facts=dict(facts or {}),
         given=list(warnings),
     )
-    doubts = checks.look(cases, summary, summary.facts)
+    doubts = find_doubts(cases, summary, summary.facts)
     summary = summary.model_copy(update={"doubts": doubts, "warnings": [*warnings, *map(str, doubts)]})
-    return summary.model_copy(update={"headline": headline(summary), "label": label(summary)})
+    sentences = {"headline": headline(summary), "label": label(summary), "verdict": verdict(summary)}
+    return summary.model_copy(update=sentences)
 
 
 def interval(values: Sequence[float]) -> Interval | None:
     """The 95 % confidence interval of a mean by Student's t, or ``None`` for fewer than two values."""
-    if len(values) < 2:
+    mean, std = mean_std(values) if values else (0.0, None)
+    if std is None:
         return None
     from scipy.special import stdtrit
 
-    mean = statistics.fmean(values)
-    half = float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / len(values) ** 0.5
+    half = float(stdtrit(len(values) - 1, 0.975)) * std / len(values) ** 0.5
     return mean - half, mean + half
 
 
-def _grouped(cases: Iterable[Case]) -> dict[tuple[str, str, int], list[Case]]:
+def _results(cases: Sequence[Case]) -> dict[str, Any]:
+    controls = [case for case in cases if case.data == "clean"]
+    keyed = [case for case in cases if case.role == "authorized" and case.data == "protected"]
+    hacked = [case for case in cases if case.role == "hacker" and case.data == "protected"]
+    meant = _grouped(case for case in keyed if case.scheme == "direct")
+    attacks = _grouped(case for case in hacked if case.family != YARDSTICK)
+    yardsticks = _grouped(case for case in hacked if case.family == YARDSTICK)
+    variants = _grouped(case for case in keyed if case.scheme != "direct")
+
+    authorized = [Result(**_means(group, controls)) for group in meant]
+    alone = [HackerResult(**_means(group, controls)) for group in yardsticks]
+    hackers = [_hacker(group, controls, alone, {behind_key(case.network) for case in keyed}) for group in attacks]
+    hackers.sort(key=lambda hacker: (-hacker.last, -hacker.best, hacker.network, hacker.scheme))
+    margins = _margins(meant[0] if meant else None, attacks, controls)
+    gap = margins[-1] if margins and meant else None
+    return {
+        "clean": {name: _mean(_control(controls, name)) for name in sorted({case.network for case in controls})},
+        "authorized": authorized[0] if authorized else None,
+        "authorized_all": authorized,
+        "variants": [Result(**_means(group, controls)) for group in variants],
+        "hackers": hackers,
+        "yardsticks": alone,
+        "margin": margins[-1] if margins else None,
+        "margins": margins,
+        "gap": gap and gap.last,
+        "gap_best": gap and gap.best,
+        "strongest": {"network": hackers[0].network, "scheme": hackers[0].scheme} if hackers else None,
+        "seeds": min((result.seeds for result in [*authorized, *hackers]), default=0),
+    }
+
+
+def _grouped(cases: Iterable[Case]) -> list[list[Case]]:
     # By key as well: the mean over two keys would hide the weaker authorised network and the better teacher.
     groups: dict[tuple[str, str, int], list[Case]] = {}
     for case in cases:
         groups.setdefault((case.network, case.scheme, case.key), []).append(case)
-    return groups
+    return list(groups.values())
 
 
-def _last(case: Case) -> float:
-    return case.last
-
-
-def _best(case: Case) -> float:
-    return case.best
-
-
-def _mean(group: Sequence[Case], value: Value = _last) -> float:
+def _mean(group: Sequence[Case], value: Value = LAST) -> float:
     return statistics.fmean(map(value, group))
 
 
 def _control(
     controls: Sequence[Case], network: str, start: str = "random", scheme: str = "direct", key: int = 0
 ) -> list[Case]:
-    found = [case for case in controls if case.network == network]
-    found = [case for case in found if case.start == start] or found
-    found = [case for case in found if case.key == key] or found
-    return [case for case in found if case.scheme == scheme] or [c for c in found if c.scheme == "direct"] or found
+    chosen = [case for case in controls if case.network == network]
+    chosen = [case for case in chosen if case.start == start] or chosen
+    chosen = [case for case in chosen if case.key == key] or chosen
+    same = [case for case in chosen if case.scheme == scheme]
+    return same or [case for case in chosen if case.scheme == "direct"] or chosen
+
+
+def _group_control(group: Sequence[Case], controls: Sequence[Case]) -> list[Case]:
+    first = group[0]
+    return _control(controls, first.network, first.start, first.scheme, first.key)
 
 
 def _means(group: Sequence[Case], controls: Sequence[Case]) -> dict[str, Any]:
-    one, last, best = group[0], [case.last for case in group], [case.best for case in group]
+    first = group[0]
+    last, std = mean_std([case.last for case in group])
+    best, std_best = mean_std([case.best for case in group])
     seeds = len({case.seed for case in group})
-    control = _control(controls, one.network, one.start, one.scheme, one.key)
+    control = _group_control(group, controls)
     return {
-        "network": one.network,
-        "scheme": one.scheme,
-        "family": _family(one),
-        "holds": _holds(one),
-        "about": one.about,
-        "last": statistics.fmean(last),
-        "best": statistics.fmean(best),
+        "network": first.network,
+        "scheme": first.scheme,
+        "family": first.family,
+        "holds": _holds(first),
+        "about": first.about,
+        "last": last,
+        "best": best,
         "clean": _mean(control) if control else None,
-        "clean_best": _mean(control, _best) if control else None,
-        "std": statistics.stdev(last) if seeds > 1 else None,
-        "std_best": statistics.stdev(best) if seeds > 1 else None,
+        "clean_best": _mean(control, BEST) if control else None,
+        "std": std if seeds > 1 else None,
+        "std_best": std_best if seeds > 1 else None,
         "seeds": seeds,
-        "key": one.key,
+        "key": first.key,
     }
 
 
-def _family(case: Case) -> str:
-    older = (family for name, family in _FAMILIES.items() if case.scheme.startswith(name))
-    return next(older, "plain") if case.family == "plain" else case.family
-
-
-def _yardstick(scheme: str) -> str:
-    """The scheme that has the same leaked originals and nothing else; empty where an attack has no share of them."""
-    shares = [int(percent) for percent in _LEAKS.findall(scheme)]
-    return f"clean-only-{max(shares)}" if shares else ""
+def _hacker(
+    group: Sequence[Case], controls: Sequence[Case], yardsticks: Sequence[HackerResult], authorized: set[str]
+) -> HackerResult:
+    network, scheme = group[0].network, group[0].scheme
+    shares = [int(percent) for percent in _LEAKED_PERCENT.findall(scheme)]
+    yardstick = f"clean-only-{max(shares)}" if shares else None
+    alone = [result.reached for result in yardsticks if (result.network, result.scheme) == (network, yardstick)]
+    return HackerResult(
+        **_means(group, controls),
+        same_architecture=behind_key(network) in authorized,
+        alone=alone[-1] if alone else None,
+    )
 
 
 def _holds(case: Case) -> Holds:
-    # Distillation always had the key, also in cases that do not say what they needed.
-    needs = {*case.needs} | ({"key"} if case.scheme.startswith("distill") else set())
-    needs |= {"public"} if case.network.startswith(CHECKPOINT) else set()
+    needs = {*case.needs, "public"} if case.network.startswith(CHECKPOINT) else {*case.needs}
     return next((name for name in reversed(HOLDS) if name in needs), "nothing")
 
 
 def _margins(meant: list[Case] | None, attacks: list[list[Case]], controls: Sequence[Case]) -> list[Margin]:
-    """The margin against everybody who holds no more than so much, for every "so much" that was tried."""
     groups = attacks if meant else [group for group in attacks if _group_control(group, controls)]
-    levels, found = list(HOLDS), []
-    for level in (name for name in levels if any(_holds(group[0]) == name for group in groups)):
-        known = [group for group in groups if levels.index(_holds(group[0])) <= levels.index(level)]
-        kind: Literal["gap", "protection"] = "gap" if meant else "protection"
-        last, last_interval, seeds, top = _difference(meant, known, controls, _last)
-        best, best_interval, seeds_best, top_best = _difference(meant, known, controls, _best)
-        found.append(
-            Margin(
-                kind=kind,
-                holds=level,
-                last=last,
-                last_interval=last_interval,
-                best=best,
-                best_interval=best_interval,
-                seeds=min(seeds, seeds_best),
-                network=top[0].network,
-                scheme=top[0].scheme,
-                accuracy=_mean(top),
-                network_best=top_best[0].network,
-                scheme_best=top_best[0].scheme,
-                accuracy_best=_mean(top_best, _best),
-            )
-        )
-    return found
+    levels = list(HOLDS)
+    tried = sorted({levels.index(_holds(group[0])) for group in groups})
+    return [
+        _margin(meant, [group for group in groups if levels.index(_holds(group[0])) <= level], controls, levels[level])
+        for level in tried
+    ]
+
+
+def _margin(meant: list[Case] | None, attacks: Sequence[list[Case]], controls: Sequence[Case], holds: Holds) -> Margin:
+    kind: Literal["gap", "protection"] = "gap" if meant else "protection"
+    last, last_interval, seeds, top = _difference(meant, attacks, controls, LAST)
+    best, best_interval, seeds_best, top_best = _difference(meant, attacks, controls, BEST)
+    return Margin(
+        kind=kind,
+        holds=holds,
+        last=last,
+        last_interval=last_interval,
+        best=best,
+        best_interval=best_interval,
+        seeds=min(seeds, seeds_best),
+        network=top[0].network,
+        scheme=top[0].scheme,
+        accuracy=_mean(top),
+        network_best=top_best[0].network,
+        scheme_best=top_best[0].scheme,
+        accuracy_best=_mean(top_best, BEST),
+    )
 
 
 def _difference(
@@ -226,39 +225,25 @@ def _difference(
         return meant or _group_control(group, controls)
 
     def at(group: list[Case], seed: int) -> float:
-        return _per_seed(group, value).get(seed, _mean(group, value))
+        same_seed = [case for case in group if case.seed == seed]
+        return _mean(same_seed or group, value)
 
     def both(group: list[Case]) -> set[int]:
         return {case.seed for case in group} & {case.seed for case in reference(group)}
 
-    strongest = max(attacks, key=lambda group: (_mean(group, value), _mean(group, _best)))
-    differences, run = [], []
-    for seed in sorted(_per_seed(meant or [case for group in attacks for case in group], value)):
+    strongest = max(attacks, key=lambda group: (_mean(group, value), _mean(group, BEST)))
+    differences = []
+    paired = []  # Only seeds that both sides really have.
+    for seed in sorted({case.seed for case in meant or [case for group in attacks for case in group]}):
         top = max(attacks, key=lambda group: at(group, seed))
         differences.append(at(reference(top), seed) - at(top, seed))
         if seed in both(strongest) & both(top):
-            run.append(differences[-1])
+            paired.append(differences[-1])
     mean = min(statistics.fmean(differences), _mean(reference(strongest), value) - _mean(strongest, value))
-    found = interval([mean + one - statistics.fmean(run) for one in run])
-    return mean, found, len(run), strongest
-
-
-def _group_control(group: Sequence[Case], controls: Sequence[Case]) -> list[Case]:
-    one = group[0]
-    return _control(controls, one.network, one.start, one.scheme, one.key)
-
-
-def _per_seed(group: Iterable[Case], value: Value) -> dict[int, float]:
-    found: dict[int, list[float]] = {}
-    for case in group:
-        found.setdefault(case.seed, []).append(value(case))
-    return {seed: statistics.fmean(values) for seed, values in found.items()}
+    shifted = [mean + difference - statistics.fmean(paired) for difference in paired]
+    return mean, interval(shifted), len(paired), strongest
 
 
 def _classes(cases: Sequence[Case]) -> int | None:
-    for case in cases:
-        for place in (case.recipe, case.environment):
-            count = place.get("classes")
-            if isinstance(count, int) and count > 1:
-                return count
-    return None
+    counts = (place.get("classes") for case in cases for place in (case.recipe, case.environment))
+    return next((count for count in counts if isinstance(count, int) and count > 1), None)

@@ -7,20 +7,21 @@ from collections.abc import Iterable, Sequence
 from uge.auditing.summary import HOLDS, NOISE, HackerResult, Interval, Margin, Result, Summary
 from uge.names import PLUS, is_keyed
 
-LEARNS, PARTLY = 5.0, 15.0
-"""Points below its clean control at which the authorised network learns as well, and learns with a loss."""
-FAIL_SHARE, HELD_SHARE = 1 / 3, 2 / 3
-"""Shares of what the clean control learns above chance: up to the first a hacker fails, above the second he learns."""
+LEARNS = 5.0  # Points below its clean control up to which the authorised network learns as well.
+PARTLY = 15.0  # Points below its clean control up to which it learns with a loss.
+FAIL_SHARE = 1 / 3  # Share of the clean control's gain over chance up to which a hacker fails.
+HELD_SHARE = 2 / 3  # Share of that gain above which a hacker learns.
 
 
 def label(summary: Summary) -> str:
     """The verdict in a few words, by the first rule that holds.
 
-    A hacker "breaks" the protection when he reaches more than 2/3 of what his clean control learns above chance, at
-    the last or the best epoch. Of several the one that needs least is named. Hackers whose clean control is missing
-    or hardly above chance are not judged, and one who gets no more than from his leaked originals alone breaks nothing.
+    A hacker "breaks" the protection by reaching more than 2/3 of the clean control's gain over chance, at the last or
+    the best epoch. Of several the one that needs least is named. Hackers whose clean control is missing or hardly
+    above chance are not judged. A hacker whose leaked originals alone give as much breaks nothing.
     """
-    chance, first = summary.chance or 0.0, summary.authorized
+    chance = summary.chance or 0.0
+    first = summary.authorized
     judged = judgeable(summary.hackers, chance)
     shares = {hacker.name: hacker.kept(chance) or 0.0 for hacker in judged if not hacker.owes_nothing}
     breaking = [hacker for hacker in judged if shares.get(hacker.name, 0.0) > HELD_SHARE]
@@ -30,32 +31,30 @@ def label(summary: Summary) -> str:
         return "the authorised network does not learn" + (", hackers do" if breaking else "")
     if breaking:
         return _broken(breaking)
-    level = next((one for one in summary.margins if one.kind == "gap" and not separated(one)), None)
+    level = next((margin for margin in summary.margins if margin.kind == "gap" and not separated(margin)), None)
     if level is not None:
         free = level.holds == "nothing"
         hacker = "a keyed hacker" if free and _keyed(level) else f"{level.network} ({level.scheme})"
-        return f"not separated from {hacker}" + ("" if free else f", who holds {HOLDS[level.holds]}")
+        return f"not separated from {hacker}" + ("" if free else f", which holds {HOLDS[level.holds]}")
     if len(judged) < len(summary.hackers):
         return "cannot be judged without clean controls that learn"
     so_far = " so far" if summary.partial else ""
     if max(shares.values(), default=0.0) > FAIL_SHARE:
         return f"partly: hackers are held back but still learn{so_far}"
-    return f"holds{so_far} against {_tried(summary)}"
-
-
-def _tried(summary: Summary) -> str:
-    tried, known = _attacks(summary)
-    return "everything tried" if tried == known else f"the {counted(tried, 'attack')} tried, of {known}"
+    tried, known = _tried_and_known(summary)
+    return f"holds{so_far} against " + (
+        "everything tried" if tried == known else f"the {counted(tried, 'attack')} tried, of {known}"
+    )
 
 
 def extent(summary: Summary) -> str:
-    """``16 of 58 attacks`` were tried; ``58 attacks`` if there are no more, or nobody knows how many there are."""
-    tried, known = _attacks(summary)
+    """``16 of 58 attacks`` were tried; ``58 attacks`` if there are no more, or their number is unknown."""
+    tried, known = _tried_and_known(summary)
     return counted(tried, "attack") if tried == known else f"{tried} of {counted(known, 'attack')}"
 
 
-def _attacks(summary: Summary) -> tuple[int, int]:
-    """How many were tried, combinations of two not counted, and how many there are."""
+def _tried_and_known(summary: Summary) -> tuple[int, int]:
+    # Combinations of two are no attacks of their own.
     tried = len({hacker.scheme for hacker in summary.hackers if PLUS not in hacker.scheme})
     known = summary.facts.get("attacks")
     return tried, max(tried, known) if isinstance(known, int) else tried
@@ -68,26 +67,24 @@ def counted(count: int, noun: str) -> str:
 
 def _broken(breaking: Sequence[HackerResult]) -> str:
     order = list(HOLDS)
-    plain = [hacker for hacker in breaking if hacker.scheme == "direct" and not is_keyed(hacker.network)]
-    if plain:
+    if any(hacker.scheme == "direct" and not is_keyed(hacker.network) for hacker in breaking):
         return "learns: plain training is enough"
-    freest = min(breaking, key=lambda hacker: (order.index(hacker.holds), -max(hacker.last, hacker.best)))
+    freest = min(breaking, key=lambda hacker: (order.index(hacker.holds), -hacker.reached))
     others = len({hacker.scheme for hacker in breaking} - {freest.scheme})
     more = f" and {counted(others, 'more attack')}" if others else ""
-    if freest.holds == "nothing" and _keyed(freest):
+    if freest.holds != "nothing":
+        return f"broken by {freest.scheme}{more}, only with {HOLDS[freest.holds]}"
+    if _keyed(freest):
         return "not separated from a keyed hacker" + (f"; broken by {others} more" if others else "")
-    if freest.holds == "nothing":
-        return f"broken by {freest.scheme}{more}"
-    return f"broken by {freest.scheme}{more}, only by who holds {HOLDS[freest.holds]}"
+    return f"broken by {freest.scheme}{more}"
 
 
 def _keyed(hacker: HackerResult | Margin) -> bool:
-    """Whether he trains behind a wave key that is not the authorised one."""
     return hacker.scheme == "other-key" or is_keyed(hacker.network)
 
 
 def too_low(clean: float, chance: float) -> bool:
-    """Whether a clean control says nothing.
+    """True for a clean control that proves nothing.
 
     That is below the smaller of a fifth of the way from chance to 100 %, and twice chance or 5 points above it.
     """
@@ -95,35 +92,34 @@ def too_low(clean: float, chance: float) -> bool:
 
 
 def judgeable(hackers: Iterable[HackerResult], chance: float) -> list[HackerResult]:
-    """Those whose clean control is there and says something."""
+    """The hackers with a clean control that learns."""
     return [hacker for hacker in hackers if hacker.clean is not None and not too_low(hacker.clean, chance)]
 
 
 def separated(margin: Margin) -> bool:
-    """Whether the smaller margin is above the noise of one seed, and its interval above zero."""
+    """True if the smaller margin is above the noise of one seed, and its interval above zero."""
     value, interval, _ = margin.smaller
     return value > NOISE and (interval is None or interval[0] > 0)
 
 
 def headline(summary: Summary) -> str:
-    """The one number with its interval, whom it is about, and whether the audit is partial."""
+    """The one number with its interval, its two sides, and a note if the audit is partial."""
     margin = summary.margin
     if margin is None:
-        found = "no number: " + ("no clean control to compare with" if summary.hackers else "no hacker was tried")
+        text = "no number: " + ("no clean control to compare with" if summary.hackers else "no hacker was tried")
     else:
-        last, best = certainty(margin.last_interval), certainty(margin.best_interval)
-        found = (
-            f"{margin.kind}: {points(margin.last)} points ({last}) at the last epoch, "
-            f"{points(margin.best)} ({best}) at the best; {_side(summary, margin)}"
+        text = (
+            f"{margin.kind}: {points(margin.last)} points ({certainty(margin.last_interval)}) at the last epoch, "
+            f"{points(margin.best)} ({certainty(margin.best_interval)}) at the best; {_sides(summary, margin)}"
         )
-    return f"{found}; {partial(summary)}" if summary.partial else found
+    return f"{text}; {partial(summary)}" if summary.partial else text
 
 
-def _side(summary: Summary, margin: Margin) -> str:
+def _sides(summary: Summary, margin: Margin) -> str:
     hacker = f"{margin.network} by {margin.scheme} with {points(margin.accuracy)} %"
     if margin.kind == "gap" and summary.authorized is not None:
         return f"authorised {summary.authorized.network} {points(summary.authorized.last)} % against {hacker}"
-    return f"strongest hacker against his clean control: {hacker}"
+    return f"strongest hacker against its clean control: {hacker}"
 
 
 def certainty(interval: Interval | None) -> str:
@@ -138,35 +134,32 @@ def partial(summary: Summary, most: int = 6) -> str:
     # An attack that could not run was not planned, and is left out on every network and seed at once.
     total = max(summary.planned or 0, summary.ran + len(summary.left_out) + len(summary.failed))
     parts = [f"partial: {summary.ran} of {'at least ' if summary.left_out else ''}{total} cases"]
-    networks: dict[str, list[str]] = {}
-    for item in summary.left_out:
-        networks.setdefault(item.get("attack", "?"), []).append(item.get("network", ""))
-    parts += [f"left out: {listed(networks, most)}"] if networks else []
-    parts += [f"failed: {listed(summary.failed, most)}"] if summary.failed else []
+    missing = {"left out": [item.get("attack", "?") for item in summary.left_out], "failed": summary.failed}
+    parts += [f"{reason}: {listed(names, most)}" for reason, names in missing.items() if names]
     return "; ".join(parts)
 
 
 def listed(names: Iterable[str], most: int = 4) -> str:
     """Names once each, the first few of them; empty for none."""
-    found = list(dict.fromkeys(names))
-    rest = len(found) - most
-    return ", ".join(found[:most]) + (f" and {rest} more" if rest > 0 else "")
+    distinct = list(dict.fromkeys(names))
+    rest = len(distinct) - most
+    return ", ".join(distinct[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def points(value: float) -> str:
-    """One decimal, with a real minus sign."""
-    text = f"{value:.1f}"
-    return "0.0" if text == "-0.0" else text.replace("-", "−")
+def points(value: float, *, signed: bool = False) -> str:
+    """One decimal, with a real minus sign; with a plus sign as well if ``signed``."""
+    text = f"{value:+.1f}" if signed else f"{value:.1f}"
+    return "0.0" if text in {"-0.0", "+0.0"} else text.replace("-", "−")
 
 
 def verdict(summary: Summary) -> str:
-    """One plain sentence about what the audit found.
+    """The verdict in one plain sentence.
 
     Thresholds, on last-epoch means for the authorised network and on the better of last and best epoch for hackers:
 
     * authorised: within 5 points of its clean control (or above it) "learns about as well as from clean data";
       within 15 "learns, with a loss"; otherwise "does not learn properly".
-    * hackers: of what the clean control learns above chance, every hacker keeps at most 1/3: "the hackers
+    * hackers: of the clean control's gain over chance, every hacker keeps at most 1/3: "the hackers
       tried fail"; at most 2/3: "are held back but still learn"; more: "still learn". A hacker without a clean
       control is not judged; the sentence says so, unless another one learns anyway.
       Where chance is unknown it counts as 0.
@@ -194,8 +187,8 @@ def _authorized_part(result: Result | None) -> str:
     if result.clean is None:
         return f"the authorised {result.network} reaches {result.last:.1f}%, with no clean control to compare with"
     loss = result.clean - result.last
-    how = "learns about as well as from clean data" if loss <= LEARNS else "learns, with a loss"
-    how = how if loss <= PARTLY else "does not learn properly"
+    how = "learns, with a loss" if loss <= PARTLY else "does not learn properly"
+    how = "learns about as well as from clean data" if loss <= LEARNS else how
     return f"the authorised {result.network} {how} ({result.last:.1f}% against {result.clean:.1f}% clean)"
 
 

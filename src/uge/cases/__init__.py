@@ -1,1 +1,1 @@
-"""Cases: one training run of one network each, from a job to a JSON file."""
+"""One engine for training runs: a job and its material become a case, a JSON file in a ledger."""

@@ -1,4 +1,4 @@
-"""One training run of one network, as a JSON file: the unit of every audit. Needs no torch."""
+"""Case: one training run of one network as a JSON file, the unit of every audit. Needs no torch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Role = Literal["clean", "authorized", "hacker"]
 Start = Literal["theta0", "random"]
 Data = Literal["clean", "protected"]
 YARDSTICK = "yardstick"
-"""Family of what is no attack: what leaked originals give without the copy."""
+"""Family of cases that are no attack: training on leaked originals without the copy."""
 STILL_IMPROVING = 2.0
-"""Percent points from one tenth of the epochs to the next that mean "not converged"."""
+"""Smallest rise, in percent points from one tenth of the epochs to the next, that means "not converged"."""
 
 
 class Epoch(BaseModel):
-    """What was measured after one epoch.
+    """Measurements after one epoch.
 
     Attributes:
         epoch: Counted from 1.
@@ -34,7 +34,7 @@ class Epoch(BaseModel):
         test_accuracy: Percent, on the clean test set.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     epoch: int = Field(ge=0)
     loss: float | None = None
@@ -49,7 +49,7 @@ class Epoch(BaseModel):
 
 
 class Case(BaseModel):
-    """One training run of one network (docs/design.md, "Case").
+    """One training run of one network (docs/formats.md, "Case").
 
     Attributes:
         version: Version of this layout; the key is ``schema`` in JSON.
@@ -57,22 +57,25 @@ class Case(BaseModel):
         role: ``clean`` is the control on unprotected data, ``authorized`` starts from the secret θ0.
         network: Name of the architecture.
         start: ``theta0`` (the key) or ``random`` initial parameters.
-        scheme: How it was trained: ``direct`` on the labels, ``distill`` from the authorised network,
+        scheme: Way of training: ``direct`` on the labels, ``distill`` from the authorised network,
             or the name of another attack.
-        data: Which training images it saw.
-        seed: Seed of this repetition.
-        recipe: Everything that was set for the training.
+        data: Kind of training images.
+        seed: Number of the repetition.
+        key: Number of the authorised network's key file, from 0; 0 as well where no key is used.
+        recipe: All settings of the training.
         history: One entry per epoch, in order.
         last: Test accuracy after the last epoch, in percent on the clean test set.
         best: Largest test accuracy of any epoch, in percent.
         best_epoch: The epoch of ``best``.
         seconds: Duration of the run.
         environment: Versions, device and precision.
-        fingerprint: sha256 of what determines the case.
-        family: What kind of attack it is, for instance ``plain`` or ``preprocess``; older files have none.
-        needs: What the hacker must have besides the published folder: ``key``, ``clean``, ``public``.
-        about: What was done, in one plain sentence; the report shows it.
-        start_accuracy: Of the authorised network before any training, in percent; ``None`` where not measured.
+        fingerprint: sha256 of everything that determines the case.
+        family: Kind of attack, for instance ``plain`` or ``preprocess``.
+        needs: Things that the hacker needs besides the published folder: ``key``, ``clean``, ``public``.
+        about: The training in one plain sentence, for the report.
+        start_accuracy: Accuracy of the authorised network before any training, in percent; ``None`` where not measured.
+        parts: Accuracies after the last epoch on parts of the test images, in percent: one per server of a
+            federation, ``None`` for classes of other servers; empty elsewhere.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
@@ -85,6 +88,7 @@ class Case(BaseModel):
     scheme: str = Field(default="direct", min_length=1)
     data: Data
     seed: int
+    key: int = Field(ge=0)
     recipe: dict[str, Any] = Field(default_factory=dict)
     history: list[Epoch] = Field(default_factory=list)
     last: float = Field(ge=0, le=100)
@@ -97,20 +101,15 @@ class Case(BaseModel):
     needs: list[str] = Field(default_factory=list)
     about: str = ""
     start_accuracy: float | None = Field(default=None, ge=0, le=100)
+    parts: list[float | None] = Field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """The case with the key names of the contract, ready for ``json.dumps``."""
+        """Fields of the case by their names in files, ready for ``json.dumps``."""
         return self.model_dump(by_alias=True)
 
     @property
-    def key(self) -> int:
-        """Which of several authorised networks the case belongs to, as its id says; 0 is the first."""
-        found = re.search(r"-key(\d+)-s-?\d+$", self.id)
-        return int(found[1]) if found else 0
-
-    @property
     def still_improving(self) -> bool:
-        """Whether the last tenth of the epochs holds the best one and lies 2 points above the tenth before it."""
+        """True where the last tenth of the epochs holds the best one and lies 2 points above the tenth before it."""
         values = [epoch.test_accuracy for epoch in self.history]
         tenth = max(1, len(values) // 10)
         if len(values) < 3 or self.best_epoch <= self.history[-1].epoch - tenth:
@@ -128,26 +127,25 @@ def case_id(
     start: Start | None = None,
     variant: str = "",
 ) -> str:
-    """The name of a case, safe as a file name on every system.
+    """Name of a case, safe as a file name on every system.
 
     Args:
         role: See :class:`Case`.
-        network: See :class:`Case`; characters that no file name should hold are replaced
+        network: See :class:`Case`; characters unfit for file names are replaced,
             and a short hash keeps different names apart.
         scheme: See :class:`Case`.
         data: See :class:`Case`.
         seed: See :class:`Case`.
         start: Appended only where it is unusual for the role (θ0 is usual for ``authorized``, random otherwise).
-        variant: Anything more that tells two cases apart, for instance the name of a recipe.
+        variant: Anything more that tells two cases apart, for instance ``key1``.
 
     Returns:
         For instance ``hacker-resnetc20-distill-protected-s0``.
     """
-    usual: Start = "theta0" if role == "authorized" else "random"
-    parts = [role, network, scheme, data]
-    parts += [start] if start is not None and start != usual else []
-    parts += [variant] if variant else []
-    return "-".join([_slug(part) for part in parts] + [f"s{seed}"])
+    usual = "theta0" if role == "authorized" else "random"
+    unusual = "" if start == usual else start
+    parts = [_slug(part) for part in (role, network, scheme, data, unusual, variant) if part]
+    return "-".join([*parts, f"s{seed}"])
 
 
 def _slug(text: str) -> str:
@@ -156,7 +154,7 @@ def _slug(text: str) -> str:
 
 
 def write_case(folder: Path, case: Case) -> Path:
-    """Write ``folder/ID.json`` atomically and return its path.
+    """Write ``folder/ID.json`` atomically; returns its path.
 
     Raises:
         StorageError: The disk is full or read-only.
@@ -185,7 +183,7 @@ def read_case(path: Path) -> Case:
 
 
 def read_cases(folder: Path) -> list[Case]:
-    """All cases of an audit folder, sorted by file name.
+    """Read all cases of an audit folder, sorted by file name.
 
     Args:
         folder: The audit folder, or its ``cases`` folder.

@@ -1,4 +1,4 @@
-"""Key files as the authorised side of an audit or a training reads them: θ0 and the recipe."""
+"""θ0 and recipe from key files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from uge.networks.plugins import is_plugin
 
 
 def key_network(path: Path, store: PixelStore, *, plugins: bool = False) -> ImageClassifier:
-    """θ0 from a key file, checked against the data it is to be trained on.
+    """Network with θ0 from a key file, checked against the data that it is to be trained on.
 
     Args:
         path: The key.
         store: The data.
-        plugins: Also build a network that is not in the table, which runs the code that the key names.
+        plugins: True builds a network that is not in the table, too, which runs the code that the key names.
 
     Raises:
         WeightsError: The file is missing, damaged, or no key.
@@ -34,17 +34,17 @@ def key_network(path: Path, store: PixelStore, *, plugins: bool = False) -> Imag
         )
     network = from_weights(path, plugins=plugins)
     expected = (len(store.classes), store.channels, store.size)
-    found = (network.classes, network.channels, network.size)
-    if found != expected:
+    made_for = (network.classes, network.channels, network.size)
+    if made_for != expected:
         raise UsageError(
-            f"the key {path} is for {found[0]} classes, {found[1]} channels and size {found[2]}, but the data has "
-            f"{expected[0]}, {expected[1]} and {expected[2]}; give the key that was made with this folder"
+            f"the key {path} is for {made_for[0]} classes, {made_for[1]} channels and size {made_for[2]}, but the data "
+            f"has {expected[0]}, {expected[1]} and {expected[2]}; give the key that was made with this folder"
         )
     return network
 
 
 def key_recipe(path: Path) -> Recipe:
-    """The authorised user's recipe, as written in a key file.
+    """Recipe of the authorised network from a key file.
 
     Raises:
         WeightsError: The file is missing or damaged.

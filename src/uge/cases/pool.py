@@ -1,32 +1,36 @@
-"""Where cases are run: in this process, or in several that share the decoded images."""
+"""Places where cases are run: this process, several processes that share the decoded images, or Ray."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 from uge.cases.case import Case
 from uge.cases.job import Job
-from uge.cases.run import Audit
-from uge.cases.shared_images import Setup
-from uge.errors import DataError, UGEError, UsageError
+from uge.cases.material import CopyMaterial
+from uge.cases.run import run_case
+from uge.cases.shared_images import Setup, shared
+from uge.errors import DataError, MissingExtraError, UGEError, UsageError
 from uge.processes import Processes
-from uge.progress import Display
+from uge.progress import Display, Progress
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """End of a job.
 
     Attributes:
         job: The job.
         case: Its case; None where there is none.
-        seconds: How long it took, images that the attack changed first included.
-        error: What went wrong, in one sentence.
-        killed: Whether the process that ran it died.
+        seconds: Duration, with the preparations of the attack.
+        error: Reason of a failure, in one sentence.
+        killed: True where the process that ran the job died.
+        exit_code: Exit code of an error that ends the whole audit; 0 for any other.
     """
 
     job: Job
@@ -34,19 +38,57 @@ class Outcome:
     seconds: float = 0.0
     error: str = ""
     killed: bool = False
+    exit_code: int = 0
 
 
-class Pool(Protocol):
-    """Runs jobs, some at the same time."""
+class Serial:
+    """Runs one job after the other in this process, with a progress bar for each."""
 
-    size: int
+    size = 1
+
+    def __init__(self, material: CopyMaterial, progress: Display) -> None:
+        self._material = material
+        self._progress = progress
+        self._started: list[tuple[Job, str]] = []
 
     @property
     def running(self) -> list[Job]:
-        """Jobs that were started and of which nothing is known yet."""
+        """Jobs that were started and are not over."""
+        return [job for job, _ in self._started]
 
     def start(self, job: Job, name: str) -> None:
-        """Start a job; only where fewer than ``size`` are running. ``name`` is for the progress."""
+        """Note a job, only where none is running; ``name`` is for the progress."""
+        self._started.append((job, name))
+
+    def wait(self) -> list[Outcome]:
+        """Run the job.
+
+        Raises:
+            UGEError: A setting, a file or the disk is wrong, so that going on makes no sense.
+        """
+        job, name = self._started.pop()
+        with self._progress.stage(name) as on_progress:
+            return [attempt(job, self._material, on_progress)]
+
+
+class Workers:
+    """Runs jobs in other processes, with a line for each case; a process that dies takes only its own job with it."""
+
+    def __init__(self, remote: LocalProcesses | RayActors, progress: Display) -> None:
+        self.size = remote.size
+        self._remote = remote
+        self._progress = progress
+        self._names: dict[Job, str] = {}
+
+    @property
+    def running(self) -> list[Job]:
+        """Jobs that were started and are not over."""
+        return self._remote.running
+
+    def start(self, job: Job, name: str) -> None:
+        """Start a job, only where fewer than ``size`` are running; ``name`` is for the progress."""
+        self._names[job] = name
+        self._remote.start(job)
 
     def wait(self) -> list[Outcome]:
         """Wait for at least one running job.
@@ -54,113 +96,158 @@ class Pool(Protocol):
         Raises:
             UGEError: A setting, a file or the disk is wrong, so that going on makes no sense.
         """
+        outcomes = list[Outcome]()
+        for job, answer in self._remote.wait():
+            outcome = answer or Outcome(job, error="the process that ran it died", killed=True)
+            if outcome.exit_code:
+                raise (UsageError if outcome.exit_code == UsageError.exit_code else DataError)(outcome.error)
+            if (case := outcome.case) is not None:
+                figures = f"last {case.last:.2f}  best {case.best:.2f}"
+                self._progress.note(f"{self._names[job]}: done in {outcome.seconds:.1f} s  {figures}")
+            outcomes.append(outcome)
+        return outcomes
 
 
-class Serial:
-    """Runs one job after the other in this process, with a bar for each."""
+def attempt(job: Job, material: CopyMaterial, on_progress: Progress | None = None) -> Outcome:
+    """Outcome of a job; an unexpected error becomes one, too.
 
-    size = 1
-
-    def __init__(self, audit: Audit, progress: Display) -> None:
-        self._audit, self._progress = audit, progress
-        self._job: tuple[Job, str] | None = None
-
-    @property
-    def running(self) -> list[Job]:
-        """The job that was started."""
-        return [self._job[0]] if self._job else []
-
-    def start(self, job: Job, name: str) -> None:
-        """Note the job; :meth:`wait` runs it."""
-        self._job = job, name
-
-    def wait(self) -> list[Outcome]:
-        """Run the job."""
-        assert self._job is not None, "nothing was started"
-        (job, name), self._job = self._job, None
-        began = time.perf_counter()
-        with self._progress.stage(name) as on_progress:
-            try:
-                return [Outcome(job, self._audit.run(job, on_progress), time.perf_counter() - began)]
-            except UGEError:
-                raise
-            except Exception as error:
-                return [Outcome(job, error=told(error))]
-
-
-def told(error: BaseException) -> str:
-    """An unexpected error in one line."""
-    return " ".join(f"unexpected {type(error).__name__}: {error}".split())
-
-
-class LocalProcesses:
-    """Runs jobs in processes of their own; one that dies takes nothing but its own job with it.
-
-    Args:
-        setup: What every process opens.
-        size: Processes.
-        progress: Shows a line per case.
+    Raises:
+        UGEError: A setting, a file or the disk is wrong.
     """
-
-    def __init__(self, setup: Setup, size: int, progress: Display) -> None:
-        self.size, self._progress = size, progress
-        self._processes = Processes[Job, Outcome | Failure](functools.partial(_opened, setup), size, preload=__name__)
-        self._names: dict[Job, str] = {}
-
-    @property
-    def running(self) -> list[Job]:
-        """The jobs in work."""
-        return self._processes.running
-
-    def start(self, job: Job, name: str) -> None:
-        """Hand a job to an idle process, or to a new one."""
-        self._names[job] = name
-        self._processes.start(job)
-
-    def wait(self) -> list[Outcome]:
-        """Wait for an answer, or for the end of a process."""
-        found = list[Outcome]()
-        for job, answer in self._processes.wait():
-            if isinstance(answer, Failure):
-                raise answer.error()
-            found.append(answer or Outcome(job, error="the process that ran it died", killed=True))
-            note_outcome(self._progress, self._names[job], found[-1])
-        return found
-
-    def close(self) -> None:
-        """End all processes, whatever they do."""
-        self._processes.close()
-
-
-def note_outcome(progress: Display, name: str, outcome: Outcome) -> None:
-    """One line about a case that another process finished."""
-    if outcome.case is not None:
-        case = outcome.case
-        progress.note(f"{name}: done in {outcome.seconds:.1f} s  last {case.last:.2f}  best {case.best:.2f}")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An error of this package, which is raised again where the audit was started."""
-
-    code: int
-    text: str
-
-    def error(self) -> UGEError:
-        """The error, of the class that leads to the same exit code."""
-        return (UsageError if self.code == UsageError.exit_code else DataError)(self.text)
-
-
-def outcome(audit: Callable[[], Audit], job: Job) -> Outcome | Failure:
-    """Run a job in a process of its own: what is no fault of the whole audit becomes an outcome."""
     began = time.perf_counter()
     try:
-        return Outcome(job, audit().run(job), time.perf_counter() - began)
-    except UGEError as error:
-        return Failure(error.exit_code, str(error))
+        case = run_case(job, material.training(job, on_progress))
+    except UGEError:
+        raise
     except Exception as error:
-        return Outcome(job, error=told(error), seconds=time.perf_counter() - began)
+        sentence = " ".join(f"unexpected {type(error).__name__}: {error}".split())
+        return Outcome(job, seconds=time.perf_counter() - began, error=sentence)
+    return Outcome(job, case, time.perf_counter() - began)
 
 
-def _opened(setup: Setup) -> Callable[[Job], Outcome | Failure]:
-    return functools.partial(outcome, functools.cache(setup.open))
+def answer(open_material: Callable[[], CopyMaterial], job: Job) -> Outcome:
+    """Outcome of a job in a process of its own; all errors become one, so that they can be sent."""
+    try:
+        return attempt(job, open_material())
+    except UGEError as error:
+        return Outcome(job, error=str(error), exit_code=error.exit_code)
+
+
+class LocalProcesses(Processes[Job, Outcome]):
+    """Processes of this machine.
+
+    Args:
+        setup: Material that every process opens.
+        size: Processes.
+    """
+
+    def __init__(self, setup: Setup, size: int) -> None:
+        super().__init__(functools.partial(_opened, setup), size, preload=__name__)
+
+
+def _opened(setup: Setup) -> Callable[[Job], Outcome]:
+    return functools.partial(answer, functools.cache(setup.open))
+
+
+def require_ray() -> Any:
+    """The library Ray.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        return importlib.import_module("ray")
+    except ImportError:
+        raise MissingExtraError("ray", "ray", "the executor 'ray'") from None
+
+
+class _Trainer:
+    """Runs jobs in a process of Ray; the material is opened once."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._open = functools.cache(setup.open)
+
+    def run(self, job: Job) -> Outcome:
+        return answer(self._open, job)
+
+
+class RayActors:
+    """Runs jobs in actors of Ray (extra ``ray``), on a running cluster or on one that is started here.
+
+    All actors must be able to reach the folder of the images.
+
+    Args:
+        setup: Material that every actor opens.
+        size: Actors.
+    """
+
+    def __init__(self, setup: Setup, size: int) -> None:
+        ray = require_ray()
+        self.size = size
+        self._ray = ray
+        self._setup = setup
+        self._started = not ray.is_initialized()
+        if self._started:
+            ray.init(num_cpus=size * setup.threads, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        gpus = {"num_gpus": 1 / size} if setup.device.startswith("cuda") else {}
+        self._class = ray.remote(num_cpus=setup.threads, max_restarts=0, **gpus)(_Trainer)
+        self._idle = list[Any]()
+        self._busy = dict[Any, tuple[Job, Any]]()
+
+    @property
+    def running(self) -> list[Job]:
+        """Jobs that were started and are not over."""
+        return [job for job, _ in self._busy.values()]
+
+    def start(self, job: Job) -> None:
+        """Hand a job to an idle actor, or to a new one."""
+        actor = self._idle.pop() if self._idle else self._class.remote(self._setup)
+        self._busy[actor.run.remote(job)] = (job, actor)
+
+    def wait(self) -> list[tuple[Job, Outcome | None]]:
+        """Wait for a job; its outcome is None where its actor died."""
+        ready, _ = self._ray.wait(list(self._busy), num_returns=1)
+        job, actor = self._busy.pop(ready[0])
+        try:
+            outcome = self._ray.get(ready[0])
+        except self._ray.exceptions.RayActorError:
+            return [(job, None)]
+        self._idle.append(actor)
+        return [(job, outcome)]
+
+    def close(self) -> None:
+        """End all actors, and the cluster if it was started here."""
+        for actor in [*self._idle, *(actor for _, actor in self._busy.values())]:
+            self._ray.kill(actor)
+        self._idle.clear()
+        self._busy.clear()
+        if self._started:
+            self._ray.shutdown()
+
+
+EXECUTORS: dict[str, type[LocalProcesses | RayActors]] = {"local": LocalProcesses, "ray": RayActors}
+"""Kinds of processes by name."""
+
+
+Pool = Serial | Workers
+
+
+@contextlib.contextmanager
+def open_pool(material: CopyMaterial, executor: str, workers: int, progress: Display) -> Iterator[Pool]:
+    """Open the place where jobs run, for as long as the block lasts.
+
+    Args:
+        material: Material of all jobs.
+        executor: A name in :data:`EXECUTORS`.
+        workers: Jobs that run at the same time; 1 with ``local`` runs them in this process.
+        progress: Shows jobs.
+
+    Raises:
+        MissingExtraError: Ray is asked for and not installed.
+        StorageError: The shared images cannot be written.
+    """
+    if executor == "local" and workers == 1:
+        yield Serial(material, progress)
+        return
+    with shared(material, workers) as setup, contextlib.closing(EXECUTORS[executor](setup, workers)) as remote:
+        yield Workers(remote, progress)

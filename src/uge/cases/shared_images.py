@@ -1,4 +1,4 @@
-"""An audit that several processes open: its decoded images lie in files that they share."""
+"""Material that several processes open: its decoded images lie in files that they share."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from uge.cases.run import Audit
+from uge.cases.material import CopyMaterial
 from uge.data.store import PixelStore, Records
 from uge.files import storage_errors
-from uge.learning.recipes import Recipe
 from uge.runtime import Runtime
 
 SHARED = ".images-"
-"""Start of the name of the folder, inside the audit folder, in which decoded images lie while workers run."""
+"""Start of the name of the folder, inside the ledger's, in which decoded images lie while workers run."""
+_SETTINGS = ("recipe", "keys", "recipes", "seed", "plugins", "digests")
 
 
 @dataclass(frozen=True)
 class StoredImages:
-    """A pixel store in a file, which any process can open."""
+    """Pixel store in a file that any process can open."""
 
     path: Path
     count: int
@@ -53,88 +54,73 @@ class StoredImages:
 
 @dataclass(frozen=True)
 class Setup:
-    """All that another process needs to run the cases of an audit."""
+    """Description of material from which another process opens it.
+
+    Attributes:
+        folder: Folder of the ledger.
+        images: Images by name.
+        settings: Recipes, keys, seed and digests.
+        device: Name of the device.
+        precision: As for :meth:`uge.runtime.Runtime.create`.
+        threads: Threads of each process.
+    """
 
     folder: Path
-    images: Mapping[str, StoredImages | None]
-    digests: Mapping[str, str | None]
-    keys: tuple[Path, ...]
-    recipe: Recipe
-    seed: int
+    images: Mapping[str, StoredImages]
+    settings: Mapping[str, Any]
     device: str
     precision: str
     threads: int
-    plugins: bool
 
-    def open(self) -> Audit:
-        """The audit, in this process, which takes its share of the threads."""
+    def open(self) -> CopyMaterial:
+        """The material, in this process, which takes its share of the threads."""
         torch.set_num_threads(self.threads)
         runtime = Runtime.create(self.device, self.precision)
-        stores = {name: None if one is None else one.open(runtime.device) for name, one in self.images.items()}
-        protected, test = stores["protected"], stores["test"]
-        assert protected is not None
-        assert test is not None
-        return Audit(
-            self.folder,
-            protected,
-            stores["clean"],
-            test,
-            public=stores["public"],
-            keys=self.keys,
-            recipe=self.recipe,
-            seed=self.seed,
-            runtime=runtime,
-            digests=self.digests,
-            plugins=self.plugins,
-        )
+        stores: dict[str, Any] = {name: images.open(runtime.device) for name, images in self.images.items()}
+        return CopyMaterial(self.folder, runtime=runtime, **stores, **self.settings)
 
 
 @contextlib.contextmanager
-def shared(audit: Audit, workers: int) -> Iterator[Setup]:
-    """An audit for other processes, with its images in files for as long as the block lasts.
+def shared(material: CopyMaterial, workers: int) -> Iterator[Setup]:
+    """Describe material for other processes, with its images in files for as long as the block lasts.
 
-    The files are read, not copied: what one process has read, the system keeps for all of them.
+    The files are read, not copied: the system keeps for all processes the parts that one of them has read.
 
     Args:
-        audit: The audit.
+        material: The material.
         workers: Processes; they divide this process's threads among them.
+
+    Raises:
+        StorageError: The disk is full or read-only.
     """
-    place = audit.folder / f"{SHARED}{os.getpid()}"
+    place = material.folder / f"{SHARED}{os.getpid()}"
     with storage_errors(place):
-        _remove_orphans(audit.folder)
+        _remove_orphans(material.folder)
         place.mkdir(parents=True, exist_ok=True)
     try:
-        images = {
-            name: None if store is None else StoredImages.write(store, place / f"{name}.uint8")
-            for name, store in audit.stores.items()
-        }
         yield Setup(
-            audit.folder,
-            images,
-            dict(audit.digests),
-            audit.keys,
-            audit.recipe,
-            audit.seed,
-            str(audit.runtime.device),
-            audit.runtime.precision,
+            material.folder,
+            {name: StoredImages.write(store, place / f"{name}.uint8") for name, store in material.stores.items()},
+            {name: getattr(material, name) for name in _SETTINGS},
+            str(material.runtime.device),
+            material.runtime.precision,
             threads_each(workers),
-            audit.plugins,
         )
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
 def _remove_orphans(folder: Path) -> None:
-    """Remove what audits left that were killed the hard way."""
+    """Remove the images of processes that were killed."""
     for place in folder.glob(f"{SHARED}*"):
         try:
             os.kill(int(place.name.removeprefix(SHARED)), 0)
         except (ProcessLookupError, ValueError):
             shutil.rmtree(place, ignore_errors=True)
         except PermissionError:
-            continue  # Somebody else's process is at work there.
+            continue  # A process of another user is at work there.
 
 
 def threads_each(workers: int) -> int:
-    """Threads of each of so many processes, out of those that this one has."""
+    """Threads of each of several processes, out of those of this one."""
     return max(1, torch.get_num_threads() // workers)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from uge.auditing.summary import Holds
+from uge.auditing.summary import HOLDS, Holds, Margin, Summary
+from uge.auditing.verdict import listed
 from uge.cli.console import Outcome, open_session, set_logging
 from uge.cli.flags import FLAT, OutPath, Page, Resumable
 from uge.config import AuditConfig
@@ -68,54 +69,43 @@ def audit(
     """
     several = config.workers != "1" and config.executor == "local" and not common.dry_run
     session = open_session(common, preload=_WORKERS if several else "")
-    from uge.pipeline.audit import run_audit
+    from uge.pipeline.audit import AuditRun, AuditSources
 
-    found = run_audit(
-        out,
-        test,
-        config,
-        keys=key,
-        clean_source=clean,
-        public_source=public,
-        folder=folder,
-        trust_plugins=trust_plugins,
-        session=session,
-    )
+    run = AuditRun(out, AuditSources(test, clean, public, key, trust_plugins), config, session, folder)
     if common.dry_run:
-        return Outcome(found, f"would run {len(found['cases'])} of {found['planned']} cases; nothing was written")
-    gap = smallest_gap(found["margins"], fail_holding)
-    failed = fail_under is not None and (gap is None or gap < fail_under or bool(found["failed"]))
-    return Outcome(found, audit_text(found), code=3 if failed else 0)
+        would = run.describe()
+        return Outcome(would, f"would run {len(would['cases'])} of {would['planned']} cases; nothing was written")
+    summary = run.run()
+    gap = smallest_gap(summary.margins, fail_holding)
+    failed = fail_under is not None and (gap is None or gap < fail_under or bool(summary.failed))
+    return Outcome(summary.model_dump(mode="json"), audit_text(summary), code=3 if failed else 0)
 
 
-def smallest_gap(margins: Sequence[Mapping[str, Any]], holding: Holds) -> float | None:
-    """The smaller of last and best epochs behind hackers who hold no more than that; None without any.
+def smallest_gap(margins: Sequence[Margin], holding: Holds) -> float | None:
+    """The smaller of last and best epochs behind hackers with no more than these assets; None without any.
 
     Args:
-        margins: Of a summary, from least to most.
-        holding: The most that a hacker may hold.
+        margins: Margins of a summary, from least to most assets.
+        holding: Largest asset of a hacker that counts.
     """
-    levels = get_args(Holds)
+    levels = list(HOLDS)
     known = levels[: levels.index(holding) + 1]
-    gaps = [min(one["last"], one["best"]) for one in margins if one["kind"] == "gap" and one["holds"] in known]
+    gaps = [min(margin.last, margin.best) for margin in margins if margin.kind == "gap" and margin.holds in known]
     return gaps[-1] if gaps else None
 
 
-def audit_text(found: dict[str, Any]) -> str:
-    """A summary for people; what was left out or failed is named, so that no partial audit looks complete."""
-    from uge.auditing.summarize import Summary
+def audit_text(summary: Summary) -> str:
+    """A summary for the terminal; what was left out or failed is named, so that no partial audit looks complete."""
     from uge.report import text_table
 
-    summary = Summary.model_validate(found)
-    lines = [text_table(summary), found["verdict"]]
+    lines = [text_table(summary), summary.verdict]
     if summary.partial:
-        names = [one["attack"] for one in summary.left_out] + summary.failed
-        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        names = listed([*(left_out["attack"] for left_out in summary.left_out), *summary.failed], _LISTED)
         lines.append(
-            f"partial audit: {summary.ran} of {summary.planned} cases; without {', '.join(names[:_LISTED])}{more} "
+            f"partial audit: {summary.ran} of {summary.planned} cases; without {names} "
             "(the reasons are in summary.json)"
         )
-    return "\n".join([*lines, f"report: {found['report']}"])
+    return "\n".join([*lines, f"report: {summary.report}"])
 
 
 def compare(*run: str, out: OutPath, common: Annotated[Page, FLAT] = Page()) -> Outcome:
@@ -137,10 +127,8 @@ def compare(*run: str, out: OutPath, common: Annotated[Page, FLAT] = Page()) -> 
         The page, .html.
     """
     set_logging(common)
-    from uge.files import read_json
-    from uge.report.compare_files import text_comparison, write_comparison
+    from uge.report.compare import as_json, text_comparison, write_comparison
 
-    files = write_comparison(run, out, overwrite=common.overwrite)
-    found = {key: value for key, value in read_json(files[-1]).items() if key != "summaries"}
-    text = text_comparison(found)
-    return Outcome({**found, "files": [str(path) for path in files]}, f"{text}\nreport: {out}")
+    comparison, files = write_comparison(run, out, overwrite=common.overwrite)
+    found = {**as_json(comparison), "files": [str(path) for path in files]}
+    return Outcome(found, f"{text_comparison(comparison)}\nreport: {out}")

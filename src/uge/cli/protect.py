@@ -32,8 +32,8 @@ def demo(
     session = open_session(common)
     from uge.pipeline.demo import run_demo
 
-    result = run_demo(out, config, audit, session)
-    return Outcome(result, f"would protect {out}; nothing was written" if common.dry_run else audit_text(result))
+    result, summary = run_demo(out, config, audit, session)
+    return Outcome(result, audit_text(summary) if summary else f"would protect {out}; nothing was written")
 
 
 def protect(

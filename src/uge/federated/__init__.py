@@ -1,1 +1,1 @@
-"""Several servers, one global network: each protects its own part of the data for it (Eq. 14, 15, Table 9)."""
+"""Federations: several servers protect their own parts of the data for one global network (Eq. 14, 15, Table 9)."""

@@ -1,52 +1,41 @@
-"""The training runs of Table 9: who trains on which parts, measured on each server's classes; one case each."""
+"""Training runs of Table 9, each measured on the classes of every server; one case each."""
 
 from __future__ import annotations
 
-import itertools
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
-import numpy as np
-from torch import nn
+import torch
 
-from uge.cases.case import Case, Data, read_case, write_case
+from uge.cases.case import Case
 from uge.cases.job import Job
-from uge.cases.run import load_trained, measured, untrained
+from uge.cases.material import CopyMaterial
+from uge.cases.run import run_case
 from uge.data.images import ImageSet
-from uge.data.store import PixelStore, load_pixels
-from uge.errors import DataError, UsageError
+from uge.data.store import load_pixels
 from uge.federated.union import union
-from uge.files import JSON, fingerprint, read_json, write_json
-from uge.learning.objectives import Objective, distillation, supervised
+from uge.files import JSON
 from uge.learning.recipes import Recipe
-from uge.learning.resume import save_checkpoint
-from uge.learning.training import DivergedError, evaluate, fit
-from uge.networks import ImageClassifier, weights_hash
+from uge.networks import from_weights
 from uge.progress import Display, Silent
-from uge.runtime import Runtime, stream_seed
-
-log = logging.getLogger(__name__)
+from uge.runtime import Runtime
 
 
 @dataclass(frozen=True)
-class Run(Job):
+class Run:
     """One training run.
 
     Attributes:
         column: Its column of Table 9.
-        server: Whose part it trains on; None where it trains on the union.
+        job: Network, training and data.
+        server: Number of the server whose part it is trained on; None for the union.
     """
 
-    column: str = ""
+    column: str
+    job: Job
     server: int | None = None
-
-    def place(self, folder: Path) -> Path:
-        """Where it belongs below the audit folder: runs on the union make the audit, each server has a folder."""
-        return folder if self.server is None else folder / f"server-{self.server}"
 
 
 def columns(network: str, hackers: Sequence[str], servers: int, seeds: int) -> list[Run]:
@@ -64,34 +53,38 @@ def columns(network: str, hackers: Sequence[str], servers: int, seeds: int) -> l
     """
     runs = []
     for seed in range(seeds):
-        joint = Run("clean", network, "theta0", "direct", "clean", seed, column="joint")
-        published = Run("authorized", network, "theta0", "direct", "protected", seed, column="global")
-        runs.append(joint)
+        clean = Job("clean", network, "theta0", "direct", "clean", seed, 0)
+        published = Job("authorized", network, "theta0", "direct", "protected", seed, 0)
+        runs.append(Run("joint", clean))
         for server in range(servers):
-            runs.append(replace(joint, column=f"separate-{server}", server=server))
-            runs.append(replace(published, column=f"server-{server}", server=server))
-        runs.append(published)
+            runs.append(Run(f"separate-{server}", clean, server))
+            runs.append(Run(f"server-{server}", published, server))
+        runs.append(Run("global", published))
         for name in dict.fromkeys(hackers):
-            runs.append(Run("clean", name, "random", "direct", "clean", seed, column=f"{name}-n"))
-            runs.append(Run("hacker", name, "random", "direct", "protected", seed, column=f"{name}-h"))
-            runs.append(Run("hacker", name, "random", "distill", "protected", seed, column=f"{name}-d"))
+            hacker = Job("hacker", name, "random", "direct", "protected", seed)
+            runs.append(Run(f"{name}-n", replace(hacker, role="clean", data="clean")))
+            runs.append(Run(f"{name}-h", hacker))
+            runs.append(Run(f"{name}-d", replace(hacker, scheme="distill", key=0)))
     return runs
 
 
 class Table:
-    """Does the runs of Table 9 and keeps every result as a file.
+    """Runs of Table 9 with their ledgers.
 
     Args:
-        folder: The audit folder: ``cases/``, ``weights/``, and ``server-K/cases/``.
-        published: Each server's published images.
-        originals: The same servers' clean images, row by row the same.
+        folder: Audit folder: the ledger of runs on the union, and one ledger ``server-K`` for each server.
+        published: Published images of each server.
+        originals: Clean images of the same servers, row by row the same.
         test: Clean test images of all classes.
-        theta0: The global network with its initial parameters.
-        recipe: How everybody trains.
-        recipes: How hackers train, by network, where other than everybody.
+        key: Key file of the global network.
+        recipe: Recipe of all networks.
+        recipes: Recipes of hackers by network, where other than ``recipe``.
         seed: Root seed of these runs.
         runtime: Device and precision.
         progress: Shows runs.
+
+    Attributes:
+        union: Material of runs on the union; its ``part_tests`` are the test images of each server's classes.
     """
 
     def __init__(
@@ -101,133 +94,76 @@ class Table:
         originals: Sequence[ImageSet],
         test: ImageSet,
         *,
-        theta0: ImageClassifier,
+        key: Path,
         recipe: Recipe,
         recipes: Mapping[str, Recipe] | None = None,
         seed: int,
         runtime: Runtime,
         progress: Display | None = None,
     ) -> None:
-        self.folder, self.theta0, self.recipe, self.seed, self.runtime = folder, theta0, recipe, seed, runtime
-        self.recipes, self.progress = recipes or {}, progress or Silent()
-        self._images: dict[Data, Sequence[ImageSet]] = {"protected": published, "clean": originals}
-        self._union: dict[Data, PixelStore] = {
-            data: self._load(union(parts)) for data, parts in self._images.items() if len(parts)
-        }
-        self.test = self._load(test)
-        own = [np.flatnonzero(np.isin(test.labels, np.unique(part.labels))) for part in published]
-        self.tests = [self._load(test.subset(rows)) for rows in own]
-        stores = {"protected": self._union["protected"], "clean": self._union["clean"], "test": self.test}
-        self._digests = {name: store.digest() for name, store in stores.items()}
+        theta0 = from_weights(key, plugins=True)  # The key was written here, for a network named by the user.
+        stores = [
+            load_pixels(images, size=theta0.size, channels=theta0.channels, device=runtime.device)
+            for images in (union(published), test, union(originals))
+        ]
+        protected, tests, clean = stores
+        own = [torch.isin(tests.labels.cpu(), torch.tensor(sorted(set(part.labels.tolist())))) for part in published]
+        self.union = CopyMaterial(
+            folder,
+            protected,
+            tests,
+            runtime,
+            recipe,
+            clean=clean,
+            keys=[key],
+            recipes=recipes or {},
+            seed=seed,
+            plugins=True,
+            part_tests=[tests.subset(torch.nonzero(mine).flatten()) for mine in own],
+            checkpoints=True,
+        )
         self._sizes = [len(part) for part in published]
+        self._progress = progress or Silent()
 
-    def run(self, runs: Sequence[Run]) -> list[tuple[Run, Case, list[float | None]]]:
-        """Do the runs whose case is missing or belongs to something else.
+    def run(self, runs: Sequence[Run]) -> list[tuple[Run, Case]]:
+        """Do the runs whose case is missing or belongs to other images or settings.
 
         Returns:
-            Every run with its case, and with its accuracy on each server's classes in percent; None for the
-            classes of other servers where it trained on one part only.
+            Every run with its case. ``parts`` of a case are accuracies on each server's classes; None for the classes
+            of other servers where the network was trained on one part only.
         """
-        found = []
+        results = []
         for number, run in enumerate(runs):
-            done = self._finished(run)
-            if done is None:
-                with self.progress.stage(f"table {number + 1}/{len(runs)} {run.column}") as on_progress:
-                    done = self._run(run, on_progress)
-            found.append((run, *done))
-        return found
+            material = self.union if run.server is None else self._server(run.server)
+            case = material.finished(run.job)
+            if case is None:
+                with self._progress.stage(f"table {number + 1}/{len(runs)} {run.column}") as on_progress:
+                    case = run_case(run.job, material.training(run.job, on_progress))
+                material.ledger.keep(case)
+            results.append((run, case))
+        return results
 
-    def _load(self, images: ImageSet) -> PixelStore:
-        size, channels, device = self.theta0.size, self.theta0.channels, self.runtime.device
-        return load_pixels(images, size=size, channels=channels, device=device)
-
-    def _fingerprint(self, run: Run) -> str:
-        parts = {"data": self._digests, "sizes": self._sizes, "run": vars(run), "theta0": weights_hash(self.theta0)}
-        return fingerprint(
-            parts | {"seed": self.seed, "recipe": self._recipe(run).json_dict(), "precision": self.runtime.precision}
+    def _server(self, server: int) -> CopyMaterial:
+        """Material of one server: its rows of the union, and the test images of its classes."""
+        tests = self.union.part_tests
+        test = tests[server]
+        clean = self.union.clean
+        assert test is not None
+        assert clean is not None
+        first = sum(self._sizes[:server])
+        rows = torch.arange(first, first + self._sizes[server])
+        return replace(
+            self.union,
+            folder=self.union.folder / f"server-{server}",
+            protected=self.union.protected.subset(rows),
+            clean=clean.subset(rows),
+            test=test,
+            part_tests=[part if number == server else None for number, part in enumerate(tests)],
+            digests={},
         )
 
-    def _finished(self, run: Run) -> tuple[Case, list[float | None]] | None:
-        place, wanted = run.place(self.folder), self._fingerprint(run)
-        try:
-            case, parts = read_case(_file(place, "cases", run)), read_json(_file(place, "parts", run))
-        except (DataError, FileNotFoundError):
-            return None
-        if case.fingerprint != wanted or parts.get("fingerprint") != wanted:
-            return None
-        return None if run.column == "global" and self._teacher(run) is None else (case, parts["accuracy"])
 
-    def _run(self, run: Run, on_progress: Any) -> tuple[Case, list[float | None]]:
-        place, wanted = run.place(self.folder), self._fingerprint(run)
-        store = self._union[run.data] if run.server is None else self._load(self._images[run.data][run.server])
-        network, checkpoint = self._network(run), place / "run" / f"{run.id}.{wanted[:12]}.safetensors"
-        try:
-            history = fit(
-                network,
-                store,
-                self._recipe(run),
-                seed=stream_seed(self.seed, "audit", run.role, run.scheme, run.seed),
-                runtime=self.runtime,
-                objective=self._objective(run),
-                test=self.test if run.server is None else self.tests[run.server],
-                checkpoint=checkpoint,
-                progress=on_progress,
-            )
-        except DivergedError as error:
-            log.warning("%s: %s", run.column, error)  # A result like any other: nothing was learned.
-            history = error.history
-        parts = [
-            evaluate(network, test, self.runtime) if run.server in (None, number) else None
-            for number, test in enumerate(self.tests)
-        ]
-        if run.column == "global":
-            save_checkpoint(self._weights(run), {"network": network}, None, {"fingerprint": wanted})
-        case = Case(
-            id=run.id,
-            role=run.role,
-            network=run.network,
-            start=run.start,
-            scheme=run.scheme,
-            family=run.family,
-            data=run.data,
-            seed=run.seed,
-            **measured(history, self._recipe(run), self.runtime, classes=len(store.classes), size=store.size),
-            fingerprint=wanted,
-        )
-        write_json(_file(place, "parts", run), {"fingerprint": wanted, "accuracy": parts})
-        write_case(place / "cases", case)
-        checkpoint.unlink(missing_ok=True)
-        return case, parts
-
-    def _recipe(self, run: Run) -> Recipe:
-        """Everybody's for whoever starts from θ0."""
-        return self.recipe if run.start == "theta0" else self.recipes.get(run.network, self.recipe)
-
-    def _network(self, run: Run) -> ImageClassifier:
-        return untrained(run, self.test, self.seed, self.theta0)
-
-    def _objective(self, run: Run) -> Objective:
-        if run.scheme == "direct":
-            return supervised
-        teacher = Run("authorized", self.theta0.name, "theta0", "direct", "protected", run.seed, column="global")
-        network = self._teacher(teacher)
-        if network is None:
-            raise UsageError(f"{run.column} needs the trained network of 'global' with seed {run.seed}; run that first")
-        recipe = self._recipe(run)
-        return distillation(self.runtime.place(network), temperature=recipe.temperature, alpha=recipe.alpha)
-
-    def _weights(self, run: Run) -> Path:
-        return self.folder / "weights" / f"{run.id}.safetensors"
-
-    def _teacher(self, run: Run) -> nn.Module | None:
-        return load_trained(self._weights(run), self._network(run), self._fingerprint(run))
-
-
-def _file(place: Path, kind: str, run: Run) -> Path:
-    return place / kind / f"{run.id}.json"
-
-
-def tabulate(results: Sequence[tuple[Run, Case, list[float | None]]]) -> dict[str, JSON]:
+def tabulate(results: Sequence[tuple[Run, Case]]) -> dict[str, JSON]:
     """Means over seeds by column, in percent of clean test images.
 
     Returns:
@@ -236,17 +172,20 @@ def tabulate(results: Sequence[tuple[Run, Case, list[float | None]]]) -> dict[st
         seed), ``seeds`` and ``case`` (id of the first).
     """
     table = {}
-    for column, group in itertools.groupby(sorted(results, key=lambda one: one[0].column), lambda one: one[0].column):
-        rows = sorted(group, key=lambda one: one[0].seed)
-        lasts = [case.last for _, case, _ in rows]
-        parts = list(zip(*(parts for _, _, parts in rows), strict=True))
+    for column in dict.fromkeys(run.column for run, _ in results):
+        cases = [case for run, case in results if run.column == column]
+        lasts = [case.last for case in cases]
         table[column] = {
-            "parts": [None if None in values else round(fmean(values), 3) for values in parts],
+            "parts": [_mean(values) for values in zip(*(case.parts for case in cases), strict=True)],
             "average": round(fmean(lasts), 3),
-            "best": round(fmean(case.best for _, case, _ in rows), 3),
+            "best": round(fmean(case.best for case in cases), 3),
             "std": round(stdev(lasts), 3) if len(lasts) > 1 else None,
-            "seeds": len(lasts),
-            "case": rows[0][1].id,
+            "seeds": len(cases),
+            "case": cases[0].id,
         }
-    order = list(dict.fromkeys(run.column for run, _, _ in results))
-    return {column: table[column] for column in order}
+    return table
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    measured = [value for value in values if value is not None]
+    return round(fmean(measured), 3) if measured else None

@@ -1,4 +1,4 @@
-"""What clients and server of federated averaging exchange, and that it is nothing else."""
+"""Exchange between clients and server of federated averaging, and a check that it holds nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from uge.networks import ImageClassifier, KeyedClassifier, restore
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord, RecordDict
 
-ARRAYS, METRICS, CONFIG = "arrays", "metrics", "config"
+ARRAYS = "arrays"
+METRICS = "metrics"
+CONFIG = "config"
 _MARGIN = 64
 """Bytes that a reply's tensors may take more than those received, for another header of the same tensors."""
 SENT_METRICS = frozenset({"num-examples", "server", "loss", "train-accuracy"})
@@ -23,10 +25,10 @@ SENT_METRICS = frozenset({"num-examples", "server", "loss", "train-accuracy"})
 
 
 def exchanged(network: ImageClassifier) -> dict[str, Tensor]:
-    """The part of a network's state that clients and server exchange, on the CPU.
+    """Part of a network's state that clients and server exchange, on the CPU.
 
-    Floating-point parameters and buffers, without the wave key: that never changes, everybody who trains has it
-    from the request, and averaging would only round it.
+    Floating-point parameters and buffers, without the wave key: that never changes, every client has it from the
+    request, and averaging would only round it.
     """
     hidden = "key." if isinstance(network, KeyedClassifier) else None
     return {
@@ -37,7 +39,7 @@ def exchanged(network: ImageClassifier) -> dict[str, Tensor]:
 
 
 def contents(record: RecordDict) -> JSON:
-    """What a message holds: shape of every array, all numbers and settings, and the bytes of the arrays."""
+    """Contents of a message: shape of every array, all numbers and settings, and the bytes of the arrays."""
     return {
         "arrays": {name: list(array.shape) for part in record.array_records.values() for name, array in part.items()},
         "bytes": sum(len(array.data) for part in record.array_records.values() for array in part.values()),
@@ -50,9 +52,10 @@ def check_reply(received: RecordDict, reply: RecordDict) -> None:
     """Refuse a reply that holds anything but the network's tensors and the numbers that are meant to be sent.
 
     Raises:
-        DataError: It holds something else or not all of that; the message says what.
+        DataError: It holds something else or not all of that; the message names it.
     """
-    asked, got = contents(received), contents(reply)
+    asked = contents(received)
+    got = contents(reply)
     wanted = asked["arrays"]
     # Records of other names could hold the same tensors again, with other bytes.
     strange = sorted(set(reply.array_records) - {ARRAYS}) + sorted(set(reply.metric_records) - {METRICS})
@@ -83,7 +86,7 @@ def put(network: ImageClassifier, arrays: Mapping[str, Any]) -> None:
 
 
 def array_record(network: ImageClassifier) -> ArrayRecord:
-    """What is exchanged of a network, for a message."""
+    """Message part with the exchanged state of a network."""
     from flwr.app import Array, ArrayRecord
 
     return ArrayRecord({name: Array(tensor.float().numpy()) for name, tensor in exchanged(network).items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -52,10 +53,10 @@ def check_flower() -> None:
 def client_app(out: Path, *, data: Data, local_epochs: int, seed: int, device: str, precision: str) -> ClientApp:
     """A Flower client: partition K is server K of the federation in ``out`` and reads nothing outside its folder.
 
-    It gets weights and a learning rate, trains from θ0's file and its own images by
-    :func:`uge.learning.training.fit`, and
-    sends back weights and the numbers of :data:`uge.federated.exchange.SENT_METRICS`. What passes is noted in
-    ``server-K/exchanged.jsonl``, and a reply that holds anything else is not sent.
+    The client gets weights and a learning rate, trains from θ0's file and its own images by
+    :func:`uge.learning.training.fit`, and sends back weights and the numbers of
+    :data:`uge.federated.exchange.SENT_METRICS`. All messages are noted in ``server-K/exchanged.jsonl``, and a reply
+    that holds anything else is not sent.
 
     Args:
         out: Folder of the federation.
@@ -120,7 +121,7 @@ def federated_averaging(
     runtime: Runtime,
     progress: Display,
 ) -> JSON:
-    """Average the clients' weights for some rounds, and measure the global network after each.
+    """Average the clients' weights for some rounds; measure the global network after each.
 
     Replies are averaged in the order of the servers, weighted by their images, so that equal settings give equal
     bytes. Every round is kept in ``out/fedavg``, from where an interrupted run goes on.
@@ -129,7 +130,7 @@ def federated_averaging(
         out: Folder of the federation.
         theta0: The global network with its initial parameters.
         tests: Clean test images: all of them, then those of each server's classes.
-        data: What clients train on; ``clean`` is the control.
+        data: Training images of the clients; ``clean`` is the control.
         recipe: Its schedule runs over the rounds.
         rounds: Rounds of averaging.
         servers: Clients, all of which take part in every round.
@@ -162,7 +163,8 @@ def federated_averaging(
     engine = {"flwr": flwr.__version__, "ray": ray.__version__, "backend": "ray"}
     if len(done) == rounds:
         return {"engine": engine, "rounds": done}
-    app, stopped = ServerApp(), threading.Event()
+    app = ServerApp()
+    stopped = threading.Event()
 
     def main(grid: Grid, context: Context) -> None:
         strategy = FedAvg(
@@ -174,10 +176,10 @@ def federated_averaging(
                 lr = recipe.rate((number - 0.5) / rounds)
                 messages = strategy.configure_train(number, arrays, ConfigRecord({"lr": lr}), grid)
                 replies = _ask(grid, messages, stopped)
-                found, metrics = strategy.aggregate_train(number, replies)
-                assert found is not None, "every client replied with weights"
+                averaged, metrics = strategy.aggregate_train(number, replies)
+                assert averaged is not None, "every client replied with weights"
                 assert metrics is not None
-                arrays = found
+                arrays = averaged
                 put(network, arrays)
                 accuracies = [evaluate(network, test, runtime) for test in tests]
                 done.append(
@@ -206,7 +208,7 @@ def federated_averaging(
         precision=runtime.precision,
     )
     for name in ("flwr", "ray"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # What goes wrong is raised, in one sentence.
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # Errors are raised, in one sentence.
     try:
         run_simulation(app, client, servers, backend_config={"init_args": started, "client_resources": resources})
     except RuntimeError as error:
@@ -219,30 +221,31 @@ def federated_averaging(
 
 
 def _go_on(checkpoint: Path, theta0: ImageClassifier, wanted: str) -> tuple[ImageClassifier, list[JSON]]:
-    """A copy of θ0 with the weights and the rounds that an interrupted run left, if it was this very run."""
+    """Network and rounds of an interrupted run of the same settings; θ0 and no rounds where there is none."""
     network = copy.deepcopy(theta0)
-    try:
+    with contextlib.suppress(WeightsError):
         meta = load_checkpoint(checkpoint, {"network": network})
-    except WeightsError:
-        return copy.deepcopy(theta0), []
-    return (network, list(meta["rounds"])) if meta.get("fingerprint") == wanted else (copy.deepcopy(theta0), [])
+        if meta.get("fingerprint") == wanted:
+            return network, list(meta["rounds"])
+    return copy.deepcopy(theta0), []
 
 
 def _ask(grid: Grid, messages: Iterable[Message], stopped: threading.Event) -> list[Message]:
     """Send messages and wait for all replies; they come in the order of the servers.
 
-    Flower would average whatever comes; here a client that fails ends the run.
+    Flower would average the replies that came; here a client that fails ends the run.
 
     Raises:
         UGEError: A client failed, or the simulation was stopped.
     """
-    waiting, replies = set(grid.push_messages(messages)), list[Any]()
+    waiting = set(grid.push_messages(messages))
+    replies = list[Any]()
     while waiting:
         if stopped.is_set():
             raise UGEError("the simulation was stopped; go on with --resume")
-        found = list(grid.pull_messages(waiting))
-        waiting -= {reply.metadata.reply_to_message_id for reply in found}
-        replies += found
+        arrived = list(grid.pull_messages(waiting))
+        waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
+        replies += arrived
         if waiting:
             stopped.wait(0.05)
     for reply in replies:

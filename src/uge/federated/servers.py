@@ -1,4 +1,4 @@
-"""What lies in a federation's folder, and what a server is given: a request, and nothing of other servers."""
+"""Folders of a federation's servers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from uge.publishing import private_folder
 
 @dataclass(frozen=True)
 class Server:
-    """One server's folder: ``originals.part.json``, ``published`` and ``published.private``.
+    """Folder of one server: ``originals.part.json``, ``published`` and ``published.private``.
 
     Attributes:
-        number: From 0.
-        folder: Everything that it reads or writes lies in here, except the source of its originals.
+        number: Number of the server, from 0.
+        folder: Place of everything that it reads or writes, except the source of its originals.
     """
 
     number: int
@@ -31,43 +31,43 @@ class Server:
 
     @property
     def part(self) -> Path:
-        """The file that says which images are its own; a source for ``uge protect``."""
+        """File that names the server's own images; a source for ``uge protect``."""
         return self.folder / f"originals{SUFFIX}"
 
     @property
     def published(self) -> Path:
-        """The published folder."""
+        """Published folder."""
         return self.folder / "published"
 
     @property
     def key(self) -> Path:
-        """Its copy of the global network at θ0."""
+        """Key file of the global network with θ0."""
         return private_folder(self.published) / "authorized-0.key.safetensors"
 
     @property
     def finished(self) -> bool:
-        """Whether it has published."""
+        """True where the server has published."""
         done = private_folder(self.published) / "run" / "done.json"
         return done.is_file() and (self.published / "manifest.json").is_file()
 
     def originals(self) -> ImageSet:
-        """Its clean images."""
+        """Clean images of the server."""
         return load_images(self.part)
 
     def images(self) -> ImageSet:
-        """Its published images."""
+        """Published images of the server."""
         return load_images(self.published)
 
 
 def write_part(server: Server, source: str, images: ImageSet, rows: list[int], *, limit: int | None) -> None:
-    """Write the file that says which images of a source are the server's own.
+    """Write the file that names the server's own images of a source.
 
     Args:
-        server: Whose file.
-        source: What ``load_images`` takes; a path becomes absolute.
+        server: The server.
+        source: Source for ``load_images``; a path becomes absolute.
         images: The source's training images, with the shared class names.
         rows: Positions of the server's images among them.
-        limit: How the source was cut.
+        limit: Number of training images that were read of the source.
     """
     path = Path(source).expanduser()
     write_json(

@@ -1,4 +1,4 @@
-"""What can be set about a federation; no torch here."""
+"""Settings of a federation. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Split = Literal["classes", "iid", "dirichlet"]
 
 
 class Federation(BaseModel):
-    """How the images are divided among servers, and who trains on what they publish.
+    """Division of the images among servers, and trainings on the published parts.
 
-    The recipe of everybody, the root seed and the global network are those of the protection settings.
+    Recipe, root seed and global network are those of the protection settings.
 
     Attributes:
         servers: Number of servers, which are the clients of federated averaging too.
@@ -22,7 +22,7 @@ class Federation(BaseModel):
         seeds: Repetitions of every training run of Table 9.
         rounds: Rounds of federated averaging; 0 leaves it out.
         local_epochs: Epochs that a client trains in one round.
-        control: Whether federated averaging runs on the clean parts too, to tell its cost from the protection's.
+        control: True runs federated averaging on the clean parts too, to tell its cost from the protection's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

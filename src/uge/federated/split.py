@@ -1,4 +1,4 @@
-"""Dividing labelled images among servers: every image goes to exactly one."""
+"""Division of labelled images among servers: every image goes to exactly one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def split_rows(labels: Rows, servers: int, split: str, *, alpha: float = 0.5, se
 
 
 def _trainable(labels: Rows) -> bool:
-    """What ``ImageSet.check_trainable`` asks of a part."""
+    """True where ``ImageSet.check_trainable`` accepts a part."""
     counts = np.bincount(labels)
     used = counts[counts > 0]
     return len(used) >= 2 and int(used.min()) >= 2
@@ -65,7 +65,7 @@ def _by_classes(labels: Rows, servers: int, alpha: float, random: np.random.Gene
 
 
 def _iid(labels: Rows, servers: int, alpha: float, random: np.random.Generator) -> Rows:
-    """The same share of every class, dealt out like cards, so that sizes differ by one image at most."""
+    """Equal shares of every class, dealt out like cards, so that sizes differ by one image at most."""
     owner = np.empty(len(labels), dtype=np.int64)
     dealt = 0
     for label in np.unique(labels):

@@ -1,4 +1,4 @@
-"""The published parts as one image set (Eq. 15), read when asked for."""
+"""Union of the published parts as one image set (Eq. 15); images are read when asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uge.errors import DataError
 
 @dataclass(frozen=True)
 class _Joined:
-    """A reader of several sets, one after the other."""
+    """Reader of several sets, one after the other."""
 
     sets: tuple[ImageSet, ...]
     ends: tuple[int, ...]
@@ -25,13 +25,13 @@ class _Joined:
 
 
 def union(parts: Sequence[ImageSet], name: str = "union") -> ImageSet:
-    """All images of ``parts``, in their order; no pixel is read.
+    """Join the images of ``parts``, in their order; no pixel is read.
 
     Ids become ``server-K/ID``, since servers that do not talk to each other may use the same ids.
 
     Args:
         parts: One set per server, of the same class names in the same order.
-        name: What the union is called in reports.
+        name: Name of the union in reports.
 
     Raises:
         DataError: There is no part, or class names differ.

@@ -12,12 +12,12 @@ from markupsafe import Markup
 
 from uge.files import JSON
 from uge.paper.cells import Section
-from uge.paper.kept_cases import Kept
+from uge.paper.ledger import PaperLedger
 from uge.paper.render import as_json, notes, row_name, state_text
 from uge.paper.results import Entry, Shown
 from uge.paper.scale import Scale, label
 from uge.paper.specs import Copy
-from uge.report.lines import Line, plot, swatch
+from uge.report.line_plot import Line, plot, swatch
 from uge.report.page import page_environment
 from uge.report.pictures import Pictures, load_pictures
 
@@ -25,7 +25,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 _STYLES = (("authorized", ""), ("hacker", ""), ("hacker", "5 3"), ("clean", ""))
 
 
-def page(shown: Shown, scale: Scale, kept: Kept) -> str:
+def page(shown: Shown, scale: Scale, kept: PaperLedger) -> str:
     """The page as text; equal results give equal text.
 
     Args:
@@ -64,7 +64,7 @@ def shared(entries: Sequence[Entry]) -> dict[str, float]:
     return {name: seconds for entry in entries for name, seconds in entry.measured.costs.items()}
 
 
-def _pictures(kept: Kept, copy: Copy, record: JSON | None) -> Pictures | None:
+def _pictures(kept: PaperLedger, copy: Copy, record: JSON | None) -> Pictures | None:
     return load_pictures(kept.picture(copy)) if record else None
 
 

@@ -1,4 +1,4 @@
-"""Figures 4 and 6: originals, noise and protected images as PNG files."""
+"""Pictures of Figures 4 and 6: originals, perturbations and protected images as PNG files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 from uge.data import load_images
 from uge.data.images import Pixels
 from uge.files import read_json, staged_folder, write_json
-from uge.paper.material import Workshop
+from uge.paper.laboratory import Laboratory
 from uge.paper.specs import Copy
 
 KINDS = ("original", "noise", "protected")
@@ -18,7 +18,7 @@ GRAY = 128
 
 
 def amplified(original: Pixels, protected: Pixels, levels: int) -> Pixels:
-    """A perturbation as a picture: gray where nothing changed, black or white where the budget is used up.
+    """Perturbation as a picture: gray where nothing changed, black or white where the budget is used up.
 
     Args:
         original: uint8, height × width × channels.
@@ -30,30 +30,31 @@ def amplified(original: Pixels, protected: Pixels, levels: int) -> Pixels:
     return picture
 
 
-def save_pictures(workshop: Workshop, copy: Copy, count: int) -> Path:
+def save_pictures(laboratory: Laboratory, copy: Copy, count: int) -> Path:
     """Write the pictures of a copy, of different classes where there are, unless they are there.
 
     Args:
-        workshop: Knows the clean images and the copy.
+        laboratory: Clean images and copies.
         copy: A copy that was published.
-        count: How many images.
+        count: Number of images.
 
     Returns:
-        A folder with ``NN-KIND.png`` and ``pictures.json``.
+        Folder with ``NN-KIND.png`` and ``pictures.json``.
     """
-    folder = workshop.kept.picture(copy)
+    folder = laboratory.ledger.picture(copy)
     if (folder / "pictures.json").is_file() and len(read_json(folder / "pictures.json")["pictures"]) == count:
         return folder
-    published = load_images(str(workshop.protect(copy)))
-    originals = workshop.open(copy.images).train
-    found = workshop.kept.result(copy)
-    levels = max(1, int(found["budget"]["levels"])) if found else 1
+    published = load_images(str(laboratory.protect(copy)))
+    originals = laboratory.open(copy.images).images
+    result = laboratory.ledger.result(copy)
+    levels = max(1, int(result["budget"]["levels"])) if result else 1
     _, first = np.unique(originals.labels, return_index=True)
     rest = np.setdiff1d(np.arange(len(originals)), first)
     entries = []
     with staged_folder(folder, overwrite=True) as stage:
         for number, index in enumerate(map(int, np.concatenate([np.sort(first), rest])[:count])):
-            before, after = originals.read(index), published.read(index)
+            before = originals.read(index)
+            after = published.read(index)
             pixels = dict(zip(KINDS, (before, amplified(before, after, levels), after), strict=True))
             entry = {"class": originals.classes[int(originals.labels[index])]}
             for kind, picture in pixels.items():

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 
 from uge.errors import UsageError
 from uge.paper.cells import Cell, Experiment, Section
-from uge.paper.kept_cases import Spec
+from uge.paper.ledger import Spec
 from uge.paper.specs import ORIGINAL, Copy, Federation, Unit
 
 

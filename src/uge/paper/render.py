@@ -10,7 +10,7 @@ from pathlib import Path
 
 from uge.files import JSON, canonical_json, write_atomic, write_json
 from uge.paper.cells import Section
-from uge.paper.kept_cases import Kept
+from uge.paper.ledger import PaperLedger
 from uge.paper.results import Entry, Shown
 from uge.paper.scale import Scale, label
 from uge.report.tables import number, spread
@@ -179,7 +179,7 @@ def latex(shown: Shown, scale: Scale) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def write_all(shown: Shown, scale: Scale, kept: Kept) -> list[Path]:
+def write_all(shown: Shown, scale: Scale, kept: PaperLedger) -> list[Path]:
     """Write ``NAME.md``, ``.csv``, ``.tex``, ``.json`` and ``.html`` into the folder of results.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 from uge.errors import UsageError
 from uge.files import JSON
 from uge.paper.cells import Experiment
-from uge.paper.kept_cases import Kept
+from uge.paper.ledger import PaperLedger
 from uge.paper.plan import Plan, plan
 from uge.paper.render import summary_line, write_all
 from uge.paper.results import look
@@ -76,7 +76,7 @@ class Request:
 
     def describe(self) -> JSON:
         """What would be done, for ``--dry-run``."""
-        kept = Kept(self.folder)
+        kept = PaperLedger(self.folder)
         parts = [spec for stage in self.plan.stages for spec in stage]
         there = [kept.case(one) if isinstance(one, Unit) else kept.result(one) for one in parts]
         pending = [spec.id for spec, found in zip(parts, there, strict=True) if found is None]
@@ -95,7 +95,10 @@ class Request:
         Raises:
             StorageError: They cannot be written.
         """
-        kept, found = Kept(self.folder), [look(experiment, Kept(self.folder)) for experiment in self.wanted]
+        kept, found = (
+            PaperLedger(self.folder),
+            [look(experiment, PaperLedger(self.folder)) for experiment in self.wanted],
+        )
         files = [str(path) for shown in found for path in write_all(shown, self.scale, kept)]
         return {
             "folder": str(self.folder),

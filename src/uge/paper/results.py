@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Literal
 
+from uge.auditing.summary import mean_std
 from uge.cases.case import Case
 from uge.files import JSON
 from uge.paper.cells import Cell, Experiment, Section
-from uge.paper.kept_cases import Kept
+from uge.paper.ledger import PaperLedger
 from uge.paper.specs import ORIGINAL, Copy, Federation, Unit
 
 State = Literal["done", "missing", "failed"]
@@ -118,7 +119,7 @@ class Shown:
         return {state: states.count(state) for state in ("done", "missing", "failed")}
 
 
-def look(experiment: Experiment, kept: Kept) -> Shown:
+def look(experiment: Experiment, kept: PaperLedger) -> Shown:
     """What a folder of results says of an experiment."""
     entries = tuple(
         Entry(section, cell, _federated(cell, kept) if cell.federations else _trained(cell, kept))
@@ -128,13 +129,13 @@ def look(experiment: Experiment, kept: Kept) -> Shown:
     return Shown(experiment, entries, tuple(_pictured(copy, kept) for copy in experiment.pictures))
 
 
-def _pictured(copy: Copy, kept: Kept) -> Pictured:
+def _pictured(copy: Copy, kept: PaperLedger) -> Pictured:
     found = kept.result(copy) if (kept.picture(copy) / "pictures.json").is_file() else None
     state: State = "done" if found else "failed" if kept.failure(copy) else "missing"
     return Pictured(copy, state, found, "" if found else _why(kept, copy))
 
 
-def _trained(cell: Cell, kept: Kept) -> Measured:
+def _trained(cell: Cell, kept: PaperLedger) -> Measured:
     groups = [[kept.case(unit) for unit in group] for group in cell.units]
     whole = [[case for case in group if case is not None] for group in groups if None not in group]
     controls = [case for group in cell.control for unit in group if (case := kept.case(unit)) is not None]
@@ -162,7 +163,7 @@ def _behind(units: Sequence[Unit]) -> list[Unit | Copy]:
     return [one for unit in units for one in (unit, unit.of, unit.teacher) if one is not None]
 
 
-def _why(kept: Kept, spec: Unit | Copy | Federation) -> str:
+def _why(kept: PaperLedger, spec: Unit | Copy | Federation) -> str:
     """Why something is not there: its own failure, that of what it needs, or images that are not at hand."""
     images = spec.of.images if isinstance(spec, Unit) else spec.images
     behind: list[Unit | Copy | Federation] = [spec]
@@ -172,7 +173,7 @@ def _why(kept: Kept, spec: Unit | Copy | Federation) -> str:
     return found or str(kept.images(images.name).get("reason", ""))
 
 
-def _federated(cell: Cell, kept: Kept) -> Measured:
+def _federated(cell: Cell, kept: PaperLedger) -> Measured:
     found = [(run, kept.result(run)) for run in cell.federations]
     there = [(run, result) for run, result in found if result is not None]
     values = [federated_value(result["columns"], run, cell.row, cell.column) for run, result in there]
@@ -220,12 +221,9 @@ def federated_value(columns: JSON, run: Federation, row: str, column: str) -> tu
 
 
 def _means(lasts: Sequence[float], bests: Sequence[float]) -> dict[str, Any]:
-    return {
-        "last": fmean(lasts) if lasts else None,
-        "std": stdev(lasts) if len(lasts) > 1 else None,
-        "best": fmean(bests) if bests else None,
-        "std_best": stdev(bests) if len(bests) > 1 else None,
-    }
+    last, std = mean_std(lasts) if lasts else (None, None)
+    best, std_best = mean_std(bests) if bests else (None, None)
+    return {"last": last, "std": std, "best": best, "std_best": std_best}
 
 
 def _state(there: int, wanted: int, reason: str, failed: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Several servers, one global network (Eq. 14, 15, Table 9): ``uge federated``."""
+"""Federation of several servers with one global network (Eq. 14, 15, Table 9): ``uge federated``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from uge.auditing.summarize import summarize
 from uge.cases.case import Case, Data
+from uge.cases.material import CopyMaterial
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
 from uge.data.images import ImageSet
@@ -59,15 +60,15 @@ def run_federated(
     its own.
 
     Args:
-        source: Training images; ``config.limit`` takes the first so many.
+        source: Training images; only the first ``config.limit``, if that is set.
         out: Folder of the federation: ``request/``, ``server-K/``, ``audit/``, ``fedavg/``, ``federated.json``.
         test: Clean test images of all classes.
-        config: How every server protects, for one authorised network; its recipe is everybody's.
+        config: Protection by every server, for one authorised network; its recipe is that of all networks.
         federation: Servers, split, hackers, repetitions, rounds of federated averaging.
-        publishing: How every server publishes; as by default where not given.
-        limit_test: First N test images.
-        recipes: How hackers train, by network, where other than everybody.
-        session: Device, progress, whether to resume, overwrite, or only say what would be done.
+        publishing: Layout and codec of the published parts; the default ones where not given.
+        limit_test: Number of test images, the first ones.
+        recipes: Recipes of hackers by network, where other than the recipe of all.
+        session: Device, progress; resumes, overwrites, or only says what would be done.
 
     Returns:
         JSON values, also in ``federated.json``: ``requests``, ``servers``, ``columns`` (see
@@ -78,16 +79,18 @@ def run_federated(
         DataError: The images cannot be divided so, or the test images have other classes.
         OutputExistsError: ``out`` holds something that may not be replaced.
     """
-    publishing, hackers = publishing or PublishConfig(), split_names(federation.networks)
+    publishing = publishing or PublishConfig()
+    hackers = split_names(federation.networks)
     for name in hackers:
         check_name(name)
     given = config
     config, requests = with_requests(given)
     method = METHODS[config.method]
     if len(split_names(config.authorized)) != 1 or not method.authorizes:
+        fitting = ", ".join(name for name, row in METHODS.items() if row.authorizes)
         raise UsageError(
             f"a federation protects for one global network, got --authorized {config.authorized} and --method "
-            f"{config.method}; name one network and a method that protects for it (keyed, or one of the paper's)"
+            f"{config.method}; name one network and a method that protects for it ({fitting})"
         )
     if federation.rounds:
         from uge.federated.flower import check_flower
@@ -115,7 +118,7 @@ def run_federated(
             [server.images() for server in servers],
             [server.originals() for server in servers],
             tests,
-            theta0=theta0,
+            key=key_path(place / REQUEST, 0),
             recipe=config.recipe,
             recipes=recipes,
             seed=seed,
@@ -123,23 +126,23 @@ def run_federated(
             progress=session.progress,
         )
         results = table.run(columns(theta0.name, hackers, federation.servers, federation.seeds))
-        found: JSON = {
+        result: JSON = {
             "network": theta0.name,
             "weights_sha256": weights_hash(theta0),
             "requests": describe_requests(requests),
             "classes": list(images.classes),
             "servers": [_server(server) for server in servers],
             "columns": tabulate(results),
-            "fedavg": _averaging(place, table, federation, session) if federation.rounds else None,
-            **_judge(place, [case for run, case, _ in results if run.server is None], len(images.classes)),
+            "fedavg": _averaging(place, table.union, federation, session) if federation.rounds else None,
+            **_judge(place, [case for run, case in results if run.server is None], len(images.classes)),
             "settings": {
                 "protect": config.model_dump(mode="json", exclude={"authorized_weights", "requests"}),
                 "federation": federation.model_dump(mode="json"),
             },
             "environment": session.runtime.environment(),
         }
-        write_json(place / RESULT, found)
-    return found
+        write_json(place / RESULT, result)
+    return result
 
 
 def _fingerprint(
@@ -150,7 +153,7 @@ def _fingerprint(
     federation: Federation,
     publishing: PublishConfig,
 ) -> str:
-    """Of everything that determines what the servers publish; training runs have fingerprints of their own."""
+    """sha256 of everything that determines the published parts; training runs have fingerprints of their own."""
     return fingerprint(
         {
             "ids": list(images.ids),
@@ -168,16 +171,17 @@ def _fingerprint(
 def _request(
     place: Path, theta0: ImageClassifier, given: ProtectConfig, requests: Sequence[Request], publishing: PublishConfig
 ) -> None:
-    """Write what every server is given: θ0 and settings, or the receiver's request, which every server checks itself.
+    """Write the folder that every server is given: θ0 and settings, or the receiver's request, to be checked there.
 
     Args:
         place: Folder of the federation.
         theta0: The global network.
-        given: The settings as they were given: with a request, that names network and recipe.
-        requests: What ``given`` names, read.
-        publishing: How every server publishes.
+        given: Settings before a request changed them; a request names network and recipe itself.
+        requests: Requests that ``given`` names.
+        publishing: Layout and codec of the published parts.
     """
-    folder, recipe = create_private(place / REQUEST), requests[0].recipe if requests else given.recipe
+    folder = create_private(place / REQUEST)
+    recipe = requests[0].recipe if requests else given.recipe
     write_keys(folder, [theta0], recipe)
     # Paths are relative: published bytes must not depend on where the federation lies.
     changes: JSON = {"authorized_weights": () if requests else (key_path(Path(REQUEST), 0),), "requests": ()}
@@ -193,7 +197,7 @@ def _request(
 
 
 def _protect(place: Path, server: Server, session: Session) -> None:
-    """Run ``uge protect`` for one server, in a process that is told of no other server, unless it is done.
+    """Run ``uge protect`` for one server, in a process that knows of no other server, unless it is done.
 
     Raises:
         DataError: Its images cannot be used.
@@ -212,21 +216,21 @@ def _protect(place: Path, server: Server, session: Session) -> None:
         raise kind(f"server {server.number}: {said[-1].removeprefix('uge: ') if said else 'its process was ended'}")
 
 
-def _averaging(place: Path, table: Table, federation: Federation, session: Session) -> JSON:
+def _averaging(place: Path, material: CopyMaterial, federation: Federation, session: Session) -> JSON:
     from uge.federated.flower import federated_averaging
 
     kinds: tuple[Data, ...] = ("protected", "clean") if federation.control else ("protected",)
     return {
         kind: federated_averaging(
             place,
-            table.theta0,
-            [table.test, *table.tests],
+            material.theta0[0],
+            [material.test, *(part for part in material.part_tests if part is not None)],
             data=kind,
-            recipe=table.recipe,
+            recipe=material.recipe,
             rounds=federation.rounds,
             servers=federation.servers,
             local_epochs=federation.local_epochs,
-            seed=table.seed,
+            seed=material.seed,
             runtime=session.runtime,
             progress=session.progress,
         )
@@ -236,8 +240,8 @@ def _averaging(place: Path, table: Table, federation: Federation, session: Sessi
 
 def _judge(place: Path, cases: list[Case], classes: int) -> JSON:
     """Judge the audit of the union; paths are relative, since the folder may be moved to its place yet."""
-    found = judge(place / "audit", summarize(cases, classes=classes), report=PAGE)
-    return {**{name: found[name] for name in ("gap", "gap_best", "verdict")}, "report": f"audit/{PAGE}"}
+    summary = judge(place / "audit", cases, summarize(cases, classes=classes), report=PAGE)
+    return {**summary.model_dump(include={"gap", "gap_best", "verdict"}), "report": f"audit/{PAGE}"}
 
 
 def _server(server: Server) -> JSON:
@@ -252,6 +256,6 @@ def _server(server: Server) -> JSON:
 
 
 def held(images: ImageSet) -> JSON:
-    """How many images of which classes a server has."""
+    """Number of images of a server, in all and by class."""
     counts = np.bincount(images.labels, minlength=len(images.classes))
     return {"images": len(images), "class_counts": counts.tolist()}

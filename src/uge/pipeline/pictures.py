@@ -14,7 +14,7 @@ from PIL import Image
 from uge.attacks import ATTACKS
 from uge.cases.case import Case
 from uge.cases.job import Job
-from uge.cases.run import Audit
+from uge.cases.material import CopyMaterial
 from uge.data import ImageSet
 from uge.data.images import Pixels
 from uge.data.store import PixelStore
@@ -39,21 +39,21 @@ def save_pictures(folder: Path, originals: ImageSet, published: ImageSet, count:
         write_json(stage / "pictures.json", {"pictures": entries})
 
 
-def save_attacked(folder: Path, audit: Audit, cases: Iterable[Case], published: ImageSet) -> None:
+def save_attacked(folder: Path, material: CopyMaterial, cases: Iterable[Case], published: ImageSet) -> None:
     """What the preprocessing attacks that were run make of some published images, at the training size.
 
     Args:
         folder: The new folder, which takes the place of an older one.
-        audit: The audit.
+        material: Images, recipe and seeds of the audit.
         cases: Its finished cases.
         published: The published images, in the order of the audit's.
     """
     schemes = dict.fromkeys(case.scheme for case in cases if case.role == "hacker" and case.family == "preprocess")
     chosen = _one_a_class(published, _ATTACKED)
     others = [row for row in range(min(len(published), _SAMPLE)) if row not in chosen]
-    sample = audit.protected.subset(torch.tensor(chosen + others))
+    sample = material.protected.subset(torch.tensor(chosen + others))
     job = Job("hacker", "lenet", "random", "direct", "protected", 0)
-    context = replace(audit.context(job), store=sample, test=sample)
+    context = replace(material.context(job), store=sample, test=sample)
     entries: list[dict[str, Any]] = []
     with staged_folder(folder, overwrite=True) as stage:
 

@@ -1,6 +1,6 @@
 """Case files in, one self-contained HTML page and plain tables out. Needs no torch."""
 
-from uge.report.compare_files import write_comparison
+from uge.report.compare import write_comparison
 from uge.report.page import write_report
 from uge.report.tables import Row, rows, text_table
 

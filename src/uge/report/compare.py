@@ -1,4 +1,4 @@
-"""Several audits side by side: which protection holds against what. Needs no torch."""
+"""Several audits side by side: arranged, and written as page, Markdown, CSV and JSON. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,224 +7,362 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uge.auditing.summary import NOISE, HackerResult, Holds, Result, Summary
+from pydantic import BaseModel
+
+from uge.auditing.summary import HOLDS, NOISE, HackerResult, Result, Summary
 from uge.auditing.verdict import HELD_SHARE, judgeable, listed
-from uge.errors import UsageError
-from uge.report.heat import Cell, Family, HeatMap, Line, scale_of
-from uge.report.page import Run, load_run
-from uge.report.story import look
-from uge.report.tables import FAMILIES, HELD, number, words
+from uge.errors import OutputExistsError, UsageError
+from uge.files import check_output, write_atomic, write_json
+from uge.report.description import value_at
+from uge.report.heat_map import AttackRow, Cell, HeatMap, arrange, scale_of
+from uge.report.page import AuditedFolder, capital, load_audit, page_environment
+from uge.report.tables import FAMILY_TITLES, csv_text, markdown_table, number, spread
 
-NONE: Holds = "nothing"
 COMBINED = "the two best"
+COMBINATION = "combination"
+CSV_COLUMNS = ["protection", "role", "network", "scheme", "family", "holds", "last", "best", "std", "clean", "seeds"]
+STANDING_COLUMNS = [
+    "protection",
+    "claimed bound",
+    "plain training",
+    "strongest with the folder alone",
+    "strongest of all",
+    "authorised",
+    "gap",
+    "verdict",
+]
+SAME_IN_RECIPES = [
+    "optimizer",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "epochs",
+    "batch_size",
+    "schedule",
+    "augment",
+    "size",
+]
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(BaseModel):
     """One protection in a line; accuracies are results of groups of cases.
 
     Attributes:
-        name: What it is called here.
-        method: As the manifest says; empty where there is none.
+        name: Name of the audit.
+        method: Method of the manifest; empty where there is none.
         budget: Claimed bound in 8-bit levels; None where none is claimed.
-        clean: Clean control of the plain hacker who learns most from the originals.
-        plain: The strongest hacker who only trains.
-        free: The strongest hacker who holds nothing but the published folder.
+        clean: Largest clean control among the networks that were trained plainly.
+        gap: The smaller of last and best epochs; None without an authorised network.
+        holds: True if the strongest hacker with the folder alone fails by the audit's rule (docs/audit.md); None
+            without its clean control.
+        label: The verdict in a few words.
+        partial: True if something was left out of the audit or failed.
+        plain: The strongest hacker of those that only train.
+        free: The strongest hacker of those with the folder alone.
         strongest: The strongest of all.
         authorized: The first authorised network.
-        gap: The smaller of last and best epochs; None without an authorised network.
-        holds: Whether the strongest who holds nothing fails by the audit's rule (docs/audit.md); None without his
-            clean control.
-        label: The verdict in a few words.
-        partial: Whether something was left out of its audit or failed.
     """
 
     name: str
     method: str
     budget: int | None
     clean: float | None
-    plain: HackerResult | None
-    free: HackerResult | None
-    strongest: HackerResult | None
-    authorized: Result | None
     gap: float | None
     holds: bool | None
     label: str
     partial: bool
+    plain: HackerResult | None
+    free: HackerResult | None
+    strongest: HackerResult | None
+    authorized: Result | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Protections, the one that holds best first, what was tried on each, and what forbids comparing them."""
+    """Audits side by side.
+
+    Attributes:
+        standings: Protections, the one that holds best first.
+        heat: Every attack on every protection.
+        warnings: Reasons against comparing the numbers.
+        summaries: Summaries of the audits by name.
+    """
 
     standings: list[Standing]
     heat: HeatMap
     warnings: list[str]
+    summaries: Mapping[str, Summary]
 
 
-def load_runs(runs: Sequence[str | Path]) -> dict[str, Run]:
+def load_audits(runs: Sequence[str | Path]) -> dict[str, AuditedFolder]:
     """Audits by name.
 
     Raises:
         UsageError: Fewer than two, two of one name, or no cases in one.
         DataError: A file is damaged.
     """
-    found: dict[str, Run] = {}
+    audits: dict[str, AuditedFolder] = {}
     for text in map(str, runs):
         name, separator, folder = text.partition("=")
         path = Path(folder if separator else text)
         name = name if separator else path.resolve().name.removesuffix(".audit")
-        if name in found:
+        if name in audits:
             raise UsageError(f"two audits are named '{name}'; give one as NAME=FOLDER")
-        found[name] = load_run(path)
-    if len(found) < 2:
-        raise UsageError(f"a comparison needs at least two audit folders, got {len(found)}")
-    return found
+        audits[name] = load_audit(path)
+    if len(audits) < 2:
+        raise UsageError(f"a comparison needs at least two audit folders, got {len(audits)}")
+    return audits
 
 
-def compare(runs: Mapping[str, Run]) -> Comparison:
-    """Arrange audits: protections by the strongest hacker who holds nothing, attacks by family."""
-    standings = sorted((_standing(name, run) for name, run in runs.items()), key=_place)
-    summaries = {one.name: runs[one.name].summary for one in standings}
-    return Comparison(standings, _heat(summaries), _warnings(runs, standings))
+def compare(audits: Mapping[str, AuditedFolder]) -> Comparison:
+    """Arrange audits: protections by the strongest hacker with the folder alone, attacks by family."""
+    standings = [_standing(name, audit) for name, audit in audits.items()]
+    standings.sort(key=lambda standing: (standing.free.reached if standing.free else -1.0, standing.name))
+    in_order = {standing.name: audits[standing.name].summary for standing in standings}
+    summaries = {name: audit.summary for name, audit in audits.items()}
+    return Comparison(standings, _heat(in_order), _warnings(audits, standings), summaries)
 
 
-def _standing(name: str, run: Run) -> Standing:
-    summary, levels = run.summary, look(run.manifest, "budget", "levels")
-    claimed = look(run.manifest, "method_details", "linf_claimed") is not False
-    gaps = [gap for gap in (summary.gap, summary.gap_best) if gap is not None]
-    controls = [control for hacker in _plain(summary) if (control := hacker.clean) is not None]
-    free = [hacker for hacker in summary.hackers if hacker.holds == NONE]
+def _standing(name: str, audit: AuditedFolder) -> Standing:
+    summary, manifest = audit.summary, audit.manifest
+    unbounded = value_at(manifest, "method_details", "linf_claimed") is False
+    plain = [hacker for hacker in summary.hackers if hacker.scheme == "direct"]
+    free = [hacker for hacker in summary.hackers if hacker.holds == "nothing"]
     chance = summary.chance or 0.0
-    kept = [one.kept(chance) or 0.0 for one in judgeable(free, chance)]
+    shares = [hacker.kept(chance) or 0.0 for hacker in judgeable(free, chance)]
     return Standing(
         name=name,
-        method=look(run.manifest, "method") or "",
-        budget=levels if claimed and isinstance(levels, int) else None,
-        clean=max(controls, default=None),
-        plain=_top(_plain(summary)),
+        method=value_at(manifest, "method") or "",
+        budget=None if unbounded else value_at(manifest, "budget", "levels"),
+        clean=max((hacker.clean for hacker in plain if hacker.clean is not None), default=None),
+        gap=min((gap for gap in (summary.gap, summary.gap_best) if gap is not None), default=None),
+        holds=max(shares) <= HELD_SHARE if shares else None,
+        label=summary.label,
+        partial=summary.partial,
+        plain=_top(plain),
         free=_top(free),
         strongest=_top(summary.hackers),
         authorized=summary.authorized,
-        gap=min(gaps, default=None),
-        holds=max(kept) <= HELD_SHARE if kept else None,
-        label=summary.label,
-        partial=summary.partial,
     )
-
-
-def _place(one: Standing) -> tuple[float, str]:
-    return (-1.0 if one.free is None else _reached(one.free)[0], one.name)
-
-
-def _plain(summary: Summary) -> list[HackerResult]:
-    return [hacker for hacker in summary.hackers if hacker.scheme == "direct"]
 
 
 def _top(hackers: Iterable[HackerResult]) -> HackerResult | None:
-    return max(hackers, key=_reached, default=None)
+    return max(hackers, key=_strength, default=None)
 
 
-def _reached(hacker: HackerResult) -> tuple[float, float]:
-    """What counts of a hacker: the better of last and best epoch, since he may stop early."""
-    return max(hacker.last, hacker.best), hacker.last
+def _strength(hacker: HackerResult) -> tuple[float, float]:
+    return hacker.reached, hacker.last
 
 
 def _heat(summaries: Mapping[str, Summary]) -> HeatMap:
-    scale = scale_of(list(summaries.values()))
-    tried: dict[str, dict[str, dict[str, HackerResult]]] = {}
+    order = list(FAMILY_TITLES.values())
+    attacks = _by_family(summaries)
+    titles = sorted(attacks, key=lambda title: order.index(title) if title in order else len(order))
+    meant = [summary.authorized for summary in summaries.values()]
+    cells = [None if top is None else Cell(top.last, top.best, "", "", top.seeds) for top in meant]
+    return arrange(
+        list(summaries),
+        scale_of(list(summaries.values())),
+        {title: attacks[title] for title in titles},
+        clean=[max(summary.clean.values(), default=None) for summary in summaries.values()],
+        authorized=[AttackRow("authorised", "from its key", "", cells)] if any(cells) else [],
+        strongest=[max(summary.hackers, key=_strength) for summary in summaries.values() if summary.hackers],
+    )
+
+
+def _by_family(summaries: Mapping[str, Summary]) -> dict[str, dict[str, dict[str, HackerResult]]]:
+    # Title of the family → attack → audit → its strongest result.
+    families: dict[str, dict[str, dict[str, HackerResult]]] = {}
     for name, summary in summaries.items():
         for hacker in (*summary.hackers, *summary.yardsticks):
-            family = tried.setdefault(FAMILIES.get(hacker.family, hacker.family), {})
+            family = families.setdefault(FAMILY_TITLES.get(hacker.family, hacker.family), {})
             # Which two are combined depends on the protection: all stand in one line.
-            cells = family.setdefault(COMBINED if hacker.family == "combination" else hacker.scheme, {})
-            cells[name] = max(cells.get(name, hacker), hacker, key=_reached)
-
-    def cell(name: str, result: HackerResult | None) -> Cell | None:
-        top = _top(summaries[name].hackers)
-        if result is None:
-            return None
-        note = result.scheme if result.family == "combination" else ""
-        return scale.cell(result, note=note, strongest=result is top)
-
-    def line(scheme: str, cells: Mapping[str, HackerResult]) -> Line:
-        one = next(iter(cells.values()))
-        about, held = ("", "") if scheme == COMBINED else (words(one), HELD[one.holds])
-        return Line(scheme, about, held, [cell(name, cells.get(name)) for name in summaries])
-
-    families = []
-    order = list(FAMILIES.values())
-    for title in sorted(tried, key=lambda title: order.index(title) if title in order else len(order)):
-        attacks = tried[title]
-        lines = [line(scheme, cells) for scheme, cells in attacks.items()]
-        families.append(Family(title, lines, [], max(r.last for cells in attacks.values() for r in cells.values())))
-    controls = [max(summary.clean.values(), default=None) for summary in summaries.values()]
-    clean = [None if value is None else scale.control(value) for value in controls]
-    meant = [summary.authorized for summary in summaries.values()]
-    authorized = [None if one is None else Cell(one.last, one.best, "", "", one.seeds) for one in meant]
-    return HeatMap(
-        columns=list(summaries),
-        clean=Line("clean control", "trained on the originals", "", clean) if any(clean) else None,
-        authorized=[Line("authorised", "from its key", "", authorized)] if any(authorized) else [],
-        families=families,
-        scale=scale,
-    )
+            results = family.setdefault(COMBINED if hacker.family == COMBINATION else hacker.scheme, {})
+            results[name] = max(results.get(name, hacker), hacker, key=_strength)
+    return families
 
 
-def _warnings(runs: Mapping[str, Run], standings: Sequence[Standing]) -> list[str]:
-    """Why numbers of different columns may not be compared."""
-    conditions = {name: _conditions(run) for name, run in runs.items()}
-    found = [f"{name}: {warning}" for name, run in runs.items() for warning in run.summary.given]
-    for what in dict.fromkeys(what for one in conditions.values() for what in one):
-        values = {name: one.get(what) for name, one in conditions.items()}
-        if len(set(values.values())) > 1:
-            found.append(f"Not the same {what} ({_listed(values)}).")
-    controls = {one.name: one.clean for one in standings if one.clean is not None}
-    if controls and max(controls.values()) - min(controls.values()) > NOISE:
-        shown = _listed({name: number(value) for name, value in controls.items()})
-        found.append(f"Clean controls differ by more than {NOISE:.0f} points ({shown}).")
-    tried = {name: _free_attacks(run.summary) for name, run in runs.items()}
-    everything = set[str]().union(*tried.values())
-    lacking = {name: sorted(everything - there) for name, there in tried.items() if everything - there}
-    if lacking:
-        without = "; ".join(f"{name}: without {listed(names)}" for name, names in lacking.items())
-        found.append(f"Not the same attacks ({without}). Who was attacked less may look stronger.")
-    partial = [name for name, run in runs.items() if run.summary.partial]
-    if partial:
-        found.append(f"Not complete: {', '.join(partial)}. What was not tried there may do better.")
-    if any(run.summary.seeds == 1 for run in runs.values()):
-        found.append(f"One seed: differences under about {NOISE:.0f} points mean nothing.")
-    return found
+def _warnings(audits: Mapping[str, AuditedFolder], standings: Sequence[Standing]) -> list[str]:
+    summaries = {name: audit.summary for name, audit in audits.items()}
+    warnings = [f"{name}: {warning}" for name, summary in summaries.items() for warning in summary.given]
+    conditions = {name: _conditions(audit) for name, audit in audits.items()}
+    for condition in dict.fromkeys(condition for known in conditions.values() for condition in known):
+        values = {name: known.get(condition) for name, known in conditions.items()}
+        warnings += [f"Not the same {condition} ({_listed(values)})."] if len(set(values.values())) > 1 else []
+    controls = {standing.name: standing.clean for standing in standings if standing.clean is not None}
+    differ = max(controls.values(), default=0.0) - min(controls.values(), default=0.0) > NOISE
+    shown = _listed({name: number(value) for name, value in controls.items()})
+    # Which combination is the best depends on the folder.
+    single = {name: [h for h in summary.hackers if h.family != COMBINATION] for name, summary in summaries.items()}
+    free = {name: {h.scheme for h in hackers if h.holds == "nothing"} for name, hackers in single.items()}
+    everything = set[str]().union(*free.values())
+    lacking = {name: sorted(everything - attacks) for name, attacks in free.items() if everything - attacks}
+    without = "; ".join(f"{name}: without {listed(names)}" for name, names in lacking.items())
+    partial = ", ".join(name for name, summary in summaries.items() if summary.partial)
+    warnings += [
+        f"Clean controls differ by more than {NOISE:.0f} points ({shown})." if differ else "",
+        f"Not the same attacks ({without}). A protection that was attacked less may look stronger." if without else "",
+        f"Not complete: {partial}. What was not tried there may do better." if partial else "",
+        f"One seed: differences under about {NOISE:.0f} points mean nothing."
+        if any(summary.seeds == 1 for summary in summaries.values())
+        else "",
+    ]
+    return [warning for warning in warnings if warning]
 
 
-def _free_attacks(summary: Summary) -> set[str]:
-    """Attacks that need nothing but the folder; which combination is the best depends on the folder."""
-    return {one.scheme for one in summary.hackers if one.holds == NONE and one.family != "combination"}
-
-
-def _conditions(run: Run) -> dict[str, Any]:
-    """What must be the same in all audits."""
-    case = next((case for case in run.cases if case.role == "hacker" and case.scheme == "direct"), run.cases[0])
-    names = (
-        "optimizer",
-        "lr",
-        "momentum",
-        "weight_decay",
-        "epochs",
-        "batch_size",
-        "schedule",
-        "augment",
-        "size",
-    )
+def _conditions(audit: AuditedFolder) -> dict[str, Any]:
+    plain = (case for case in audit.cases if case.role == "hacker" and case.scheme == "direct")
+    case = next(plain, audit.cases[0])
+    summary = audit.summary
     return {
-        **{name.replace("_", " "): case.recipe.get(name) for name in names},
+        **{name.replace("_", " "): case.recipe.get(name) for name in SAME_IN_RECIPES},
         "milestones": tuple(case.recipe.get("milestones") or ()) or None,
         "precision": case.environment.get("precision"),
-        "number of test images": run.summary.facts.get("test_images"),
-        "networks": " and ".join(sorted({hacker.network for hacker in run.summary.hackers if hacker.holds != "key"})),
-        "number of seeds": run.summary.seeds,
+        "number of test images": summary.facts.get("test_images"),
+        "networks": " and ".join(sorted({hacker.network for hacker in summary.hackers if hacker.holds != "key"})),
+        "number of seeds": summary.seeds,
     }
 
 
 def _listed(values: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {'unknown' if value is None else value}" for name, value in values.items())
+
+
+def write_comparison(
+    runs: Sequence[str | Path], out: Path, *, overwrite: bool = False
+) -> tuple[Comparison, list[Path]]:
+    """Compare audit folders: a page, and the same as Markdown, CSV and JSON beside it.
+
+    Args:
+        runs: Audit folders, at least two; ``NAME=FOLDER`` gives one a name other than its folder's.
+        out: The page, ``.html``; the others have the same name with ``.md``, ``.csv`` and ``.json``.
+        overwrite: Replace existing files.
+
+    Returns:
+        The comparison, and the files.
+
+    Raises:
+        UsageError: Fewer than two folders, two of one name, no cases in one, or ``out`` is no page.
+        OutputExistsError: A file exists.
+        DataError: A file of an audit is damaged.
+        StorageError: The disk is full or read-only.
+    """
+    if out.suffix != ".html":
+        raise UsageError(f"expected a file name that ends in .html for the comparison, got {out}")
+    files = [out.with_suffix(ending) for ending in (".html", ".md", ".csv", ".json")]
+    for path in files:
+        if path.is_dir():
+            raise OutputExistsError(f"expected a file name for the comparison, but {path} is a folder")
+        check_output(path, overwrite=overwrite)
+    comparison = compare(load_audits(runs))
+    for path, text in zip(files, (as_page(comparison), as_markdown(comparison), as_csv(comparison)), strict=False):
+        write_atomic(path, text)
+    summaries = {
+        name: summary.model_dump(mode="json", exclude={"report", "verdict"})
+        for name, summary in comparison.summaries.items()
+    }
+    write_json(files[-1], {**as_json(comparison), "summaries": summaries})
+    return comparison, files
+
+
+def as_page(comparison: Comparison) -> str:
+    """One self-contained HTML page; equal input gives equal text."""
+    environment = page_environment()
+    environment.globals |= {"result_text": result_text, "named": named}
+    title, sentence = _verdict(comparison.standings)
+    template = environment.get_template("comparison.html.j2")
+    return template.render(comparison=comparison, title=title, sentence=sentence)
+
+
+def _verdict(standings: Sequence[Standing]) -> tuple[str, str]:
+    judged = [standing for standing in standings if standing.holds is not None]
+    if not judged:
+        return "Nothing to judge", "No audit has both clean controls and hackers with the folder alone."
+    first = judged[0]
+    holding = [standing.name for standing in judged if standing.holds]
+    so_far = " so far" if any(standing.partial for standing in judged) else ""
+    best = f"Hackers stay furthest back on {first.name}: {named(first.free)}, of {number(first.clean)} on clean images."
+    if not holding:
+        return "None of them holds", f"On every copy some hacker with the folder alone learns. {best}"
+    title = f"{len(holding)} of {len(judged)} hold{'s' * (len(holding) == 1)}{so_far} against hackers without help"
+    return title, f"Hackers with the folder alone fail on {', '.join(holding)}{so_far}. {best}"
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """The same as two tables in Markdown."""
+    standings = [
+        [
+            standing.name,
+            "none" if standing.budget is None else f"{standing.budget}/255",
+            result_text(standing.plain),
+            named(standing.free),
+            named(standing.strongest),
+            result_text(standing.authorized),
+            number(standing.gap),
+            standing.label + (" (partial)" if standing.partial else ""),
+        ]
+        for standing in comparison.standings
+    ]
+    heat = comparison.heat
+    references = [*([heat.clean] if heat.clean else []), *heat.authorized]
+    attacks = [
+        [row.name, row.held, *map(_cell_text, row.cells)]
+        for row in [*references, *(row for family in heat.families for row in family.shown)]
+    ]
+    lines = [
+        *markdown_table(STANDING_COLUMNS, standings),
+        "",
+        *markdown_table(["attack", "holds", *heat.columns], attacks),
+    ]
+    return "\n".join([*lines, "", *(f"- {warning}" for warning in comparison.warnings)]).rstrip() + "\n"
+
+
+def _cell_text(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    text = f"**{number(cell.last)}**" if cell.strongest else number(cell.last)
+    text = f"{text} ({number(cell.best)})" if cell.seeds else text
+    return f"{text} {cell.note}".rstrip()
+
+
+def result_text(result: Result | None) -> str:
+    """``59.0 ± 1.0 (60.2)``: last epoch, and the best in brackets."""
+    return "–" if result is None else f"{spread(result.last, result.std)} ({number(result.best)})"
+
+
+def named(result: Result | None) -> str:
+    """The same after the attack's name."""
+    return "–" if result is None else f"{result.scheme} {result_text(result)}"
+
+
+def as_csv(comparison: Comparison) -> str:
+    """Every group of cases of every audit, one a line, with :data:`CSV_COLUMNS`."""
+    roles = {"authorized": ("authorized_all", "variants"), "hacker": ("hackers",), "yardstick": ("yardsticks",)}
+    records = (
+        {**result.model_dump(), "protection": name, "role": role}
+        for name, summary in comparison.summaries.items()
+        for role, fields in roles.items()
+        for field in fields
+        for result in getattr(summary, field)
+    )
+    return csv_text(CSV_COLUMNS, records)
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Standings and warnings as JSON values (docs/formats.md)."""
+    return {
+        "standings": [standing.model_dump(mode="json") for standing in comparison.standings],
+        "warnings": comparison.warnings,
+        "holds": HOLDS,
+    }
+
+
+def text_comparison(comparison: Comparison) -> str:
+    """Standings for a terminal."""
+    lines = [
+        f"{standing.name}: strongest with the folder alone: "
+        + (f"{standing.free.scheme} {number(standing.free.last)} %" if standing.free else "no hacker without help")
+        + f"; {capital(standing.label)}"
+        for standing in comparison.standings
+    ]
+    return "\n".join([*lines, *(f"doubt: {warning}" for warning in comparison.warnings)])

@@ -12,13 +12,13 @@ from typing import Any
 from markupsafe import Markup
 
 from uge.auditing.summary import Summary
-from uge.cases.case import Case
-from uge.report.lines import Line, plot, swatch
+from uge.cases.case import Case, Role
+from uge.report.line_plot import Line, plot, swatch
 from uge.report.tables import by_family
 
 MOST_POINTS = 120
 DASHES = ("", "6 2.5", "2 2", "8 2 2 2", "4 2 1 2 1 2", "1 3")
-LOSSES = {
+LOSS_TITLES = {
     "loss": "total loss",
     "gradient_matching": "gradient matching",
     "feature_distance": "feature distance",
@@ -26,9 +26,7 @@ LOSSES = {
     "linf": "largest change (L∞)",
     "mean_abs_delta": "mean change",
 }
-"""Fields of a ``step`` event that are drawn, and what they are called."""
-Who = tuple[str, int]
-"""A network and the number of the authorised network's key that it has to do with."""
+Learner = tuple[str, int]  # A network, and the number of its key or of its teacher's.
 
 
 @dataclass(frozen=True)
@@ -40,83 +38,80 @@ class Panel:
     drawing: Markup
 
 
-@dataclass(frozen=True)
-class Group:
-    """The plots of one family."""
-
-    name: str
-    panels: list[Panel]
-
-
-def by_attack(cases: Sequence[Case], summary: Summary) -> list[Group]:
-    """Test accuracy by epoch: one plot for each attack, one line for each network and key, mean over seeds.
+def by_attack(cases: Sequence[Case], summary: Summary) -> dict[str, list[Panel]]:
+    """Test accuracy by epoch, by family: one plot for each attack, one line for each network and key, mean over seeds.
 
     The clean controls of the same networks, and the authorised networks, are drawn thin for comparison.
     """
-    cases = [case for case in cases if len(case.history) > 1]
-    hackers, meant = _hackers(cases), _authorized(cases)
-    dashes, controls = dash_patterns(hackers), [case for case in cases if _is_control(case)]
+    hackers = _drawn(cases, "hacker")
+    meant = _drawn(cases, "authorized")
+    controls = [case for case in _drawn(cases, "clean") if case.start == "random"]
+    dashes = dash_patterns(hackers)
     authorized = _lines(meant, "authorized", dash_patterns(meant), thin=True)
-    top = min(100.0, 1.04 * max((e.test_accuracy for case in cases for e in case.history), default=100.0) + 1)
-    groups = []
+    best = max((case.best for case in cases if len(case.history) > 1), default=100.0)
+    top = min(100.0, 1.04 * best + 1)
+    groups: dict[str, list[Panel]] = {}
     for family, attacks in by_family(summary).items():
-        panels = []
         for scheme, results in attacks.items():
             mine = [case for case in hackers if case.scheme == scheme]
             if not mine:
                 continue
-            networks = {case.network for case in mine}
-            clean = _lines([case for case in controls if case.network in networks], "clean", dashes, thin=True)
-            said = ", ".join(f"{name((one.network, one.key))} ends at {one.last:.1f} %" for one in results)
+            same = [case for case in controls if case.network in {hacker.network for hacker in mine}]
+            ends = (f"{name((result.network, result.key))} ends at {result.last:.1f} %" for result in results)
             drawn = plot(
-                [*clean, *authorized, *_lines(mine, "hacker", dashes)],
+                [*_lines(same, "clean", dashes, thin=True), *authorized, *_lines(mine, "hacker", dashes)],
                 low=0,
                 high=top,
                 x_label="epoch",
-                description=f"Test accuracy by epoch under {scheme}: {said}.",
+                description=f"Test accuracy by epoch under {scheme}: {', '.join(ends)}.",
             )
-            panels.append(Panel(scheme, f"{max(result.last for result in results):.1f} %", drawn))
-        groups += [Group(family, panels)] if panels else []
+            panel = Panel(scheme, f"{max(result.last for result in results):.1f} %", drawn)
+            groups.setdefault(family, []).append(panel)
     return groups
 
 
-def dash_patterns(cases: Iterable[Case]) -> dict[Who, str]:
+def dash_patterns(cases: Iterable[Case]) -> dict[Learner, str]:
     """A dash pattern for every network and key, solid for the first."""
-    return dict(zip(sorted({_who(case) for case in cases}), itertools.cycle(DASHES), strict=False))
+    return dict(zip(sorted({(case.network, case.key) for case in cases}), itertools.cycle(DASHES), strict=False))
 
 
-def name(who: Who) -> str:
+def name(learner: Learner) -> str:
     """A network, with the number of the key where it is not the first."""
-    network, key = who
+    network, key = learner
     return f"{network}, key {key}" if key else network
 
 
 def legend(cases: Sequence[Case]) -> list[tuple[Markup, str]]:
     """(Piece of line, words) for the plots by attack."""
-    cases = [case for case in cases if len(case.history) > 1]
-    meant = dash_patterns(_authorized(cases))
-    items = [(swatch("hacker", dash), f"hacker, {name(who)}") for who, dash in dash_patterns(_hackers(cases)).items()]
-    items += [(swatch("clean thin"), "clean controls")] if any(case.role == "clean" for case in cases) else []
-    if len(meant) == 1:
-        return [*items, (swatch("authorized thin"), "authorised")]
-    return items + [(swatch("authorized thin", dash), f"authorised, {name(who)}") for who, dash in meant.items()]
+    hackers = dash_patterns(_drawn(cases, "hacker"))
+    meant = dash_patterns(_drawn(cases, "authorized"))
+    several = len(meant) > 1
+    return [
+        *((swatch("hacker", dash), f"hacker, {name(learner)}") for learner, dash in hackers.items()),
+        *([(swatch("clean thin"), "clean controls")] if _drawn(cases, "clean") else []),
+        *(
+            (swatch("authorized thin", dash), f"authorised, {name(learner)}" if several else "authorised")
+            for learner, dash in meant.items()
+        ),
+    ]
 
 
 def losses(events: Sequence[Mapping[str, Any]], kind: str, axis: str) -> list[Panel]:
-    """What the protector minimised, one plot for each loss, over its steps.
+    """One plot for each loss of the protector, over its steps.
 
     Args:
         events: Of ``protect.jsonl``.
-        kind: Which events: ``step`` of the generator, or ``refine`` for passes of direct optimisation.
+        kind: Kind of the events: ``step`` of the generator, or ``refine`` for passes of direct optimisation.
         axis: Name of the horizontal axis.
     """
     rows = [event for event in events if event.get("event") == kind]
     panels = []
-    for field, words in LOSSES.items():
+    for field, words in LOSS_TITLES.items():
         points = _series(rows, field)
         if len(points) < 2:
             continue
-        low, high = min(y for _, y in points), max(y for _, y in points)
+        low = min(y for _, y in points)
+        high = max(y for _, y in points)
         margin = 0.08 * (high - low) or 0.5
         said = f"{words} by {axis}: from {points[0][1]:.3g} to {points[-1][1]:.3g}."
         line = Line(_thinned(points))
@@ -125,28 +120,18 @@ def losses(events: Sequence[Mapping[str, Any]], kind: str, axis: str) -> list[Pa
     return panels
 
 
-def _is_control(case: Case) -> bool:
-    return case.role == "clean" and case.start == "random"
+def _drawn(cases: Iterable[Case], role: Role) -> list[Case]:
+    """Cases of a role with a curve; authorised training as meant, without its variants."""
+    cases = [case for case in cases if case.role == role and len(case.history) > 1]
+    return [case for case in cases if case.role != "authorized" or case.scheme == "direct"]
 
 
-def _hackers(cases: Iterable[Case]) -> list[Case]:
-    return [case for case in cases if case.role == "hacker"]
-
-
-def _authorized(cases: Iterable[Case]) -> list[Case]:
-    return [case for case in cases if case.role == "authorized" and case.scheme == "direct"]
-
-
-def _who(case: Case) -> Who:
-    return case.network, case.key
-
-
-def _lines(cases: Sequence[Case], kind: str, dashes: Mapping[Who, str], *, thin: bool = False) -> list[Line]:
-    """One line for each network and key: a mean over several would hide the better one."""
-    groups: dict[Who, list[Case]] = {}
+def _lines(cases: Sequence[Case], kind: str, dashes: Mapping[Learner, str], *, thin: bool = False) -> list[Line]:
+    # One line for each network and key: a mean over several would hide the better one.
+    groups: dict[Learner, list[Case]] = {}
     for case in cases:
-        groups.setdefault(_who(case), []).append(case)
-    return [_line(group, kind, dashes.get(who, ""), thin=thin) for who, group in groups.items()]
+        groups.setdefault((case.network, case.key), []).append(case)
+    return [_line(group, kind, dashes.get(learner, ""), thin=thin) for learner, group in groups.items()]
 
 
 def _line(group: Sequence[Case], kind: str, dash: str, *, thin: bool) -> Line:
@@ -161,17 +146,18 @@ def _line(group: Sequence[Case], kind: str, dash: str, *, thin: bool) -> Line:
 
 def _series(rows: Sequence[Mapping[str, Any]], field: str) -> list[tuple[float, float]]:
     """(Step or number of the pass, value), once each: a resumed run logs again what it does again."""
-    found, passes = dict[float, float](), dict[str, int]()
+    values: dict[float, float] = {}
+    passes: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
         done = passes.setdefault(str(row.get("name", number)), len(passes) + 1)
-        value, place = row.get(field), row.get("step", done)
+        value = row.get(field)
+        place = row.get("step", done)
         if isinstance(value, int | float) and isinstance(place, int | float) and math.isfinite(value):
-            found[float(place)] = float(value)
-    return sorted(found.items())
+            values[float(place)] = float(value)
+    return sorted(values.items())
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most ``MOST_POINTS`` points, each the mean of its neighbours."""
     size = math.ceil(len(points) / MOST_POINTS)
     blocks = [points[i : i + size] for i in range(0, len(points), size)]
     return [(fmean(x for x, _ in block), fmean(y for _, y in block)) for block in blocks]

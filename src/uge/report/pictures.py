@@ -1,8 +1,6 @@
-"""Original, noise and protected pictures as data URIs.
+"""Pictures of a report as data URIs: originals, noise and protected images, these after attacks, and quality.
 
-``pictures/pictures.json`` is a list (or an object with that list under ``pictures``) of objects with ``original`` and
-``protected``, file names in the same folder, and optionally ``class`` and ``id``. Without it the pairs
-``NN-original.png``, ``NN-protected.png`` are taken as they lie there.
+``pictures/pictures.json`` and ``attacked/attacked.json`` are objects with a list ``pictures`` (docs/formats.md).
 """
 
 from __future__ import annotations
@@ -10,19 +8,26 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
 from uge.errors import DataError
+from uge.files import read_json
+from uge.report.line_plot import Line, plot
 
-MOST_PICTURES, MOST_PIXELS = 9, 256
-MOST_ATTACKED, ATTACKED_PIXELS = 4, 96
+MOST_PICTURES = 9
+MOST_PIXELS = 256
+MOST_ATTACKED = 4
+ATTACKED_PIXELS = 96
 GRAY = 128
+MOST_CLASSES = 20
 Pixels = NDArray[np.uint8]
 
 
@@ -35,9 +40,9 @@ class Picture:
         original: The clean image.
         noise: Protected minus original, ``factor`` times enlarged, around mid-gray.
         protected: The published image.
-        size: Width × height in words, and whether it is a cut-out.
+        size: Width × height in words, with a note on a cut-out.
         levels: Largest change in this image, in 8-bit levels.
-        small: Whether it should be enlarged without smoothing.
+        small: True for an image to be enlarged without smoothing.
     """
 
     name: str
@@ -72,9 +77,10 @@ def load_pictures(folder: Path, levels: int | None = None) -> Pictures | None:
         The pictures, or ``None`` when there are none.
 
     Raises:
-        DataError: A picture is missing or unreadable, or the two of a pair differ in size.
+        DataError: The index is damaged, a picture is missing or unreadable, or the two of a pair differ in size.
     """
-    pairs = [(name, _pixels(folder / a), _pixels(folder / b)) for name, a, b in _entries(folder)[:MOST_PICTURES]]
+    entries = _entries(folder / "pictures.json", "original", "protected")[:MOST_PICTURES]
+    pairs = [(name, _pixels(folder, first), _pixels(folder, second)) for name, first, second in entries]
     if not pairs:
         return None
     for name, clean, protected in pairs:
@@ -106,29 +112,28 @@ def _picture(name: str, clean: Pixels, protected: Pixels, difference: NDArray[np
     )
 
 
-def _entries(folder: Path) -> list[tuple[str, str, str]]:
-    index = folder / "pictures.json"
+def _entries(index: Path, *fields: str) -> list[tuple[str, ...]]:
+    """Class (or id) and these fields of every picture in an index; none where there is no index.
+
+    Raises:
+        DataError: The index is damaged.
+    """
     if not index.is_file():
-        return [
-            ("", path.name, path.name.replace("-original.png", "-protected.png"))
-            for path in sorted(folder.glob("*-original.png"))
-        ]
+        return []
     try:
-        listed: Any = json.loads(index.read_text(encoding="utf-8"))
-        listed = listed["pictures"] if isinstance(listed, dict) else listed
-        # Only names: a path in a folder that came from elsewhere must not reach other files.
-        return [
-            (str(e.get("class", e.get("id", ""))), Path(e["original"]).name, Path(e["protected"]).name) for e in listed
-        ]
+        listed = json.loads(index.read_text(encoding="utf-8"))["pictures"]
+        return [(str(e.get("class", e.get("id", ""))), *(str(e[field]) for field in fields)) for e in listed]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
+        wanted = " and ".join(f"'{field}'" for field in fields)
         raise DataError(
-            f"expected a list of objects with 'original' and 'protected' in {index}, got something else "
+            f"expected a list of objects with {wanted} under 'pictures' in {index}, got something else "
             f"({error}); run the audit again to write it anew"
         ) from error
 
 
-def _pixels(path: Path) -> Pixels:
+def _pixels(folder: Path, file: str) -> Pixels:
     """Colour channels (1 or 3) of a picture; transparency is left out, since the protection leaves it alone."""
+    path = folder / Path(file).name  # Only the name: an index that came from elsewhere must not reach other folders.
     try:
         with Image.open(path) as image:
             image.load()
@@ -139,43 +144,88 @@ def _pixels(path: Path) -> Pixels:
     return bands[..., :1] if gray else bands[..., :3]
 
 
-@dataclass(frozen=True)
-class Attacked:
-    """What one attack makes of a few published images: (class or id, data URI) of each."""
-
-    attack: str
-    images: list[tuple[str, str]]
-
-
-def load_attacked(folder: Path) -> list[Attacked]:
+def load_attacked(folder: Path) -> dict[str, list[tuple[str, str]]]:
     """Read ``attacked.json`` and up to four pictures of each attack, in the order of the file.
 
     Args:
         folder: ``attacked/`` of an audit folder; may be missing.
 
     Returns:
-        One entry for each attack; none without the file.
+        By attack, (class or id, data URI) of each picture; empty without the file.
 
     Raises:
         DataError: The index is damaged, or a picture is missing or unreadable.
     """
-    index = folder / "attacked.json"
-    if not index.is_file():
-        return []
+    images: dict[str, list[tuple[str, str]]] = {}
+    for name, attack, file in _entries(folder / "attacked.json", "attack", "file"):
+        shown = images.setdefault(attack, [])
+        if len(shown) < MOST_ATTACKED:
+            shown.append((name, _uri(_pixels(folder, file), ATTACKED_PIXELS)))
+    return images
+
+
+@dataclass(frozen=True)
+class QualityView:
+    """Parts of ``quality/`` that the page shows.
+
+    Attributes:
+        figures: Contents of ``quality.json``.
+        spectrum: The centred log-power picture as a data URI; empty without noise.
+        radial: Power by frequency.
+        classes: (class, data URI, largest change in levels), the strongest first.
+        white_levels: Levels of change that white stands for in the pictures of classes.
+    """
+
+    figures: dict[str, Any]
+    spectrum: str
+    radial: Markup
+    classes: list[tuple[str, str, float]]
+    white_levels: float
+
+
+def load_quality(folder: Path) -> QualityView | None:
+    """Read ``folder/quality.json`` and its pictures; ``None`` where there is none.
+
+    Raises:
+        DataError: A file is damaged or missing.
+    """
+    if not (folder / "quality.json").is_file():
+        return None
+    figures = read_json(folder / "quality.json")
     try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["pictures"]
-        entries = [(str(e["attack"]), Path(e["file"]).name, str(e.get("class", e.get("id", "")))) for e in listed]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        spectrum = figures["spectrum"]
+        means = sorted(figures["class_means"], key=lambda mean: -float(mean["largest_levels"]))
+        shown = [
+            (str(mean["class"]), _uri(_pixels(folder, mean["file"])), float(mean["largest_levels"]))
+            for mean in means[:MOST_CLASSES]
+        ]
+        return QualityView(
+            figures=figures,
+            spectrum=_uri(_pixels(folder, spectrum["file"])) if spectrum else "",
+            radial=_radial(spectrum) if spectrum else Markup(""),
+            classes=shown,
+            white_levels=max((float(mean["white_levels"]) for mean in means), default=0.0),
+        )
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"expected a list of objects with 'attack' and 'file' under 'pictures' in {index}, got something else "
-            f"({error}); run the audit again to write it anew"
+            f"expected quality figures in {folder / 'quality.json'}, got something else ({error}); "
+            "run the audit again to write them anew"
         ) from error
-    found: dict[str, list[tuple[str, str]]] = {}
-    for attack, file, name in entries:
-        images = found.setdefault(attack, [])
-        if len(images) < MOST_ATTACKED:
-            images.append((name, _uri(_pixels(folder / file), ATTACKED_PIXELS)))
-    return [Attacked(attack, images) for attack, images in found.items()]
+
+
+def _radial(spectrum: dict[str, Any]) -> Markup:
+    def line(name: str, kind: str, dash: str = "") -> Line:
+        pairs = zip(spectrum["frequency"], spectrum[name], strict=True)
+        # The constant was taken out of every image, so the first ring says nothing.
+        return Line([(float(f), math.log10(max(float(p), 1e-6))) for f, p in pairs][1:], kind, dash)
+
+    noise, image = line("noise", "hacker"), line("image", "clean", "6 2.5")
+    values = [y for _, y in [*noise.points, *image.points]]
+    if not values:
+        return Markup("")
+    said = "Power of the noise (solid) and of the originals (dashed) by frequency, in powers of ten of squared levels."
+    low, high = math.floor(min(values)), math.ceil(max(values) + 1e-9)
+    return plot([image, noise], low=low, high=max(high, low + 1), x_label="cycles per pixel", description=said)
 
 
 def _uri(pixels: Pixels, most: int = MOST_PIXELS) -> str:

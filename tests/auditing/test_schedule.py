@@ -10,13 +10,22 @@ import torch
 from fragile_networks import allowance
 
 from uge.auditing.plan import LeftOut, Plan, plan
-from uge.auditing.schedule import Deadline, Pace, by_damage, in_words, parse_budget, warm_up
-from uge.auditing.schedule_run import Execution, Found, execute
+from uge.auditing.schedule import (
+    AuditResult,
+    Deadline,
+    Pace,
+    Schedule,
+    by_damage,
+    execute,
+    in_words,
+    parse_budget,
+    warm_up,
+)
 from uge.cases.case import Case, read_cases
 from uge.cases.job import Job
-from uge.cases.pool import LocalProcesses, Outcome, Serial
-from uge.cases.ray_pool import require_ray
-from uge.cases.run import Audit
+from uge.cases.material import CopyMaterial
+from uge.cases.pool import LocalProcesses, Outcome, Serial, require_ray
+from uge.cases.run import run_case
 from uge.cases.shared_images import SHARED, StoredImages, shared
 from uge.data.store import PixelStore
 from uge.errors import MissingExtraError, UsageError
@@ -38,13 +47,15 @@ class Notes(Silent):
 
 
 @pytest.fixture
-def make_audit(make_store: MakeStore, runtime: Runtime, tmp_path: Path) -> Callable[..., Audit]:
+def make_material(make_store: MakeStore, runtime: Runtime, tmp_path: Path) -> Callable[..., CopyMaterial]:
     key = tmp_path / "key.safetensors"
     save_weights(key, build("lenet", 3, seed=5, size=16), {"recipe": RECIPE.model_dump_json()})
     stores = {"protected": make_store(), "clean": make_store(seed=1), "test": make_store(seed=2)}
 
-    def make(folder: str = "audit", **changes: Any) -> Audit:
-        return Audit(tmp_path / folder, **{**stores, "keys": [key], "runtime": runtime, **changes})
+    def make(folder: str = "audit", **changes: Any) -> CopyMaterial:
+        return CopyMaterial(
+            tmp_path / folder, **{**stores, "keys": [key], "recipe": RECIPE, "runtime": runtime, **changes}
+        )
 
     return make
 
@@ -57,7 +68,7 @@ def left() -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-def results(found: Found) -> list[dict[str, Any]]:
+def results(found: AuditResult) -> list[dict[str, Any]]:
     """Cases without how long they took, and without the commit, which may change while the tests run."""
     cases = [case.model_copy(update={"seconds": 0}).as_json() for case in found.cases]
     return [{**case, "environment": {**case["environment"], "uge": None}} for case in cases]
@@ -68,31 +79,31 @@ def hackers(*networks: str, schemes: tuple[str, ...] = ("direct",)) -> Plan:
 
 
 class TestWorkers:
-    def test_the_same_bytes_whatever_the_number_of_workers(self, make_audit: Callable[..., Audit]) -> None:
+    def test_the_same_bytes_whatever_the_number_of_workers(self, make_material: Callable[..., CopyMaterial]) -> None:
         work = plan(["lenet"], ["direct", "distill", "grayscale"], 1, ["lenet"], controls=True, variants=["order"])
-        alone, notes = make_audit("one"), Notes()
+        alone, notes = make_material("one"), Notes()
         one = execute(alone, work)
-        several = make_audit("several")
+        several = make_material("several")
         found = execute(several, work, workers=3, progress=notes)
         assert results(found) == results(one)
         assert [case.id for case in found.cases] == [job.id for job in work.jobs]
         assert len(notes.lines) == len(work.jobs)
-        for audit in (alone, several):
-            assert len(read_cases(audit.folder)) == len(work.jobs)
-        weights = [sorted((audit.folder / "weights").iterdir()) for audit in (alone, several)]
+        for material in (alone, several):
+            assert len(read_cases(material.folder)) == len(work.jobs)
+        weights = [sorted((material.folder / "weights").iterdir()) for material in (alone, several)]
         assert [path.read_bytes() for path in weights[0]] == [path.read_bytes() for path in weights[1]]
         assert not list(several.folder.glob(f"{SHARED}*"))
 
     @pytest.mark.parametrize("kills", [1, 2])
     def test_a_killed_worker_takes_only_its_own_case(
-        self, kills: int, make_audit: Callable[..., Audit], left: Path
+        self, kills: int, make_material: Callable[..., CopyMaterial], left: Path
     ) -> None:
         left.write_text(str(kills))
-        audit, notes = make_audit(), Notes()
+        material, notes = make_material(), Notes()
         work = hackers("fragile_networks:fragile", "lenet", "resnet8")
-        found = execute(audit, work, workers=2, progress=notes)
+        found = execute(material, work, workers=2, progress=notes)
         assert sum("once more" in line for line in notes.lines) == 1
-        note = audit.folder / "failed" / f"{work.jobs[0].id}.json"
+        note = material.folder / "failed" / f"{work.jobs[0].id}.json"
         survivors = [case.network for case in found.cases]
         if kills == 1:
             assert (survivors, found.failed) == (["fragile_networks:fragile", "lenet", "resnet8"], [])
@@ -102,32 +113,32 @@ class TestWorkers:
         failure = json.loads(note.read_text())
         assert (failure["id"], failure["tries"]) == (work.jobs[0].id, 2)
         assert "died" in failure["error"]
-        again = execute(audit, work)
+        again = execute(material, work)
         assert (len(again.cases), again.failed) == (3, [])
         assert not note.exists()
 
     @pytest.mark.parametrize("workers", [1, 2])
-    def test_an_attack_that_fails_is_no_end(self, workers: int, make_audit: Callable[..., Audit]) -> None:
-        audit, work = make_audit(), hackers("fragile_networks:faulty", "lenet")
-        found = execute(audit, work, workers=workers)
+    def test_an_attack_that_fails_is_no_end(self, workers: int, make_material: Callable[..., CopyMaterial]) -> None:
+        material, work = make_material(), hackers("fragile_networks:faulty", "lenet")
+        found = execute(material, work, workers=workers)
         assert [case.network for case in found.cases] == ["lenet"]
         assert found.failed == [work.jobs[0].id]
         assert found.planned == 2
-        failure = json.loads((audit.folder / "failed" / f"{work.jobs[0].id}.json").read_text())
+        failure = json.loads((material.folder / "failed" / f"{work.jobs[0].id}.json").read_text())
         assert failure["error"] == "unexpected RuntimeError: out of memory"
 
     @pytest.mark.parametrize("workers", [1, 2])
-    def test_wrong_use_is_the_end(self, workers: int, make_audit: Callable[..., Audit]) -> None:
+    def test_wrong_use_is_the_end(self, workers: int, make_material: Callable[..., CopyMaterial]) -> None:
         student = Job("hacker", "lenet", "random", "distill", "protected", 0, 0)
         with pytest.raises(UsageError, match="run that case first"):
-            execute(make_audit(), Plan((student,)), workers=workers)
+            execute(make_material(), Plan((student,)), workers=workers)
 
     def test_an_interrupted_audit_keeps_what_is_finished(
-        self, make_audit: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
+        self, make_material: Callable[..., CopyMaterial], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         work = hackers("lenet", schemes=("direct", "grayscale", "jpeg75"))
-        whole = execute(make_audit("whole"), work)
-        audit, waits, real = make_audit(), [0], LocalProcesses.wait
+        whole = execute(make_material("whole"), work)
+        material, waits, real = make_material(), [0], LocalProcesses.wait
 
         def interrupted(self: LocalProcesses) -> list[Outcome]:
             waits[0] += 1
@@ -137,30 +148,28 @@ class TestWorkers:
 
         monkeypatch.setattr(LocalProcesses, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            execute(audit, work, workers=2)
-        kept = len(read_cases(audit.folder))
+            execute(material, work, workers=2)
+        kept = len(read_cases(material.folder))
         assert kept >= 1
-        assert not list(audit.folder.glob(f"{SHARED}*"))
+        assert not list(material.folder.glob(f"{SHARED}*"))
         monkeypatch.undo()
         notes = Notes()
-        assert results(execute(audit, work, workers=2, progress=notes)) == results(whole)
+        assert results(execute(material, work, workers=2, progress=notes)) == results(whole)
         assert len(notes.lines) == len(work.jobs) - kept
 
-    def test_images_of_audits_that_were_killed_are_removed(self, make_audit: Callable[..., Audit]) -> None:
-        audit = make_audit()
-        old, foreign = (audit.folder / f"{SHARED}{pid}" for pid in (2**22 + 1, 1))
+    def test_images_of_audits_that_were_killed_are_removed(self, make_material: Callable[..., CopyMaterial]) -> None:
+        material = make_material()
+        old, foreign = (material.folder / f"{SHARED}{pid}" for pid in (2**22 + 1, 1))
         for place in (old, foreign):
             place.mkdir(parents=True)
-        with shared(audit, 2) as setup:
+        with shared(material, 2) as setup:
             opened = setup.open()
-            for name, store in audit.stores.items():
-                other = opened.stores[name]
-                assert (store is None) == (other is None)
-                if store is not None and other is not None:
-                    assert store.digest() == other.digest()
-                    assert not other.pixels.resident
-            assert opened.digests == audit.digests
-        assert [place.name for place in audit.folder.glob(f"{SHARED}*")] == [foreign.name]
+            assert opened.stores.keys() == material.stores.keys()
+            for name, store in opened.stores.items():
+                assert store.digest() == material.stores[name].digest()
+                assert not store.pixels.resident
+            assert opened.digests == material.digests
+        assert [place.name for place in material.folder.glob(f"{SHARED}*")] == [foreign.name]
 
     def test_stored_images(self, make_store: MakeStore, tmp_path: Path) -> None:
         store = make_store(count=7, size=18, channels=1)
@@ -168,22 +177,23 @@ class TestWorkers:
         assert image.open(torch.device("cpu")).digest() == store.digest()
         assert (tmp_path / "images").stat().st_size == 7 * 18 * 18
 
-    def test_refuses(self, make_audit: Callable[..., Audit]) -> None:
+    def test_refuses(self, make_material: Callable[..., CopyMaterial]) -> None:
         for options, words in (({"workers": 0}, "at least one worker"), ({"executor": "cloud"}, "executor of local")):
             with pytest.raises(UsageError, match=words):
-                execute(make_audit(), hackers("lenet"), **options)
+                execute(make_material(), hackers("lenet"), **options)
 
 
 class TestRay:
     def test_one_sentence_where_it_is_absent(
-        self, make_audit: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
+        self, make_material: Callable[..., CopyMaterial], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(__import__("sys").modules, "ray", None)
         with pytest.raises(MissingExtraError, match=r"pip install 'uge\[ray\]'"):
-            execute(make_audit(), hackers("lenet"), executor="ray")
+            execute(make_material(), hackers("lenet"), executor="ray")
 
+    @pytest.mark.heavy
     def test_actors_give_the_same_bytes_and_survive_a_kill(
-        self, make_audit: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
+        self, make_material: Callable[..., CopyMaterial], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pytest.importorskip("ray")
         monkeypatch.setenv(
@@ -191,8 +201,8 @@ class TestRay:
         )
         assert require_ray().__name__ == "ray"
         work = hackers("lenet", "fragile_networks:faulty", schemes=("direct", "grayscale"))
-        one = execute(make_audit("one"), work)
-        found = execute(make_audit("ray"), work, workers=2, executor="ray")
+        one = execute(make_material("one"), work)
+        found = execute(make_material("ray"), work, workers=2, executor="ray")
         assert results(found) == results(one)
         assert found.failed == one.failed
 
@@ -232,7 +242,7 @@ class Fake:
         self.watch.now += self.takes(job)
         case = Case(
             id=job.id, role=job.role, network=job.network, start=job.start, scheme=job.scheme, data=job.data,
-            seed=job.seed, last=50, best=50 + len(job.scheme), best_epoch=1, seconds=self.takes(job),
+            seed=job.seed, key=job.key or 0, last=50, best=50 + len(job.scheme), best_epoch=1, seconds=self.takes(job),
         )  # fmt: skip
         return [Outcome(job, case, self.takes(job))]
 
@@ -245,13 +255,13 @@ def takes(job: Job) -> float:
 
 
 @pytest.fixture
-def limited(make_audit: Callable[..., Audit]) -> Callable[..., tuple[Found, Fake]]:
-    def run(work: Plan, seconds: float, real: Callable[[Job], float] = takes) -> tuple[Found, Fake]:
+def limited(make_material: Callable[..., CopyMaterial]) -> Callable[..., tuple[AuditResult, Fake]]:
+    def run(work: Plan, seconds: float, real: Callable[[Job], float] = takes) -> tuple[AuditResult, Fake]:
         watch = Watch()
         fake = Fake(watch, real)
         deadline = Deadline.after(seconds, watch)
-        execution = Execution(make_audit(), work, Silent(), lambda: fake, 1, deadline, PLAIN.__getitem__)
-        return execution.run(), fake
+        schedule = Schedule(make_material(), work, Silent(), lambda: fake, 1, deadline, PLAIN.__getitem__)
+        return schedule.run(), fake
 
     return run
 
@@ -287,7 +297,7 @@ class TestBudget:
 
     @pytest.mark.parametrize("seconds", [80, 100, 140, 200, 400, 1000])
     def test_nothing_is_started_that_would_end_too_late(
-        self, seconds: float, limited: Callable[..., tuple[Found, Fake]]
+        self, seconds: float, limited: Callable[..., tuple[AuditResult, Fake]]
     ) -> None:
         work = plan(["lenet", "cnn"], ATTACKS, 1, ["resnet8"], controls=True, variants=["order"])
         found, fake = limited(work, seconds)
@@ -300,25 +310,27 @@ class TestBudget:
         assert fake.watch.now + shortest > seconds
 
     def test_a_budget_without_room_for_plain_training_is_refused(
-        self, limited: Callable[..., tuple[Found, Fake]]
+        self, limited: Callable[..., tuple[AuditResult, Fake]]
     ) -> None:
         work = plan(["lenet"], ATTACKS, 1, ["resnet8"], controls=True)
         with pytest.raises(UsageError, match=r"take about 40 s, but 30 s .* left; give a larger --budget"):
             limited(work, 30)
 
-    def test_a_machine_slower_than_guessed_is_noticed(self, limited: Callable[..., tuple[Found, Fake]]) -> None:
+    def test_a_machine_slower_than_guessed_is_noticed(self, limited: Callable[..., tuple[AuditResult, Fake]]) -> None:
         work = plan(["lenet"], ["direct", "grayscale", "jpeg10", "jpeg75"], 1, [], controls=True)
         found, fake = limited(work, 60, lambda job: 2 * takes(job))
         assert [job.scheme for job in fake.ran] == ["direct", "direct", "jpeg10"]
         assert fake.watch.now == 60
         assert {one.attack for one in found.left_out} == {"grayscale", "jpeg75"}
 
-    def test_students_of_a_teacher_that_was_left_out_are_too(self, limited: Callable[..., tuple[Found, Fake]]) -> None:
+    def test_students_of_a_teacher_that_was_left_out_are_too(
+        self, limited: Callable[..., tuple[AuditResult, Fake]]
+    ) -> None:
         work = plan(["lenet"], ["direct", "distill"], 1, ["resnet8"], controls=False)
         found, _ = limited(work, 25, lambda job: 30.0 if job.role == "authorized" else 1.0)
         assert [one.attack for one in found.left_out] == ["direct", "distill"]
 
-    def test_combinations_have_time_kept_for_them(self, limited: Callable[..., tuple[Found, Fake]]) -> None:
+    def test_combinations_have_time_kept_for_them(self, limited: Callable[..., tuple[AuditResult, Fake]]) -> None:
         work = plan(["lenet"], ["direct", "jpeg10", "mixup", "cutmix", "cutout16"], 2, [], controls=True, combine=True)
         found, fake = limited(work, 65)
         combined = [job for job in fake.ran if "+" in job.scheme]
@@ -328,7 +340,7 @@ class TestBudget:
         assert fake.watch.now <= 65
 
     def test_without_a_limit_the_combination_comes_after_the_first_repetition(
-        self, limited: Callable[..., tuple[Found, Fake]]
+        self, limited: Callable[..., tuple[AuditResult, Fake]]
     ) -> None:
         work = plan(["lenet"], ["direct", "grayscale", "cutout16"], 2, [], controls=False, combine=True)
         found, fake = limited(work, 1e9)
@@ -339,15 +351,17 @@ class TestBudget:
         assert not found.left_out
         assert found.planned == len(found.cases) == len(work.jobs) + 2
 
-    def test_finished_cases_cost_nothing(self, make_audit: Callable[..., Audit]) -> None:
-        audit, work = make_audit(), hackers("lenet", schemes=("direct", "grayscale"))
-        whole = execute(audit, work)
+    def test_finished_cases_cost_nothing(self, make_material: Callable[..., CopyMaterial]) -> None:
+        material, work = make_material(), hackers("lenet", schemes=("direct", "grayscale"))
+        whole = execute(material, work)
         asked: list[str] = []
-        run = Execution(audit, work, Silent(), lambda: Serial(audit, Silent()), 1, Deadline.after(1e-9), asked.append)
+        run = Schedule(
+            material, work, Silent(), lambda: Serial(material, Silent()), 1, Deadline.after(1e-9), asked.append
+        )
         assert results(run.run()) == results(whole)
         assert asked == []
 
-    def test_left_out_once_for_all_repetitions(self, limited: Callable[..., tuple[Found, Fake]]) -> None:
+    def test_left_out_once_for_all_repetitions(self, limited: Callable[..., tuple[AuditResult, Fake]]) -> None:
         found, _ = limited(plan(["lenet"], ["direct", "adversarial"], 3, [], controls=False), 30)
         assert [one.attack for one in found.left_out] == ["adversarial"]
 
@@ -361,12 +375,13 @@ class TestBudget:
         assert (pace.seconds(plain), pace.seconds(gray)) == (5.0, 20.0)
 
     def test_a_warm_up_guesses_the_time_of_a_case(
-        self, make_audit: Callable[..., Audit], make_store: MakeStore
+        self, make_material: Callable[..., CopyMaterial], make_store: MakeStore
     ) -> None:
         recipe = RECIPE.model_copy(update={"epochs": 3, "batch_size": 16})
-        audit = make_audit(protected=make_store(count=480), test=make_store(count=60, seed=2), recipe=recipe)
-        guess = warm_up(audit, "lenet")
-        case = audit.run(Job("hacker", "lenet", "random", "direct", "protected", 0))
+        material = make_material(protected=make_store(count=480), test=make_store(count=60, seed=2), recipe=recipe)
+        guess = warm_up(material, "lenet")
+        job = Job("hacker", "lenet", "random", "direct", "protected", 0)
+        case = run_case(job, material.training(job))
         assert case.seconds / 5 < guess < 5 * case.seconds
 
 

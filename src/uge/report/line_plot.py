@@ -12,8 +12,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 232, 138
-LEFT, RIGHT, TOP, BOTTOM = 28, 6, 8, 24
+WIDTH = 232
+HEIGHT = 138
+LEFT = 28
+RIGHT = 6
+TOP = 8
+BOTTOM = 24
 Point = tuple[float, float]
 
 
@@ -27,7 +31,7 @@ class Line:
         dash: SVG dash pattern; empty for a solid line.
         band: (low, high) at each point, drawn pale; may be empty.
         thin: Drawn as a reference, thinner and paler.
-        dots: Shows where the points are, for values between which nothing was measured.
+        dots: Marks the points, for values between which nothing was measured.
     """
 
     points: Sequence[Point]
@@ -39,14 +43,14 @@ class Line:
 
 
 def plot(lines: Sequence[Line], *, low: float, high: float, x_label: str, description: str) -> Markup:
-    """An ``<svg>`` element.
+    """Draw lines as an ``<svg>`` element.
 
     Args:
-        lines: What to draw, the last one on top; at least one point in all.
+        lines: Lines of the plot, the last one on top; at least one point in all.
         low: Lower end of the vertical axis.
         high: Upper end; more than ``low``.
         x_label: Name of the horizontal axis.
-        description: What the plot shows, for people who cannot see it.
+        description: The plot in words, for screen readers.
     """
     xs = [x for line in lines for x, _ in line.points]
     left, right = min(xs), max(xs)

@@ -1,1 +1,0 @@
-"""The yardstick of conditional learnability; ``benchmarks/conditional.py`` is its command."""
