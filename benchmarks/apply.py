@@ -40,28 +40,28 @@ def main() -> None:
         # The last convolution starts at zero; random weights make the stored noise cost what real noise does.
         torch.nn.init.normal_(generator.decoder[-1].weight, std=0.05)
     images = load_images(arguments.source, limit=arguments.limit)
-    pixels = [images.read(i) for i in range(min(2048, len(images)))]
+    pixels = [images.read(row) for row in range(min(2048, len(images)))]
     with runtime.autocast():
-        list(perturb_images(generator, pixels[:256]))
-        began = time.perf_counter()
-        list(perturb_images(generator, pixels))
-        alone = len(pixels) / (time.perf_counter() - began)
+        for part in (pixels[:256], pixels):  # The first warms up.
+            began = time.perf_counter()
+            list(perturb_images(generator, part))
+    alone = len(pixels) / (time.perf_counter() - began)
     with tempfile.TemporaryDirectory() as folder:
-        weights, out = Path(folder) / "generator.safetensors", Path(folder) / "out"
+        weights = Path(folder) / "generator.safetensors"
         save_perturber(weights, generator)
-        command = [sys.executable, "-m", "uge", "apply", str(weights), arguments.source, str(out)]
+        command = [sys.executable, "-m", "uge", "apply", str(weights), arguments.source, f"{folder}/out"]
         command += ["--limit", str(arguments.limit), "--threads", "1", "--quiet", "--json"]
         began = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - began
-    found = {
+    result = {
         "benchmark": "apply",
         "images": len(images),
         "images_per_second_whole_command": round(len(images) / seconds, 1),
         "images_per_second_generator_alone": round(alone, 1),
         "environment": runtime.environment(),
     }
-    print(json.dumps(found, indent=1))
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

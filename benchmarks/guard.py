@@ -29,39 +29,36 @@ from uge.networks import WaveKey
 from uge.runtime import Runtime
 
 
-def share(key: WaveKey, pixels: Tensor) -> float:
-    """Percent of images (uint8, B × 3 × H × W) that count as protected."""
-    marked = [key.marked(key.match(part.float() / 255)) for part in torch.split(pixels, 100)]
-    return 100 * float(torch.cat(marked).float().mean())
+def marked(key: WaveKey, pixels: Tensor) -> Tensor:
+    """True for images (uint8, B × 3 × H × W) that count as protected."""
+    return torch.cat([key.marked(key.match(part / 255)) for part in pixels.split(100)])
 
 
-def unlike(key: WaveKey, clean: Tensor, protected: Tensor) -> float:
-    """Percent of protected images of which the key does not make exactly what it makes of the clean ones."""
-    wrong = []
-    for pair in zip(torch.split(clean, 100), torch.split(protected, 100), strict=True):
-        one, other = (key.restore(x, key.match(x)) for x in (part.float() / 255 for part in pair))
-        wrong.append((one - other).abs().amax((1, 2, 3)) > 1e-4)
-    return 100 * float(torch.cat(wrong).float().mean())
+def restored(key: WaveKey, pixels: Tensor) -> Tensor:
+    """Images as the network behind the key sees them."""
+    return torch.cat([key.restore(part / 255, key.match(part / 255)) for part in pixels.split(100)])
+
+
+def percent(values: Tensor) -> float:
+    return 100 * float(values.float().mean())
 
 
 def errors(images: list[Pixels], classes: int, seed: int) -> dict[str, float]:
     """Percentages for one key."""
     key = WaveKey(classes, seed=seed, size=images[0].shape[0])
     names = [str(number) for number in range(classes)]
-    labels, ids = [row % classes for row in range(len(images))], [str(row) for row in range(len(images))]
-    levels = WaveCode(key, Budget(), names).levels(images, labels, ids)
+    labels = [row % classes for row in range(len(images))]
+    levels = WaveCode(key, Budget(), names).levels(images, labels, [str(row) for row in range(len(images))])
     moved = [(image.astype(np.int16) + change).astype(np.uint8) for image, change in zip(images, levels, strict=True)]
-    clean, protected = (torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2) for found in (images, moved))
+    clean, protected = (torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) for pixels in (images, moved))
     both = augmentation("crop-flip")(torch.cat([clean, protected], 1), torch.Generator().manual_seed(seed))
-    clean_cropped, protected_cropped = both.chunk(2, 1)
-    return {
-        "clean_unanswered": share(key, clean),
-        "clean_unanswered_after_crop_and_flip": share(key, clean_cropped),
-        "protected_missed": 100 - share(key, protected),
-        "protected_missed_after_crop_and_flip": 100 - share(key, protected_cropped),
-        "protected_not_restored": unlike(key, clean, protected),
-        "protected_not_restored_after_crop_and_flip": unlike(key, clean_cropped, protected_cropped),
-    }
+    result = {}
+    for suffix, first, second in (("", clean, protected), ("_after_crop_and_flip", *both.chunk(2, 1))):
+        result[f"clean_unanswered{suffix}"] = percent(marked(key, first))
+        result[f"protected_missed{suffix}"] = 100 - percent(marked(key, second))
+        apart = (restored(key, first) - restored(key, second)).abs().amax((1, 2, 3))
+        result[f"protected_not_restored{suffix}"] = percent(apart > 1e-4)
+    return result
 
 
 def in_colours(image: Pixels) -> Pixels:
@@ -82,16 +79,16 @@ def main() -> None:
     images = [in_colours(resize(source.read(row), options.size)) for row in range(len(source))]
     rows = []
     for classes in map(int, options.classes.split(",")):
-        found = [errors(images, classes, seed) for seed in range(options.keys)]
-        means = {name: round(float(np.mean([one[name] for one in found])), 2) for name in found[0]}
+        results = [errors(images, classes, seed) for seed in range(options.keys)]
+        means = {name: round(float(np.mean([result[name] for result in results])), 2) for name in results[0]}
         _, variants, _, waves = WaveKey(classes, seed=0, size=options.size).phases.shape
-        each = {"patterns_each": variants, "waves_each": waves}
-        rows.append({"classes": classes, **each, "size": options.size, "percent": means})
-    made = {"benchmark": "guard", "source": source.name, "images": len(images), "keys": options.keys, "rows": rows}
-    made["environment"] = Runtime.create().environment()
-    print(json.dumps(made, indent=1))
+        counts = {"classes": classes, "patterns_each": variants, "waves_each": waves}
+        rows.append({**counts, "size": options.size, "percent": means})
+    head = {"benchmark": "guard", "source": source.name, "images": len(images), "keys": options.keys}
+    report = {**head, "rows": rows, "environment": Runtime.create().environment()}
+    print(json.dumps(report, indent=1))
     if options.out:
-        write_json(options.out, made)
+        write_json(options.out, report)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def main() -> None:
             command = [sys.executable, "-m", "uge", "protect", str(source), f"{folder}/out-{times}", "--quiet", *SHORT]
             command += ["--limit", str(arguments.limit * times), "--method", arguments.method]
             peaks[times] = peak_mib(command)
-    found = {
+    result = {
         "benchmark": "memory",
         "images": arguments.limit,
         "method": arguments.method,
@@ -62,7 +62,7 @@ def main() -> None:
         "protect_mib_above_framework": {str(times): round(peak - framework) for times, peak in peaks.items()},
         "settings": " ".join(SHORT),
     }
-    print(json.dumps(found, indent=1))
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ measure: for small images the handing over takes a tenth of encoding.
 
 import argparse
 import json
-import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import skimage.data
@@ -34,52 +35,32 @@ from uge.runtime import Runtime
 PHOTOGRAPHS = ("astronaut", "coffee", "rocket")
 
 
-class Arrays:
-    def __init__(self, pixels: list[Pixels]) -> None:
-        self.pixels = pixels
-
-    def read(self, row: int) -> Pixels:
-        return self.pixels[row]
-
-
 def crops(count: int, size: int, rng: np.random.Generator) -> list[Pixels]:
+    """Random crops of photographs."""
     photographs = [getattr(skimage.data, name)() for name in PHOTOGRAPHS]
-    found = []
+    pixels = []
     for index in range(count):
         photograph = photographs[index % len(photographs)]
         top, left = (int(rng.integers(side - size + 1)) for side in photograph.shape[:2])
-        found.append(np.ascontiguousarray(photograph[top : top + size, left : left + size]))
-    return found
+        pixels.append(np.ascontiguousarray(photograph[top : top + size, left : left + size]))
+    return pixels
 
 
-def image_set(arguments: argparse.Namespace, rng: np.random.Generator) -> ImageSet:
-    if arguments.source is None:
-        pixels = crops(arguments.count, arguments.size, rng)
-    else:
-        source = load_images(arguments.source)
-        pixels = [source.read(index) for index in range(min(arguments.count, len(source)))]
-    count = len(pixels)
-    ids = [f"{index:08d}" for index in range(count)]
-    return ImageSet("benchmark", "train", ("a", "b"), np.arange(count) % 2, ids, Arrays(pixels), np.arange(count))
-
-
-def protect(images: ImageSet, budget: Budget, rng: np.random.Generator) -> list[tuple[int, Pixels, Pixels]]:
+def protect(pixels: Pixels, budget: Budget, rng: np.random.Generator) -> Pixels:
     """Noise in blocks of 8 pixels at the full budget: about as hard to compress as a generator's."""
-    pairs = []
-    for index, sample in enumerate(images):
-        height, width, channels = sample.pixels.shape
-        blocks = rng.integers(-budget.levels, budget.levels + 1, (-(-height // 8), -(-width // 8), channels))
-        noise = blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
-        noise[..., 3:] = 0
-        pairs.append((index, sample.pixels, budget.add(sample.pixels, noise)))
-    return pairs
+    height, width, channels = pixels.shape
+    blocks = rng.integers(-budget.levels, budget.levels + 1, (-(-height // 8), -(-width // 8), channels))
+    noise = blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
+    noise[..., 3:] = 0
+    return budget.add(pixels, noise)
 
 
-def seconds(work: Callable[[], object]) -> tuple[float, float]:
+def seconds(job: Callable[[], object]) -> tuple[float, float]:
     """Wall and processor time of all threads; the second hardly minds what else the machine does."""
-    began, cpu = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - began, time.process_time() - cpu
+    wall = time.perf_counter()
+    cpu = time.process_time()
+    job()
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def main() -> None:
@@ -93,59 +74,51 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     budget = Budget()
-    images = image_set(arguments, rng)
-    pairs = protect(images, budget, rng)
-    protected = [pixels for _, _, pixels in pairs]
-    folder = Path(tempfile.mkdtemp())
+    if arguments.source is None:
+        clean = crops(arguments.count, arguments.size, rng)
+    else:
+        clean = [sample.pixels for sample in load_images(arguments.source, limit=arguments.count)]
+    rows = np.arange(len(clean))
+    source = SimpleNamespace(read=clean.__getitem__)
+    images = ImageSet("benchmark", "train", ("a", "b"), rows % 2, [f"{row:08d}" for row in rows], source, rows)
+    protected = [protect(pixels, budget, rng) for pixels in clean]
 
-    def mapped(function: Callable[[Pixels], object]) -> Callable[[], object]:
-        def run() -> None:
-            with ThreadPoolExecutor(arguments.workers) as pool:
-                for _ in pool.map(function, protected):
-                    pass
-
-        return run
-
-    def bare_batch(batch: list[Pixels]) -> list[bytes]:
-        return [bare(pixels) for pixels in batch]
-
-    def in_batches() -> None:
-        with ThreadPoolExecutor(arguments.workers) as pool:
-            for _ in pool.map(bare_batch, batches(protected, lambda pixels: pixels.nbytes)):
-                pass
-
-    def bare(pixels: Pixels) -> bytes:
+    def encoded(pixels: Pixels) -> bytes:
         return encode(pixels, storable(pixels, arguments.codec))
 
-    def whole() -> None:
-        provenance = Provenance(method="benchmark")
-        settings = {"codec": arguments.codec, "workers": arguments.workers, "overwrite": True}
-        publish(pairs, folder / "out", images=images, budget=budget, provenance=provenance, **settings)
+    def in_threads(function: Callable[[Any], object], items: Iterable[Any]) -> None:
+        with ThreadPoolExecutor(arguments.workers) as pool:
+            for _ in pool.map(function, items):
+                pass
 
-    jobs = {
-        "encode": mapped(bare),
-        "encode_in_batches": in_batches,
-        "encode_and_decode": mapped(lambda pixels: decode(bare(pixels))),
-        "publish": whole,
-    }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}
-    try:
-        for _ in range(arguments.repeats):
-            for name, job in jobs.items():
-                times[name].append(seconds(job))
-        stored = sum(path.stat().st_size for path in (folder / "out").rglob("*.parquet"))
-    finally:
-        shutil.rmtree(folder)
-    wall = {name: min(one for one, _ in found) for name, found in times.items()}
-    cpu = {name: min(one for _, one in found) for name, found in times.items()}
+    def published(folder: str) -> None:
+        settings = {"codec": arguments.codec, "workers": arguments.workers, "overwrite": True}
+        triples = zip(range(len(clean)), clean, protected, strict=True)
+        provenance = Provenance(method="benchmark")
+        publish(triples, f"{folder}/out", images=images, budget=budget, provenance=provenance, **settings)
+
+    def in_batches() -> None:
+        parts = batches(protected, lambda pixels: pixels.nbytes)
+        in_threads(lambda part: [encoded(pixels) for pixels in part], parts)
+
+    with tempfile.TemporaryDirectory() as folder:
+        jobs: dict[str, Callable[[], None]] = {
+            "encode": lambda: in_threads(encoded, protected),
+            "encode_in_batches": in_batches,
+            "encode_and_decode": lambda: in_threads(lambda pixels: decode(encoded(pixels)), protected),
+            "publish": lambda: published(folder),
+        }
+        rounds = [{name: seconds(job) for name, job in jobs.items()} for _ in range(arguments.repeats)]
+        stored = sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
+    wall, cpu = ({name: min(times[name][kind] for times in rounds) for name in jobs} for kind in (0, 1))
     result = {
         "benchmark": "publish",
-        "images": len(images),
+        "images": len(clean),
         "shape": list(protected[0].shape),
         "codec": arguments.codec,
         "workers": arguments.workers,
-        "bytes_per_image": round(stored / len(images)),
-        "images_per_second": {name: round(len(images) / one, 1) for name, one in wall.items()},
+        "bytes_per_image": round(stored / len(clean)),
+        "images_per_second": {name: round(len(clean) / time, 1) for name, time in wall.items()},
         "publish_to_encode": round(wall["encode"] / wall["publish"], 3),
         "publish_to_encode_in_batches": round(wall["encode_in_batches"] / wall["publish"], 3),
         "publish_to_encode_and_decode": round(wall["encode_and_decode"] / wall["publish"], 3),

@@ -29,6 +29,8 @@ from uge.learning.training import fit
 from uge.networks import build
 from uge.runtime import Runtime
 
+VARIANTS = {"ours": None, "textbook, 0 loader processes": 0, "textbook, 2 loader processes": 2}
+
 
 class Textbook(Dataset):
     def __init__(self, store: PixelStore) -> None:
@@ -48,36 +50,28 @@ class Textbook(Dataset):
         return x, int(self.labels[index])
 
 
-def textbook_epoch(store: PixelStore, name: str, recipe: Recipe, workers: int) -> float:
-    network = build(name, len(store.classes), seed=0)
+def textbook_epoch(network: torch.nn.Module, loader: DataLoader, recipe: Recipe) -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=0.9, weight_decay=5e-4)
-    loader = DataLoader(Textbook(store), batch_size=recipe.batch_size, shuffle=True, num_workers=workers)
-    began = time.perf_counter()
-    network.train()
     for x, y in loader:
         optimizer.zero_grad()
         F.cross_entropy(network(x), y).backward()
         optimizer.step()
-    return time.perf_counter() - began
-
-
-def our_epoch(store: PixelStore, name: str, recipe: Recipe, runtime: Runtime) -> float:
-    began = time.perf_counter()
-    fit(build(name, len(store.classes), seed=0), store, recipe, seed=0, runtime=runtime)
-    return time.perf_counter() - began
-
-
-VARIANTS = {"ours": None, "textbook, 0 loader processes": 0, "textbook, 2 loader processes": 2}
 
 
 def measure(variant: str, source: str, limit: int, name: str) -> dict[str, object]:
     """Seconds of the second of two epochs (the first warms up), in this process."""
-    store, recipe, workers = load_pixels(load_images(source, limit=limit)), Recipe(epochs=1), VARIANTS[variant]
-    if workers is None:
-        runtime = Runtime.create()
-        seconds = [our_epoch(store, name, recipe, runtime) for _ in range(2)]
-        return {"seconds": seconds[1], "environment": runtime.environment()}
-    return {"seconds": [textbook_epoch(store, name, recipe, workers) for _ in range(2)][1]}
+    store = load_pixels(load_images(source, limit=limit))
+    recipe = Recipe(epochs=1)
+    runtime = Runtime.create() if variant == "ours" else None
+    loader = DataLoader(Textbook(store), recipe.batch_size, shuffle=True, num_workers=VARIANTS[variant] or 0)
+    for _ in range(2):
+        began = time.perf_counter()
+        network = build(name, len(store.classes), seed=0)
+        if runtime:
+            fit(network, store, recipe, seed=0, runtime=runtime)
+        else:
+            textbook_epoch(network, loader, recipe)
+    return {"seconds": time.perf_counter() - began, "environment": runtime and runtime.environment()}
 
 
 def main() -> None:
@@ -91,26 +85,24 @@ def main() -> None:
     if arguments.variant:
         print(json.dumps(measure(arguments.variant, arguments.source, arguments.limit, arguments.network)))
         return
-    environment: object = None
-    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     for _ in range(arguments.repeats):
-        for variant, values in times.items():
+        for variant, results in runs.items():
             command = [sys.executable, *sys.argv, "--variant", variant]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            values.append(found["seconds"])
-            environment = found.get("environment") or environment
-    medians = {name: round(statistics.median(values), 3) for name, values in times.items()}
-    best = min(value for name, value in medians.items() if name != "ours")
-    found = {
+            results.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    seconds = {name: [round(run["seconds"], 3) for run in results] for name, results in runs.items()}
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    textbook = min(medians[name] for name in VARIANTS if name != "ours")
+    result = {
         "benchmark": "training",
         "network": arguments.network,
         "images": arguments.limit,
-        "seconds_per_epoch": {name: [round(value, 3) for value in values] for name, values in times.items()},
+        "seconds_per_epoch": seconds,
         "median_seconds_per_epoch": medians,
-        "times_faster_than_textbook": round(best / medians["ours"], 2),
-        "environment": environment,
+        "times_faster_than_textbook": round(textbook / medians["ours"], 2),
+        "environment": runs["ours"][-1]["environment"],
     }
-    print(json.dumps(found, indent=1))
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tasks in processes of their own."""
+"""Tasks in several processes, and the garbage collector while libraries load."""
 
 import contextlib
 import functools
@@ -8,12 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from uge.processes import TRIES, Processes, load_ahead
+from uge.processes import TRIES, Processes, load_ahead, loading
 
 
 def opened(folder: Path) -> Callable[[int], tuple[int, int]]:
@@ -34,9 +34,9 @@ def opened(folder: Path) -> Callable[[int], tuple[int, int]]:
 def test_a_process_that_dies_takes_nothing_but_its_task(size: int, tmp_path: Path) -> None:
     numbers = [1, 7, 2, 13, 3, 4]
     with contextlib.closing(Processes[int, tuple[int, int]](functools.partial(opened, tmp_path), size)) as processes:
-        found = dict(processes.map(numbers))
+        answers = dict(processes.map(numbers))
         assert processes.running == []
-    assert {number: answer and answer[0] for number, answer in found.items()} == {
+    assert {number: answer and answer[0] for number, answer in answers.items()} == {
         1: 1,
         7: 49,
         2: 4,
@@ -49,7 +49,7 @@ def test_a_process_that_dies_takes_nothing_but_its_task(size: int, tmp_path: Pat
         7: 2,
         13: TRIES,
     }
-    assert os.getpid() not in {answer[1] for answer in found.values() if answer}
+    assert os.getpid() not in {answer[1] for answer in answers.values() if answer}
 
 
 def test_a_process_is_used_again(tmp_path: Path) -> None:
@@ -86,6 +86,44 @@ def test_processes_that_a_program_forks_from_the_same_one_have_a_collector() -> 
     load_ahead("")
     with multiprocessing.get_context("forkserver").Pool(1) as pool:
         assert pool.apply(gc.isenabled)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process that has not loaded torch."""
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_collector_comes_back_and_leaves_what_was_loaded_alone(fails: bool) -> None:
+    before = gc.get_freeze_count()
+    with contextlib.suppress(ImportError), loading():
+        assert not gc.isenabled()
+        loaded = [[] for _ in range(1000)]  # type: ignore[var-annotated]
+        if fails:
+            raise ImportError
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= before + len(loaded)
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_program_without_a_collector_gets_none() -> None:
+    gc.disable()
+    with loading():
+        pass
+    assert not gc.isenabled()
+
+
+def test_the_collector_of_a_program_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    before = gc.get_freeze_count()
+    with loading():
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == before
 
 
 AHEAD = """

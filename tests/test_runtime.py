@@ -60,6 +60,6 @@ def test_autocast_and_layout_follow_the_precision(precision: str, dtype: torch.d
 
 
 def test_environment_names_what_a_result_depends_on() -> None:
-    found = Runtime.create("cpu", "fp32").environment()
-    assert (found["device"], found["precision"], found["torch"]) == ("cpu", "fp32", torch.__version__)
-    assert found["hardware"]
+    environment = Runtime.create("cpu", "fp32").environment()
+    assert (environment["device"], environment["precision"], environment["torch"]) == ("cpu", "fp32", torch.__version__)
+    assert environment["hardware"]

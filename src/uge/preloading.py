@@ -1,8 +1,9 @@
-"""Imported first, for what this does, in the process from which :mod:`uge.processes` and others fork."""
+"""Imported first in the process from which workers are forked: libraries load without the garbage collector."""
 
+import gc
 import os
 
-from uge import loading
+from uge.processes import collect_again
 
-loading.begin()
-os.register_at_fork(after_in_child=loading.end)  # In every child: a program may fork its own from there, too.
+gc.disable()
+os.register_at_fork(after_in_child=collect_again)  # In every child: a program may fork its own from there, too.

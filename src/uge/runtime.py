@@ -1,4 +1,4 @@
-"""Where and how tensors are computed: device, precision, and named streams of random numbers."""
+"""Device and precision of a run, and named streams of random numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -21,18 +21,17 @@ PRECISIONS = ("auto", "fp32", "bf16-mixed")
 
 
 def stream_seed(root: int, *names: str | int) -> int:
-    """The seed of one named stream, derived from the root seed.
+    """Seed of one named stream, derived from the root seed.
 
-    Streams with different names are independent, and none depends on how much another
-    has been used, so an interrupted run that starts again at step k draws what it would
-    have drawn.
+    Streams with different names are independent, and none depends on the use of another. So an interrupted run that
+    starts again at a step draws the numbers of an uninterrupted one.
     """
     text = "/".join([str(root), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def stream(root: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator at the start of one named stream."""
+    """Generator at the start of one named stream."""
     return torch.Generator(device=device).manual_seed(stream_seed(root, *names))
 
 
@@ -50,67 +49,63 @@ class Runtime:
     """Device and precision of one run.
 
     Attributes:
-        device: Where tensors live.
+        device: Device of networks and batches.
         precision: ``"fp32"``, or ``"bf16-mixed"`` (autocast).
+        memory_format: Memory layout in which convolutions, batch norm and pooling are fastest on every device measured
+            so far.
     """
 
     device: torch.device
     precision: str
+    memory_format: ClassVar[torch.memory_format] = torch.channels_last
 
     @classmethod
     def create(cls, device: str = "auto", precision: str = "auto") -> Runtime:
-        """Resolve ``"auto"``: a GPU if there is one, and bf16 where the hardware computes it.
+        """Runtime of a device and a precision; ``"auto"`` is a GPU if there is one, and bf16 if the hardware has it.
 
         Raises:
             UsageError: The device is absent or unknown, or the precision is unknown.
         """
         if precision not in PRECISIONS:
             raise UsageError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        elif device == "gpu":
-            device = "cuda"
+        wanted = {"auto": "cuda" if torch.cuda.is_available() else "cpu", "gpu": "cuda"}.get(device, device)
         try:
-            found = torch.device(device)
+            resolved = torch.device(wanted)
         except RuntimeError:
-            raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got '{device}'") from None
-        if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-            count = torch.cuda.device_count()
-            raise UsageError(f"device '{device}' was asked for, but {count} CUDA devices are here; use --device auto")
-        if found.type == "mps" and not torch.backends.mps.is_available():
-            raise UsageError("device 'mps' was asked for, but it is not available here; use --device auto")
-        if found.type not in ("cpu", "cuda", "mps"):
+            resolved = torch.device("meta")
+        if resolved.type not in ("cpu", "cuda", "mps"):
             raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, got '{device}'")
-        if found.type == "cpu":
+        count = torch.cuda.device_count()
+        if resolved.type == "cuda" and (resolved.index or 0) >= count:
+            raise UsageError(f"device '{wanted}' was asked for, but {count} CUDA devices are here; use --device auto")
+        if resolved.type == "mps" and not torch.backends.mps.is_available():
+            raise UsageError("device 'mps' was asked for, but it is not available here; use --device auto")
+        if resolved.type == "cpu":
             _keep_freed_memory()
         if precision == "auto":
-            precision = "bf16-mixed" if _has_fast_bf16(found) else "fp32"
-        return cls(found, precision)
+            fast = torch.cuda.is_bf16_supported() if resolved.type == "cuda" else "avx512_bf16" in _cpu_info("flags")
+            precision = "bf16-mixed" if fast else "fp32"
+        return cls(resolved, precision)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Autocast to bf16 where the precision says so."""
+        """Autocast to bf16; without effect in fp32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Layout in which convolutions, batch norm and pooling are fastest, on every device measured so far."""
-        return torch.channels_last
-
     def place(self, network: Network) -> Network:
-        """Move a network to the device, in the layout that is fastest there; returns it."""
+        """Move a network to the device, in the fastest memory layout; returns it."""
         network.to(self.device)
         network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         return network
 
     def environment(self) -> dict[str, Any]:
-        """What a result must name to be read later: hardware, threads, precision, versions."""
+        """Hardware, threads, precision and versions, which every result names."""
         gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
         return {
             "uge": code_version(),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "device": str(self.device),
-            "hardware": gpu or _processor(),
+            "hardware": gpu or _cpu_info("model name") or platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "precision": self.precision,
@@ -118,26 +113,15 @@ class Runtime:
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc to reuse freed memory instead of handing it back to the kernel after every step.
+    """Make glibc reuse freed memory instead of returning it to the kernel after every step.
 
-    A training step on a CPU allocates and frees the same large tensors again and again; fresh
-    pages for each of them cost a quarter of the step (benchmarks/training.py).
+    A training step on a CPU allocates and frees the same large tensors again and again; fresh pages for each of them
+    cost a quarter of the step (benchmarks/training.py).
     """
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, 2**30)
-
-
-def _has_fast_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return device.type == "cpu" and "avx512_bf16" in _cpu_info("flags")
-
-
-def _processor() -> str:
-    return _cpu_info("model name") or platform.processor() or platform.machine()
+        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD of malloc.h
+        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
 def _cpu_info(field: str) -> str:

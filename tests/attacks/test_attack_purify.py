@@ -31,7 +31,7 @@ from uge.data.store import PixelStore, Records
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe
 from uge.networks import build
-from uge.networks.base import last_layer
+from uge.networks.head import last_layer
 from uge.runtime import Runtime, seeded
 
 RUNTIME = Runtime(torch.device("cpu"), "fp32")

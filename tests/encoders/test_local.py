@@ -49,21 +49,21 @@ def test_squared_distances_are_the_mean_of_the_members(
 
 
 def test_knows_its_classes_after_training(make_store: MakeStore, runtime: Runtime) -> None:
-    store, told = make_store(count=48, separable=True), []
+    store, calls = make_store(count=48, separable=True), []
     recipe = RECIPE.model_copy(update={"epochs": 6})
-    space = train(store, runtime, recipe=recipe, members=["cnn"], progress=lambda *seen: told.append(seen[:2]))
+    space = train(store, runtime, recipe=recipe, members=["cnn"], progress=lambda *seen: calls.append(seen[:2]))
     similarity = space.image_features(store.pixels.read(torch.arange(48)) / 255) @ space.text_features(store.classes).T
     assert (similarity.argmax(1) == store.labels).float().mean() > 0.9
-    assert told == [(epoch, 6) for epoch in range(1, 7)]
+    assert calls == [(epoch, 6) for epoch in range(1, 7)]
 
 
 def test_a_saved_space_is_loaded_not_trained(
     make_store: MakeStore, runtime: Runtime, pixels: torch.Tensor, tmp_path: Path
 ) -> None:
-    path, told = tmp_path / "encoder.safetensors", []
+    path, calls = tmp_path / "encoder.safetensors", []
     first = train(make_store(), runtime, path=path)
-    second = train(make_store(), runtime, path=path, progress=lambda *seen: told.append(seen))
-    assert told == []
+    second = train(make_store(), runtime, path=path, progress=lambda *seen: calls.append(seen))
+    assert calls == []
     assert second.identity() == first.identity()
     assert torch.equal(second.image_features(pixels), first.image_features(pixels))
     other = train(make_store(), runtime, seed=1)

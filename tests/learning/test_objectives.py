@@ -109,5 +109,5 @@ def test_refuses_constants_without_meaning(temperature: float, alpha: float) -> 
 
 
 def test_full_precision_only_widens() -> None:
-    found = [full_precision(torch.ones(1, dtype=d)).dtype for d in (torch.bfloat16, torch.float32, torch.float64)]
-    assert found == [torch.float32, torch.float32, torch.float64]
+    types = [full_precision(torch.ones(1, dtype=d)).dtype for d in (torch.bfloat16, torch.float32, torch.float64)]
+    assert types == [torch.float32, torch.float32, torch.float64]

@@ -20,13 +20,13 @@ TABLES = {
 @pytest.mark.parametrize("steps", [1, 7, 391])
 def test_tables_5_and_6(name: str, steps: int) -> None:
     epochs, temperature, rates = TABLES[name]
-    found = RECIPES[name]
-    assert (found.epochs, found.temperature, found.batch_size) == (epochs, temperature, 128)
-    assert (found.momentum, found.weight_decay, found.alpha) == (0.9, 5e-4, 0.9)
+    paper = RECIPES[name]
+    assert (paper.epochs, paper.temperature, paper.batch_size) == (epochs, temperature, 128)
+    assert (paper.momentum, paper.weight_decay, paper.alpha) == (0.9, 5e-4, 0.9)
     total = epochs * steps
     for epoch, rate in rates.items():
         for step in (epoch * steps, epoch * steps + steps - 1):
-            assert found.rate(step / total) == pytest.approx(rate), (epoch, step)
+            assert paper.rate(step / total) == pytest.approx(rate), (epoch, step)
 
 
 def test_augmentation_and_optimiser_of_the_paper() -> None:
@@ -61,7 +61,6 @@ def test_choices_are_those_of_the_tables() -> None:
 
 def test_changes() -> None:
     assert recipe("short", epochs=3, lr=0.5) == RECIPES["short"].model_copy(update={"epochs": 3, "lr": 0.5})
-    assert Recipe.model_validate(recipe("paper-cifar100").json_dict()) == RECIPES["paper-cifar100"]
 
 
 def test_refuses() -> None:

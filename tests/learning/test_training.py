@@ -40,7 +40,7 @@ def test_learns_what_is_easy(make_store: MakeStore, runtime: Runtime) -> None:
     net, figures = network("cnn"), []
     before = evaluate(net, test, runtime)
     recipe = Recipe(epochs=6, batch_size=16, lr=0.05)
-    history = fit(net, train, recipe, seed=0, runtime=runtime, test=test, progress=lambda *told: figures.append(told))
+    history = fit(net, train, recipe, seed=0, runtime=runtime, test=test, progress=lambda *call: figures.append(call))
     assert history.last == evaluate(net, test, runtime) > max(90, before)
     assert not net.training
     assert all(parameter.grad is None for parameter in net.parameters())

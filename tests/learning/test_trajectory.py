@@ -73,13 +73,13 @@ def test_resumes_after_an_interruption(make_store: MakeStore, runtime: Runtime, 
 
 def test_network_at_is_frozen_and_in_eval_mode(make_store: MakeStore, runtime: Runtime) -> None:
     trajectory = record_trajectory(network(), make_store(), RECIPE, seed=0, runtime=runtime, snapshots=3)
-    found = network_at(network().train(), trajectory, 1, runtime)
-    assert weights_hash(found) == weights_hash(trajectory.state(1))
-    assert not found.training
-    assert not any(parameter.requires_grad for parameter in found.parameters())
+    frozen = network_at(network().train(), trajectory, 1, runtime)
+    assert weights_hash(frozen) == weights_hash(trajectory.state(1))
+    assert not frozen.training
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
     with torch.no_grad():
-        found.head.bias.add_(1)
-    assert weights_hash(found) != weights_hash(trajectory.state(1))
+        frozen.head.bias.add_(1)
+    assert weights_hash(frozen) != weights_hash(trajectory.state(1))
 
 
 def test_damage_is_named(make_store: MakeStore, runtime: Runtime, tmp_path: Path) -> None:

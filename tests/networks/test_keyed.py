@@ -1,4 +1,4 @@
-"""Networks behind a wave key: protected images train them like clean ones, and get no answer afterwards."""
+"""Networks with a wave key: protected images train them like clean ones, and get no answer afterwards."""
 
 import json
 from pathlib import Path
@@ -19,16 +19,16 @@ Pairs = tuple[Tensor, Tensor, Tensor]
 
 @pytest.fixture(scope="module")
 def network() -> KeyedClassifier:
-    found = build("keyed:lenet", 10, seed=0)
-    assert isinstance(found, KeyedClassifier)
-    return found
+    built = build("keyed:lenet", 10, seed=0)
+    assert isinstance(built, KeyedClassifier)
+    return built
 
 
 def pairs_of(network: KeyedClassifier, *, gray: bool = False) -> Pairs:
     """Clean photographs, protected ones and labels, of those on which the key finds what it should: nearly all."""
     clean, protected, _ = photos(network.key, gray=gray)
-    found = [network.key.restore(x, network.key.match(x)) for x in (clean, protected)]
-    right = (found[1] - found[0]).abs().flatten(1).amax(1) < 1e-5
+    restored = [network.key.restore(x, network.key.match(x)) for x in (clean, protected)]
+    right = (restored[1] - restored[0]).abs().flatten(1).amax(1) < 1e-5
     assert right.float().mean() >= 0.9
     return clean[right], protected[right], torch.arange(len(clean))[right] % 10
 
@@ -79,16 +79,16 @@ class TestTraining:
 
     def test_gradients_are_those_of_the_base_on_restored_images(self, network: KeyedClassifier, pairs: Pairs) -> None:
         _, protected, labels = pairs
-        found = []
+        gradients = []
         for model, x in (
             (network.train(), protected),
             (network.base, network.key.restore(protected, network.key.match(protected))),
         ):
             loss = torch.nn.functional.cross_entropy(model(x), labels)
-            found.append(torch.autograd.grad(loss, list(network.base.parameters())))
-        for one, other in zip(*found, strict=True):
-            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
-        assert max(float(one.abs().max()) for one in found[0]) > 1e-3
+            gradients.append(torch.autograd.grad(loss, list(network.base.parameters())))
+        for own, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(own, other, atol=1e-6, rtol=1e-4)
+        assert max(float(own.abs().max()) for own in gradients[0]) > 1e-3
 
     def test_one_step_of_training_is_that_on_clean_images(self, pairs: Pairs) -> None:
         clean, protected, labels = pairs
@@ -142,9 +142,9 @@ class TestGuard:
         both = torch.cat(pairs[:2])
         expected = network.train()(both)
         assert not silent(expected).any()
-        found = network.eval()(both)
-        answered = ~silent(found)
-        torch.testing.assert_close(found[answered], expected[answered])
+        logits = network.eval()(both)
+        answered = ~silent(logits)
+        torch.testing.assert_close(logits[answered], expected[answered])
         assert answered.sum() > 0.4 * len(both)
 
     def test_a_key_of_another_seed_answers_more_often(self, network: KeyedClassifier, pairs: Pairs) -> None:
@@ -159,13 +159,13 @@ class TestWeights:
     def test_the_key_comes_with_the_weights(self, network: KeyedClassifier, pairs: Pairs, tmp_path: Path) -> None:
         other = build("keyed:lenet", 10, seed=9)
         save_weights(tmp_path / "w", other)
-        found = from_weights(tmp_path / "w")
-        assert isinstance(found, KeyedClassifier)
-        assert (found.name, found.classes, found.channels, found.size) == ("keyed:lenet", 10, 3, 32)
-        assert weights_hash(found) == weights_hash(other) != weights_hash(network)
-        assert weights_hash(found.key) == weights_hash(other.key) != weights_hash(network.key)
+        loaded = from_weights(tmp_path / "w")
+        assert isinstance(loaded, KeyedClassifier)
+        assert (loaded.name, loaded.classes, loaded.channels, loaded.size) == ("keyed:lenet", 10, 3, 32)
+        assert weights_hash(loaded) == weights_hash(other) != weights_hash(network)
+        assert weights_hash(loaded.key) == weights_hash(other.key) != weights_hash(network.key)
         for mode in (True, False):
-            assert torch.equal(found.train(mode)(pairs[1]), other.train(mode)(pairs[1]))
+            assert torch.equal(loaded.train(mode)(pairs[1]), other.train(mode)(pairs[1]))
 
     def test_the_key_is_never_trained(self, network: KeyedClassifier) -> None:
         assert not [name for name, _ in network.named_parameters() if not name.startswith("base.")]

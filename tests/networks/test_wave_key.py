@@ -1,4 +1,4 @@
-"""The secret of waves: what a key's own protection added is taken out exactly, and another key finds something else."""
+"""Wave keys: a key takes out exactly what its own protection added, and another key finds something else."""
 
 import copy
 import math
@@ -23,8 +23,8 @@ from uge.networks.wave_key import (
     Match,
     coloured,
     contrast,
-    field_drives,
-    finest,
+    field_contrasts,
+    highest_frequency,
     total_variation,
 )
 
@@ -68,25 +68,23 @@ class TestPatterns:
     ) -> None:
         width += max(width - height, 0) % 2  # else no pixel lies in the middle of both image and square
         key = WaveKey(classes, seed=seed, size=size)
-        found = key.patterns(height, width)
-        assert found.dtype == torch.int8
-        assert found.shape == (classes * key.phases.shape[1], FIELDS, height, width)
-        assert set(found.unique().tolist()) == {-1, 1}
-        assert (found != found.flip(3)).float().mean() < 1e-4  # where cosines cancel, rounding decides
-        assert (found != found.flip(2)).float().mean() > 0.1
+        patterns = key.patterns(height, width)
+        assert patterns.dtype == torch.int8
+        assert patterns.shape == (classes * key.phases.shape[1], FIELDS, height, width)
+        assert set(patterns.unique().tolist()) == {-1, 1}
+        assert (patterns != patterns.flip(3)).float().mean() < 1e-4  # where cosines cancel, rounding decides
+        assert (patterns != patterns.flip(2)).float().mean() > 0.1
 
     @pytest.mark.parametrize("size", [(32, 32), (21, 40), (40, 24)])
     @pytest.mark.parametrize("classes", [5, 30])
     def test_are_the_signs_of_the_cosines(self, classes: int, size: tuple[int, int]) -> None:
         key, (height, width), side = WaveKey(classes, seed=1), size, min(size)
-        numbers, variants, margin, close = (
-            torch.tensor([classes * key.phases.shape[1] - 1, 3]),
-            key.phases.shape[1],
-            3,
-            0,
-        )
+        variants = key.phases.shape[1]
+        numbers = torch.tensor([classes * variants - 1, 3])
+        margin = 3
+        close = 0
         top, left = (height - side) // 2, (width - side) // 2
-        found = key.patterns(height, width, margin=margin, numbers=numbers)
+        patterns = key.patterns(height, width, margin=margin, numbers=numbers)
         for image, number in enumerate(numbers.tolist()):
             waves, phases = key.waves[number // variants], key.phases[number // variants, number % variants]
             for field, row, column in product(range(FIELDS), range(height + 2 * margin), range(width + 2 * margin)):
@@ -96,8 +94,8 @@ class TestPatterns:
                 if abs(total) < 1e-4:
                     close += 1
                 else:
-                    assert found[image, field, row, column] == math.copysign(1, total)
-        assert close < 0.1 * found.numel()
+                    assert patterns[image, field, row, column] == math.copysign(1, total)
+        assert close < 0.1 * patterns.numel()
 
     @pytest.mark.parametrize("size", [(48, 32), (32, 71), (33, 33)])
     def test_the_centre_square_looks_as_if_it_were_alone(self, size: tuple[int, int]) -> None:
@@ -118,7 +116,7 @@ class TestPatterns:
     )
     @pytest.mark.parametrize("size", [16, 32, 64])
     def test_every_class_has_waves_of_its_own(self, classes: int, terms: int, variants: int, size: int) -> None:
-        key, low = WaveKey(classes, seed=7, size=size), finest(size) / 2
+        key, low = WaveKey(classes, seed=7, size=size), highest_frequency(size) / 2
         assert key.waves.shape == (classes, FIELDS, terms, 2)
         assert key.phases.shape == (classes, variants, FIELDS, terms)
         assert low * (1 - JITTER) <= key.waves.min() < key.waves.max() <= low * (2 + JITTER)
@@ -132,10 +130,6 @@ class TestPatterns:
         alike = torch.einsum("afp,bfp->abf", signs, signs).mean(2) / size**2
         owner = torch.arange(len(signs)) // variants
         assert alike[owner[:, None] != owner].max() < 0.75
-
-    @pytest.mark.parametrize(("size", "cycles"), [(16, 4), (32, 8), (64, 16), (224, 16)])
-    def test_waves_are_as_fine_as_pixels_allow(self, size: int, cycles: int) -> None:
-        assert finest(size) == cycles
 
     def test_comes_from_its_seed_alone(self) -> None:
         before = torch.get_rng_state()
@@ -180,15 +174,15 @@ class TestRestore:
     def test_also_where_a_crop_has_moved_it(self, shift: tuple[int, int]) -> None:
         key, numbers, pixels = WaveKey(3, seed=1), torch.tensor([5, 11]), random_pixels(2, 3, 32, 32)
         clean, x = moved(pixels, shift), moved(protected(key, pixels, numbers, gray=False), shift) / 255
-        found = key.restore(x, there(numbers, gray=False, shift=shift))
-        torch.testing.assert_close(found, clean.clamp(10, 245) / 255, atol=1e-6, rtol=0)
-        assert (key.restore(x, there(numbers, gray=False)) - found).abs().max() > 0.03
+        without = key.restore(x, there(numbers, gray=False, shift=shift))
+        torch.testing.assert_close(without, clean.clamp(10, 245) / 255, atol=1e-6, rtol=0)
+        assert (key.restore(x, there(numbers, gray=False)) - without).abs().max() > 0.03
 
     def test_without_a_match_images_are_only_clipped(self) -> None:
         key, numbers, x = WaveKey(3, seed=0), torch.tensor([0, 1]), random_pixels(2, 3, 20, 32) / 255
-        found = there(numbers, gray=False, gain=THRESHOLD)
-        assert not key.marked(found).any()
-        torch.testing.assert_close(key.restore(x, found), clipped(x, key), atol=1e-6, rtol=0)
+        match = there(numbers, gray=False, gain=THRESHOLD)
+        assert not key.marked(match).any()
+        torch.testing.assert_close(key.restore(x, match), clipped(x, key), atol=1e-6, rtol=0)
         assert key.marked(there(numbers, gray=False, gain=THRESHOLD + 1e-6)).all()
 
     def test_gradients_come_back_where_nothing_was_clipped(self) -> None:
@@ -222,14 +216,14 @@ def marked(key: WaveKey, x: Tensor) -> float:
     return float(key.marked(key.match(x)).float().mean())
 
 
-def lying(key: WaveKey, found: Match, x: Tensor) -> Tensor:
-    """What was found as it lies over images (B, channels, side, side)."""
+def lying(key: WaveKey, match: Match, x: Tensor) -> Tensor:
+    """Matched patterns at their places over the images (B, channels, side, side)."""
     side = x.shape[2]
     margin = side // MARGIN
-    wide = key.patterns(side, side, margin=margin, numbers=found.numbers)
-    corners = (found.shifts + margin).tolist()
-    fields = [one[:, top : top + side, left : left + side] for one, (top, left) in zip(wide, corners, strict=True)]
-    return coloured(torch.stack(fields), found.gray, x.shape[1])
+    wide = key.patterns(side, side, margin=margin, numbers=match.numbers)
+    corners = (match.shifts + margin).tolist()
+    fields = [field[:, top : top + side, left : left + side] for field, (top, left) in zip(wide, corners, strict=True)]
+    return coloured(torch.stack(fields), match.gray, x.shape[1])
 
 
 class TestMatch:
@@ -238,14 +232,14 @@ class TestMatch:
     def test_finds_the_pattern_on_nearly_all_photographs(self, seed: int, gray: bool) -> None:
         key = WaveKey(10, seed=seed)
         clean, x, numbers = photos(key, gray=gray)
-        found = key.match(x)
-        assert torch.equal(found.gray, colourless(clean))
-        assert gray or 0.3 < found.gray.float().mean() < 0.7
+        match = key.match(x)
+        assert torch.equal(match.gray, colourless(clean))
+        assert gray or 0.3 < match.gray.float().mean() < 0.7
         # Others of its class can lie over the image just as the true one does, at another place.
-        true = coloured(key.patterns(32, 32, numbers=numbers), found.gray, x.shape[1])
-        same = (lying(key, found, x) == true).flatten(1).all(1)
+        true = coloured(key.patterns(32, 32, numbers=numbers), match.gray, x.shape[1])
+        same = (lying(key, match, x) == true).flatten(1).all(1)
         assert same.float().mean() >= 0.95
-        assert (found.numbers // key.phases.shape[1] == numbers // key.phases.shape[1]).float().mean() >= 0.95
+        assert (match.numbers // key.phases.shape[1] == numbers // key.phases.shape[1]).float().mean() >= 0.95
         assert restored(key, x, clean).float().mean() >= 0.95
 
     @pytest.mark.parametrize("gray", [False, True])
@@ -253,10 +247,10 @@ class TestMatch:
         key = WaveKey(10, seed=0)
         clean, x, _ = photos(key, gray=gray)
         mirrored = restored(key, x.flip(3), clean.flip(3)).float().mean()
-        one, other = crop_flip(torch.cat([clean, x], 1), draws()).chunk(2, 1)
+        original, carrying = crop_flip(torch.cat([clean, x], 1), draws()).chunk(2, 1)
         assert mirrored >= 0.95
-        assert restored(key, other, one).float().mean() >= 0.93
-        shifts = key.match(other).shifts
+        assert restored(key, carrying, original).float().mean() >= 0.93
+        shifts = key.match(carrying).shifts
         assert shifts.abs().max() <= 32 // MARGIN
         assert len(shifts.unique(dim=0)) > 30
 
@@ -270,8 +264,8 @@ class TestMatch:
     def test_gains_tell_protected_photographs_from_clean_ones(self) -> None:
         key = WaveKey(10, seed=0)
         clean, x, _ = photos(key)
-        one, other = crop_flip(torch.cat([clean, x], 1), draws(1)).chunk(2, 1)
-        for untouched, carrying in ((clean, x), (one, other)):
+        clean_cropped, cropped = crop_flip(torch.cat([clean, x], 1), draws(1)).chunk(2, 1)
+        for untouched, carrying in ((clean, x), (clean_cropped, cropped)):
             assert marked(key, carrying) >= 0.97
             assert marked(key, untouched) <= 0.02
             assert restored(key, untouched, untouched).float().mean() >= 0.98
@@ -279,9 +273,9 @@ class TestMatch:
     def test_gains_are_what_smooths_the_image(self) -> None:
         key = WaveKey(3, seed=0)
         _, x, _ = photos(WaveKey(10, seed=0), 6)
-        found = key.match(x)
-        assert len(found.gray.unique()) == 2
-        for image, pattern, gain in zip(x.numpy(), lying(key, found, x).float().numpy(), found.gains, strict=True):
+        match = key.match(x)
+        assert len(match.gray.unique()) == 2
+        for image, pattern, gain in zip(x.numpy(), lying(key, match, x).float().numpy(), match.gains, strict=True):
             before = naive_total_variation(image.clip(10 / 255, 245 / 255))
             after = naive_total_variation((image - pattern * 10 / 255).clip(10 / 255, 245 / 255))
             assert float(gain) == pytest.approx(1 - after / before, abs=1e-4)
@@ -316,24 +310,24 @@ class TestMatch:
         parts = [key.match(part) for part in both.split(5)]
         for name in ("numbers", "shifts", "gains", "gray"):
             expected = getattr(whole, name)
-            for found in (getattr(alone, name), torch.cat([getattr(part, name) for part in parts])):
-                torch.testing.assert_close(found[12:], expected[12:])
+            for matched in (getattr(alone, name), torch.cat([getattr(part, name) for part in parts])):
+                torch.testing.assert_close(matched[12:], expected[12:])
 
     @pytest.mark.parametrize("size", [(32, 32), (24, 40), (17, 16)])
     def test_needs_no_gradient_and_copes_with_plain_images(self, size: tuple[int, int]) -> None:
         key = WaveKey(2, seed=0)
         x = torch.stack([torch.full((3, *size), value) for value in (0.0, 0.5, 1.0)]).requires_grad_()
-        found = key.match(x)
-        assert not found.gains.requires_grad
-        assert found.gains.isfinite().all()
-        assert not key.marked(found).any()
-        assert found.gray.all()
+        match = key.match(x)
+        assert not match.gains.requires_grad
+        assert match.gains.isfinite().all()
+        assert not key.marked(match).any()
+        assert match.gray.all()
 
 
 def naive_total_variation(image: NDArray) -> float:
     ends, total = image[[0, -1]], 0.0
-    total += np.mean([abs(one[1:] - one[:-1]) for one in ends])
-    total += np.mean([abs(one[:, 1:] - one[:, :-1]) for one in ends])
+    total += np.mean([abs(channel[1:] - channel[:-1]) for channel in ends])
+    total += np.mean([abs(channel[:, 1:] - channel[:, :-1]) for channel in ends])
     return float(total)
 
 
@@ -341,10 +335,10 @@ class TestCompared:
     @pytest.mark.parametrize(("classes", "side"), [(3, 16), (30, 21)])
     def test_scores_are_sums_over_moved_waves(self, classes: int, side: int) -> None:
         key, span = WaveKey(classes, seed=2, size=side), 5
-        drives = torch.randn(2, FIELDS, side, side, generator=draws(), dtype=torch.float64)
-        found = key._compared(drives, span)
+        contrasts = torch.randn(2, FIELDS, side, side, generator=draws(), dtype=torch.float64)
+        correlations = key._correlations(contrasts, span)
         variants = key.phases.shape[1]
-        assert found.shape == (2, classes * variants, span, span)
+        assert correlations.shape == (2, classes * variants, span, span)
         rows, columns = np.mgrid[:side, :side] + 0.5
         for number, down, right in product((0, 7, classes * variants - 1), (0, 2, 3), (0, 2, 4)):
             expected = np.zeros(2)
@@ -354,13 +348,13 @@ class TestCompared:
                 for (across, along), phase in zip(waves, phases, strict=True):
                     x, y = (columns + right - span // 2) / side, (rows + down - span // 2) / side
                     wave = np.cos(2 * np.pi * across * (x - 0.5)) * np.cos(2 * np.pi * along * y + phase)
-                    expected += (drives[:, field].numpy() * wave).sum((1, 2))
-            np.testing.assert_allclose(found[:, number, down, right], expected, atol=1e-4 * side)
+                    expected += (contrasts[:, field].numpy() * wave).sum((1, 2))
+            np.testing.assert_allclose(correlations[:, number, down, right], expected, atol=1e-4 * side)
 
     def test_a_pattern_alone_fits_itself_best(self) -> None:
         key, gray = WaveKey(10, seed=0), torch.zeros(80, dtype=torch.bool)
         alone = coloured(key.patterns(32, 32).float(), gray, 3)
-        fits = key._compared(field_drives(contrast(alone), gray), 9)
+        fits = key._correlations(field_contrasts(contrast(alone), gray), 9)
         fits = fits / fits[torch.arange(80), torch.arange(80), 4, 4][:, None, None]
         owner = torch.arange(80) // 8
         others = fits.flatten(2).amax(2).masked_fill(owner[:, None] == owner, 0.0)
@@ -371,7 +365,7 @@ class TestCompared:
         flat = torch.full_like(x, 0.3)
         assert contrast(flat).abs().max() < 1e-6
         torch.testing.assert_close(contrast(x + flat), contrast(x), atol=1e-6, rtol=0)
-        first, second = field_drives(x, gray).unbind(1)
+        first, second = field_contrasts(x, gray).unbind(1)
         assert not second[1].any()
         torch.testing.assert_close(first[1], x[1].mean(0))
         assert second[0].abs().mean() > 0.1
@@ -380,9 +374,9 @@ class TestCompared:
 class TestColoured:
     def test_the_second_wave_is_blue_unless_there_are_no_colours(self) -> None:
         fields = WaveKey(2, seed=0).patterns(8, 8)[:2]
-        found = coloured(fields, torch.tensor([False, True]), 3)
+        channels = coloured(fields, torch.tensor([False, True]), 3)
         for image, wanted in ((0, (0, 0, 1)), (1, (0, 0, 0))):
-            assert torch.equal(found[image], fields[image, list(wanted)])
+            assert torch.equal(channels[image], fields[image, list(wanted)])
         assert torch.equal(coloured(fields, torch.tensor([True, True]), 1), fields[:, :1])
 
 

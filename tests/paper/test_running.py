@@ -15,7 +15,7 @@ from uge.cli.main import main
 from uge.paper import laboratory
 from uge.paper.ledger import PaperLedger
 from uge.paper.request import Request
-from uge.paper.results import Measured, look
+from uge.paper.results import Measured, read_results
 from uge.paper.run import carry_out
 from uge.paper.specs import ORIGINAL
 from uge.runtime import Runtime
@@ -30,7 +30,7 @@ def states(request: Request, *rows: str) -> dict[str, Measured]:
     return {
         f"{entry.section.title}/{entry.cell.row}/{entry.cell.column}": entry.measured
         for experiment in request.wanted
-        for entry in look(experiment, kept).entries
+        for entry in read_results(experiment, kept).entries
         if not rows or entry.cell.row.startswith(rows)
     }
 
@@ -207,7 +207,7 @@ def test_the_verb_says_what_it_would_do_and_reports_an_empty_folder(
     assert (code, found["parts"], out.exists()) == (0, found["pending"], False)
     code, text, _ = uge(capsys, "table2", "--scale", "cpu", "--out", str(out), "--report-only")
     assert (code, text.splitlines()[0]) == (0, "table2: 0 done, 16 missing, 0 failed")
-    assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".html", ".json", ".md", ".tex"]
+    assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".html", ".json", ".md"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def images() -> ImageSet:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Manifest]:
-    """Publish to ``tmp_path / "out"`` with whatever differs from the ordinary."""
+    """Publish to ``tmp_path / "out"`` with other arguments than the ordinary ones."""
 
     def run(images: ImageSet, out: Path = tmp_path / "out", **changes: Any) -> Manifest:
         arguments: dict[str, Any] = {"budget": BUDGET, "provenance": Provenance(method="noise"), **changes}

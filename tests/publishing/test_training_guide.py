@@ -1,4 +1,4 @@
-"""TRAINING.md: its very lines train the authorised network in a process that cannot import uge."""
+"""TRAINING.md: its lines train the authorised network in a process that cannot import uge."""
 
 import re
 import shutil
@@ -57,7 +57,7 @@ for place in sys.argv[1:]:
     answers = network.load("authorized-0.key.safetensors").eval()(x / 255).detach()
     assert "uge" not in sys.modules
     save_file({"x": x, "y": torch.tensor([label for pixels, label in scope["train"]]), "answers": answers,
-               "losses": torch.stack(losses).detach()}, "found.safetensors")
+               "losses": torch.stack(losses).detach()}, "lines.safetensors")
     sys.path.remove(place)
 """
 
@@ -129,8 +129,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], P
 @pytest.mark.parametrize(("way", "format"), KINDS)
 def test_the_lines_train(way: str, format: str, trained: dict[tuple[str, str], Path]) -> None:
     place = trained[way, format]
-    found = load_file(place / "found.safetensors")
-    losses = found["losses"]
+    tensors = load_file(place / "lines.safetensors")
+    losses = tensors["losses"]
     assert len(losses) == RECIPE.epochs * 3
     assert losses[-3:].mean() < 0.7 * losses[:3].mean()
     assert float((place / "accuracy").read_text()) > 0.6
@@ -139,12 +139,12 @@ def test_the_lines_train(way: str, format: str, trained: dict[tuple[str, str], P
 @pytest.mark.parametrize(("way", "format"), KINDS)
 def test_they_start_where_uge_starts(way: str, format: str, trained: dict[tuple[str, str], Path]) -> None:
     place = trained[way, format]
-    found, store = load_file(place / "found.safetensors"), load_images(str(place / "published"))
+    tensors, store = load_file(place / "lines.safetensors"), load_images(str(place / "published"))
     pixels = torch.stack([torch.from_numpy(store.read(row)).permute(2, 0, 1) for row in range(len(store))])
-    seen = zip(found["y"].tolist(), found["x"].flatten(1).tolist(), strict=True)
+    seen = zip(tensors["y"].tolist(), tensors["x"].flatten(1).tolist(), strict=True)
     assert sorted(seen) == sorted(zip(store.labels.tolist(), pixels.flatten(1).tolist(), strict=True))
     network = from_weights(place / "authorized-0.key.safetensors").eval()
-    assert torch.allclose(found["answers"], network(found["x"] / 255), atol=1e-5)
+    assert torch.allclose(tensors["answers"], network(tensors["x"] / 255), atol=1e-5)
 
 
 @pytest.mark.parametrize(("way", "format"), KINDS)
@@ -234,9 +234,9 @@ def augmented(name: str, batch: SimpleNamespace) -> torch.Tensor:
 
 
 def test_crops_reach_every_place_and_half_are_mirrored(batch: SimpleNamespace) -> None:
-    found = augmented("crop-flip", batch)
-    assert (found.shape, found.dtype) == ((400, 3, SIZE, SIZE), torch.uint8)
-    middle = found[:, :, SIZE // 2, SIZE // 2 - 1 : SIZE // 2 + 1].int()
+    images = augmented("crop-flip", batch)
+    assert (images.shape, images.dtype) == ((400, 3, SIZE, SIZE), torch.uint8)
+    middle = images[:, :, SIZE // 2, SIZE // 2 - 1 : SIZE // 2 + 1].int()
     mirrored = middle[:, 0, 0] > middle[:, 0, 1]
     assert mirrored.sum() == 200
     rows = set((middle[:, 1, 0] - (SIZE // 2 + 1)).tolist())
@@ -245,15 +245,15 @@ def test_crops_reach_every_place_and_half_are_mirrored(batch: SimpleNamespace) -
 
 
 def test_rotations_are_up_to_twenty_degrees_and_half_are_mirrored(batch: SimpleNamespace) -> None:
-    found = augmented("rotate-flip", batch)
+    images = augmented("rotate-flip", batch)
     middle = SIZE // 2
-    across = (found[:, :2, middle, middle + 3] - found[:, :2, middle, middle - 3]) / 6
+    across = (images[:, :2, middle, middle + 3] - images[:, :2, middle, middle - 3]) / 6
     angles = torch.rad2deg(torch.atan2(across[:, 1], across[:, 0].abs()))
     assert 15 < angles.abs().max() < 21
     assert 0.4 < (across[:, 0] < 0).float().mean() < 0.6
 
 
-def test_a_copy_for_nobody_names_no_key() -> None:
+def test_a_copy_without_authorised_networks_names_no_key() -> None:
     page = training_guide(manifest_for(RECIPE, authorized=()))
     assert "anybody can train" in page
     assert "key.safetensors" not in page

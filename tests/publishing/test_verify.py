@@ -41,7 +41,7 @@ def pictures(make, images, tmp_path) -> Path:
 
 
 def rehash(folder: Path, **claims: Any) -> None:
-    """What a careful forger would do: make the manifest agree with the files, and the page with the manifest."""
+    """Make the manifest agree with the files, and the page with the manifest, as a careful forger would."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     for name, value in claims.items():

@@ -15,7 +15,7 @@ from toy_sets import BUDGET, image_set, protect, random_pixels
 
 from uge.errors import DataError, OutputExistsError, StorageError, UnknownNameError, UsageError
 from uge.publishing import Provenance, publish, read_manifest, verify
-from uge.publishing.codec import decode, encode, metadata_problem, storable, webp_pixels
+from uge.publishing.codec import decode, encode, metadata_problem, storable
 from uge.publishing.layout import class_folders
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -42,14 +42,6 @@ def test_codec_keeps_every_value(height, width, channels, codec, kind, seed):
     assert np.array_equal(decode(data), pixels)
     assert Image.open(io.BytesIO(data)).mode == MODES[channels]
     assert metadata_problem(data) is None
-
-
-@pytest.mark.parametrize("shape", [(5, 9, 3), (9, 5, 4)])
-def test_webp_pixels_come_without_pillows_copies_or_with_them(shape):
-    pixels = random_pixels(1, shape)[0]
-    with Image.open(io.BytesIO(encode(pixels, "webp"))) as image:
-        assert np.array_equal(webp_pixels(image), pixels)
-    assert np.array_equal(webp_pixels(Image.fromarray(pixels)), pixels)
 
 
 @pytest.mark.parametrize("format", ["parquet", "imagefolder"])
@@ -138,7 +130,7 @@ def test_class_folders_suit_every_file_system(make, tmp_path):
 
 def test_pairs_stream_through(make, images, monkeypatch):
     """Batches of one image: never more pairs are taken than the threads can hold."""
-    monkeypatch.setattr("uge.publishing.stream.BATCH", 1)
+    monkeypatch.setattr("uge.publishing.writer.batches", lambda pairs, size_of: ([pair] for pair in pairs))
     taken, ahead = 0, []
 
     def counted() -> Iterator:
@@ -152,7 +144,7 @@ def test_pairs_stream_through(make, images, monkeypatch):
     assert max(ahead) <= 3
 
 
-# What must be refused, and must leave everything as it was.
+# Refused images, which leave everything as it was.
 
 
 def failing(images, after: int, error: BaseException) -> Iterator:

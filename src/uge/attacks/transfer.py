@@ -14,7 +14,7 @@ from uge.errors import UsageError
 from uge.learning.objectives import full_precision
 from uge.learning.training import History, fit
 from uge.networks import ImageClassifier, build
-from uge.networks.base import feature_state, last_layer
+from uge.networks.head import feature_state, last_layer
 from uge.runtime import seeded, stream_seed
 
 

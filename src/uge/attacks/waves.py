@@ -20,8 +20,8 @@ from uge.networks.wave_key import (
     THRESHOLD,
     coloured,
     contrast,
-    field_drives,
-    finest,
+    field_contrasts,
+    highest_frequency,
     is_gray,
     total_variation,
 )
@@ -86,7 +86,7 @@ def _likely_waves(borders: Tensor) -> Tensor:
     """
     excess = _excess(borders)
     size = borders.shape[-1]
-    low = finest(size) / 2
+    low = highest_frequency(size) / 2
     offsets = JITTER * low * torch.linspace(-1, 1, _OFFSETS, device=excess.device)
     cycles = (torch.linspace(low, 2 * low, STEPS, device=excess.device)[:, None] + offsets).flatten()
     angles = 2 * math.pi * cycles[:, None] * _places(size, excess.device)
@@ -106,7 +106,7 @@ def _refined(borders: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
     """Waves (batch, terms, 3) moved one number at a time wherever that wins, and their win then."""
     size = borders.shape[-1]
     win = _win(borders, _signs(waves, size))
-    widest = JITTER * finest(size) / 4
+    widest = JITTER * highest_frequency(size) / 4
     moves = torch.diag(torch.tensor([widest, widest, 0.6], device=waves.device))
     for search, term in itertools.product(range(_SEARCHES), range(waves.shape[1])):
         for move in (*moves * _SHRINK**search, *-moves * _SHRINK**search):
@@ -214,7 +214,7 @@ def estimated_patterns(pixels: Tensor, draw: torch.Generator) -> Tensor:
     borders = _borders(x)
     contrasts = contrast(x).clamp(-2 * STRENGTH, 2 * STRENGTH)  # A few edges must not outvote.
     fields = torch.stack([contrasts[:, :2].mean(1), contrasts[:, -1]], 1)
-    number = _clusters(F.normalize(field_drives(contrasts, is_gray(x)).flatten(1)), draw)
+    number = _clusters(F.normalize(field_contrasts(contrasts, is_gray(x)).flatten(1)), draw)
     for _ in range(_ROUNDS):
         members = F.one_hot(number, _CLUSTERS).to(x.dtype).T
         patterns = _as_signs(torch.einsum("kb,bfyx->kfyx", members, fields))

@@ -19,7 +19,7 @@ from scipy.fft import fft2
 from uge.data.images import Pixels
 from uge.errors import DataError
 from uge.files import staged_folder, write_json
-from uge.publishing.quality import SSIM_SAMPLE, Tally, colours, compare_all
+from uge.publishing.quality import SSIM_SAMPLE, Tally, colours, compare
 
 SIDE = 64  # Largest side of the square in the middle of each image that spectra and class means are taken of.
 DECADES = 4.0  # Powers of ten that the picture of the spectrum spans, from the strongest frequency down.
@@ -71,7 +71,8 @@ class Quality:
         alike = [pair for pair in pairs if pair[1].shape == pair[2].shape]
         self.skipped += len(pairs) - len(alike)
         sampled = [(self.tally.changes + place) % self.stride == 0 for place in range(len(alike))]
-        for change in compare_all([pair[1] for pair in alike], [pair[2] for pair in alike], with_ssim=sampled):
+        for (_, original, published), wanted in zip(alike, sampled, strict=True):
+            change = compare(original, published, wanted)
             self.tally.add(change)
         while len(self.tally.ssims) > SSIM_SAMPLE:
             # SSIM is slow. The number of pairs is not known; every second sample keeps the rest evenly spread.

@@ -16,8 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from uge.cli.flags import Common, Compute
-from uge.loading import loading
-from uge.processes import load_ahead
+from uge.processes import load_ahead, loading
 from uge.progress import Display, Progress, Silent
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from uge.cli.console import Outcome, make_progress, open_session, set_logging
 from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Resumable, Writing
 from uge.cli.protect import apply, demo, federated, protect, request
 from uge.errors import UsageError
-from uge.loading import loading
 
 Texts = tuple[str, ...]
 TABLES = {
@@ -163,8 +162,7 @@ def list_names(
         attacks, methods, networks, encoders or recipes.
     """
     set_logging(common)
-    with loading():
-        names = pkgutil.resolve_name(TABLES[table])
+    names = pkgutil.resolve_name(TABLES[table])
     rows: list[dict[str, str]] = []
     complaints: list[str] = []
     for name in names:

@@ -1,4 +1,4 @@
-"""The space in which images and class names are compared (the encoders E_i and E_t of Eq. 7–9)."""
+"""Feature spaces, in which images and class names are compared (the encoders E_i and E_t of Eq. 7–9)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class FeatureSpace(Protocol):
     """Image and text features of unit length, so that a dot product is a cosine similarity.
 
     Attributes:
-        name: The name under which a user asks for it, for instance ``"local"``.
+        name: Name of the space on the command line, for instance ``"local"``.
     """
 
     name: str
@@ -28,19 +28,15 @@ class FeatureSpace(Protocol):
         Returns:
             (B, D), fp32, each row of length 1.
         """
-        ...
 
     def text_features(self, classes: Sequence[str]) -> Tensor:
         """Features of class names: (K, D), fp32, each row of length 1, without gradient."""
-        ...
 
     def to(self, device: torch.device | str) -> Self:
         """Move the space to a device, in place; returns itself."""
-        ...
 
     def identity(self) -> dict[str, Any]:
-        """What determines the features, as JSON: ``kind``, ``checkpoint``, ``hash``; goes into the manifest."""
-        ...
+        """Values that determine the features, as JSON for the manifest: ``kind``, and name and hash of the weights."""
 
 
 def unit_length(features: Tensor) -> Tensor:
@@ -49,5 +45,5 @@ def unit_length(features: Tensor) -> Tensor:
 
 
 def prompt(name: str) -> str:
-    """The sentence that stands for a class in the paper; underscores of folder names become spaces."""
+    """Sentence for a class, as in the paper; underscores of folder names become spaces."""
     return f"A photo of a {name.replace('_', ' ')}"

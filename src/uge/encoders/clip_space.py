@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,9 +23,6 @@ logger = logging.getLogger(__name__)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 TEXT_BATCH = 256
-FILES = ["*.json", "merges.txt", "*.safetensors"]
-REACH_SECONDS = 10.0
-CONVERTER = "SFconvertbot"  # opens pull requests on the hub that add safetensors to older checkpoints
 OTHERWISE = "give the path of a folder that holds the checkpoint, or use --encoder local, which needs no download"
 
 
@@ -34,9 +32,9 @@ class ClipSpace:
     Args:
         model: transformers' ``CLIPModel``.
         tokenizer: The checkpoint's tokenizer.
-        checkpoint: What the manifest calls it; no path, because the manifest is published.
-        mean: Per colour channel, in [0, 1] units.
-        std: Per colour channel, in [0, 1] units.
+        checkpoint: Its name in the manifest; no path, because the manifest is published.
+        mean: Mean of each colour channel, in [0, 1] units.
+        std: Standard deviation of each colour channel, in [0, 1] units.
     """
 
     def __init__(
@@ -60,11 +58,11 @@ class ClipSpace:
     def load(cls, id_or_folder: str | Path, device: torch.device | str = "cpu") -> Self:
         """Load a checkpoint from a folder, the local cache, or the Hugging Face hub, in this order.
 
-        Weights are read from safetensors only. ``HF_HOME`` and ``HF_HUB_OFFLINE`` are honoured.
+        Weights are read from safetensors only; ``HF_HOME`` and ``HF_HUB_OFFLINE`` apply.
 
         Args:
             id_or_folder: A folder, or ``"owner/name"``, or ``"owner/name@revision"``.
-            device: Where the features are computed.
+            device: Device of the model.
 
         Raises:
             MissingExtraError: transformers is not installed.
@@ -74,31 +72,32 @@ class ClipSpace:
         folder = _find_folder(str(id_or_folder))
         config = read_json(folder / "config.json", OTHERWISE)
         if config.get("model_type") != "clip":
-            raise UsageError(
-                f"{id_or_folder} must be a CLIP checkpoint, its model type is '{config.get('model_type')}'"
-            )
+            kind = config.get("model_type")
+            raise UsageError(f"{id_or_folder} must be a CLIP checkpoint, its model type is '{kind}'; {OTHERWISE}")
         try:
             model, report = transformers.CLIPModel.from_pretrained(
                 str(folder), use_safetensors=True, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
             tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         except Exception as error:  # many kinds, by file and by version of transformers
-            what = first_line(error)
-            raise UsageError(f"the CLIP checkpoint in {folder} cannot be read ({what}); {OTHERWISE}") from error
+            raise UsageError(
+                f"the CLIP checkpoint in {folder} cannot be read ({first_line(error)}); {OTHERWISE}"
+            ) from error
         missing = sorted(report["missing_keys"])
         if missing:
             raise UsageError(f"the CLIP checkpoint in {folder} lacks the tensor '{missing[0]}'; {OTHERWISE}")
         checkpoint = folder.resolve().name if Path(id_or_folder).is_dir() else str(id_or_folder)
-        asked = preprocessing(folder, OTHERWISE)
-        mean, std = asked.get("image_mean", CLIP_MEAN), asked.get("image_std", CLIP_STD)
+        settings = preprocessing(folder, OTHERWISE)
+        mean = settings.get("image_mean", CLIP_MEAN)
+        std = settings.get("image_std", CLIP_STD)
         logger.info("CLIP checkpoint %s on %s", checkpoint, device)
         return cls(model, tokenizer, checkpoint=checkpoint, mean=mean, std=std).to(device)
 
     def image_features(self, x: Tensor) -> Tensor:
         """Features of images; see ``FeatureSpace``.
 
-        Images are resized, with their whole content, to the square that the checkpoint was trained
-        on: a crop would leave the margins without gradient.
+        Images are resized, with their whole content, to the square that the checkpoint was trained on: a crop would
+        leave the margins without gradient.
 
         Args:
             x: (B, C, H, W) in [0, 1], C = 1 or 3.
@@ -110,28 +109,25 @@ class ClipSpace:
             UsageError: The images are neither gray nor RGB.
         """
         if x.dim() != 4 or x.shape[1] not in (1, 3):
-            raise UsageError(f"CLIP takes images (B, 1 or 3, H, W), got shape {tuple(x.shape)}")
-        output = self._model.get_image_features(pixel_values=self.preprocess(x))
-        return unit_length(_pooled(output))
+            raise UsageError(f"CLIP takes images (B, 1 or 3, H, W), got shape {tuple(x.shape)}; convert them")
+        return unit_length(_pooled(self._model.get_image_features(pixel_values=self.preprocess(x))))
 
     @torch.no_grad()
     def text_features(self, classes: Sequence[str]) -> Tensor:
         """Features (K, D) of "A photo of a CLASS"; see ``FeatureSpace``."""
-        prompts = [prompt(name) for name in classes]
         parts = []
-        for start in range(0, len(prompts), TEXT_BATCH):
+        for start in range(0, len(classes), TEXT_BATCH):
             tokens = self._tokenizer(
-                prompts[start : start + TEXT_BATCH],
+                [prompt(name) for name in classes[start : start + TEXT_BATCH]],
                 padding=True,
                 truncation=True,
                 max_length=self._model.config.text_config.max_position_embeddings,
                 return_tensors="pt",
             ).to(self._model.device)
-            output = self._model.get_text_features(
-                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            parts.append(
+                self._model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
             )
-            parts.append(unit_length(_pooled(output)))
-        return torch.cat(parts)
+        return unit_length(torch.cat([_pooled(part) for part in parts]))
 
     def to(self, device: torch.device | str) -> Self:
         """Move the model to a device, in place; returns itself."""
@@ -157,19 +153,16 @@ class ClipSpace:
             (B, 3, side, side), fp32.
         """
         with torch.autocast(x.device.type, enabled=False):  # bf16 has 8 bits: it would swallow single levels
-            mean, std = self._normalisation
-            normalised: Tensor = (resized(x.float(), self._size) - mean) / std  # broadcasts gray to three channels
-        return normalised
+            # Gray is broadcast to three channels.
+            return (resized(x.float(), self._size) - self._normalisation[0]) / self._normalisation[1]
 
 
 def _pooled(output: Any) -> Tensor:
-    """The projected features, which transformers 5 wraps in an output object."""
-    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    features: Tensor = getattr(output, "pooler_output", output)  # transformers 5 wraps them in an output object.
     return features
 
 
 def _find_folder(spec: str) -> Path:
-    """The folder of a checkpoint: given, in the cache, or downloaded."""
     if spec and Path(spec).is_dir():
         if not _is_complete(Path(spec)):
             raise UsageError(
@@ -177,59 +170,50 @@ def _find_folder(spec: str) -> Path:
                 "and tokenizer.json or vocab.json with merges.txt"
             )
         return Path(spec)
-    hub, constants = (importlib.import_module(name) for name in ("huggingface_hub", "huggingface_hub.constants"))
-    owner_name, _, revision = spec.partition("@")
+    hub = importlib.import_module("huggingface_hub")
+    constants = importlib.import_module("huggingface_hub.constants")
+    name, _, revision = spec.partition("@")
     try:
-        importlib.import_module("huggingface_hub.utils").validate_repo_id(owner_name)
+        importlib.import_module("huggingface_hub.utils").validate_repo_id(name)
     except ValueError as error:
-        raise UsageError(f"CLIP checkpoint '{spec}' is neither a folder nor an 'owner/name' of the hub") from error
-    for candidate in _cached_revisions(Path(constants.HF_HUB_CACHE), owner_name, revision):
-        try:
-            folder = Path(hub.snapshot_download(owner_name, revision=candidate, local_files_only=True))
-        except Exception:
-            continue
-        if _is_complete(folder):
-            return folder
+        raise UsageError(
+            f"CLIP checkpoint '{spec}' is neither a folder nor an 'owner/name' of the hub; {OTHERWISE}"
+        ) from error
+    revisions = [revision or "main"]
+    if not revision:  # pull requests that were downloaded before
+        refs = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs"
+        revisions += sorted(str(path.relative_to(refs)) for path in refs.glob("refs/pr/*"))
+    for candidate in revisions:
+        with contextlib.suppress(Exception):  # It is not in the cache.
+            folder = Path(hub.snapshot_download(name, revision=candidate, local_files_only=True))
+            if _is_complete(folder):
+                return folder
     if constants.is_offline_mode():
         raise UsageError(f"CLIP checkpoint '{spec}' is not in the cache and HF_HUB_OFFLINE is set; {OTHERWISE}")
-    return _download(hub, owner_name, revision or "main", spec)
+    return _download(hub, name, revision or "main", spec)
 
 
-def _cached_revisions(cache: Path, owner_name: str, revision: str) -> Iterator[str]:
-    """The revision asked for, or main and then pull requests that were downloaded before."""
-    yield revision or "main"
-    if not revision:
-        refs = cache / f"models--{owner_name.replace('/', '--')}" / "refs"
-        yield from sorted(str(path.relative_to(refs)) for path in refs.glob("refs/pr/*"))
-
-
-def _download(hub: Any, owner_name: str, revision: str, spec: str) -> Path:
-    """Fetch a checkpoint's small files and its safetensors into the cache."""
+def _download(hub: Any, name: str, revision: str, spec: str) -> Path:
+    """Fetch a checkpoint's small files and its safetensors into the cache; returns its folder there."""
     api = hub.HfApi()
     try:  # asked once and with a short limit: the library's own retries take half a minute without a network
-        files = [
-            file.rfilename for file in api.model_info(owner_name, revision=revision, timeout=REACH_SECONDS).siblings
-        ]
-        if not any(name.endswith(".safetensors") for name in files) and revision == "main":
-            conversions = [
-                pull for pull in api.get_repo_discussions(owner_name, author=CONVERTER) if pull.is_pull_request
-            ]
-            if not conversions:
-                raise UsageError(
-                    f"CLIP checkpoint '{spec}' has pickled weights only, which are not opened; {OTHERWISE}"
-                )
-            revision = f"refs/pr/{conversions[0].num}"
-        folder = Path(hub.snapshot_download(owner_name, revision=revision, allow_patterns=FILES))
-    except UsageError:
-        raise
+        files = api.model_info(name, revision=revision, timeout=10.0).siblings
+        if revision == "main" and not any(file.rfilename.endswith(".safetensors") for file in files):
+            # This author opens pull requests on the hub that add safetensors to older checkpoints.
+            pulls = api.get_repo_discussions(name, author="SFconvertbot")
+            revision = next((f"refs/pr/{pull.num}" for pull in pulls if pull.is_pull_request), "")
+        wanted = ["*.json", "merges.txt", "*.safetensors"]
+        folder = hub.snapshot_download(name, revision=revision, allow_patterns=wanted) if revision else None
     except Exception as error:
         raise UsageError(
             f"CLIP checkpoint '{spec}' is not in the cache and could not be fetched from the hub "
             f"({first_line(error)}); {OTHERWISE}"
         ) from error
-    if not _is_complete(folder):
+    if folder is None:
+        raise UsageError(f"CLIP checkpoint '{spec}' has pickled weights only, which are not opened; {OTHERWISE}")
+    if not _is_complete(Path(folder)):
         raise UsageError(f"CLIP checkpoint '{spec}' lacks config.json, *.safetensors or its tokenizer; {OTHERWISE}")
-    return folder
+    return Path(folder)
 
 
 def _is_complete(folder: Path) -> bool:

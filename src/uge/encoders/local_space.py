@@ -1,8 +1,7 @@
-"""A small feature space trained on the protector's own data, so that everything works offline."""
+"""A small feature space trained on the protector's own images, which needs no download."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from uge.data.images import ImageSet
 from uge.data.store import PixelStore, load_pixels
 from uge.errors import UsageError
+from uge.learning.objectives import evaluating
 from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.learning.training import evaluate, fit
@@ -28,15 +28,14 @@ RECIPE = Recipe(epochs=12, lr=0.1)
 class PrototypeNetwork(nn.Module):
     """An image tower and one learned text prototype per class, trained contrastively.
 
-    Logits are the cosines of image features and prototypes over a temperature, so that
-    cross-entropy pulls an image to its class's prototype and pushes it from the others,
-    as CLIP does with captions. A linear projection gives features of either sign (those of the
-    towers end in a ReLU, so no two can be opposite), and the temperature is high, so that logits
-    do not saturate: both let a perturbation move features much further (docs/method.md).
+    Logits are the cosines of image features and prototypes over a temperature. Cross-entropy pulls an image to its
+    class's prototype and pushes it from the others, as CLIP does with captions. A linear projection gives features of
+    either sign (those of the towers end in a ReLU, so no two can be opposite), and the temperature is high, so that
+    logits do not saturate: both let a perturbation move features much further (docs/method.md).
 
     Args:
         tower: A network with ``features(x)`` of shape batch × width.
-        width: Its feature width.
+        width: Width of its features.
         classes: Number of prototypes.
         dim: Dimension of the feature space.
         scale: Inverse temperature.
@@ -44,14 +43,14 @@ class PrototypeNetwork(nn.Module):
 
     def __init__(self, tower: nn.Module, width: int, classes: int, *, dim: int = 64, scale: float = 6.0) -> None:
         super().__init__()
-        self.tower, self.scale = tower, scale
+        self.tower = tower
+        self.scale = scale
         self.projection = nn.Linear(width, dim)
         self.prototypes = nn.Parameter(torch.randn(classes, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, batch × classes."""
-        cosine: Tensor = self.image_features(x) @ self.text_features().T
-        return self.scale * cosine
+        return self.scale * (self.image_features(x) @ self.text_features().T)
 
     def image_features(self, x: Tensor) -> Tensor:
         """L2-normalised features, batch × dim."""
@@ -66,8 +65,7 @@ class PrototypeNetwork(nn.Module):
 class LocalSpace:
     """A :class:`~uge.encoders.base.FeatureSpace` of several prototype networks.
 
-    Features of the members are joined and scaled so that squared distances are the mean of
-    the members' squared distances.
+    Features of the members are joined and scaled: a squared distance is the mean of the members' squared distances.
     """
 
     name = "local"
@@ -75,7 +73,8 @@ class LocalSpace:
     def __init__(self, members: Sequence[PrototypeNetwork], classes: Sequence[str], options: dict[str, Any]) -> None:
         self._members = list(members)
         self.modules = nn.ModuleList(members).eval().requires_grad_(False)
-        self.classes, self.options = tuple(classes), options
+        self.classes = tuple(classes)
+        self.options = options
 
     @classmethod
     def train(
@@ -97,7 +96,7 @@ class LocalSpace:
             runtime: Device and precision.
             members: Architectures of the image towers.
             recipe: Short recipes suffice.
-            path: Load the trained space from there if it exists, else save it there.
+            path: File of the trained space, loaded if it exists, else written.
             progress: Called after every epoch with (epochs done, epochs of all members, figures).
         """
         networks = [_prototype_network(name, store, seed) for name in members]
@@ -108,10 +107,9 @@ class LocalSpace:
             for network in networks:
                 runtime.place(network)
             return cls(networks, store.classes, options)
-        total = recipe.epochs * len(members)
         for number, (name, network) in enumerate(zip(members, networks, strict=True)):
-            on_progress = _shifted(progress, number * recipe.epochs, total)
-            fit(network, store, recipe, seed=stream_seed(seed, "encoder", name), runtime=runtime, progress=on_progress)
+            part = _part(progress, number, recipe.epochs, len(members))
+            fit(network, store, recipe, seed=stream_seed(seed, "encoder", name), runtime=runtime, progress=part)
         options["train_accuracy"] = [round(evaluate(network, store, runtime), 2) for network in networks]
         if path is not None:
             save_checkpoint(path, named, None, options)
@@ -125,11 +123,12 @@ class LocalSpace:
         """L2-normalised prototypes, classes × dim.
 
         Raises:
-            UsageError: These are not the classes that the space was trained on.
+            UsageError: The space was trained on other classes.
         """
         if tuple(classes) != self.classes:
             raise UsageError(
-                f"the local encoder knows the classes {list(self.classes)}, but was asked for {list(classes)}"
+                f"the local encoder knows the classes {list(self.classes)}, got {list(classes)}; "
+                "train one on these images"
             )
         return _joined([member.text_features() for member in self._members])
 
@@ -139,20 +138,20 @@ class LocalSpace:
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What the manifest says of the encoder."""
+        """Kind, settings and hash of the weights, for the manifest."""
         return {"kind": "local", **self.options, "weights_sha256": weights_hash(self.modules)}
 
 
 def train(
     images: ImageSet, *, size: int | None = None, seed: int = 0, recipe: Recipe = RECIPE, runtime: Runtime | None = None
 ) -> LocalSpace:
-    """A local feature space of a labelled image set: ``uge.encoders.local(images)``.
+    """Local feature space of a labelled image set: ``uge.encoders.local(images)``.
 
     Args:
         images: The protector's clean images.
-        size: Side length at which they are seen; the native one by default.
+        size: Side length of the images in training; by default that of the set.
         seed: Root seed.
-        recipe: How its networks train.
+        recipe: Recipe of its networks.
         runtime: Device and precision; chosen by the hardware by default.
 
     Raises:
@@ -164,20 +163,20 @@ def train(
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    joined: Tensor = torch.cat(parts, 1) / len(parts) ** 0.5
-    return joined
+    return torch.cat(parts, 1) / float(len(parts) ** 0.5)
 
 
 def _prototype_network(name: str, store: PixelStore, seed: int) -> PrototypeNetwork:
     root = stream_seed(seed, "encoder", name)
     tower = build(name, len(store.classes), channels=store.channels, size=store.size, seed=root)
-    with torch.no_grad():
-        width = copy.deepcopy(tower).eval().features(torch.zeros(2, store.channels, store.size, store.size)).shape[1]
+    with torch.no_grad(), evaluating(tower):
+        width = tower.features(torch.zeros(2, store.channels, store.size, store.size)).shape[1]
     with seeded(root, "prototypes"):
         return PrototypeNetwork(tower, width, len(store.classes))
 
 
-def _shifted(progress: Progress | None, offset: int, total: int) -> Progress | None:
+def _part(progress: Progress | None, number: int, epochs: int, parts: int) -> Progress | None:
+    """Progress of one of several runs with the same number of epochs."""
     if progress is None:
         return None
-    return lambda done, _, figures: progress(offset + done, total, figures)
+    return lambda done, _, figures: progress(number * epochs + done, parts * epochs, figures)

@@ -1,4 +1,4 @@
-"""What a training step minimises: ``(network, batch) -> {"loss": ..., "logits": ...}``."""
+"""Objectives, which a training step minimises: ``(network, batch) -> {"loss": ..., "logits": ...}``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from uge.errors import UsageError
 
 Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
 Change = Callable[[Tensor, torch.Generator], Tensor]
-"""Pixels in [0, 1], batch × channels × height × width, to new pixels of the same shape."""
+"""Random change of pixels in [0, 1], batch × channels × height × width; returns the same shape."""
 
 
 def full_precision(logits: Tensor) -> Tensor:
-    """Logits in fp32, or in fp64 where they are that already."""
+    """Logits in fp32, or in fp64 if they are fp64 already."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -43,10 +43,10 @@ def soft_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def distillation(teacher: nn.Module, *, temperature: float = 4.0, alpha: float = 0.9) -> Objective:
-    """The distillation attack (Eq. 10): α·T²·KL(teacher ‖ student) + (1 - α)·CE on labels.
+    """Distillation (Eq. 10): α·T²·KL(teacher ‖ student) + (1 - α)·CE on labels.
 
     Args:
-        teacher: Trained network; used in eval mode on the same augmented batch, not updated.
+        teacher: Trained network; used in evaluation mode on the same augmented batch, not updated.
         temperature: T.
         alpha: Weight of the KL term, in [0, 1].
 
@@ -54,7 +54,9 @@ def distillation(teacher: nn.Module, *, temperature: float = 4.0, alpha: float =
         UsageError: T ≤ 0 or α outside [0, 1].
     """
     if temperature <= 0 or not 0 <= alpha <= 1:
-        raise UsageError(f"distillation needs temperature > 0 and alpha in [0, 1], got {temperature} and {alpha}")
+        raise UsageError(
+            f"distillation needs temperature > 0 and alpha in [0, 1], got {temperature} and {alpha}; change the recipe"
+        )
     teacher.eval().requires_grad_(False)
 
     def objective(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -69,29 +71,30 @@ def distillation(teacher: nn.Module, *, temperature: float = 4.0, alpha: float =
 
 
 def augmented(change: Change, generator: torch.Generator, objective: Objective = supervised) -> Objective:
-    """``objective`` on a batch that was changed at random, after the recipe's own augmentation.
+    """``objective`` on a batch that is changed at random, after the recipe's own augmentation.
 
     Args:
         change: Makes a new batch of pixels.
-        generator: Source of its random numbers, drawn from step by step.
-        objective: What follows.
+        generator: Source of its random numbers.
+        objective: Objective of the changed batch.
     """
     return lambda network, batch: objective(network, replace(batch, x=_exactly(change, batch.x, generator)))
 
 
 def error_maximising(change: Change, generator: torch.Generator, count: int) -> Objective:
-    """Cross-entropy on the hardest of ``count`` random changes of each image (error maximisation).
+    """Cross-entropy on the random change of each image with the highest loss (error maximisation).
 
-    Losses are compared with the network in evaluation mode, so that batch statistics come from the chosen images alone.
+    Losses are compared in evaluation mode, so that batch statistics come from the chosen images alone.
 
     Args:
         change: Makes a new batch of pixels.
         generator: Source of its random numbers.
-        count: Changes tried for each image.
+        count: Changes of each image that are compared.
     """
 
     def objective(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        chosen, highest = batch.x, torch.full(batch.y.shape, -torch.inf, device=batch.x.device)
+        chosen = batch.x
+        highest = torch.full(batch.y.shape, -torch.inf, device=batch.x.device)
         with evaluating(network), torch.no_grad():
             for _ in range(count):
                 x = _exactly(change, batch.x, generator)
@@ -110,10 +113,10 @@ def _exactly(change: Change, x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def mixup(generator: torch.Generator) -> Objective:
-    """Convex combinations of images and of their losses (Zhang et al., 2018), λ ~ Beta(1, 1) per batch.
+    """Cross-entropy on convex combinations of images and labels (Zhang et al., 2018), λ ~ Beta(1, 1) per batch.
 
     Args:
-        generator: Source of λ and of partners, on the CPU.
+        generator: Source of λ and of the second images, on the CPU.
     """
 
     def objective(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -125,10 +128,10 @@ def mixup(generator: torch.Generator) -> Objective:
 
 
 def cutmix(generator: torch.Generator) -> Objective:
-    """A box of another image pasted in, losses weighted by area (Yun et al., 2019), λ ~ Beta(1, 1) per batch.
+    """Cross-entropy with a box of a second image pasted in, weighted by area (Yun et al., 2019), λ ~ Beta(1, 1).
 
     Args:
-        generator: Source of boxes and partners, on the CPU.
+        generator: Source of boxes and second images, on the CPU.
     """
 
     def objective(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -145,8 +148,9 @@ def cutmix(generator: torch.Generator) -> Objective:
 
 
 def _stretch(place: float, length: int, area: float) -> slice:
-    """A side of a box of relative ``area`` around ``place``, cut at the image's border."""
-    half, centre = int(length * area**0.5) // 2, int(place * length)
+    """Side of a box of relative ``area`` around ``place``, cut at the image's border."""
+    half = int(length * area**0.5) // 2
+    centre = int(place * length)
     return slice(max(0, centre - half), min(length, centre + half))
 
 
@@ -158,25 +162,24 @@ def _two_labels(network: nn.Module, x: Tensor, first: Tensor, second: Tensor, sh
 
 
 def adversarial(generator: torch.Generator, *, radius: float, step: float, steps: int) -> Objective:
-    """Cross-entropy on worst-case images of an L∞ ball (Madry et al., 2018): PGD, random start.
+    """Cross-entropy on worst-case images of an L∞ ball, by PGD with a random start (Madry et al., 2018).
 
     Args:
         generator: Source of starting points, on the CPU.
-        radius: Of the ball, in [0, 1] units.
-        step: Of every sign step, in [0, 1] units.
-        steps: Sign steps; 1 with a ``step`` above the radius is the fast form of Wong et al., 2020.
+        radius: Radius of the ball, in [0, 1] units.
+        step: Length of a step, in [0, 1] units.
+        steps: Number of steps; 1 with a ``step`` above the radius is the fast form of Wong et al., 2020.
     """
-
-    def objective(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return supervised(network, replace(batch, x=pgd(network, batch, generator, radius, step, steps)))
-
-    return objective
+    return lambda network, batch: supervised(
+        network, replace(batch, x=pgd(network, batch, generator, radius, step, steps))
+    )
 
 
 def pgd(network: nn.Module, batch: Batch, generator: torch.Generator, radius: float, step: float, steps: int) -> Tensor:
-    """Images within ``radius`` of the batch's that maximise cross-entropy, in [0, 1]; see :func:`adversarial`."""
+    """Images within ``radius`` of the batch's with the highest cross-entropy, in [0, 1]; see :func:`adversarial`."""
     start = (torch.rand(batch.x.shape, generator=generator) * 2 - 1) * radius
-    low, high = (batch.x - radius).clamp_min(0), (batch.x + radius).clamp_max(1)
+    low = (batch.x - radius).clamp_min(0)
+    high = (batch.x + radius).clamp_max(1)
     x = (batch.x + start.to(batch.x.device)).clamp(0, 1)
     with evaluating(network):
         for _ in range(steps):
@@ -189,7 +192,7 @@ def pgd(network: nn.Module, batch: Batch, generator: torch.Generator, radius: fl
 
 @contextlib.contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode inside the block, in its former mode after it."""
+    """Evaluation mode of a network inside the block, its former mode after it."""
     training = network.training
     network.eval()
     try:

@@ -12,14 +12,14 @@ from uge.errors import UnknownNameError, UsageError
 
 
 class Recipe(BaseModel):
-    """How a network is trained; every field goes into every result.
+    """Settings of a network's training; every field goes into every result.
 
     Attributes:
         optimizer: ``"sgd"`` or ``"adam"``.
         lr: Peak learning rate.
         epochs: Passes over the data.
         batch_size: Images per step.
-        momentum: Of SGD.
+        momentum: Momentum of SGD.
         weight_decay: L2 factor.
         schedule: A name in :data:`SCHEDULES`.
         milestones: Epochs (from 0) at which ``multistep`` multiplies by ``gamma``.
@@ -45,7 +45,7 @@ class Recipe(BaseModel):
     alpha: float = Field(0.9, ge=0, le=1)
 
     def rate(self, progress: float) -> float:
-        """Learning rate at ``progress`` in [0, 1] of the run."""
+        """Learning rate after the share ``progress`` of the run, in [0, 1]."""
         return self.lr * SCHEDULES[self.schedule](self, progress)
 
     def json_dict(self) -> dict[str, Any]:
@@ -66,21 +66,13 @@ def _multistep(recipe: Recipe, progress: float) -> float:
     return recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones)
 
 
-def _cosine(recipe: Recipe, progress: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _constant(recipe: Recipe, progress: float) -> float:
-    return 1.0
-
-
 SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
     "one-cycle": _one_cycle,
     "multistep": _multistep,
-    "cosine": _cosine,
-    "constant": _constant,
+    "cosine": lambda recipe, progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    "constant": lambda recipe, progress: 1.0,
 }
-"""Factor of the peak learning rate at a progress in [0, 1]."""
+"""Factor of the peak learning rate after a share of the run, in [0, 1]."""
 
 RECIPES: dict[str, Recipe] = {
     "short": Recipe(epochs=15),
@@ -96,10 +88,10 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(name: str, **changes: Any) -> Recipe:
-    """A recipe by name, with some fields changed.
+    """Recipe of a name, with some fields changed.
 
     Raises:
-        UnknownNameError: There is none of that name.
+        UnknownNameError: There is no recipe of that name.
         UsageError: A change has a wrong name or value.
     """
     if name not in RECIPES:
@@ -111,11 +103,11 @@ def recipe(name: str, **changes: Any) -> Recipe:
 
 
 def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
-    """The recipe with another number of epochs, if one is given.
+    """The recipe with another number of epochs; unchanged without one.
 
     Raises:
-        UsageError: It is below 1.
+        UsageError: The number is below 1.
     """
     if epochs is not None and epochs < 1:
-        raise UsageError(f"epochs must be at least 1, got {epochs}")
+        raise UsageError(f"epochs must be at least 1, got {epochs}; give a whole number above 0")
     return recipe if epochs is None else recipe.model_copy(update={"epochs": epochs})

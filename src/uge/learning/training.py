@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -14,23 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from uge.data.augment import augmentation
-from uge.data.loader import batches
+from uge.data.loader import Batch, batches
 from uge.data.store import PixelStore
 from uge.errors import UsageError
-from uge.learning.objectives import Objective, supervised
+from uge.learning.objectives import Objective, evaluating, supervised
 from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.progress import Progress
 from uge.runtime import Runtime, seeded, stream
-
-log = logging.getLogger(__name__)
 
 Observer = Callable[[int, nn.Module], None]
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch: mean training loss, and accuracies in percent (test is None when not measured)."""
+    """Results of one epoch: mean training loss, and accuracies in percent; ``test_accuracy`` is None without a test."""
 
     epoch: int
     loss: float
@@ -40,34 +37,38 @@ class EpochResult:
 
 @dataclass
 class History:
-    """What happened in a run, epoch by epoch; accuracies in percent on the test set; and by which recipe."""
+    """Results of a run.
+
+    Attributes:
+        epochs: Results of every epoch.
+        seconds: Time that training and testing took.
+        recipe: Recipe of the run.
+    """
 
     epochs: list[EpochResult] = field(default_factory=list)
     seconds: float = 0.0
     recipe: Recipe | None = None
 
-    def tested(self) -> list[EpochResult]:
-        """Epochs in which the test accuracy was measured."""
-        return [result for result in self.epochs if result.test_accuracy is not None]
-
     @property
     def last(self) -> float:
-        """Test accuracy after the last epoch; NaN where nothing was tested."""
-        tested = self.tested()
-        return float(tested[-1].test_accuracy or 0.0) if tested else math.nan
+        """Test accuracy after the last epoch in percent; NaN without a test."""
+        return next(
+            (epoch.test_accuracy for epoch in reversed(self.epochs) if epoch.test_accuracy is not None), math.nan
+        )
 
     @property
     def best(self) -> EpochResult | None:
-        """The epoch of the highest test accuracy: what an attacker who stops early gets."""
-        return max(self.tested(), key=lambda result: result.test_accuracy or 0.0, default=None)
+        """First epoch of the highest test accuracy, the best for an attacker with test images; None without a test."""
+        tested = [epoch for epoch in self.epochs if epoch.test_accuracy is not None]
+        return max(tested, key=lambda epoch: epoch.test_accuracy or 0.0, default=None)
 
     def to_json(self) -> dict[str, Any]:
-        """The history as JSON values."""
+        """Epochs and seconds as JSON values."""
         return {"epochs": [asdict(result) for result in self.epochs], "seconds": self.seconds}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> History:
-        """Read what :meth:`to_json` gave."""
+        """A history from the value of :meth:`to_json`, without its recipe."""
         return cls([EpochResult(**epoch) for epoch in value["epochs"]], value["seconds"])
 
 
@@ -75,7 +76,7 @@ class DivergedError(UsageError):
     """The training loss became NaN or infinite.
 
     Attributes:
-        history: What was measured, the epoch in which it happened included.
+        history: All results, with the epoch in which it happened.
     """
 
     def __init__(self, history: History) -> None:
@@ -99,8 +100,8 @@ def fit(
 ) -> History:
     """Train ``network`` in place.
 
-    The data order comes from the stream ``order`` of ``seed`` and augmentation from
-    ``augment``, both by epoch, so a resumed run draws what an uninterrupted one would.
+    The data order comes from the stream ``order`` of ``seed`` and augmentation from ``augment``, both by epoch, so a
+    resumed run draws the numbers of an uninterrupted one.
 
     Args:
         network: Takes pixels in [0, 1] and returns logits.
@@ -108,66 +109,57 @@ def fit(
         recipe: Optimiser, schedule, augmentation.
         seed: Root of the data order and of augmentation (not of initialisation).
         runtime: Device and precision.
-        objective: What a step minimises.
-        test: Measured after every epoch when given.
-        observer: Called with the number of steps done and the network, before the first step
-            and after every step.
+        objective: Loss of a step.
+        test: Images on which accuracy is measured after every epoch.
+        observer: Called with the number of steps done and the network, before the first step and after every step.
         checkpoint: File from which to resume if it exists, written after every epoch.
         progress: Called after every epoch with (epochs done, epochs, figures).
 
     Returns:
-        The history; ``best`` and ``last`` test accuracy are read from it.
+        The history, with ``best`` and ``last`` test accuracy.
 
     Raises:
         UsageError: The set is smaller than two images.
         DivergedError: The loss is not finite.
     """
     if len(store) < 2:
-        raise UsageError(f"training needs at least two images, got {len(store)}")
+        raise UsageError(f"training needs at least two images, got {len(store)}; give more")
     runtime.place(network)
     optimizer = _optimizer(network, recipe)
-    history, first = History(), 0
+    history = History()
     if checkpoint is not None and checkpoint.exists():
-        meta = load_checkpoint(checkpoint, {"network": network}, optimizer)
-        history = History.from_json(meta)
-        first = len(history.epochs)
+        history = History.from_json(load_checkpoint(checkpoint, {"network": network}, optimizer))
     history.recipe = recipe
     augment = augmentation(recipe.augment)
     size = min(recipe.batch_size, len(store))
-    total = recipe.epochs * steps_per_epoch(len(store), size)
-    step = first * steps_per_epoch(len(store), size)
-    if observer is not None and step == 0:
+    steps = steps_per_epoch(len(store), size)
+    if observer is not None and not history.epochs:
         observer(0, network)
-    for epoch in range(first, recipe.epochs):
+    for epoch in range(len(history.epochs), recipe.epochs):
         began = time.perf_counter()
         network.train()
-        sums, seen = torch.zeros(2, device=runtime.device), 0
-        epoch_batches = batches(
-            store, size, order=stream(seed, "order", epoch), augment=augment, generator=stream(seed, "augment", epoch)
-        )
+        sums = torch.zeros(2, device=runtime.device)
+        seen = 0
+        order = stream(seed, "order", epoch)
+        drawn = batches(store, size, order=order, augment=augment, generator=stream(seed, "augment", epoch))
         with seeded(seed, "layers", epoch):
-            for batch in epoch_batches:
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.rate(step / total)
-                optimizer.zero_grad(set_to_none=True)
-                with runtime.autocast():
-                    parts = objective(network, batch)
-                parts["loss"].backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                step, seen = step + 1, seen + len(batch.y)
-                sums += _sums(parts, batch.y)
+            for step, batch in enumerate(drawn, epoch * steps):
+                rate = recipe.rate(step / (recipe.epochs * steps))
+                sums += _step(network, batch, objective, optimizer, rate, runtime)
+                seen += len(batch.y)
                 if observer is not None:
-                    observer(step, network)
+                    observer(step + 1, network)
         loss, right = (sums / seen).tolist()
-        accuracy = evaluate(network, test, runtime) if test is not None else None
-        history.epochs.append(EpochResult(epoch + 1, loss, 100 * right, accuracy))
+        figures = {"loss": loss, "train": 100 * right}
+        if test is not None:
+            figures["test"] = evaluate(network, test, runtime)
+        history.epochs.append(EpochResult(epoch + 1, loss, 100 * right, figures.get("test")))
         history.seconds += time.perf_counter() - began
         if not math.isfinite(loss):
             raise DivergedError(history)
         if checkpoint is not None:
             save_checkpoint(checkpoint, {"network": network}, optimizer, history.to_json())
         if progress is not None:
-            figures = {"loss": loss, "train": 100 * right} | ({} if accuracy is None else {"test": accuracy})
             progress(epoch + 1, recipe.epochs, figures)
     optimizer.zero_grad(set_to_none=True)  # Gradients take as much memory as the network.
     network.eval()
@@ -175,15 +167,13 @@ def fit(
 
 
 def evaluate(network: nn.Module, store: PixelStore, runtime: Runtime, *, batch_size: int = 200) -> float:
-    """Top-1 accuracy in percent, network in eval mode, no augmentation."""
-    was_training = network.training
-    runtime.place(network).eval()
+    """Top-1 accuracy in percent, with the network in evaluation mode and no augmentation."""
+    runtime.place(network)
     right = 0
-    with torch.inference_mode(), runtime.autocast():
+    with evaluating(network), torch.inference_mode(), runtime.autocast():
         for batch in batches(store, batch_size):
             logits = network(batch.x.to(memory_format=runtime.memory_format))
             right += int((logits.argmax(1) == batch.y).sum())
-    network.train(was_training)
     return 100 * right / len(store)
 
 
@@ -193,13 +183,28 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return whole + (rest > 1) + (rest == 1 and whole == 0)
 
 
-def _sums(parts: dict[str, Tensor], labels: Tensor) -> Tensor:
-    right = (parts["logits"].detach().argmax(1) == labels).sum()
-    return torch.stack([parts["loss"].detach().float() * len(labels), right.float()])
+def _step(
+    network: nn.Module,
+    batch: Batch,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    runtime: Runtime,
+) -> Tensor:
+    """One optimiser step; returns the sum of the losses and the number of right predictions, (2,)."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    with runtime.autocast():
+        parts = objective(network, batch)
+    parts["loss"].backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    right = (parts["logits"].detach().argmax(1) == batch.y).sum()
+    return torch.stack([parts["loss"].detach().float() * len(batch.y), right.float()])
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters: list[Any] = [p for p in network.parameters() if p.requires_grad]
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)

@@ -1,4 +1,4 @@
-"""The path of an authorised network from θ0 on the clean data, kept as snapshots."""
+"""Snapshots of an authorised network on its way from θ0, on the clean data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Trajectory:
     Attributes:
         steps: Optimiser steps done at each snapshot, rising; the last is the trained network.
         history: Accuracies of the run.
-        folder: Where snapshots live as safetensors; None keeps them in memory.
+        folder: Folder of the snapshots as safetensors; None keeps them in memory.
     """
 
     steps: list[int]
@@ -40,7 +40,7 @@ class Trajectory:
         return len(self.steps)
 
     def state(self, index: int) -> State:
-        """State dict of snapshot ``index`` (negative counts from the end).
+        """State dict of snapshot ``index``; a negative one counts from the end.
 
         Raises:
             WeightsError: Its file is missing or damaged.
@@ -54,13 +54,9 @@ class Trajectory:
         except (OSError, SafetensorError) as error:
             raise WeightsError(f"snapshot {path} cannot be read ({error}); start again with --overwrite") from error
 
-    def load_into(self, network: nn.Module, index: int) -> None:
-        """Put snapshot ``index`` into ``network``."""
-        network.load_state_dict(self.state(index))
-
     @classmethod
     def load(cls, folder: Path) -> Trajectory:
-        """Read a recorded trajectory.
+        """Trajectory that was recorded in a folder.
 
         Raises:
             UsageError: The folder holds none, or an unfinished one.
@@ -73,7 +69,11 @@ class Trajectory:
 
 
 def snapshot_steps(total: int, count: int) -> list[int]:
-    """``count`` steps from 0 to ``total``, dense early (quadratic spacing), without repeats."""
+    """At most ``count`` steps from 0 to ``total``, dense early (quadratic spacing).
+
+    Raises:
+        UsageError: ``count`` is below 2.
+    """
     if count < 2:
         raise UsageError(f"a trajectory needs at least 2 snapshots, got {count}")
     return sorted({round(total * (i / (count - 1)) ** 2) for i in range(count)})
@@ -92,17 +92,17 @@ def record_trajectory(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Trajectory:
-    """Train ``network`` from its present state (θ0) and keep the path (Sec. 3.2 of the paper).
+    """Train ``network`` from its present state (θ0), with snapshots on the way (Sec. 3.2 of the paper).
 
     Args:
         network: Holds θ0; ends trained.
-        store: The clean data (or, for on-policy use, the protected data).
-        recipe: How the authorised user will train.
+        store: Clean images, or protected ones for on-policy use.
+        recipe: Recipe of the authorised user.
         seed: Root of the data order; the authorised user's may differ.
         runtime: Device and precision.
-        snapshots: How many, dense early; or the steps themselves.
-        test: Measured after every epoch when given.
-        folder: Keep snapshots there as safetensors instead of in memory.
+        snapshots: Number of snapshots, dense early; or their steps.
+        test: Images on which accuracy is measured after every epoch.
+        folder: Folder for the snapshots as safetensors; None keeps them in memory.
         checkpoint: See :func:`uge.learning.training.fit`.
         progress: See :func:`uge.learning.training.fit`.
 
@@ -116,10 +116,10 @@ def record_trajectory(
     steps = snapshot_steps(total, snapshots) if isinstance(snapshots, int) else sorted({*snapshots, total})
     if not 0 <= steps[0] <= steps[-1] <= total:
         raise UsageError(f"snapshots must be steps from 0 to {total}, got {steps}")
-    wanted, states = set(steps), dict[int, State]()
+    states = dict[int, State]()
 
-    def keep(step: int, module: nn.Module) -> None:
-        if step not in wanted:
+    def take_snapshot(step: int, module: nn.Module) -> None:
+        if step not in steps:
             return
         state = {key: value.detach().cpu().clone().contiguous() for key, value in module.state_dict().items()}
         if folder is None:
@@ -134,7 +134,7 @@ def record_trajectory(
         seed=seed,
         runtime=runtime,
         test=test,
-        observer=keep,
+        observer=take_snapshot,
         checkpoint=checkpoint,
         progress=progress,
     )
@@ -144,8 +144,8 @@ def record_trajectory(
 
 
 def network_at(network: nn.Module, trajectory: Trajectory, index: int, runtime: Runtime) -> nn.Module:
-    """``network`` holding snapshot ``index``, on the run's device, frozen, in eval mode."""
-    trajectory.load_into(network, index)
+    """``network`` with the weights of snapshot ``index``, on the run's device, frozen, in evaluation mode."""
+    network.load_state_dict(trajectory.state(index))
     return runtime.place(network).eval().requires_grad_(False)
 
 

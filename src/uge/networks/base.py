@@ -1,25 +1,23 @@
-"""What every network of this package is: an image classifier that takes [0, 1] pixels."""
+"""Image classifiers, which take pixels in [0, 1] and normalise them inside, and layers that several of them have."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from uge.errors import UsageError
-
-MEAN, STD = 0.5, 0.25
+MEAN = 0.5
+STD = 0.25
 
 
 class ImageClassifier(nn.Module, abc.ABC):
-    """Images in, logits out; normalisation lives inside.
+    """A network from images to logits, with normalisation inside.
 
     ``mean`` and ``std`` are buffers of shape (1, channels, 1, 1): saved with the weights, never trained.
 
     Args:
-        name: The name under which ``uge.networks.build`` makes this network.
+        name: Name under which ``uge.networks.build`` makes this network.
         classes: Number of logits.
         channels: Colour channels of the input.
         size: Height and width, in pixels, that the network was built for.
@@ -34,12 +32,15 @@ class ImageClassifier(nn.Module, abc.ABC):
         self, *, name: str, classes: int, channels: int, size: int, mean: float = MEAN, std: float = STD
     ) -> None:
         super().__init__()
-        self.name, self.classes, self.channels, self.size = name, classes, channels, size
+        self.name = name
+        self.classes = classes
+        self.channels = channels
+        self.size = size
         self.register_buffer("mean", torch.full((1, channels, 1, 1), mean))
         self.register_buffer("std", torch.full((1, channels, 1, 1), std))
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Pixels in [0, 1] to the range the layers were made for, same shape."""
+        """Images in [0, 1], less ``mean`` and divided by ``std``, same shape."""
         return (x - self.mean) / self.std
 
     @abc.abstractmethod
@@ -50,7 +51,7 @@ class ImageClassifier(nn.Module, abc.ABC):
             x: (B, channels, H, W) in [0, 1].
 
         Returns:
-            (B, D), what the last linear layer sees.
+            (B, D), input of the last linear layer.
         """
 
     @abc.abstractmethod
@@ -77,34 +78,11 @@ class BodyAndHead(ImageClassifier):
         return out
 
 
-def last_layer(network: nn.Module) -> nn.Linear:
-    """The last linear layer.
-
-    Raises:
-        UsageError: There is none.
-    """
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        raise UsageError(f"this needs a network that ends in a linear layer, got {type(network).__name__}")
-    return layers[-1]
-
-
-def feature_state(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of everything but the last linear layer.
-
-    Raises:
-        UsageError: There is no such layer.
-    """
-    head = {id(parameter) for parameter in last_layer(network).parameters()}
-    kept = {name for name, value in network.state_dict(keep_vars=True).items() if id(value) not in head}
-    return {name: value for name, value in network.state_dict().items() if name in kept}
-
-
 class FlattenGrid(nn.Module):
     """Average-pool (B, C, H, W) to a fixed grid, then flatten to (B, C·side²).
 
-    A map that has the grid's size already passes untouched, so at the size of the original
-    network nothing changes (and CUDA's nondeterministic pooling gradient is not used).
+    A map of the grid's size already passes unchanged, so at the size of the original network nothing changes (and
+    CUDA's nondeterministic pooling gradient is not used).
     """
 
     def __init__(self, side: int) -> None:
@@ -126,6 +104,6 @@ class GlobalAverage(nn.Module):
         return x.mean((2, 3))
 
 
-def stages(first: int, widths: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs (channels in, channels out) of consecutive stages."""
-    return list(zip((first, *widths), widths, strict=False))
+def conv3(before: int, after: int, stride: int = 1) -> nn.Conv2d:
+    """3×3 convolution that keeps height and width, divided by ``stride``; without bias."""
+    return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)

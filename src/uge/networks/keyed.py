@@ -1,4 +1,4 @@
-"""Networks that carry a secret wave key in front of an ordinary architecture."""
+"""Networks with a secret wave key in front of an ordinary architecture."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from uge.networks.wave_key import WaveKey
 
 
 class KeyedClassifier(ImageClassifier):
-    """An ordinary network behind a frozen :class:`WaveKey` (``keyed:NAME``).
+    """A frozen :class:`WaveKey` in front of an ordinary network (``keyed:NAME``).
 
-    What a protection with the same key adds does not reach the network, so it learns as from the
-    originals, from any seed and in any order. In evaluation mode it gives no answer, equal logits,
-    for images that were protected with its key: outputs on the published images are what a
-    distilling attacker needs, and nobody else.
+    The perturbation of a protection with the same key does not reach the network, which learns as from the originals,
+    from any seed and in any order. In evaluation mode, images that were protected with the key get no answer, that is,
+    equal logits: a distilling attacker needs outputs on the published images, an ordinary user does not.
 
     Args:
-        base: The architecture behind the key.
+        base: Network behind the key.
         key: The secret; its buffers are part of the weights, and never trained.
         name: ``keyed:`` and the name of ``base``.
     """
 
     def __init__(self, base: ImageClassifier, key: WaveKey, name: str) -> None:
         super().__init__(name=name, classes=base.classes, channels=base.channels, size=base.size, mean=0.0, std=1.0)
-        self.base, self.key = base, key
+        self.base = base
+        self.key = key
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features (B, D) of the base network; see the base class."""
@@ -38,9 +38,9 @@ class KeyedClassifier(ImageClassifier):
         return logits if marked is None else logits.masked_fill(marked[:, None], 0.0)
 
     def _restored(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Images without what the key finds in them, and which ones were protected (not asked for in training)."""
+        """Images without the patterns of the key, and (in evaluation only) True for each protected one."""
         with torch.autocast(x.device.type, enabled=False):
             exact = x.to(torch.promote_types(x.dtype, torch.float32))
-            found = self.key.match(exact)
-            restored = self.key.restore(exact, found).contiguous(memory_format=torch.channels_last)
-            return restored, None if self.training else self.key.marked(found)
+            match = self.key.match(exact)
+            restored = self.key.restore(exact, match).contiguous(memory_format=torch.channels_last)
+            return restored, None if self.training else self.key.marked(match)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
-from uge.networks.base import GlobalAverage, stages
+from uge.networks.base import GlobalAverage, conv3
 
 
 def resnet18(channels: int, width: int = 64) -> nn.Module:
@@ -14,8 +16,8 @@ def resnet18(channels: int, width: int = 64) -> nn.Module:
         channels: Colour channels of the input.
         width: Channels of the first stage; each later stage has twice as many.
     """
-    layers: list[nn.Module] = [_conv3(channels, width), nn.BatchNorm2d(width), nn.ReLU()]
-    for before, after in stages(width, (width, 2 * width, 4 * width, 8 * width)):
+    layers: list[nn.Module] = [conv3(channels, width), nn.BatchNorm2d(width), nn.ReLU()]
+    for before, after in pairwise((width, width, 2 * width, 4 * width, 8 * width)):
         layers += [BasicBlock(before, after, stride=1 if before == after else 2), BasicBlock(after, after)]
     return nn.Sequential(*layers, GlobalAverage())
 
@@ -26,10 +28,10 @@ class BasicBlock(nn.Module):
     def __init__(self, before: int, after: int, stride: int = 1) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            _conv3(before, after, stride),
+            conv3(before, after, stride),
             nn.BatchNorm2d(after),
             nn.ReLU(),
-            _conv3(after, after),
+            conv3(after, after),
             nn.BatchNorm2d(after),
         )
         self.shortcut: nn.Module = nn.Identity()
@@ -41,7 +43,3 @@ class BasicBlock(nn.Module):
         """(B, before, H, W) to (B, after, H/stride, W/stride)."""
         out: Tensor = self.activation(self.residual(x) + self.shortcut(x))
         return out
-
-
-def _conv3(before: int, after: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from torch import Tensor, nn
 
-from uge.networks.base import GlobalAverage, stages
+from uge.networks.base import GlobalAverage, conv3
 
 WIDTHS = (16, 32, 64)
 
 
 def resnetc(channels: int, blocks: int) -> nn.Module:
     """A ResNet of depth 6·blocks + 2 with widths 16/32/64; (B, 64) features."""
-    layers: list[nn.Module] = [_conv3(channels, WIDTHS[0])]
-    for before, after in stages(WIDTHS[0], WIDTHS):
+    layers: list[nn.Module] = [conv3(channels, WIDTHS[0])]
+    for before, after in pairwise((WIDTHS[0], *WIDTHS)):
         layers += [PreActivationBlock(before, after, stride=1 if before == after else 2)]
         layers += [PreActivationBlock(after, after) for _ in range(blocks - 1)]
     body = nn.Sequential(*layers, nn.BatchNorm2d(WIDTHS[-1]), nn.ReLU(), GlobalAverage())
@@ -26,17 +27,17 @@ def resnetc(channels: int, blocks: int) -> nn.Module:
 
 
 class PreActivationBlock(nn.Module):
-    """BN, ReLU, conv, BN, ReLU, conv, plus the block's raw input (by a 1×1 convolution where sizes change)."""
+    """BN, ReLU, conv, BN, ReLU, conv, added to the block's input (through a 1×1 convolution where sizes change)."""
 
     def __init__(self, before: int, after: int, stride: int = 1) -> None:
         super().__init__()
         self.residual = nn.Sequential(
             nn.BatchNorm2d(before),
             nn.ReLU(),
-            _conv3(before, after, stride),
+            conv3(before, after, stride),
             nn.BatchNorm2d(after),
             nn.ReLU(),
-            _conv3(after, after),
+            conv3(after, after),
         )
         self.shortcut: nn.Module = nn.Identity()
         if before != after:
@@ -46,7 +47,3 @@ class PreActivationBlock(nn.Module):
         """(B, before, H, W) to (B, after, H/stride, W/stride)."""
         out: Tensor = self.residual(x) + self.shortcut(x)
         return out
-
-
-def _conv3(before: int, after: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)

@@ -12,9 +12,10 @@ from torch import nn
 
 from uge.errors import UnknownNameError, UsageError, WeightsError
 from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
-from uge.networks.base import BodyAndHead, ImageClassifier, feature_state
+from uge.networks.base import BodyAndHead, ImageClassifier
 from uge.networks.checkpoint import build_from_folder, checkpoint_path
 from uge.networks.cnn import cnn
+from uge.networks.head import feature_state
 from uge.networks.keyed import KeyedClassifier
 from uge.networks.lenet import lenet
 from uge.networks.mobilenet import mobilenetv2

@@ -1,5 +1,4 @@
-"""The paper's tables and figures as lists of cases, and the paper's numbers beside ours.
+"""Tables and figures of the paper as lists of training runs, with the paper's numbers beside ours.
 
-``facts``, ``scale``, ``specs``, ``tables``, ``federated``, ``results``, ``render`` and ``page`` need no torch;
-``work`` and ``run`` do the cases.
+Plans, results and pages need no torch; ``run`` carries a plan out.
 """

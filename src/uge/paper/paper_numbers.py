@@ -1,4 +1,4 @@
-"""What the paper printed (CVPR 2024, Tables 1, 2, 3, 7, 8, 9), as data. Needs no torch."""
+"""Printed numbers of the paper (CVPR 2024, Tables 1, 2, 3, 7, 8, 9), as data. Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import functools
 import json
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
-
-FILE = "paper_tables.json"
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table of numbers as printed.
+    """Table of numbers as printed.
 
     Attributes:
         columns: Names of the columns.
@@ -24,24 +21,19 @@ class PaperTable:
     rows: dict[str, tuple[float | None, ...]]
 
     def number(self, row: str, column: str) -> float | None:
-        """The paper's number; None where it gives none, or has no such row or column."""
+        """Number in the paper; None where it gives none, or has no such row or column."""
         if row not in self.rows or column not in self.columns:
             return None
         return self.rows[row][self.columns.index(column)]
 
-    @property
-    def numbers(self) -> int:
-        """How many numbers were printed."""
-        return sum(value is not None for row in self.rows.values() for value in row)
-
 
 NOWHERE = PaperTable((), {})
-"""For what the paper shows as a drawing, or not at all."""
+"""Stands for numbers that the paper shows as a drawing, or not at all."""
 
 
 @functools.cache
 def paper_table(name: str, part: str = "") -> PaperTable:
-    """A table of the paper.
+    """Table of the paper.
 
     Args:
         name: ``"table1"`` and so on.
@@ -50,12 +42,6 @@ def paper_table(name: str, part: str = "") -> PaperTable:
     Raises:
         KeyError: There is no such table or part.
     """
-    table = _read()[name]
+    table = json.loads((resources.files("uge.paper") / "paper_tables.json").read_text(encoding="utf-8"))[name]
     table = table[part] if part else table
     return PaperTable(tuple(table["columns"]), {row: tuple(values) for row, values in table["rows"].items()})
-
-
-@functools.cache
-def _read() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((resources.files("uge.paper") / FILE).read_text(encoding="utf-8"))
-    return found

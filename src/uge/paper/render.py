@@ -1,20 +1,27 @@
-"""Experiments as Markdown, CSV, LaTeX and JSON: ours beside the paper's. Needs no torch."""
+"""Experiments as Markdown, CSV, JSON and one self-contained HTML page: ours beside the paper's. Needs no torch."""
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from uge.files import JSON, canonical_json, write_atomic, write_json
-from uge.paper.cells import Section
-from uge.paper.ledger import PaperLedger
-from uge.paper.results import Entry, Shown
-from uge.paper.scale import Scale, label
-from uge.report.tables import number, spread
+from markupsafe import Markup
 
+from uge.files import JSON, write_atomic, write_json
+from uge.paper.ledger import PaperLedger
+from uge.paper.plan import Section
+from uge.paper.results import Entry, ExperimentResults, distinct
+from uge.paper.scale import Scale, label
+from uge.report.line_plot import Line, plot, swatch
+from uge.report.page import page_environment
+from uge.report.pictures import load_pictures
+from uge.report.tables import csv_text, markdown_table, number, spread
+
+TEMPLATES = Path(__file__).parent / "templates"
+# Kind and dashes of the lines of a drawing, by column.
+STYLES = (("authorized", ""), ("hacker", ""), ("hacker", "5 3"), ("clean", ""))
 NOT_RUN = "not run"
 LEGEND = (
     "Clean test accuracy in percent: ours after the last epoch (best epoch) / the paper's, then the difference in "
@@ -22,181 +29,201 @@ LEGEND = (
 )
 
 
+def write_pages(results: ExperimentResults, scale: Scale, ledger: PaperLedger) -> list[Path]:
+    """Write ``NAME.md``, ``.csv``, ``.json`` and ``.html`` into the folder of results.
+
+    Raises:
+        StorageError: They cannot be written.
+    """
+    base = ledger.folder / results.experiment.name
+    texts = {".md": markdown(results, scale), ".html": page(results, scale, ledger)}
+    if results.entries:
+        records = [record(results, entry) for entry in results.entries]
+        texts[".csv"] = csv_text(list(records[0]), records)
+    for ending, text in texts.items():
+        write_atomic(base.with_suffix(ending), text)
+    write_json(base.with_suffix(".json"), as_json(results, scale))
+    return [base.with_suffix(ending) for ending in (*texts, ".json")]
+
+
+def beside(entry: Entry) -> str:
+    """Text of a cell: ours, the paper's number and the difference, as in ``74.0 ± 0.5 (74.2) / 75.0, −1.0``."""
+    measured = entry.measured
+    ours = state_text(entry)
+    if measured.last is not None:
+        best = "" if measured.best is None else f" ({number(measured.best)})"
+        part = "" if measured.seeds == measured.wanted else f" [{measured.seeds} of {measured.wanted} seeds]"
+        ours = f"{spread(measured.last, measured.std)}{best}{part}"
+    if entry.cell.paper is None:
+        return ours
+    difference = "" if entry.difference is None else f", {number(entry.difference, signed=True)}"
+    return f"{ours} / {number(entry.cell.paper)}{difference}"
+
+
 def state_text(entry: Entry) -> str:
-    """What stands in a cell without a number."""
+    """Text of a cell without a number."""
     if entry.measured.state == "failed":
         return "failed"
     return "no data" if entry.measured.reason else NOT_RUN
 
 
-def ours(entry: Entry) -> str:
-    """``74.0 ± 0.5 (74.2)``, or why there is no number."""
-    found = entry.measured
-    if found.last is None:
-        return state_text(entry)
-    best = "" if found.best is None else f" ({number(found.best)})"
-    part = "" if found.seeds == found.wanted else f" [{found.seeds} of {found.wanted} seeds]"
-    return f"{spread(found.last, found.std)}{best}{part}"
-
-
-def beside(entry: Entry) -> str:
-    """Ours, the paper's, and the difference."""
-    if entry.cell.paper is None:
-        return ours(entry)
-    difference = "" if entry.difference is None else f", {number(entry.difference, signed=True)}"
-    return f"{ours(entry)} / {number(entry.cell.paper)}{difference}"
-
-
 def row_name(section: Section, row: str) -> str:
-    """A row's name; those that the paper does not have are marked."""
+    """Name of a row; rows that the paper does not have are marked."""
     return f"{row} †" if row in section.added else row
 
 
-def notes(shown: Shown, scale: Scale) -> list[str]:
-    """What must be read with the numbers: scale, stand-ins, why cells are empty."""
-    found = [f"Scale {scale.name}. {scale.about}".strip()]
+def notes(results: ExperimentResults, scale: Scale) -> list[str]:
+    """Sentences to read with the numbers: scale, stand-ins, reasons of empty cells."""
+    sentences = [f"Scale {scale.name}. {scale.about}".strip()]
     if scale.networks:
-        found.append(
-            "Networks: " + ", ".join(f"{new} stands in for {old}" for old, new in scale.networks.items()) + "."
-        )
-    for section in shown.experiment.sections:
+        stand_ins = ", ".join(f"{new} stands in for {old}" for old, new in scale.networks.items())
+        sentences.append(f"Networks: {stand_ins}.")
+    for section in results.experiment.sections:
         if section.stand_in:
-            found.append(
+            sentences.append(
                 f"{section.title}: measured on {label(section.stand_in)}, not on the paper's images, so no difference "
                 "is given."
             )
-    if any(unit.of.method == "uge" and unit.recipe.epochs < 100 for c in shown.entries for unit in c.cell.all_units):
-        found.append("Networks train for fewer epochs here than in the paper; see the recipes in the JSON file.")
-    reasons = dict.fromkeys(entry.measured.reason for entry in shown.entries if entry.measured.reason)
-    return found + [f"Not measured: {reason}." for reason in reasons]
+    units = [unit for entry in results.entries for unit in entry.cell.all_units]
+    if any(unit.of.method == "uge" and unit.recipe.epochs < 100 for unit in units):
+        sentences.append("Networks train for fewer epochs here than in the paper; see the recipes in the JSON file.")
+    reasons = distinct(entry.measured.reason for entry in results.entries)
+    return sentences + [f"Not measured: {reason}." for reason in reasons if reason]
 
 
-def markdown(shown: Shown, scale: Scale) -> str:
-    """The experiment as a Markdown page."""
-    lines = [f"# {shown.experiment.title}", ""]
-    lines += [line for note in notes(shown, scale) for line in (note, "")]
-    if shown.entries:
-        lines += [LEGEND, ""]
-    for section in shown.experiment.sections:
-        lines += [f"## {section.title}", "", "| | " + " | ".join(section.columns) + " |"]
-        lines.append("|---" * (len(section.columns) + 1) + "|")
-        for row in section.rows:
-            entries = [shown.at(section, row, column) for column in section.columns]
-            cells = [beside(entry) if entry else "" for entry in entries]
-            lines.append(f"| {row_name(section, row)} | " + " | ".join(cells) + " |")
-        lines.append("")
-    for one in shown.pictures:
-        text = "done" if one.state == "done" else one.reason or NOT_RUN
-        lines.append(f"- {label(one.copy.images.name)}, {one.copy.method}: {text}")
+def markdown(results: ExperimentResults, scale: Scale) -> str:
+    """Markdown page of an experiment."""
+    paragraphs = [f"# {results.experiment.title}", *notes(results, scale), *([LEGEND] if results.entries else [])]
+    lines = [line for paragraph in paragraphs for line in (paragraph, "")]
+    for section in results.experiment.sections:
+        rows = (
+            [row_name(section, row), *(beside(entry) if entry else "" for entry in entries)]
+            for row in section.rows
+            for entries in [[results.at(section, row, column) for column in section.columns]]
+        )
+        lines += [f"## {section.title}", "", *markdown_table(["", *section.columns], rows), ""]
+    for picture in results.pictures:
+        text = "done" if picture.state == "done" else picture.reason or NOT_RUN
+        lines.append(f"- {label(picture.copy.images.name)}, {picture.copy.method}: {text}")
     return "\n".join(lines).rstrip() + "\n"
 
 
-FIELDS = (
-    *("experiment", "section", "row", "column", "added", "state", "ours", "std", "best", "std_best", "clean_control"),
-    *("seeds", "wanted", "paper", "difference", "seconds", "hardware", "reason", "images"),
-)
-
-
-def record(shown: Shown, entry: Entry) -> JSON:
-    """One cell as plain values, by the names in :data:`FIELDS`; accuracies in percent."""
-    found = entry.measured
-    values = (
-        *(shown.experiment.name, entry.section.title, entry.cell.row, entry.cell.column, entry.added, found.state),
-        *(_rounded(one) for one in (found.last, found.std, found.best, found.std_best, found.clean)),
-        *(found.seeds, found.wanted, entry.cell.paper, _rounded(entry.difference), round(found.seconds, 1)),
-        *("; ".join(found.hardware), found.reason, entry.section.stand_in or entry.section.title),
-    )
-    return dict(zip(FIELDS, values, strict=True))
+def record(results: ExperimentResults, entry: Entry) -> JSON:
+    """Plain values of a cell; accuracies in percent."""
+    measured = entry.measured
+    return {
+        "experiment": results.experiment.name,
+        "section": entry.section.title,
+        "row": entry.cell.row,
+        "column": entry.cell.column,
+        "added": entry.cell.row in entry.section.added,
+        "state": measured.state,
+        "ours": _rounded(measured.last),
+        "std": _rounded(measured.std),
+        "best": _rounded(measured.best),
+        "std_best": _rounded(measured.std_best),
+        "clean_control": _rounded(measured.clean),
+        "seeds": measured.seeds,
+        "wanted": measured.wanted,
+        "paper": entry.cell.paper,
+        "difference": _rounded(entry.difference),
+        "seconds": round(sum(measured.costs.values()), 1),
+        "hardware": "; ".join(measured.hardware),
+        "reason": measured.reason,
+        "images": entry.section.stand_in or entry.section.title,
+    }
 
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def as_csv(shown: Shown) -> str:
-    """One line a cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(record(shown, entry) for entry in shown.entries)
-    return text.getvalue()
-
-
-def as_json(shown: Shown, scale: Scale) -> JSON:
-    """Everything that is known of an experiment; recipes and protections once, by number."""
-    recipes: list[JSON] = []
-    protections: list[JSON] = []
-
-    def numbers(table: list[JSON], values: Sequence[JSON]) -> list[int]:
-        table.extend(value for value in values if canonical_json(value) not in map(canonical_json, table))
-        places = [canonical_json(value) for value in table]
-        return [places.index(canonical_json(value)) for value in values]
-
+def as_json(results: ExperimentResults, scale: Scale) -> JSON:
+    """JSON of an experiment; cells name recipes and protections by number."""
+    recipes = distinct(recipe for entry in results.entries for recipe in entry.measured.recipes)
+    protections = distinct(copy for entry in results.entries for copy in entry.measured.protections)
     cells = [
-        record(shown, entry)
-        | {
-            "recipes": numbers(recipes, entry.measured.recipes),
-            "protections": numbers(protections, entry.measured.protections),
+        {
+            **record(results, entry),
+            "recipes": [recipes.index(recipe) for recipe in entry.measured.recipes],
+            "protections": [protections.index(copy) for copy in entry.measured.protections],
             "cases": list(entry.measured.cases),
         }
-        for entry in shown.entries
-    ]
-    pictures = [
-        {"images": one.copy.images.name, "method": one.copy.method, "state": one.state} for one in shown.pictures
+        for entry in results.entries
     ]
     return {
         "schema": 1,
-        "experiment": shown.experiment.name,
-        "title": shown.experiment.title,
+        "experiment": results.experiment.name,
+        "title": results.experiment.title,
         "scale": scale.model_dump(mode="json"),
-        "states": shown.counts,
+        "states": results.counts,
         "cells": cells,
-        "recipes": recipes,
-        "protections": protections,
-        "pictures": pictures,
+        "recipes": list(recipes),
+        "protections": list(protections),
+        "pictures": [
+            {"images": picture.copy.images.name, "method": picture.copy.method, "state": picture.state}
+            for picture in results.pictures
+        ],
     }
 
 
-_TEX = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "±": r"$\pm$", "−": "$-$", "†": r"$\dagger$", "ρ": r"$\rho$"}
+def page(results: ExperimentResults, scale: Scale, ledger: PaperLedger) -> str:
+    """HTML page of an experiment; equal results give equal text.
 
-
-def tex(text: str) -> str:
-    """Text for LaTeX."""
-    return re.sub("[" + "".join(_TEX) + "]", lambda match: _TEX[match[0]], text)
-
-
-def latex(shown: Shown, scale: Scale) -> str:
-    """The experiment as LaTeX tables; needs the package ``booktabs``."""
-    parts = [f"% {shown.experiment.title}, scale {scale.name}. {LEGEND}"]
-    for section in shown.experiment.sections:
-        parts += [rf"\begin{{tabular}}{{l{'r' * len(section.columns)}}}", r"\toprule"]
-        parts += [" & ".join([tex(section.title), *map(tex, section.columns)]) + r" \\", r"\midrule"]
-        for row in section.rows:
-            entries = [shown.at(section, row, column) for column in section.columns]
-            cells = [tex(beside(entry)) if entry else "--" for entry in entries]
-            parts.append(" & ".join([tex(row_name(section, row)), *cells]) + r" \\")
-        parts += [r"\bottomrule", r"\end{tabular}", ""]
-    return "\n".join(parts).rstrip() + "\n"
-
-
-def write_all(shown: Shown, scale: Scale, kept: PaperLedger) -> list[Path]:
-    """Write ``NAME.md``, ``.csv``, ``.tex``, ``.json`` and ``.html`` into the folder of results.
-
-    Raises:
-        StorageError: They cannot be written.
+    Args:
+        results: An experiment with its results.
+        scale: Scale of the results.
+        ledger: Folder of results, with the pictures.
     """
-    from uge.paper.page import page
+    environment = page_environment(TEMPLATES)
+    environment.globals |= {"state_text": state_text, "row_name": row_name, "minutes": minutes, "label": label}
+    listed = as_json(results, scale)
+    return environment.get_template("page.html.j2").render(
+        own_css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        results=results,
+        states=results.counts,
+        notes=notes(results, scale),
+        hardware=distinct(text for entry in results.entries for text in entry.measured.hardware),
+        seconds=shared_seconds(results.entries),
+        drawings={id(section): _drawing(results, section) for section in results.experiment.sections},
+        pictures=[
+            (picture, load_pictures(ledger.picture(picture.copy)) if picture.state == "done" else None)
+            for picture in results.pictures
+        ],
+        recipes=[json.dumps(recipe, ensure_ascii=False) for recipe in listed["recipes"]],
+        protections=[json.dumps(copy, ensure_ascii=False) for copy in listed["protections"]],
+        id=id,
+    )
 
-    base = kept.folder / shown.experiment.name
-    texts = {"md": markdown(shown, scale), "html": page(shown, scale, kept)}
-    if shown.entries:
-        texts |= {"csv": as_csv(shown), "tex": latex(shown, scale)}
-    for ending, text in texts.items():
-        write_atomic(base.with_suffix(f".{ending}"), text)
-    write_json(base.with_suffix(".json"), as_json(shown, scale))
-    return [base.with_suffix(f".{ending}") for ending in (*texts, "json")]
+
+def minutes(seconds: float) -> str:
+    """Duration for people: ``42 s``, ``3.5 min``, ``1.2 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def summary_line(shown: Shown) -> str:
-    """``table1: 54 done, 84 missing, 0 failed``."""
-    return f"{shown.experiment.name}: " + ", ".join(f"{count} {state}" for state, count in shown.counts.items())
+def shared_seconds(entries: Iterable[Entry]) -> float:
+    """Computing time behind cells; cells that share a result share its time."""
+    return sum({name: seconds for entry in entries for name, seconds in entry.measured.costs.items()}.values())
+
+
+def _drawing(results: ExperimentResults, section: Section) -> tuple[Markup, list[tuple[Markup, str]]] | None:
+    """Columns over rows as lines, and their legend; None where nothing was measured or is to be drawn."""
+    if not results.experiment.drawn:
+        return None
+    lines = []
+    legend = []
+    for (kind, dash), column in zip(STYLES, section.columns, strict=False):
+        entries = [entry for row in section.rows if (entry := results.at(section, row, column))]
+        measured = [(re.sub("[^0-9.]", "", entry.cell.row), entry.measured) for entry in entries]
+        points = [(float(x or 0), y.last, y.std or 0.0) for x, y in measured if y.last is not None]
+        if points:
+            band = [(y - std, y + std) for _, y, std in points] if any(std for *_, std in points) else []
+            lines.append(Line([(x, y) for x, y, _ in points], kind, dash, band, dots=True))
+            legend.append((swatch(kind, dash), column))
+    if not lines:
+        return None
+    about = f"{section.title}: test accuracy in percent of {', '.join(section.columns)} over {', '.join(section.rows)}"
+    x_label = "ρ" if section.rows[0].startswith("ρ") else "authorised networks"
+    return plot(lines, low=0, high=100, x_label=x_label, description=about), legend

@@ -1,4 +1,4 @@
-"""What the user asked ``uge reproduce`` for, checked, and the pages that answer it. Needs no torch."""
+"""Request for tables of the paper, checked, and the pages that answer it. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 
 from uge.errors import UsageError
 from uge.files import JSON
-from uge.paper.cells import Experiment
 from uge.paper.ledger import PaperLedger
-from uge.paper.plan import Plan, plan
-from uge.paper.render import summary_line, write_all
-from uge.paper.results import look
-from uge.paper.scale import DATA, Scale, parse_data, scale
-from uge.paper.specifications import Lists
+from uge.paper.plan import Experiment, Plan, plan
+from uge.paper.render import write_pages
+from uge.paper.results import read_results
+from uge.paper.scale import Scale, parse_data, scale
 from uge.paper.specs import Unit
+from uge.paper.table_specs import TableSpecs
 from uge.paper.tables import experiments
 
 OUT = Path("reproduce-out")
@@ -22,14 +21,14 @@ OUT = Path("reproduce-out")
 
 @dataclass(frozen=True)
 class Request:
-    """Experiments at a scale, and where their results go.
+    """Experiments at a scale, and the folder of their results.
 
     Attributes:
         wanted: The experiments.
-        scale: How much is done.
-        folder: Results.
-        sources: Data set to its source.
-        plan: What has to be there.
+        scale: Sizes, recipes and seeds.
+        folder: Folder of results.
+        sources: Sources by data set.
+        plan: Parts that have to be there.
     """
 
     wanted: tuple[Experiment, ...]
@@ -53,7 +52,7 @@ class Request:
         encoder: str | None = None,
         workers: int = 1,
     ) -> Request:
-        """A request from flags.
+        """Request from flags.
 
         Raises:
             UnknownNameError: There is no such table, scale or data set.
@@ -68,20 +67,19 @@ class Request:
 
     @classmethod
     def at(cls, what: str, size: Scale, given: dict[str, str], folder: Path, only: tuple[str, ...] = ()) -> Request:
-        """A request at a scale of one's own; see :meth:`checked`."""
-        wanted = tuple(experiments(what, Lists(size, given)))
-        names = [*DATA, size.stand_in] if size.stand_in else list(DATA)
-        sources = {name: size.source(name, given) for name in names}
-        return cls(wanted, size, folder, sources, plan(wanted, only, size.pictures))
+        """Request at a scale that is in no table; see :meth:`checked`."""
+        wanted = tuple(experiments(what, TableSpecs(size, given)))
+        return cls(wanted, size, folder, size.sources(given), plan(wanted, only, size.pictures))
 
     def describe(self) -> JSON:
-        """What would be done, for ``--dry-run``."""
-        kept = PaperLedger(self.folder)
+        """Parts that would be run, for ``--dry-run``."""
+        ledger = PaperLedger(self.folder)
         parts = [spec for stage in self.plan.stages for spec in stage]
-        there = [kept.case(one) if isinstance(one, Unit) else kept.result(one) for one in parts]
-        pending = [spec.id for spec, found in zip(parts, there, strict=True) if found is None]
+        pending = [
+            part.id for part in parts if not (ledger.case(part) if isinstance(part, Unit) else ledger.result(part))
+        ]
         return {
-            "experiments": [one.name for one in self.wanted],
+            "experiments": [experiment.name for experiment in self.wanted],
             "scale": self.scale.model_dump(mode="json"),
             "folder": str(self.folder),
             "parts": len(parts),
@@ -90,19 +88,20 @@ class Request:
         }
 
     def write(self) -> JSON:
-        """Write the pages of every experiment, and say in which state it is.
+        """Write the pages of every experiment; returns their states and files.
 
         Raises:
             StorageError: They cannot be written.
         """
-        kept, found = (
-            PaperLedger(self.folder),
-            [look(experiment, PaperLedger(self.folder)) for experiment in self.wanted],
-        )
-        files = [str(path) for shown in found for path in write_all(shown, self.scale, kept)]
+        ledger = PaperLedger(self.folder)
+        results = [read_results(experiment, ledger) for experiment in self.wanted]
+        states = {result.experiment.name: result.counts for result in results}
         return {
             "folder": str(self.folder),
-            "states": {shown.experiment.name: shown.counts for shown in found},
-            "summary": [summary_line(shown) for shown in found],
-            "files": files,
+            "states": states,
+            "summary": [
+                f"{name}: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+                for name, counts in states.items()
+            ],
+            "files": [str(path) for result in results for path in write_pages(result, self.scale, ledger)],
         }

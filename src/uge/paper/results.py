@@ -1,26 +1,26 @@
-"""From files of results to what stands in a cell: mean and spread over repetitions, and its state. Needs no torch."""
+"""Contents of cells from files of results: mean and spread over repetitions, and state. Needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from uge.auditing.summary import mean_std
-from uge.cases.case import Case
-from uge.files import JSON
-from uge.paper.cells import Cell, Experiment, Section
-from uge.paper.ledger import PaperLedger
+from uge.files import JSON, canonical_json
+from uge.paper.ledger import PaperLedger, Spec
+from uge.paper.plan import Cell, Experiment, Section
 from uge.paper.specs import ORIGINAL, Copy, Federation, Unit
 
 State = Literal["done", "missing", "failed"]
 HALVES = {"first 5 classes": 0, "last 5 classes": 1}
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured for one cell; accuracies in percent on clean test images.
+    """Measurements of one cell; accuracies in percent on clean test images.
 
     Attributes:
         state: ``done``: every repetition is there; ``failed``: one failed; else ``missing``.
@@ -29,13 +29,13 @@ class Measured:
         best: Mean of the best epochs.
         std_best: Sample standard deviation of ``best``.
         clean: Mean of the clean controls after the last epoch.
-        seeds: Repetitions that are there.
-        wanted: Repetitions that were asked for.
-        costs: Seconds by result: of the cell's own runs, and of the protection of what they see.
-        reason: Why it is not done, in one sentence; empty where it was simply not run.
-        hardware: What it was measured on.
-        recipes: How its networks trained.
-        protections: What made the copies that they saw.
+        seeds: Number of repetitions that are there.
+        wanted: Number of repetitions that were asked for.
+        costs: Seconds by result: of the cell's own runs, and of the protection of their images.
+        reason: Cause in one sentence where the cell is not done; empty where it was simply not run.
+        hardware: Machines, threads and precisions.
+        recipes: Recipes of its networks.
+        protections: Settings of the copies that they trained on.
         cases: Ids of its case files.
     """
 
@@ -54,24 +54,14 @@ class Measured:
     protections: tuple[JSON, ...] = ()
     cases: tuple[str, ...] = ()
 
-    @property
-    def seconds(self) -> float:
-        """Computing time behind the cell; other cells may share it."""
-        return sum(self.costs.values())
-
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell with what was measured."""
+    """Cell with its measurements."""
 
     section: Section
     cell: Cell
     measured: Measured
-
-    @property
-    def added(self) -> bool:
-        """Whether its row is ours, not the paper's."""
-        return self.cell.row in self.section.added
 
     @property
     def difference(self) -> float | None:
@@ -82,167 +72,168 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Pictured:
-    """A copy whose images are shown.
+class PictureResult:
+    """State of a copy whose images are shown.
 
     Attributes:
-        copy: What is shown.
+        copy: The copy.
         state: ``done``, ``failed``, or ``missing``: not drawn, or its images are not at hand.
-        result: What its protection left; None unless it is done.
-        reason: Why it is not done, in one sentence; empty where it was simply not run.
+        reason: Cause in one sentence where it is not done; empty where it was simply not run.
     """
 
     copy: Copy
     state: State
-    result: JSON | None
     reason: str
 
 
 @dataclass(frozen=True)
-class Shown:
-    """An experiment with its results."""
+class ExperimentResults:
+    """Table or figure with its results."""
 
     experiment: Experiment
-    entries: tuple[Entry, ...] = field(default_factory=tuple)
-    pictures: tuple[Pictured, ...] = ()
+    entries: tuple[Entry, ...] = ()
+    pictures: tuple[PictureResult, ...] = ()
 
     def at(self, section: Section, row: str, column: str) -> Entry | None:
-        """The entry at a place of a section."""
-        found = (one for one in self.entries if one.section is section)
-        return next((one for one in found if (one.cell.row, one.cell.column) == (row, column)), None)
+        """Entry at a place of a section."""
+        entries = {(entry.cell.row, entry.cell.column): entry for entry in self.entries if entry.section is section}
+        return entries.get((row, column))
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many cells (or pictures) are in which state."""
-        states = [one.measured.state for one in self.entries]
-        states += [one.state for one in self.pictures]
+        """Number of cells (or pictures) by state."""
+        states = [entry.measured.state for entry in self.entries] + [picture.state for picture in self.pictures]
         return {state: states.count(state) for state in ("done", "missing", "failed")}
 
 
-def look(experiment: Experiment, kept: PaperLedger) -> Shown:
-    """What a folder of results says of an experiment."""
+def read_results(experiment: Experiment, ledger: PaperLedger) -> ExperimentResults:
+    """Results of an experiment in a folder of results."""
     entries = tuple(
-        Entry(section, cell, _federated(cell, kept) if cell.federations else _trained(cell, kept))
+        Entry(section, cell, _federated(cell, ledger) if cell.federations else _trained(cell, ledger))
         for section in experiment.sections
         for cell in section.cells
     )
-    return Shown(experiment, entries, tuple(_pictured(copy, kept) for copy in experiment.pictures))
+    return ExperimentResults(experiment, entries, tuple(_picture(copy, ledger) for copy in experiment.pictures))
 
 
-def _pictured(copy: Copy, kept: PaperLedger) -> Pictured:
-    found = kept.result(copy) if (kept.picture(copy) / "pictures.json").is_file() else None
-    state: State = "done" if found else "failed" if kept.failure(copy) else "missing"
-    return Pictured(copy, state, found, "" if found else _why(kept, copy))
+def _picture(copy: Copy, ledger: PaperLedger) -> PictureResult:
+    if ledger.result(copy) and (ledger.picture(copy) / "pictures.json").is_file():
+        return PictureResult(copy, "done", "")
+    return PictureResult(copy, "failed" if ledger.failure(copy) else "missing", _reason(ledger, [copy]))
 
 
-def _trained(cell: Cell, kept: PaperLedger) -> Measured:
-    groups = [[kept.case(unit) for unit in group] for group in cell.units]
+def _trained(cell: Cell, ledger: PaperLedger) -> Measured:
+    groups = [[ledger.case(unit) for unit in group] for group in cell.units]
     whole = [[case for case in group if case is not None] for group in groups if None not in group]
-    controls = [case for group in cell.control for unit in group if (case := kept.case(unit)) is not None]
-    units = [unit for group in cell.units for unit in group]
     cases = [case for group in whole for case in group]
-    copies = [unit.of for unit in dict.fromkeys(units) if unit.of.method != ORIGINAL]
-    made = {copy.id: found for copy in dict.fromkeys(copies) if (found := kept.result(copy)) is not None}
-    reason = next((why for unit in units if kept.case(unit) is None and (why := _why(kept, unit))), "")
-    return Measured(
-        **_means([fmean(c.last for c in group) for group in whole], [fmean(c.best for c in group) for group in whole]),
-        **_state(len(whole), len(groups), reason, any(kept.failure(spec) for spec in _behind(units))),
-        clean=fmean(case.last for case in controls) if controls else None,
-        costs={case.id: case.seconds for case in cases} | {name: float(one["seconds"]) for name, one in made.items()},
-        hardware=_hardware(case.environment for case in cases),
-        recipes=_distinct(_recipe(case) for case in cases),
-        protections=_distinct(
-            {name: value for name, value in copy.model_dump(mode="json").items() if name not in ("images", "seed")}
-            for copy in copies
-        ),
-        cases=tuple(dict.fromkeys(case.id for case in cases)),
+    controls = [case for group in cell.control for unit in group if (case := ledger.case(unit)) is not None]
+    units = [unit for group in cell.units for unit in group]
+    copies = list(dict.fromkeys(unit.of for unit in units if unit.of.method != ORIGINAL))
+    made = {copy.id: result for copy in copies if (result := ledger.result(copy)) is not None}
+    return _measured(
+        ledger,
+        lasts=[fmean(case.last for case in group) for group in whole],
+        bests=[fmean(case.best for case in group) for group in whole],
+        wanted=len(groups),
+        missing=[unit for unit in units if ledger.case(unit) is None],
+        clean=[case.last for case in controls],
+        costs={case.id: case.seconds for case in cases} | {id: float(made[id]["seconds"]) for id in made},
+        environments=[case.environment for case in cases],
+        recipes=distinct({"network": case.network, **case.recipe} for case in cases),
+        protections=distinct(copy.model_dump(mode="json", exclude={"images", "seed"}) for copy in copies),
+        cases=distinct(case.id for case in cases),
     )
 
 
-def _behind(units: Sequence[Unit]) -> list[Unit | Copy]:
-    return [one for unit in units for one in (unit, unit.of, unit.teacher) if one is not None]
-
-
-def _why(kept: PaperLedger, spec: Unit | Copy | Federation) -> str:
-    """Why something is not there: its own failure, that of what it needs, or images that are not at hand."""
-    images = spec.of.images if isinstance(spec, Unit) else spec.images
-    behind: list[Unit | Copy | Federation] = [spec]
-    if isinstance(spec, Unit):
-        behind = [one for one in (spec, spec.teacher, spec.of) if one is not None]
-    found = next((why for one in behind if (why := kept.failure(one))), None)
-    return found or str(kept.images(images.name).get("reason", ""))
-
-
-def _federated(cell: Cell, kept: PaperLedger) -> Measured:
-    found = [(run, kept.result(run)) for run in cell.federations]
-    there = [(run, result) for run, result in found if result is not None]
+def _federated(cell: Cell, ledger: PaperLedger) -> Measured:
+    results = {run.id: ledger.result(run) for run in cell.federations}
+    there = [(run, result) for run in cell.federations if (result := results[run.id]) is not None]
     values = [federated_value(result["columns"], run, cell.row, cell.column) for run, result in there]
     clean_column = cell.column[:-1] + "N" if cell.column[-2:] in ("-H", "-D") else "Joint"
-    control = [federated_value(result["columns"], run, cell.row, clean_column) for run, result in there]
-    reason = next((_why(kept, run) for run, result in found if result is None), "")
-    clean = [last for last, _ in control if last is not None] if cell.column != clean_column else []
-    lasts = [last for last, _ in values if last is not None]
-    bests = [best for _, best in values if best is not None]
-    return Measured(
-        **_means(lasts, bests),
-        **_state(len(lasts), len(found), reason, any(kept.failure(run) for run in cell.federations)),
-        clean=fmean(clean) if clean else None,
+    control = [federated_value(result["columns"], run, cell.row, clean_column)[0] for run, result in there]
+    return _measured(
+        ledger,
+        lasts=_known(last for last, _ in values),
+        bests=_known(best for _, best in values),
+        wanted=len(results),
+        missing=[run for run in cell.federations if results[run.id] is None],
+        clean=_known(control) if cell.column != clean_column else [],
         costs={run.id: float(result["seconds"]) for run, result in there},
-        hardware=_hardware(result["environment"] for _, result in there),
-        recipes=_distinct(one.json_dict() for run, _ in there for one in (run.recipe, *run.recipes.values())),
-        protections=_distinct({"method": run.method, "rho": run.rho, "settings": run.settings} for run, _ in there),
+        environments=[result["environment"] for _, result in there],
+        recipes=distinct(recipe.json_dict() for run, _ in there for recipe in (run.recipe, *run.recipes.values())),
+        protections=distinct({"method": run.method, "rho": run.rho, "settings": run.settings} for run, _ in there),
         cases=tuple(run.id for run, _ in there),
     )
 
 
 def federated_value(columns: JSON, run: Federation, row: str, column: str) -> tuple[float | None, float | None]:
-    """One number of Table 9 from the columns of a federated run: last epoch, best epoch.
+    """Number in Table 9 from the columns of a federated run: last epoch, best epoch.
 
     Args:
         columns: As ``uge federated`` writes them: ``joint``, ``separate-0``, ``server-0``, ``global``, ``cnn-n`` …
-        run: Says which networks the hackers are.
+        run: Names the hackers' networks.
         row: The paper's row: first or last five classes, or their average.
         column: The paper's column.
     """
-    small, large = run.hackers[0], run.hackers[-1]
-    heads = {"CNN": small, "Res18": large}
     own = {"Separate": ["separate-0", "separate-1"], "Server1": ["server-0"], "Server2": ["server-1"]}
     if column in own:
         # Each of them was trained on one part only, and is measured on that part's classes.
-        numbers = [int(name[-1]) for name in own[column]]
-        parts = {n: columns[name]["parts"][n] for n, name in zip(numbers, own[column], strict=True)}
+        parts = {number: columns[name]["parts"][number] for name in own[column] for number in [int(name[-1])]}
         wanted = [parts.get(HALVES[row])] if row in HALVES else list(parts.values())
-        return (None if None in wanted else fmean(value for value in wanted if value is not None)), None
+        return (None if None in wanted else fmean(_known(wanted))), None
     head, _, kind = column.partition("-")
-    found = columns[f"{heads[head]}-{kind.lower()}" if kind else column.lower()]
-    if row in HALVES:
-        return found["parts"][HALVES[row]], None
-    return found["average"], found["best"]
+    network = {"CNN": run.hackers[0], "Res18": run.hackers[-1]}.get(head)
+    values = columns[f"{network}-{kind.lower()}" if kind else column.lower()]
+    return (values["parts"][HALVES[row]], None) if row in HALVES else (values["average"], values["best"])
 
 
-def _means(lasts: Sequence[float], bests: Sequence[float]) -> dict[str, Any]:
+def _measured(
+    ledger: PaperLedger,
+    *,
+    lasts: Sequence[float],
+    bests: Sequence[float],
+    wanted: int,
+    missing: Sequence[Spec],
+    clean: Sequence[float],
+    environments: Iterable[JSON],
+    **more: Any,
+) -> Measured:
+    done = len(lasts) == wanted
     last, std = mean_std(lasts) if lasts else (None, None)
     best, std_best = mean_std(bests) if bests else (None, None)
-    return {"last": last, "std": std, "best": best, "std_best": std_best}
+    failed = any(ledger.failure(part) for spec in missing for part in _parts(spec))
+    hardware = (f"{env.get('hardware')}, {env.get('threads')} threads, {env.get('precision')}" for env in environments)
+    return Measured(
+        state="done" if done else "failed" if failed else "missing",
+        last=last,
+        std=std,
+        best=best,
+        std_best=std_best,
+        clean=fmean(clean) if clean else None,
+        seeds=len(lasts),
+        wanted=wanted,
+        reason="" if done else _reason(ledger, missing),
+        hardware=distinct(hardware),
+        **more,
+    )
 
 
-def _state(there: int, wanted: int, reason: str, failed: bool) -> dict[str, Any]:
-    state: State = "done" if there == wanted else "failed" if failed else "missing"
-    return {"state": state, "seeds": there, "wanted": wanted, "reason": "" if there == wanted else reason}
+def _parts(spec: Spec) -> list[Spec]:
+    return [part for part in (spec, spec.teacher, spec.of) if part] if isinstance(spec, Unit) else [spec]
 
 
-def _recipe(case: Case) -> JSON:
-    return {"network": case.network, **case.recipe}
+def _reason(ledger: PaperLedger, missing: Iterable[Spec]) -> str:
+    """First cause of a missing result: its own failure, that of its parts, or images that are not at hand."""
+    causes = [ledger.failure(part) for spec in missing for part in _parts(spec)]
+    images = [spec.of.images if isinstance(spec, Unit) else spec.images for spec in missing]
+    absent = [ledger.images(name).get("reason") for name in dict.fromkeys(image.name for image in images)]
+    return next((str(cause) for cause in (*causes, *absent) if cause), "")
 
 
-def _hardware(environments: Any) -> tuple[str, ...]:
-    texts = (f"{one.get('hardware')}, {one.get('threads')} threads, {one.get('precision')}" for one in environments)
-    return tuple(dict.fromkeys(texts))
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
-def _distinct(values: Any) -> tuple[JSON, ...]:
-    found: list[JSON] = []
-    for value in values:
-        if value not in found:
-            found.append(value)
-    return tuple(found)
+def distinct(values: Iterable[Value]) -> tuple[Value, ...]:
+    """JSON values without repetitions, in order."""
+    return tuple({canonical_json(value): value for value in values}.values())

@@ -1,4 +1,4 @@
-"""How much of an experiment is done: sizes, recipes, seeds and stand-ins at each scale. Needs no torch."""
+"""Scales of experiments: sizes, recipes, seeds and stand-ins. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from uge.learning.recipes import Recipe, recipe
 
 @dataclass(frozen=True)
 class DataSet:
-    """One of the data sets that can be asked for.
+    """Data set of the tables.
 
     Attributes:
-        label: As the paper writes it.
-        source: Where it is looked for unless ``--data`` says otherwise; empty: only where it is given.
+        label: Name in the paper.
+        source: Source unless ``--data`` gives another; empty where it must be given.
     """
 
     label: str
@@ -32,20 +32,20 @@ DATA = {
 }
 PHOTOS = "photos"
 SEED_STRIDE = 1000
-"""Repetitions lie so far apart in the seeds of θ0, since the k-th authorised network of one gets seed + k."""
+"""Distance of repetitions in the seeds of θ0, since the k-th authorised network of one gets seed + k."""
 
 
 class Scale(BaseModel):
-    """How much is done.
+    """Sizes, recipes and seeds of experiments.
 
     Attributes:
         name: ``smoke``, ``cpu`` or ``paper``.
         about: One sentence for the page.
-        limit: Training images; None for all.
-        limit_test: Test images; None for all.
-        size: Side length that everybody trains at; None for the native one.
-        seeds: Repetitions, each with its own protection, keys and hackers.
-        networks: The paper's network to the one that stands in for it.
+        limit: Number of training images; None for all.
+        limit_test: Number of test images; None for all.
+        size: Side length in training, in pixels; None for the native one.
+        seeds: Number of repetitions, each with its own protection, keys and hackers.
+        networks: Network of the paper to the one that stands in for it.
         recipes: ``DATA/NETWORK``, ``DATA`` or ``*`` to a recipe; the most exact name counts.
         protect: Settings of ``uge protect`` for every copy.
         losses: Data set to weights of the losses (Table 5).
@@ -53,7 +53,7 @@ class Scale(BaseModel):
         baselines: Method to settings that differ from the published ones.
         rhos: Budgets of Fig. 3, as ``uge protect --rho`` takes them.
         networks_most: Largest number of authorised networks in Fig. 7.
-        pictures: Images shown in Figs. 4 and 6.
+        pictures: Number of images shown in Figs. 4 and 6.
         stand_in: Source used for every data set that was not given; empty: those in :data:`DATA`.
     """
 
@@ -76,52 +76,48 @@ class Scale(BaseModel):
     pictures: int = Field(6, ge=1)
     stand_in: str = ""
 
-    def network(self, name: str) -> str:
-        """What stands in for a network of the paper."""
-        return self.networks.get(name, name)
-
     def recipe(self, data: str, network: str) -> Recipe:
-        """How a network trains on a data set."""
+        """Recipe of a network on a data set."""
         names = (f"{data}/{network}", data, "*")
         return next((self.recipes[name] for name in names if name in self.recipes), Recipe())
 
     def named(self, data: str, given: dict[str, str]) -> str:
-        """What a data set is called in cases: a stand-in has its own name, shared by all that it stands in for."""
+        """Name of a data set in cases: a stand-in has its own name, shared by all that it stands in for."""
         return self.stand_in if self.stand_in and data not in given else data
 
-    def source(self, name: str, given: dict[str, str]) -> str:
-        """Where the images of a data set or stand-in are; empty where nobody said."""
-        if name == self.stand_in:
-            return self.stand_in
-        return given.get(name) or DATA[name].source
+    def sources(self, given: dict[str, str]) -> dict[str, str]:
+        """Source of the images by name of a data set or stand-in; empty where none is known."""
+        known = {name: given.get(name) or data.source for name, data in DATA.items()}
+        return {**known, self.stand_in: self.stand_in} if self.stand_in else known
 
     def changed(self, *, limit: int | None = None, epochs: int | None = None, seeds: int | None = None) -> Scale:
-        """The scale with other numbers; milestones of a recipe keep their place in the run.
+        """Scale with other numbers; milestones of a recipe keep their place in the run.
 
         Where fewer test images than all are used anyway, there are at most as many as training images.
 
         Raises:
             UsageError: A number is below 1.
         """
-        for name, number in (("limit", limit), ("epochs", epochs), ("seeds", seeds)):
-            if number is not None and number < 1:
+        numbers = {"limit": limit, "epochs": epochs, "seeds": seeds}
+        new: dict[str, Any] = {name: number for name, number in numbers.items() if number is not None}
+        for name, number in new.items():
+            if number < 1:
                 raise UsageError(f"--{name} must be at least 1, got {number}")
-        new: dict[str, Any] = {}
-        if epochs is not None:
-            new["recipes"] = {name: _shorter(one, epochs) for name, one in self.recipes.items()}
         if limit is not None and self.limit_test is not None:
             new["limit_test"] = min(self.limit_test, limit)
-        new |= {name: value for name, value in (("limit", limit), ("seeds", seeds)) if value is not None}
+        if epochs is not None:
+            del new["epochs"]
+            new["recipes"] = {name: _shorter(recipe, epochs) for name, recipe in self.recipes.items()}
         return self.model_copy(update=new)
 
 
-def _shorter(one: Recipe, epochs: int) -> Recipe:
-    milestones = tuple(max(1, milestone * epochs // one.epochs) for milestone in one.milestones)
-    return one.model_copy(update={"epochs": epochs, "milestones": milestones})
+def _shorter(recipe: Recipe, epochs: int) -> Recipe:
+    milestones = tuple(max(1, milestone * epochs // recipe.epochs) for milestone in recipe.milestones)
+    return recipe.model_copy(update={"epochs": epochs, "milestones": milestones})
 
 
 def label(name: str) -> str:
-    """How a data set is written in a table."""
+    """Name of a data set in tables."""
     return DATA[name].label if name in DATA else f"{name} (embedded photographs)" if name == PHOTOS else name
 
 
@@ -222,7 +218,7 @@ SCALES = {
 
 
 def scale(name: str) -> Scale:
-    """Look a scale up.
+    """Scale by name.
 
     Raises:
         UnknownNameError: There is none of that name.
@@ -233,20 +229,20 @@ def scale(name: str) -> Scale:
 
 
 def parse_data(texts: tuple[str, ...]) -> dict[str, str]:
-    """``NAME=SOURCE`` texts as a table.
+    """Sources by data set from texts ``NAME=SOURCE``.
 
     Raises:
         UsageError: A text has another form, or a name comes twice.
         UnknownNameError: There is no such data set.
     """
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for text in texts:
-        name, sign, source = text.partition("=")
-        if not sign or not source:
+        name, _, source = text.partition("=")
+        if not source:
             raise UsageError(f"expected a data set as NAME=SOURCE, for instance cifar10=data/cifar10, got '{text}'")
         if name not in DATA:
             raise UnknownNameError("data set", name, DATA)
-        if name in found:
+        if name in sources:
             raise UsageError(f"the data set '{name}' was given twice; give it once")
-        found[name] = source
-    return found
+        sources[name] = source
+    return sources

@@ -1,7 +1,7 @@
-"""What one case is: which copy of which images, who trains on it, how. Needs no torch.
+"""Specifications of results: images, copy, network and recipe of a training run. Needs no torch.
 
-A specification says everything that determines a result, so equal specifications are one file,
-whichever table asked for it.
+A specification has everything that determines a result, so equal specifications are one file,
+whichever table asks for it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uge.files import fingerprint
 from uge.learning.recipes import Recipe
 
 ORIGINAL = "original"
-"""The method of a copy that is not protected."""
+"""Method of a copy that is not protected."""
 
 
 class _Spec(BaseModel):
@@ -24,24 +24,21 @@ class _Spec(BaseModel):
 
     @functools.cached_property
     def digest(self) -> str:
-        """sha256 of everything that the specification says."""
+        """sha256 of all fields."""
         return fingerprint(self.model_dump(mode="json"))
 
     def __hash__(self) -> int:
         return hash(self.digest)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, type(self)) and self.digest == other.digest
-
 
 class Images(_Spec):
-    """Clean images and how many of them.
+    """Clean images of a data set.
 
     Attributes:
         name: Name of the data set.
-        limit: Training images; None for all.
-        limit_test: Test images; None for all.
-        size: Side length of training; None for the native one.
+        limit: Number of training images; None for all.
+        limit_test: Number of test images; None for all.
+        size: Side length in training, in pixels; None for the native one.
     """
 
     name: str
@@ -51,10 +48,10 @@ class Images(_Spec):
 
 
 class Copy(_Spec):
-    """A published copy, or the originals.
+    """Published copy, or the originals.
 
     Attributes:
-        images: What was protected.
+        images: The originals.
         method: A method of ``uge protect``, or :data:`ORIGINAL`.
         authorized: Authorised networks, in order; none for the originals and for methods without any.
         rho: L-inf budget as ``uge protect`` takes it; None for the method's own.
@@ -71,7 +68,7 @@ class Copy(_Spec):
 
     @property
     def id(self) -> str:
-        """Name of its files."""
+        """Name of the files of the copy."""
         budget = "" if self.rho is None else f"-r{self.rho.replace('/', '_')}"
         nets = "".join(f"-{name.replace(':', '_')}" for name in self.authorized[:2])
         more = f"-and{len(self.authorized) - 2}" if len(self.authorized) > 2 else ""
@@ -79,17 +76,17 @@ class Copy(_Spec):
 
 
 class Unit(_Spec):
-    """One training run of one network.
+    """Training run of one network.
 
     Attributes:
-        of: The images that it sees.
+        of: The training images.
         role: ``authorized`` starts from θ0; ``hacker`` from initial parameters of its own.
-        network: Architecture.
+        network: Name of the architecture.
         scheme: ``direct`` or ``distill``.
-        number: Which authorised network's θ0 this is (its seed goes up with the number).
-        recipe: How it trains.
+        number: Number of the authorised network; the seed of θ0 goes up with it.
+        recipe: Training recipe.
         seed: Number of the repetition.
-        teacher: Whom a distilling hacker asks.
+        teacher: Authorised network that a distilling hacker learns from.
     """
 
     of: Copy
@@ -103,41 +100,40 @@ class Unit(_Spec):
 
     @property
     def data(self) -> Data:
-        """Whether it sees originals or a protected copy."""
+        """Kind of training images: originals or a protected copy."""
         return "clean" if self.of.method == ORIGINAL else "protected"
 
     @property
     def start(self) -> Start:
-        """Where it starts."""
+        """Initial parameters."""
         return "theta0" if self.role == "authorized" else "random"
 
     @property
     def case_role(self) -> Role:
-        """Its role as cases name it: what trains directly on originals is a clean control."""
+        """Role in the case: a network that trains directly on originals is a clean control."""
         return "clean" if self.data == "clean" and self.scheme == "direct" else self.role
 
     @functools.cached_property
     def id(self) -> str:
-        """Name of its case, the same wherever it is asked for."""
-        place = f"{self.of.images.name}-{self.of.method}-{self.digest[:8]}"
+        """Name of the case."""
         number = self.teacher.number if self.teacher else self.number
-        variant = f"{place}-key{number}" if number else place
+        variant = f"{self.of.images.name}-{self.of.method}-{self.digest[:8]}" + (f"-key{number}" if number else "")
         start = self.start if self.case_role == "clean" else None
         return case_id(self.case_role, self.network, self.scheme, self.data, self.seed, start=start, variant=variant)
 
 
 class Federation(_Spec):
-    """One federated run: every server protects its own classes for one global network.
+    """Federated run: every server protects its own classes for one global network.
 
     Attributes:
-        images: All servers' images together.
-        method: How servers protect.
+        images: Images of all servers together.
+        method: A method of ``uge protect``.
         network: The global network.
-        hackers: Networks that strangers train on the published parts.
-        servers: How many servers.
+        hackers: Networks that hackers train on the published parts.
+        servers: Number of servers.
         rho: L-inf budget.
-        recipe: How everybody trains.
-        recipes: How hackers train, by network, where other than everybody.
+        recipe: Training recipe.
+        recipes: Recipes of hackers, by network, where they differ from ``recipe``.
         seed: Number of the repetition.
         settings: Other settings of ``uge protect``.
     """
@@ -153,12 +149,7 @@ class Federation(_Spec):
     seed: int = 0
     settings: dict[str, Any] = Field(default_factory=dict)
 
-    @functools.cached_property
-    def digest(self) -> str:
-        """As of any specification; a run in which everybody trains alike keeps the digest that it always had."""
-        return fingerprint(self.model_dump(mode="json", exclude=None if self.recipes else {"recipes"}))
-
     @property
     def id(self) -> str:
-        """Name of its result."""
+        """Name of the result."""
         return f"federated-{self.images.name}-{self.method}-{self.network}-{self.digest[:8]}-s{self.seed}"

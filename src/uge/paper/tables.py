@@ -1,29 +1,29 @@
-"""The paper's tables and figures as lists of cells. Needs no torch.
+"""Tables and figures of the paper as lists of cells. Needs no torch.
 
-Every cell says which training runs it is the mean of, and which number of the paper it stands beside. A run
+Every cell names the training runs whose mean it is, and the paper's number beside it. A run
 that several tables need has one specification (:mod:`uge.paper.specs`), so it is done once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from uge.errors import UnknownNameError
-from uge.paper.cells import Cell, Experiment, Section
 from uge.paper.paper_numbers import NOWHERE, PaperTable, paper_table
+from uge.paper.plan import Cell, Experiment, Section
 from uge.paper.scale import DATA, label
-from uge.paper.specifications import HACKERS, Lists
 from uge.paper.specs import ORIGINAL, Unit
+from uge.paper.table_specs import HACKERS, KEYED, TableSpecs
 
-OURS = "keyed"
 VARIANTS = {
     "Original": "original",
     "Unlearn": "unlearn",
     "UnDistill": "undistill",
     "UGEs w-o UD": "uge-no-ud",
     "UGEs": "uge",
-    "Keyed (ours)": OURS,
+    "Keyed (ours)": KEYED,
 }
 """Rows of Table 1 and the methods behind them; the last is this project's default, not the paper's."""
 ULES = {
@@ -38,199 +38,197 @@ ULES = {
     "AR": "ar",
     "OPS": "ops",
     "PIL": "pil",
-    "Keyed (ours)": OURS,
+    "Keyed (ours)": KEYED,
 }
 """Rows of Table 3 and the methods behind them; from ``random noise`` on they are not in the paper's table."""
+Run = Callable[..., Unit]
+"""Training run once its ``seed`` is given."""
 
 
 @dataclass
 class _Block:
-    """A section under construction."""
+    """Section under construction."""
 
-    lists: Lists
+    specs: TableSpecs
     data: str
     paper: PaperTable
     cells: list[Cell] = field(default_factory=list)
 
-    @property
-    def seeds(self) -> range:
-        """The repetitions."""
-        return range(self.lists.scale.seeds)
-
-    def add(
-        self, row: str, column: str, units: Sequence[Sequence[Unit]], control: Sequence[Unit] = (), *, seek: str = ""
-    ) -> None:
-        """One cell from its runs by repetition; ``seek`` is the column's name in the paper where that differs."""
-        groups = tuple(tuple(group) for group in units)
-        paper = self.paper.number(row, seek or column)
-        self.cells.append(Cell(row, column, paper, groups, tuple((unit,) for unit in control)))
+    def add(self, row: str, column: str, runs: Sequence[Run], control: Run | None = None) -> None:
+        """Add the mean of ``runs``, beside the paper's number."""
+        seeds = range(self.specs.scale.seeds)
+        units = tuple(tuple(run(seed=seed) for run in runs) for seed in seeds)
+        controls = () if control is None else tuple((control(seed=seed),) for seed in seeds)
+        # Where authorised and hackers' columns have the same names, the paper's columns tell them apart.
+        printed = column if column in self.paper.columns else column.removeprefix("hacker ")
+        self.cells.append(Cell(row, column, self.paper.number(row, printed), units, controls))
 
     def done(self, title: str = "") -> Section:
-        rows = tuple(dict.fromkeys(cell.row for cell in self.cells))
+        rows = dict.fromkeys(cell.row for cell in self.cells)
         columns = tuple(dict.fromkeys(cell.column for cell in self.cells))
         printed = {cell.row for cell in self.cells if cell.paper is not None}
-        added = frozenset(rows) - printed if printed else frozenset[str]()
-        images = self.lists.images(self.data).name
+        added = frozenset(row for row in rows if printed and row not in printed)
+        images = self.specs.images(self.data).name
         return Section(
-            title or label(self.data), rows, columns, tuple(self.cells), frozenset(added),
-            images if images != self.data else "",
-        )  # fmt: skip
+            title=title or label(self.data),
+            rows=tuple(rows),
+            columns=columns,
+            cells=tuple(self.cells),
+            added=added,
+            stand_in=images if images != self.data else "",
+        )
 
 
 def _rows(block: _Block, variant: str, authorized: Sequence[str], heads: Sequence[str], hackers: Sequence[str]) -> None:
-    """A "Normal" row and a "Distill" row per authorised network, for one variant."""
-    lists, data, method, seeds = block.lists, block.data, VARIANTS[variant], block.seeds
-    clean = method == ORIGINAL
+    """Add a "Normal" row and a "Distill" row per authorised network for one variant."""
+    specs = block.specs
+    clean = VARIANTS[variant] == ORIGINAL
     for number, head in enumerate(heads):
-        own = [] if clean else [lists.authorized(data, ORIGINAL, authorized, number, seed) for seed in seeds]
-        units = [[lists.authorized(data, method, authorized, number, seed)] for seed in seeds]
-        block.add(f"{variant}/Normal", head, units, own)
+        own = partial(specs.authorized, block.data, ORIGINAL, authorized, number)
+        run = partial(specs.authorized, block.data, VARIANTS[variant], authorized, number)
+        block.add(f"{variant}/Normal", head, [run], None if clean else own)
     for teacher in [None, *range(len(authorized))]:
         several = f"-{teacher + 1}" if teacher is not None and len(authorized) > 1 else ""
         row = f"{variant}/{'Normal' if teacher is None else f'Distill{several}'}"
         for column in hackers:
-            name = lists.network(column.removeprefix("hacker "))
-            # Where authorised and hackers' columns have the same names, the paper's columns tell them apart.
-            seek = column if column in block.paper.columns else column.removeprefix("hacker ")
-            control = [] if clean and teacher is None else [lists.clean(data, name, seed) for seed in seeds]
-            units = [[lists.hacker(data, method, authorized, name, seed, teacher)] for seed in seeds]
-            block.add(row, column, units, control, seek=seek)
+            network = specs.network(column.removeprefix("hacker "))
+            control = None if clean and teacher is None else partial(specs.clean, block.data, network)
+            run = partial(specs.hacker, block.data, VARIANTS[variant], authorized, network, teacher=teacher)
+            block.add(row, column, [run], control)
 
 
-def table1(lists: Lists) -> Experiment:
-    """The ablation: variants × schemes × hackers × data sets."""
+def table1(specs: TableSpecs) -> Experiment:
+    """Ablation: variants × schemes × hackers × data sets."""
     sections = []
-    for data in lists.data_sets("cifar10", "cifar100", "tinyimagenet", "tinyimagenet20"):
-        known = data in ("cifar10", "cifar100", "tinyimagenet")
-        block = _Block(lists, data, paper_table("table1", DATA[data].label) if known else NOWHERE)
+    for data in specs.data_sets("cifar10", "cifar100", "tinyimagenet", "tinyimagenet20"):
+        paper = NOWHERE if data == "tinyimagenet20" else paper_table("table1", DATA[data].label)
+        block = _Block(specs, data, paper)
         for variant in VARIANTS:
-            _rows(block, variant, [lists.network("ResNet-18")], ["authorised"], HACKERS[data])
+            _rows(block, variant, [specs.network("ResNet-18")], ["authorised"], HACKERS[data])
         sections.append(block.done())
     return Experiment("table1", "Table 1: ablation", tuple(sections))
 
 
-def _several(name: str, title: str, authorized: Sequence[str], heads: Sequence[str], hackers: Sequence[str]) -> Maker:
-    def make(lists: Lists) -> Experiment:
-        block = _Block(lists, "cifar10", paper_table(name))
-        for variant in ("Original", "UGEs"):
-            _rows(block, variant, [lists.network(one) for one in authorized], heads, hackers)
-        return Experiment(name, title, (block.done(),))
+def _several(
+    specs: TableSpecs, name: str, title: str, authorized: Sequence[str], heads: Sequence[str], hackers: Sequence[str]
+) -> Experiment:
+    block = _Block(specs, "cifar10", paper_table(name))
+    for variant in ("Original", "UGEs"):
+        _rows(block, variant, [specs.network(network) for network in authorized], heads, hackers)
+    return Experiment(name, title, (block.done(),))
 
-    return make
 
-
-def table3(lists: Lists) -> Experiment:
+def table3(specs: TableSpecs) -> Experiment:
     """Feature distance alone against other unlearnable examples, on a ResNet-18."""
-    block, name = _Block(lists, "cifar10", paper_table("table3")), lists.network("ResNet-18")
-    for data in lists.data_sets("cifar10", "cifar100"):
+    block = _Block(specs, "cifar10", paper_table("table3"))
+    network = specs.network("ResNet-18")
+    for data in specs.data_sets("cifar10", "cifar100"):
+        control = partial(specs.clean, data, network)
         for row, method in ULES.items():
-            control = [lists.clean(data, name, seed) for seed in block.seeds]
-            protected = [[lists.victim(data, method, name, seed)] for seed in block.seeds]
-            block.add(row, f"{label(data)} clean", [[unit] for unit in control])
-            block.add(row, f"{label(data)} protected", protected, control)
+            block.add(row, f"{label(data)} clean", [control])
+            block.add(row, f"{label(data)} protected", [partial(specs.victim, data, method, network)], control)
     return Experiment("table3", "Table 3: comparison with unlearnable examples", (block.done("ResNet-18"),))
 
 
-def fig3(lists: Lists) -> Experiment:
-    """Accuracy against the budget ρ."""
+def fig3(specs: TableSpecs) -> Experiment:
+    """Accuracy against the budget ρ; at ρ = 0 on the originals."""
     sections = []
-    for data in lists.data_sets("cifar10", "cifar100"):
-        block, hacker = _Block(lists, data, NOWHERE), HACKERS[data][0]
-        for rho in ("0", *lists.scale.rhos):
-            _budget(block, rho, hacker)
+    networks = [specs.network("ResNet-18")]
+    for data in specs.data_sets("cifar10", "cifar100"):
+        block = _Block(specs, data, NOWHERE)
+        hacker = HACKERS[data][0]
+        name = specs.network(hacker)
+        own = partial(specs.authorized, data, ORIGINAL, networks, 0)
+        control = partial(specs.clean, data, name)
+        for rho in ("0", *specs.scale.rhos):
+            row = f"ρ = {rho}"
+            method = ORIGINAL if rho == "0" else "uge"
+            authorized = partial(specs.authorized, data, method, networks, 0, rho=rho)
+            run = partial(specs.hacker, data, method, networks, name, rho=rho)
+            block.add(row, "authorised", [authorized], None if rho == "0" else own)
+            block.add(row, f"{hacker} normal", [run], None if rho == "0" else control)
+            block.add(row, f"{hacker} distilled", [partial(run, teacher=0)], control)
         sections.append(block.done())
     return Experiment("fig3", "Figure 3: accuracy against the budget ρ", tuple(sections), drawn=True)
 
 
-def _budget(block: _Block, rho: str, hacker: str) -> None:
-    """One row of Fig. 3; at ρ = 0 the originals."""
-    lists, data, row, clean, seeds = block.lists, block.data, f"ρ = {rho}", rho == "0", block.seeds
-    name, nets, method = lists.network(hacker), [lists.network("ResNet-18")], ORIGINAL if clean else "uge"
-    own = [lists.authorized(data, ORIGINAL, nets, 0, seed) for seed in seeds]
-    control = [lists.clean(data, name, seed) for seed in seeds]
-    protected = [[lists.authorized(data, method, nets, 0, seed, rho)] for seed in seeds]
-    block.add(row, "authorised", protected, [] if clean else own)
-    normal, distilled = (
-        [[lists.hacker(data, method, nets, name, seed, teacher, rho)] for seed in seeds] for teacher in (None, 0)
-    )
-    block.add(row, f"{hacker} normal", normal, [] if clean else control)
-    block.add(row, f"{hacker} distilled", distilled, control)
-
-
-def fig7(lists: Lists) -> Experiment:
+def fig7(specs: TableSpecs) -> Experiment:
     """Accuracy against the number of authorised networks; a plain CNN is the hacker."""
-    data, method, hacker = "cifar10", "uge", lists.network("CNN")
-    block = _Block(lists, data, NOWHERE)
-    seeds, clean = block.seeds, [lists.clean(data, hacker, seed) for seed in block.seeds]
-    for count in range(1, lists.scale.networks_most + 1):
-        nets, row, numbers = [lists.network("ResNet-18")] * count, f"{count} authorised", range(count)
-        protected = [[lists.authorized(data, method, nets, number, seed) for number in numbers] for seed in seeds]
-        own = [lists.authorized(data, ORIGINAL, nets, 0, seed) for seed in seeds]
-        distilled = [[lists.hacker(data, method, nets, hacker, seed, number) for number in numbers] for seed in seeds]
-        block.add(row, "authorised (mean)", protected, own)
-        block.add(row, "CNN normal", [[lists.hacker(data, method, nets, hacker, seed)] for seed in seeds], clean)
-        block.add(row, "CNN distilled (mean)", distilled, clean)
+    hacker = specs.network("CNN")
+    block = _Block(specs, "cifar10", NOWHERE)
+    clean = partial(specs.clean, block.data, hacker)
+    for count in range(1, specs.scale.networks_most + 1):
+        row = f"{count} authorised"
+        networks = [specs.network("ResNet-18")] * count
+        run = partial(specs.hacker, block.data, "uge", networks, hacker)
+        authorized = [partial(specs.authorized, block.data, "uge", networks, number) for number in range(count)]
+        block.add(row, "authorised (mean)", authorized, partial(specs.authorized, block.data, ORIGINAL, networks, 0))
+        block.add(row, "CNN normal", [run], clean)
+        block.add(row, "CNN distilled (mean)", [partial(run, teacher=number) for number in range(count)], clean)
     return Experiment("fig7", "Figure 7: number of authorised networks", (block.done(),), drawn=True)
 
 
-def _pictures(name: str, title: str, *data: str) -> Maker:
-    def make(lists: Lists) -> Experiment:
-        nets = [lists.network("ResNet-18")]
-        shown = [lists.copy(one, method, nets, 0) for one in lists.data_sets(*data) for method in ("uge", OURS)]
-        return Experiment(name, title, pictures=tuple(dict.fromkeys(shown)))
-
-    return make
+def _pictures(specs: TableSpecs, name: str, title: str, data: Sequence[str]) -> Experiment:
+    copy = partial(specs.copy, authorized=[specs.network("ResNet-18")], seed=0)
+    shown = [copy(images, method) for images in specs.data_sets(*data) for method in ("uge", KEYED)]
+    return Experiment(name, title, pictures=tuple(dict.fromkeys(shown)))
 
 
-def table9(lists: Lists) -> Experiment:
+def table9(specs: TableSpecs) -> Experiment:
     """Two servers with half of the classes each, one global network."""
     paper = paper_table("table9")
-    runs = tuple(lists.federation("cifar10", seed) for seed in range(lists.scale.seeds))
-    cells = [
-        Cell(row, column, paper.number(row, column), federations=runs) for row in paper.rows for column in paper.columns
-        if paper.number(row, column) is not None
-    ]  # fmt: skip
-    images = lists.images("cifar10").name
-    section = Section(
-        label("cifar10"), tuple(paper.rows), paper.columns, tuple(cells), stand_in=images if images != "cifar10" else ""
-    )
+    runs = tuple(specs.federation("cifar10", seed=seed) for seed in range(specs.scale.seeds))
+    block = _Block(specs, "cifar10", paper)
+    places = [(row, column, paper.number(row, column)) for row in paper.rows for column in paper.columns]
+    block.cells += [Cell(*place, federations=runs) for place in places if place[2] is not None]
+    section = replace(block.done(), columns=paper.columns)
     return Experiment("table9", "Table 9: federated learning", (section,))
 
 
-Maker = Callable[[Lists], Experiment]
-EXPERIMENTS: dict[str, Maker] = {
+EXPERIMENTS: dict[str, Callable[[TableSpecs], Experiment]] = {
     "table1": table1,
-    "table2": _several(
-        "table2", "Table 2: two authorised networks", ["ResNet-18"] * 2, ["Net-1", "Net-2"], ["CNN", "ResNetC-20"]
+    "table2": partial(
+        _several,
+        name="table2",
+        title="Table 2: two authorised networks",
+        authorized=["ResNet-18"] * 2,
+        heads=["Net-1", "Net-2"],
+        hackers=["CNN", "ResNetC-20"],
     ),
     "table3": table3,
-    "table7": _several(
-        "table7", "Table 7: three authorised networks", ["ResNet-18"] * 3, ["Net-1", "Net-2", "Net-3"], ["CNN"]
+    "table7": partial(
+        _several,
+        name="table7",
+        title="Table 7: three authorised networks",
+        authorized=["ResNet-18"] * 3,
+        heads=["Net-1", "Net-2", "Net-3"],
+        hackers=["CNN"],
     ),
-    "table8": _several(
-        "table8",
-        "Table 8: authorised networks of two architectures",
-        ["CNN", "ResNet-18"],
-        ["authorised CNN", "authorised ResNet-18"],
-        ["hacker CNN", "hacker ResNet-18"],
+    "table8": partial(
+        _several,
+        name="table8",
+        title="Table 8: authorised networks of two architectures",
+        authorized=["CNN", "ResNet-18"],
+        heads=["authorised CNN", "authorised ResNet-18"],
+        hackers=["hacker CNN", "hacker ResNet-18"],
     ),
     "table9": table9,
     "fig3": fig3,
-    "fig4": _pictures("fig4", "Figure 4: original, noise, protected", "cifar10", "cifar100"),
-    "fig6": _pictures("fig6", "Figure 6: original, noise, protected", "tinyimagenet", "tinyimagenet20"),
+    "fig4": partial(_pictures, name="fig4", title="Figure 4: original, noise, protected", data=["cifar10", "cifar100"]),
+    "fig6": partial(
+        _pictures, name="fig6", title="Figure 6: original, noise, protected", data=["tinyimagenet", "tinyimagenet20"]
+    ),
     "fig7": fig7,
 }
-"""What can be reproduced, by name."""
+"""Tables and figures by name."""
 
 
-def experiments(what: str, lists: Lists) -> list[Experiment]:
-    """One experiment by name, or all of them.
+def experiments(name: str, specs: TableSpecs) -> list[Experiment]:
+    """Experiment by name, or ``all`` of them.
 
     Raises:
         UnknownNameError: There is none of that name.
     """
-    if what == "all":
-        return [make(lists) for make in EXPERIMENTS.values()]
-    if what not in EXPERIMENTS:
-        raise UnknownNameError("table or figure", what, [*EXPERIMENTS, "all"])
-    return [EXPERIMENTS[what](lists)]
+    if name != "all" and name not in EXPERIMENTS:
+        raise UnknownNameError("table or figure", name, [*EXPERIMENTS, "all"])
+    return [make(specs) for known, make in EXPERIMENTS.items() if name in ("all", known)]

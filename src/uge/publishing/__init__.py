@@ -1,6 +1,6 @@
-"""Publishing: the protected data set as a folder that anybody can load and check.
+"""Publishing: a protected data set as an ordinary folder of images that any program can load.
 
-``publish`` writes it, ``verify`` checks it from disk, ``read_manifest`` reads what it claims;
+``publish`` writes it, ``verify`` checks it from disk, ``read_manifest`` reads its claims;
 secrets go to ``private_folder`` beside it.
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from uge.publishing.manifest import Authorized, Manifest, Measured, Provenance, is_published, read_manifest
 from uge.publishing.private import create_private, is_private, private_folder
-from uge.publishing.tree import is_complete
-from uge.publishing.verify import Verification, verify
+from uge.publishing.verify import Verification, is_complete, verify
 from uge.publishing.writer import Protected, publish
 
 __all__ = [

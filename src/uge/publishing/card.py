@@ -6,20 +6,20 @@ from typing import Any
 
 import yaml
 
-from uge.publishing.manifest import Manifest
+from uge.publishing.layout import LAYOUTS
+from uge.publishing.manifest import Authorized, Manifest
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-MADE_FOR_NOBODY = {
-    "": "No network was authorised: this copy is meant to be learnable by nobody.",
+NO_NETWORK = {
+    "": "No network was authorised: no network should learn from this copy.",
     "generator": "Its images were added to an earlier protected copy; the key of that copy opens them too.",
 }
-"""What to say of a copy that names no network, by method."""
+"""Sentences on a copy that names no network, by method."""
 NORMS = {"L2": "the L2 norm", "none": "nothing"}
-PATHS = {"parquet": "data/train-*.parquet", "imagefolder": "train/**"}
 
 
 def dataset_card(manifest: Manifest) -> str:
-    """Front matter that the Hugging Face Hub accepts, then what the folder is, measured, and cannot do."""
+    """Card with front matter for the Hugging Face Hub: contents of the folder, measurements and limits."""
     name = " ".join(manifest.name.split())
     return f"""---
 {yaml.safe_dump(_front_matter(manifest, name), sort_keys=False, allow_unicode=True)}---
@@ -27,7 +27,7 @@ def dataset_card(manifest: Manifest) -> str:
 # {name}, a protected copy
 
 {manifest.count:,} labelled images in {len(manifest.classes)} classes, changed slightly so that the network they were
-made for learns from them and other networks should not. The originals are not in here. Nobody needs special code
+made for learns from them and other networks should not. The originals are not in here. No special code is needed
 to read this folder: it is an ordinary image data set.
 
 ## What was changed
@@ -44,12 +44,12 @@ to read this folder: it is an ordinary image data set.
 ## What this does not protect against
 
 - It lowers what a network learns from this copy; it does not encrypt. People see the same pictures as before.
-- Nobody can promise failure for every network, recipe and purification. `uge audit` measures how well the protection
+- Failure of every network, recipe and purification cannot be promised. `uge audit` measures how well the protection
   holds against those it tries; the margin counts, not the intention.
-- Somebody who knows how a keyed protection works can estimate its patterns from the images of a class and take them
-  out, without any key; adversarial training usually breaks others.
-- Whoever has the original images, or the key, trains as well as ever. A leaked key cannot be called back.
-- Whoever has the trained authorised network has a network that works; if it is a keyed one, he has the key as well.
+- A hacker that knows how a keyed protection works can estimate its patterns from the images of a class and take them
+  out, without any key; adversarial training usually breaks other methods.
+- With the original images, or with the key, a network trains as well as ever. A leaked key cannot be called back.
+- The trained authorised network works wherever it is copied; a keyed one contains its key as well.
 - Images that were public before are public still.
 
 ## Check the folder
@@ -60,25 +60,28 @@ with `--against ORIGINALS` it measures the change again.
 
 
 def _front_matter(manifest: Manifest, name: str) -> dict[str, Any]:
-    size = next((label for limit, label in SIZES if manifest.count < limit), "n>1M")
-    data = [{"split": "train", "path": PATHS[manifest.format]}]
     return {
         "pretty_name": f"{name}, a protected copy",
         "task_categories": ["image-classification"],
         "tags": ["image", "data-protection", "unlearnable-examples", "uge"],
-        "size_categories": [size],
-        "configs": [{"config_name": "default", "data_files": data}],
+        "size_categories": [next((label for limit, label in SIZES if manifest.count < limit), "n>1M")],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": "train", "path": LAYOUTS[manifest.format].pattern}],
+            }
+        ],
     }
 
 
 def _budget(manifest: Manifest) -> str:
-    """What bound is promised; methods that bound another norm, or none, promise no L-inf bound."""
+    """Line on the promised bound; methods that bound another norm, or none, promise no L-inf bound."""
     details = manifest.method_details
     if details.get("linf_claimed") is False:
-        mean, largest = details["l2_mean"], details["l2_max"]
         return (
             f"- Budget: no L-inf bound is claimed (the method bounds {NORMS[str(details['norm'])]}); a change has an\n"
-            f"  L2 length, in [0, 1] pixel values, of {mean:.2f} on average and {largest:.2f} at most."
+            f"  L2 length, in [0, 1] pixel values, of {details['l2_mean']:.2f} on average and "
+            f"{details['l2_max']:.2f} at most."
         )
     return (
         f"- Budget: no colour value differs from its original by more than {manifest.budget.levels} of 255 levels\n"
@@ -87,24 +90,19 @@ def _budget(manifest: Manifest) -> str:
 
 
 def _measured(manifest: Manifest) -> str:
-    found = manifest.measured
-    parts = [f"largest change {found.linf_levels} levels"]
-    if found.psnr_db is not None:
-        parts.append(f"mean PSNR {found.psnr_db:.1f} dB (lowest {found.psnr_min_db:.1f})")
-    if found.ssim is not None:
-        parts.append(f"mean SSIM {found.ssim:.3f} (on {found.ssim_sample} images)")
-    parts.append(f"{100 * found.changed_pixels:.1f} % of the pixels changed")
+    measured = manifest.measured
+    parts = [f"largest change {measured.linf_levels} levels"]
+    if measured.psnr_db is not None:
+        parts.append(f"mean PSNR {measured.psnr_db:.1f} dB (lowest {measured.psnr_min_db:.1f})")
+    if measured.ssim is not None:
+        parts.append(f"mean SSIM {measured.ssim:.3f} (on {measured.ssim_sample} images)")
+    parts.append(f"{100 * measured.changed_pixels:.1f} % of the pixels changed")
     return f"- Measured on the stored files: {'; '.join(parts)}."
 
 
 def _authorized(manifest: Manifest) -> str:
     if not manifest.authorized:
-        return MADE_FOR_NOBODY.get(manifest.method, MADE_FOR_NOBODY[""])
-    lines = [
-        f"- {one.id}: {one.network}, weights sha256 `{one.weights_sha256}`"
-        + (f", for request `{one.request.id}` signed by key sha256 `{one.request.key_sha256}`" if one.request else "")
-        for one in manifest.authorized
-    ]
+        return NO_NETWORK.get(manifest.method, NO_NETWORK[""])
     return "\n".join(
         [
             "You need this folder and the key file that its owner gave you (the initial weights of the network).",
@@ -115,6 +113,12 @@ def _authorized(manifest: Manifest) -> str:
             "",
             "It was made for:",
             "",
-            *lines,
+            *map(_network, manifest.authorized),
         ]
     )
+
+
+def _network(authorized: Authorized) -> str:
+    line = f"- {authorized.id}: {authorized.network}, weights sha256 `{authorized.weights_sha256}`"
+    request = authorized.request
+    return f"{line}, for request `{request.id}` signed by key sha256 `{request.key_sha256}`" if request else line

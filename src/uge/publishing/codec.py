@@ -17,11 +17,11 @@ from uge.data.images import Pixels
 from uge.errors import DataError
 from uge.publishing.manifest import Codec
 
-CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+MODES = ("L", "LA", "RGB", "RGBA")
 WEBP_SIDE = 16383
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+# Values per pixel of PNG's colour types.
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Values per pixel of PNG's colour types."""
 ALLOWED = {"png": {"IHDR", "IDAT", "IEND"}, "webp": {"VP8L"}}
 OPTIONS: dict[Codec, dict[str, Any]] = {
     "png": {"format": "PNG", "compress_level": 6},
@@ -32,7 +32,7 @@ OPTIONS: dict[Codec, dict[str, Any]] = {
 
 
 def storable(pixels: Pixels, codec: Codec) -> Codec:
-    """The codec that holds these pixels unchanged: WebP has no gray, drops opaque alpha, and ends at 16383 pixels."""
+    """Codec that holds these pixels unchanged: WebP has no gray, drops opaque alpha, and ends at 16383 pixels."""
     opaque = pixels.shape[2] == 4 and bool((pixels[..., 3] == 255).all())
     return "png" if pixels.shape[2] <= 2 or opaque or max(pixels.shape) > WEBP_SIDE else codec
 
@@ -52,37 +52,21 @@ def decode(data: bytes) -> Pixels:
     """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
-            if image.mode not in CHANNELS:
-                raise DataError(f"expected 8-bit gray or colour pixels ({', '.join(CHANNELS)}), got {image.mode}")
-            pixels = webp_pixels(image) if image.format == "WEBP" else np.asarray(image)
+            if image.mode not in MODES:
+                raise DataError(f"expected 8-bit gray or colour pixels ({', '.join(MODES)}), got {image.mode}")
+            pixels = np.asarray(image)
     except (OSError, EOFError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(f"cannot be decoded as PNG or WebP ({error})") from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def webp_pixels(image: Image.Image) -> Pixels:
-    """Pixels of an opened WebP image: what ``numpy.asarray`` gives, without two copies that Pillow makes.
-
-    For small images those take half as long as the decoding itself.
-    """
-    frame = getattr(image, "_get_next", None)  # What Pillow itself reads from, but no public part of it.
-    if frame is None:
-        return np.asarray(image)
-    # Four bytes a pixel, whether there is alpha or not.
-    decoded = np.frombuffer(frame()[0], dtype=np.uint8).reshape(image.height, image.width, -1)
-    pixels = np.empty((*decoded.shape[:2], CHANNELS[image.mode]), dtype=np.uint8)
-    for channel in range(pixels.shape[2]):
-        pixels[..., channel] = decoded[..., channel]
-    return pixels
-
-
 def kind_of(data: bytes) -> Codec:
-    """What published bytes claim to be by their first ones."""
+    """Codec that the first bytes of a published image claim."""
     return "png" if data.startswith(PNG_MAGIC) else "webp"
 
 
 def metadata_problem(data: bytes) -> str | None:
-    """Why the bytes hold more than lossless pixels (EXIF, colour profile, text, appended data); ``None`` if clean."""
+    """Description of what an image holds beyond lossless pixels (EXIF, colour profile, text); ``None`` if clean."""
     kind = kind_of(data)
     try:
         names = list(_png_chunks(data) if kind == "png" else _webp_chunks(data))
@@ -95,7 +79,9 @@ def metadata_problem(data: bytes) -> str | None:
 
 
 def _png_chunks(data: bytes) -> Iterator[str]:
-    at, name, parts = len(PNG_MAGIC), "", defaultdict[str, bytearray](bytearray)
+    at = len(PNG_MAGIC)
+    name = ""
+    parts = defaultdict[str, bytearray](bytearray)
     while name != "IEND":
         length, kind = struct.unpack_from(">I4s", data, at)
         name = kind.decode("latin-1")

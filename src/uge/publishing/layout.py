@@ -1,4 +1,7 @@
-"""The two forms of a published folder: Parquet shards, or one folder of images per class."""
+"""Layouts of a published folder: Parquet shards, or a folder of images for each class.
+
+This module alone knows which files a layout has, how they are written and how they are read.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +10,85 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from uge.errors import DataError
 from uge.files import file_sha256
-from uge.publishing.manifest import INDEX, FileRecord, Format
+from uge.publishing.manifest import INDEX, Codec, FileRecord, Format, Manifest
+from uge.publishing.stream import batches
 
-COLUMNS = ("image", "label", "id")
 INDEX_COLUMNS = ("path", "label", "id")
-SHARD_ROWS, SHARD_BYTES = 25_000, 100_000_000
-GROUP_ROWS, GROUP_BYTES = 1_000, 16_000_000
+SHARD_ROWS = 25_000
+SHARD_BYTES = 100_000_000
+GROUP_ROWS = 1_000
+GROUP_BYTES = 16_000_000
+ROWS_READ_AT_ONCE = 64
+# Fixed options: equal images give equal bytes. The images are compressed already.
+PARQUET = {"compression": "none", "use_dictionary": False, "write_statistics": False, "version": "2.6"}
+IMAGE_NAME = re.compile(r"\d{8}\.(?:png|webp)")
+"""Names of image files: neutral, since a name may tell the source of an image."""
+PUBLISHABLE = re.compile(
+    r"README\.md|TRAINING\.md|index\.csv|data/train-\d{5}-of-\d{5}\.parquet|train/(?!\.)[^/\\]+/" + IMAGE_NAME.pattern
+)
+"""Paths of files that may lie in a published folder beside its manifest."""
 RESERVED = re.compile(r"^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$", re.IGNORECASE)
+Problem = Callable[[str], None]
+"""Takes one sentence on a file or image that is not as it should be."""
 
 
-class Sink(Protocol):
-    """Takes encoded images in order; ``close`` finishes the files and lists them."""
+@dataclass(frozen=True)
+class Record:
+    """Published image as it lies on disk.
 
-    def add(self, name: str, data: bytes, label: int, id: str) -> None:
-        """Store one image under a neutral file name."""
+    Attributes:
+        where: Place of the image in messages.
+        name: File name that is stored with the image.
+        data: Encoded bytes.
+        label: Index of its class.
+        id: Sample id.
+    """
 
-    def close(self) -> list[FileRecord]:
-        """Finish and return every file written, with its digest."""
+    where: str
+    name: str
+    data: bytes
+    label: int
+    id: str
 
-    def abandon(self) -> None:
-        """Let go of open files, finished or not."""
+
+Row: TypeAlias = tuple[str, bytes, int, str]
+"""File name, encoded bytes, label and sample id of an image to write."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Form of a published folder.
+
+    Attributes:
+        codec: Codec of its images unless another is asked for.
+        pattern: Paths of its images, as Hugging Face ``datasets`` takes them.
+        write: Writes images in order and returns all files: ``write(folder, rows, classes, count, rows_per_file)``.
+        records: Reads them: ``records(folder, manifest, sound, problem)`` yields every image of the files in
+            ``sound``, in the order of publication, and calls ``problem`` for each file or row that cannot be read.
+    """
+
+    codec: Codec
+    pattern: str
+    write: Callable[[Path, Iterable[Row], Sequence[str], int, int], list[FileRecord]]
+    records: Callable[[Path, Manifest, frozenset[str], Problem], Iterator[Record]]
+
+
+def file_record(folder: Path, path: str, count: int | None = None) -> FileRecord:
+    """Size and digest of a finished file at ``path`` in ``folder``."""
+    file = folder / path
+    return FileRecord(path=path, sha256=file_sha256(file), bytes=file.stat().st_size, count=count)
 
 
 def default_rows(raw_bytes: int) -> int:
@@ -43,7 +97,7 @@ def default_rows(raw_bytes: int) -> int:
 
 
 def class_folders(classes: Sequence[str]) -> dict[str, str]:
-    """A folder name for every class that every file system takes, distinct even where case does not count."""
+    """Folder name of every class: valid on every file system, and distinct even without regard to case."""
     folders: dict[str, str] = {}
     taken: set[str] = set()
     for name in classes:
@@ -52,7 +106,8 @@ def class_folders(classes: Sequence[str]) -> dict[str, str]:
         base = folder = f"_{plain}" if RESERVED.match(plain) else plain
         number = 2
         while folder.casefold() in taken:
-            folder, number = f"{base}-{number}", number + 1
+            folder = f"{base}-{number}"
+            number += 1
         taken.add(folder.casefold())
         folders[name] = folder
     return folders
@@ -70,97 +125,117 @@ def table_schema(classes: Sequence[str]) -> pa.Schema:
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
-class ParquetSink:
-    """``data/train-00000-of-0000N.parquet``, written in row groups of about 16 MB."""
-
-    def __init__(self, folder: Path, *, classes: Sequence[str], count: int, rows_per_file: int) -> None:
-        self._folder, self._schema, self._rows_per_file = folder, table_schema(classes), rows_per_file
-        self._shards = -(-count // rows_per_file)
-        self._records: list[FileRecord] = []
-        self._group: list[tuple[str, bytes, int, str]] = []
-        self._group_bytes = self._rows = 0
-        self._open: tuple[str, Any, pq.ParquetWriter] | None = None
-        (folder / "data").mkdir()
-
-    def abandon(self) -> None:
-        """Let go of open files, finished or not."""
-        if self._open is not None:
-            self._open[1].close()
-
-    def add(self, name: str, data: bytes, label: int, id: str) -> None:
-        """Store one image in the current shard."""
-        self._group.append((name, data, label, id))
-        self._group_bytes += len(data)
-        self._rows += 1
-        full = self._rows == self._rows_per_file
-        if full or len(self._group) >= GROUP_ROWS or self._group_bytes >= GROUP_BYTES:
-            self._flush()
-        if full:
-            self._finish()
-
-    def close(self) -> list[FileRecord]:
-        """Finish the last shard."""
-        if self._group:
-            self._flush()
-        if self._open is not None:
-            self._finish()
-        return self._records
-
-    def _flush(self) -> None:
-        if self._open is None:
-            path = f"data/train-{len(self._records):05d}-of-{self._shards:05d}.parquet"
-            handle = (self._folder / path).open("wb")
-            # Fixed options: equal images give equal bytes. The images are compressed already.
-            options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "version": "2.6"}
-            self._open = path, handle, pq.ParquetWriter(handle, self._schema, **options)
-        names, datas, labels, ids = zip(*self._group, strict=True)
-        kind = self._schema.field("image").type
-        image = pa.StructArray.from_arrays([pa.array(datas, pa.binary()), pa.array(names)], fields=list(kind))
-        self._open[2].write_table(pa.table([image, pa.array(labels, pa.int64()), pa.array(ids)], schema=self._schema))
-        self._group, self._group_bytes = [], 0
-
-    def _finish(self) -> None:
-        assert self._open is not None
-        path, handle, writer = self._open
-        writer.close()
-        handle.close()
-        full = self._folder / path
-        self._records.append(
-            FileRecord(path=path, sha256=file_sha256(full), bytes=full.stat().st_size, count=self._rows)
-        )
-        self._open, self._rows = None, 0
+def _write_parquet(
+    folder: Path, rows: Iterable[Row], classes: Sequence[str], count: int, rows_per_file: int
+) -> list[FileRecord]:
+    """Write ``data/train-00000-of-0000N.parquet`` in row groups of about 16 MB."""
+    schema = table_schema(classes)
+    shards = -(-count // rows_per_file)
+    records = []
+    (folder / "data").mkdir()
+    for number, shard in groupby(enumerate(rows), key=lambda numbered: numbered[0] // rows_per_file):
+        path = f"data/train-{number:05d}-of-{shards:05d}.parquet"
+        written = 0
+        with (folder / path).open("wb") as handle, pq.ParquetWriter(handle, schema, **PARQUET) as writer:
+            images = (row for _, row in shard)
+            for group in batches(images, lambda row: len(row[1]), most=GROUP_ROWS, most_bytes=GROUP_BYTES):
+                writer.write_table(_table(group, schema))
+                written += len(group)
+        records.append(file_record(folder, path, written))
+    return records
 
 
-class ImageFolderSink:
-    """``train/CLASS/NAME`` and ``index.csv`` with path, label and id of every image in order."""
-
-    def __init__(self, folder: Path, *, classes: Sequence[str], count: int, rows_per_file: int) -> None:
-        self._folder = folder
-        self._folders = [f"train/{name}" for name in class_folders(classes).values()]
-        self._records: list[FileRecord] = []
-        for name in self._folders:
-            (folder / name).mkdir(parents=True)
-        self._index = (folder / INDEX).open("w", newline="", encoding="utf-8")
-        self._rows = csv.writer(self._index, lineterminator="\n")
-        self._rows.writerow(INDEX_COLUMNS)
-
-    def abandon(self) -> None:
-        """Let go of open files, finished or not."""
-        self._index.close()
-
-    def add(self, name: str, data: bytes, label: int, id: str) -> None:
-        """Store one image in its class's folder."""
-        path = f"{self._folders[label]}/{name}"
-        (self._folder / path).write_bytes(data)
-        self._rows.writerow((path, label, id))
-        self._records.append(FileRecord(path=path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)))
-
-    def close(self) -> list[FileRecord]:
-        """Finish the index."""
-        self._index.close()
-        index = self._folder / INDEX
-        record = FileRecord(path=INDEX, sha256=file_sha256(index), bytes=index.stat().st_size, count=len(self._records))
-        return [record, *self._records]
+def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    names, images, labels, ids = zip(*rows, strict=True)
+    parts = [pa.array(images, pa.binary()), pa.array(names)]
+    image = pa.StructArray.from_arrays(parts, fields=list(schema.field("image").type))
+    return pa.table([image, pa.array(labels, pa.int64()), pa.array(ids)], schema=schema)
 
 
-SINKS: dict[Format, Callable[..., Sink]] = {"parquet": ParquetSink, "imagefolder": ImageFolderSink}
+def _parquet_records(folder: Path, manifest: Manifest, sound: frozenset[str], problem: Problem) -> Iterator[Record]:
+    for file in manifest.files:
+        if file.path in sound and file.path.endswith(".parquet"):
+            try:
+                yield from _shard_records(folder, manifest, file)
+            except (pa.ArrowException, DataError, OSError, ValueError) as error:
+                problem(f"{file.path}: {error}; publish again")
+
+
+def _shard_records(folder: Path, manifest: Manifest, file: FileRecord) -> Iterator[Record]:
+    with pq.ParquetFile(folder / file.path) as shard:
+        _check_schema(shard.schema_arrow, manifest.classes)
+        if shard.metadata.num_rows != file.count:
+            raise DataError(f"holds {shard.metadata.num_rows} images instead of {file.count}")
+        rows = (row for batch in shard.iter_batches(batch_size=ROWS_READ_AT_ONCE) for row in batch.to_pylist())
+        for number, row in enumerate(rows):
+            image = row["image"] or {}
+            fields: tuple[Any, ...] = (image.get("path"), image.get("bytes"), row["label"], row["id"])
+            if None in fields:
+                raise DataError(f"row {number} lacks its image, path, label or id")
+            yield Record(f"{file.path} row {number}", *fields)
+
+
+def _check_schema(schema: pa.Schema, classes: tuple[str, ...]) -> None:
+    wanted = table_schema(classes)
+    if not schema.remove_metadata().equals(wanted.remove_metadata()):
+        raise DataError(f"expected the columns {', '.join(wanted.names)} only, got {', '.join(schema.names)}")
+    if schema.metadata != wanted.metadata:
+        raise DataError("its metadata does not hold the class names of manifest.json and nothing else")
+
+
+def _write_image_folder(
+    folder: Path, rows: Iterable[Row], classes: Sequence[str], count: int, rows_per_file: int
+) -> list[FileRecord]:
+    """Write ``train/CLASS/NAME``, and ``index.csv`` with path, label and id of every image in order."""
+    folders = [f"train/{name}" for name in class_folders(classes).values()]
+    records = []
+    for name in folders:
+        (folder / name).mkdir(parents=True)
+    with (folder / INDEX).open("w", newline="", encoding="utf-8") as handle:
+        index = csv.writer(handle, lineterminator="\n")
+        index.writerow(INDEX_COLUMNS)
+        for name, data, label, id in rows:
+            path = f"{folders[label]}/{name}"
+            (folder / path).write_bytes(data)
+            index.writerow((path, label, id))
+            records.append(FileRecord(path=path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)))
+    return [file_record(folder, INDEX, len(records)), *records]
+
+
+def _image_folder_records(
+    folder: Path, manifest: Manifest, sound: frozenset[str], problem: Problem
+) -> Iterator[Record]:
+    if INDEX not in sound:
+        if all(file.path != INDEX for file in manifest.files):
+            problem(f"{INDEX} is not listed in manifest.json; publish again")
+        return
+    folders = [f"train/{(manifest.class_folders or {}).get(name)}" for name in manifest.classes]
+    waiting = Counter(file.path for file in manifest.files if file.path.startswith("train/"))
+    try:
+        with (folder / INDEX).open(newline="", encoding="utf-8") as handle:
+            rows = csv.reader(handle)
+            if tuple(next(rows, ())) != INDEX_COLUMNS:
+                raise DataError(f"expected the columns {', '.join(INDEX_COLUMNS)}")
+            for path, label, id in rows:
+                waiting[path] -= 1
+                if waiting[path] < 0:
+                    raise DataError(f"names {path}, which manifest.json does not list or which came before")
+                if not (label.isdecimal() and int(label) < len(folders)):
+                    raise DataError(f"the label '{label}' of {path} is not one of 0..{len(folders) - 1}")
+                parent, _, name = path.rpartition("/")
+                if parent != folders[int(label)]:
+                    problem(f"{path}: lies in another folder than that of its class in {INDEX}; publish again")
+                if path in sound:
+                    yield Record(path, name, (folder / path).read_bytes(), int(label), id)
+    except (csv.Error, DataError, OSError, ValueError) as error:
+        problem(f"{INDEX}: {error}; publish again")
+        return
+    for path in +waiting:
+        problem(f"{path}: {INDEX} does not name it; publish again")
+
+
+LAYOUTS: dict[Format, Layout] = {
+    "parquet": Layout("webp", "data/train-*.parquet", _write_parquet, _parquet_records),
+    "imagefolder": Layout("png", "train/**", _write_image_folder, _image_folder_records),
+}
+"""Layouts by the manifest's ``format``."""

@@ -1,4 +1,4 @@
-"""``manifest.json``: what a published folder claims about itself. Needs no torch and no image library."""
+"""``manifest.json``: claims of a published folder about itself. Needs no torch and no image library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from uge.errors import DataError, IntegrityError, UsageError
 from uge.files import code_version, read_json, write_atomic
 
-MANIFEST, CARD, GUIDE, INDEX = "manifest.json", "README.md", "TRAINING.md", "index.csv"
+MANIFEST = "manifest.json"
+CARD = "README.md"
+GUIDE = "TRAINING.md"
+INDEX = "index.csv"
 SCHEMA_VERSION = 1
 
 Format = Literal["parquet", "imagefolder"]
@@ -28,7 +31,7 @@ class _Strict(BaseModel):
 
 
 class FileRecord(_Strict):
-    """One published file; ``count`` is its number of images where that is not obvious."""
+    """Published file; ``count`` is its number of images where that is not obvious."""
 
     path: str
     sha256: Digest
@@ -37,7 +40,7 @@ class FileRecord(_Strict):
 
 
 class BudgetRecord(_Strict):
-    """The promised bound: ``rho`` in [0, 1] pixel values, ``levels`` in whole 8-bit levels."""
+    """Promised bound: ``rho`` in [0, 1] pixel values, ``levels`` in whole 8-bit levels."""
 
     rho: float = Field(ge=1 / 255 - 1e-9, le=1)
     unit: str = "[0, 1] pixel value"
@@ -45,7 +48,7 @@ class BudgetRecord(_Strict):
 
 
 class Measured(_Strict):
-    """What was measured on the stored bytes, decoded again, against the originals.
+    """Distances between the stored images, decoded again, and their originals.
 
     Attributes:
         linf_levels: Largest change of any colour value, in 8-bit levels.
@@ -53,7 +56,7 @@ class Measured(_Strict):
         psnr_db: Mean PSNR over the images that changed, in dB; ``None`` if none did.
         psnr_min_db: The smallest PSNR, in dB.
         ssim: Mean structural similarity over an evenly spread sample; ``None`` if all images are too small.
-        ssim_sample: How many images that sample has.
+        ssim_sample: Number of images in that sample.
         changed_pixels: Share of all pixel positions where any colour channel changed, 0 to 1.
         unchanged_images: Images that are equal to their originals.
         constant_images: Published images that have one single colour.
@@ -79,7 +82,7 @@ class SizeRecord(_Strict):
 
     @classmethod
     def of(cls, shapes: Iterable[tuple[int, ...]]) -> SizeRecord:
-        """Summed up from shapes, height × width × channels, of which there is at least one."""
+        """Sizes of one or more images from their shapes, height × width × channels."""
         heights, widths, channels = zip(*shapes, strict=True)
         return cls(
             height=(min(heights), max(heights)),
@@ -89,16 +92,16 @@ class SizeRecord(_Strict):
 
 
 class RequestRecord(_Strict):
-    """The signed request of a named receiver: its id, and sha256 of the public key that signed it."""
+    """Signed request of a named receiver: its id, and sha256 of the public key that signed it."""
 
     id: str
     key_sha256: Digest
 
 
 class Authorized(_Strict):
-    """A network that the copy was made for; its weights stay private, their digest does not.
+    """Network that the copy was made for; its weights stay private, their digest does not.
 
-    ``request`` is there where a receiver asked for the copy (``uge protect --for``).
+    ``request`` is None unless a receiver asked for the copy (``uge protect --for``).
     """
 
     id: str
@@ -108,7 +111,7 @@ class Authorized(_Strict):
 
 
 class Provenance(_Strict):
-    """How the protected images came about; copied into the manifest as it stands.
+    """Method, seeds and networks behind protected images; copied into the manifest as they stand.
 
     Attributes:
         method: Name of the protection method, for instance ``"uge"``.
@@ -131,12 +134,12 @@ class Provenance(_Strict):
 
 
 class Manifest(Provenance):
-    """Everything a receiver needs to check a published folder (docs/design.md, "Published folder").
+    """Claims by which a receiver checks a published folder (docs/formats.md, "Published folder").
 
     Attributes:
         schema_version: Version of this file's layout.
-        tool: What wrote the folder.
-        tool_version: Its version.
+        tool: Program that wrote the folder.
+        tool_version: Version of that program.
         name: Name of the data set.
         split: Split of the source that was protected.
         classes: Class names; a label is an index into them.
@@ -144,10 +147,10 @@ class Manifest(Provenance):
         count: Number of images.
         size: Image sizes.
         format: ``"parquet"`` or ``"imagefolder"``.
-        codec: How pixels are stored; ``"mixed"`` where WebP cannot hold some images unchanged (gray) and PNG does.
+        codec: Format of the images; ``"mixed"`` where WebP cannot hold some of them unchanged (gray) and PNG does.
         class_folders: Class name to folder name, for ``"imagefolder"``.
         budget: The promised bound.
-        measured: What was measured.
+        measured: Distances from the originals.
         files: Every file but this one.
     """
 
@@ -173,7 +176,7 @@ class Manifest(Provenance):
 
 
 def created_date(given: str | None) -> str | None:
-    """The UTC date to record: ``given``, else that of ``SOURCE_DATE_EPOCH``, else none at all.
+    """UTC date to record: ``given``, else that of ``SOURCE_DATE_EPOCH``, else None.
 
     Raises:
         UsageError: ``SOURCE_DATE_EPOCH`` is no whole number of seconds.
@@ -190,7 +193,7 @@ def created_date(given: str | None) -> str | None:
 
 
 def is_published(folder: Path) -> bool:
-    """Whether this package wrote a published folder; an audit folder, with its copy of the manifest, is none."""
+    """True for a published folder of this package, not for an audit folder with its copy of the manifest."""
     with contextlib.suppress(DataError):
         return read_json(folder / MANIFEST).get("tool") == "uge" and not (folder / "cases").exists()
     return False

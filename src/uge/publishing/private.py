@@ -1,4 +1,4 @@
-"""The folder beside a published one for what must never be published: keys, trajectories, the generator."""
+"""Private folder beside a published one: keys, trajectories and the generator, which are never published."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODE = 0o700
 
 
 def private_folder(out: Path) -> Path:
-    """Where the secrets of a published folder lie: ``OUT.private`` beside it.
+    """Path of the private folder of an output: ``OUT.private`` beside it.
 
     Raises:
         UsageError: ``out`` is the root of the file system, which has no place beside it.
@@ -25,7 +25,7 @@ def private_folder(out: Path) -> Path:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether this package wrote a private folder: it has the state of a run in it, or a key."""
+    """True for a private folder of this package, which holds the state of a run or a key."""
     return (folder / "run" / "run.json").is_file() or any(folder.glob("authorized-*.key.safetensors"))
 
 

@@ -1,4 +1,4 @@
-"""Work on a stream in threads, in order, without holding it in memory."""
+"""Batches of a stream, and threads that process them in order without holding the stream in memory."""
 
 from __future__ import annotations
 
@@ -10,25 +10,33 @@ from typing import TypeVar
 A = TypeVar("A")
 B = TypeVar("B")
 
-BATCH, BATCH_BYTES = 64, 1 << 20
 
+def batches(
+    items: Iterable[A], size_of: Callable[[A], int], *, most: int = 64, most_bytes: int = 1 << 20
+) -> Iterator[list[A]]:
+    """Lists of items, each full at ``most`` items or ``most_bytes``: small images would drown in thread switches.
 
-def batches(items: Iterable[A], size_of: Callable[[A], int]) -> Iterator[list[A]]:
-    """Lists of up to 64 items that are together about a mebibyte: small images would drown in thread switches."""
+    Args:
+        items: Items to divide.
+        size_of: Bytes of an item.
+        most: Largest number of items in a list.
+        most_bytes: Sum of bytes at which a list is full.
+    """
     batch: list[A] = []
     size = 0
     for item in items:
         batch.append(item)
         size += size_of(item)
-        if len(batch) >= BATCH or size >= BATCH_BYTES:
+        if len(batch) >= most or size >= most_bytes:
             yield batch
-            batch, size = [], 0
+            batch = []
+            size = 0
     if batch:
         yield batch
 
 
 def ordered_map(function: Callable[[A], B], items: Iterable[A], *, workers: int) -> Generator[B, None, None]:
-    """``map`` in ``workers`` threads with at most ``2 * workers + 1`` items under way; close it to stop early."""
+    """Results of ``map`` from ``workers`` threads, at most ``2 * workers + 1`` items ahead; close it to stop early."""
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="publish")
     waiting: deque[Future[B]] = deque()
     try:

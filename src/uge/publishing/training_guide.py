@@ -1,4 +1,4 @@
-"""TRAINING.md of a published folder: how to train the authorised network with plain PyTorch, without this package."""
+"""TRAINING.md of a published folder: training of the authorised network with plain PyTorch, without this package."""
 
 from __future__ import annotations
 
@@ -12,30 +12,27 @@ from uge.publishing.manifest import Manifest
 
 
 def training_guide(manifest: Manifest) -> str:
-    """The page in Markdown; for a network of the package's table it holds a script of at most 20 lines.
+    """The page in Markdown; for a network of this package it holds a script of at most 20 lines.
 
     The script reads the folder, starts at the key, trains by the recipe in the manifest and measures on clean images.
     """
-    name = " ".join(manifest.name.split())
-    return f"# Train on {name}, a protected copy\n\n{_body(manifest)}"
-
-
-def _body(manifest: Manifest) -> str:
+    title = f"# Train on {' '.join(manifest.name.split())}, a protected copy\n\n"
     if not manifest.authorized:
-        return _NOBODY
+        return title + _NO_KEY
     lines = script(manifest)
     if not lines:
-        return _WITH_UGE
+        return title + _WITH_UGE
     first = manifest.authorized[0]
-    return _GUIDE.format(
-        files="\n".join(
-            f"- `{one.id}.key.safetensors`, the initial weights of {one.network} (sha256 of the tensors "
-            f"`{one.weights_sha256}`), and `{one.id}.network.py`, its definition in plain PyTorch"
-            for one in manifest.authorized
-        ),
+    files = [
+        f"- `{record.id}.key.safetensors`, the initial weights of {record.network} (sha256 of the tensors "
+        f"`{record.weights_sha256}`), and `{record.id}.network.py`, its definition in plain PyTorch"
+        for record in manifest.authorized
+    ]
+    return title + _GUIDE.format(
+        files="\n".join(files),
         id=first.id,
         network=first.network,
-        epochs=manifest_recipe(manifest).epochs,
+        epochs=Recipe.model_validate(manifest.method_details["recipe"]).epochs,
         count=len(lines),
         script="\n".join(lines),
         classes="" if manifest.format == "parquet" else ", with the folder names of `published/train`",
@@ -44,19 +41,10 @@ def _body(manifest: Manifest) -> str:
     )
 
 
-def manifest_recipe(manifest: Manifest) -> Recipe:
-    """The recipe that the authorised network is to be trained by.
-
-    Raises:
-        ValidationError: The manifest has none that this version knows.
-    """
-    return Recipe.model_validate(manifest.method_details.get("recipe"))
-
-
 def script(manifest: Manifest) -> list[str]:
-    """The lines of the script for the first authorised network; none where the network or its recipe is not ours."""
+    """Lines of the script for the first authorised network; none where its network or recipe is not this package's."""
     try:
-        recipe = manifest_recipe(manifest)
+        recipe = Recipe.model_validate(manifest.method_details.get("recipe"))
     except ValidationError:
         return []
     size, channels = (manifest.method_details.get(name) for name in ("training_size", "channels"))
@@ -64,15 +52,12 @@ def script(manifest: Manifest) -> list[str]:
     if not isinstance(size, int) or channels not in (1, 3) or ":" in behind_key(first.network):
         return []
     batch = min(recipe.batch_size, manifest.count)
-    alone = manifest.count % batch == 1  # Batch statistics need two images.
-    loader = f"DataLoader(train, {batch}, shuffle=True{', drop_last=True' if alone else ''})"
-    steps = manifest.count // batch + (not alone and manifest.count % batch > 0)
-    rate = RATES[recipe.schedule](recipe, steps)
-    optimizer = (
-        f"Adam(net.parameters(), lr={recipe.lr:g}"
-        if recipe.optimizer == "adam"
-        else f"SGD(net.parameters(), lr={recipe.lr:g}, momentum={recipe.momentum:g}"
-    )
+    single = manifest.count % batch == 1  # Batch statistics need two images, so a last batch of one is left out.
+    loader = f"DataLoader(train, {batch}, shuffle=True{', drop_last=True' if single else ''})"
+    rate = RATES[recipe.schedule](recipe, -(-manifest.count // batch) - single)
+    optimizer = f"Adam(net.parameters(), lr={recipe.lr:g}"
+    if recipe.optimizer == "sgd":
+        optimizer = f"SGD(net.parameters(), lr={recipe.lr:g}, momentum={recipe.momentum:g}"
     return [
         *_reading(manifest, size, channels == 3),
         f'net = network.load("{first.id}.key.safetensors")',
@@ -90,57 +75,52 @@ def script(manifest: Manifest) -> list[str]:
 
 def _reading(manifest: Manifest, size: int, colour: bool) -> list[str]:
     """Lines that read training and test images as pairs of uint8 tensor (channels × size × size) and label."""
-    parquet = manifest.format == "parquet"
     mode, shape = ("RGB", ".permute(2, 0, 1)") if colour else ("L", "[None]")
     square = f'PIL.ImageOps.fit(PIL.Image.open(file).convert("{mode}"), ({size}, {size}), 2)'
     names = 'json.loads(pathlib.Path("published/manifest.json").read_text("utf8"))'
-    train = (
-        '[(pixels(io.BytesIO(r["image"]["bytes"])), r["label"]) for r in pq.read_table("published/data").to_pylist()]'
-        if parquet
-        else _FILES.format("published/train")
-    )
+    images = '[(pixels(path), names.index(path.parent.name)) for path in sorted(pathlib.Path("{}").glob("*/*"))]'
+    if manifest.format == "parquet":
+        imports = ("io, json, pathlib", "pyarrow.parquet as pq, torch")
+        names = f'{names}["classes"]'
+        rows = 'pq.read_table("published/data").to_pylist()'
+        train = f'[(pixels(io.BytesIO(r["image"]["bytes"])), r["label"]) for r in {rows}]'
+    else:
+        imports = ("json, pathlib", "torch")
+        names = f'list({names}["class_folders"].values())'
+        train = images.format("published/train")
     return [
-        f"import {'io, ' if parquet else ''}json, pathlib",
-        f"import network, numpy as np, PIL.ImageOps, {'pyarrow.parquet as pq, ' if parquet else ''}"
-        "torch, torch.nn.functional as F",
+        f"import {imports[0]}",
+        f"import network, numpy as np, PIL.ImageOps, {imports[1]}, torch.nn.functional as F",
         "from torch.utils.data import DataLoader",
         "def pixels(file):",
         f"    return torch.tensor(np.array({square})){shape}",
-        f'names = {names}["classes"]' if parquet else f'names = list({names}["class_folders"].values())',
+        f"names = {names}",
         f"train = {train}",
-        f"test = {_FILES.format('test')}",
+        f"test = {images.format('test')}",
     ]
 
 
-_FILES = '[(pixels(path), names.index(path.parent.name)) for path in sorted(pathlib.Path("{}").glob("*/*"))]'
-
-
-def _one_cycle(recipe: Recipe, steps: int) -> str:
-    e = recipe.epochs
-    return f"{recipe.lr:g} * np.interp(epoch + step / {steps}, [0, {e / 4:g}, {e}], [0.04, 1, 0.01])"
-
-
-def _multistep(recipe: Recipe, steps: int) -> str:
-    return f"{recipe.lr:g} * {recipe.gamma:g} ** sum(epoch >= one for one in {list(recipe.milestones)})"
-
-
-def _cosine(recipe: Recipe, steps: int) -> str:
-    return f"{recipe.lr:g} * (1 + np.cos(np.pi * (epoch + step / {steps}) / {recipe.epochs})) / 2"
-
-
+# Learning rate as an expression of ``epoch`` and ``step``, as in :meth:`uge.learning.recipes.Recipe.rate`.
 RATES: dict[str, Callable[[Recipe, int], str]] = {
-    "one-cycle": _one_cycle,
-    "multistep": _multistep,
-    "cosine": _cosine,
+    "one-cycle": lambda recipe, steps: (
+        f"{recipe.lr:g} * np.interp(epoch + step / {steps}, "
+        f"[0, {recipe.epochs / 4:g}, {recipe.epochs}], [0.04, 1, 0.01])"
+    ),
+    "multistep": lambda recipe, steps: (
+        f"{recipe.lr:g} * {recipe.gamma:g} ** sum(epoch >= start for start in {list(recipe.milestones)})"
+    ),
+    "cosine": lambda recipe, steps: (
+        f"{recipe.lr:g} * (1 + np.cos(np.pi * (epoch + step / {steps}) / {recipe.epochs})) / 2"
+    ),
     "constant": lambda recipe, steps: "",
 }
-"""The learning rate as an expression of ``epoch`` and ``step``, as in :meth:`uge.learning.recipes.Recipe.rate`."""
 
 _FLIP = "images[::2] = images[::2].flip(3)"  # The order is random, so these are a random half.
 
 
 def _crop(size: int) -> list[str]:
-    pad, offset = size // 8, f"torch.randint({2 * (size // 8) + 1}, (len(images),))"
+    pad = size // 8
+    offset = f"torch.randint({2 * pad + 1}, (len(images),))"
     return [
         f"crops = F.pad(images, [{pad}] * 4).unfold(2, {size}, 1).unfold(3, {size}, 1)",
         f"images = crops[torch.arange(len(images)), :, {offset}, {offset}]",
@@ -155,6 +135,7 @@ def _rotate(size: int) -> list[str]:
     ]
 
 
+# Lines that change a batch ``images`` with the distribution of the recipe's augmentation.
 AUGMENTATIONS: dict[str, Callable[[int], list[str]]] = {
     "none": lambda size: [],
     "crop": _crop,
@@ -162,9 +143,8 @@ AUGMENTATIONS: dict[str, Callable[[int], list[str]]] = {
     "crop-flip": lambda size: [*_crop(size), _FLIP],
     "rotate-flip": _rotate,
 }
-"""Lines that change a batch ``images`` as the recipe's augmentation does, in distribution."""
 
-_NOBODY = """This copy names no network that it was made for, so there is no key. It is an ordinary image data set:
+_NO_KEY = """This copy names no network that it was made for, so there is no key. It is an ordinary image data set:
 anybody can train any network on it with any program. What an ordinary network learns from it was lowered on purpose;
 `README.md` says by which method, and what that does not protect against.
 """

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,16 +13,15 @@ import numpy as np
 from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, UnknownNameError, UsageError
-from uge.files import check_output, file_sha256, staged_folder, write_atomic
+from uge.files import check_output, staged_folder, write_atomic
 from uge.publishing.card import dataset_card
 from uge.publishing.codec import OPTIONS, decode, encode, storable
-from uge.publishing.layout import SINKS, Sink, class_folders, default_rows
+from uge.publishing.layout import LAYOUTS, Row, class_folders, default_rows, file_record
 from uge.publishing.manifest import (
     CARD,
     GUIDE,
     BudgetRecord,
     Codec,
-    FileRecord,
     Format,
     Manifest,
     Provenance,
@@ -30,21 +29,14 @@ from uge.publishing.manifest import (
     created_date,
     is_published,
 )
-from uge.publishing.quality import Change, Tally, compare_all, ssim_positions
+from uge.publishing.quality import Change, Tally, compare, ssim_positions
 from uge.publishing.stream import batches, ordered_map
 from uge.publishing.training_guide import training_guide
 
 Protected: TypeAlias = tuple[int, Pixels, Pixels]
 """(index in the image set, original pixels, protected pixels), both uint8 height × width × channels."""
-
-
-@dataclass(frozen=True)
-class _Stored:
-    index: int
-    codec: Codec
-    data: bytes
-    shape: tuple[int, ...]
-    change: Change
+PAGES = ((CARD, dataset_card), (GUIDE, training_guide))
+"""Pages for people, and what writes each of them from the manifest."""
 
 
 def publish(
@@ -61,7 +53,7 @@ def publish(
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
-    """Write protected images as a data set that anybody can load, and measure what was stored.
+    """Write protected images as an ordinary data set, and measure the stored files.
 
     Images stream through: a few batches are in memory, whatever the size of the set. Every image is decoded again
     from its encoded bytes and compared with its original. Equal inputs give equal bytes.
@@ -72,7 +64,7 @@ def publish(
         out: The folder to write. It takes its place only when everything is written.
         images: The set that was protected: ids, labels and class names come from it.
         budget: The bound that every stored image must keep.
-        provenance: How the images came about, for the manifest.
+        provenance: Method, seeds and networks, for the manifest.
         format: ``"parquet"`` (Hugging Face layout) or ``"imagefolder"``.
         codec: ``"webp"`` (lossless, the default in Parquet) or ``"png"`` (the default in an image folder). Images
             that WebP cannot hold unchanged (gray, or with an alpha channel that is opaque) become PNG anyhow.
@@ -85,41 +77,32 @@ def publish(
         The manifest, as written.
 
     Raises:
-        UsageError: Unknown format or codec, no worker, ``out`` and the source overlap, or ``out`` holds what this
-            package did not write.
+        UsageError: Unknown format or codec, no worker, ``out`` and the source overlap, or ``out`` holds files of
+            another program.
         OutputExistsError: ``out`` is not empty and ``overwrite`` is false.
         StorageError: The disk is full or read-only.
         DataError: An image exceeds the budget, changed its shape or alpha channel, or is missing; or none was changed.
     """
     out = Path(out)
-    codec = codec or ("webp" if format == "parquet" else "png")
-    _check_arguments(format, codec, workers, rows_per_file)
+    if format not in LAYOUTS:
+        raise UnknownNameError("format", format, LAYOUTS)
+    layout = LAYOUTS[format]
+    codec = codec or layout.codec
+    _check_arguments(codec, workers, rows_per_file)
     check_output(out, source=images.root, overwrite=overwrite, ours=is_published)
-    _check_images(images)
+    _check_names(images)
     created = created_date(provenance.created)
     rows = rows_per_file or default_rows(max(image.nbytes for image in images.probe(8)))
-    tally, sizes, codecs = Tally(), set[tuple[int, ...]](), set[Codec]()
-    work = _Work(images, budget, codec)
+    encoder = _Encoder(images.ids, budget, codec, ssim_positions(len(images)))
+    stored = _Stored(images, progress)
     with staged_folder(out, overwrite=overwrite) as folder:
-        sink: Sink = SINKS[format](folder, classes=images.classes, count=len(images), rows_per_file=rows)
         ordered = batches(_in_order(pairs, images), lambda pair: pair[2].nbytes)
-        results = ordered_map(work, ordered, workers=workers)
-        with closing(results), ExitStack() as cleanup:
-            cleanup.callback(sink.abandon)
-            for stored in results:
-                for one in stored:
-                    name = f"{one.index:08d}.{one.codec}"
-                    sink.add(name, one.data, int(images.labels[one.index]), images.ids[one.index])
-                    tally.add(one.change)
-                    sizes.add(one.shape)
-                    codecs.add(one.codec)
-                if progress is not None:
-                    progress(tally.changes)
-            files = sink.close()
-        measured = tally.measured()
+        with closing(ordered_map(encoder, ordered, workers=workers)) as encoded:
+            files = layout.write(folder, stored.rows(encoded), images.classes, len(images), rows)
+        measured = stored.tally.measured()
         if measured.unchanged_images == len(images):
             raise DataError(
-                "no image was changed; nothing was published, since that copy would protect nothing; look whether the "
+                "no image was changed; nothing was published, since that copy would protect nothing; check if the "
                 "images are gray or the method did too few steps"
             )
         manifest = Manifest(
@@ -129,64 +112,74 @@ def publish(
             classes=images.classes,
             class_counts=tuple(np.bincount(images.labels, minlength=len(images.classes)).tolist()),
             count=len(images),
-            size=SizeRecord.of(sizes),
+            size=SizeRecord.of(stored.tally.shapes),
             format=format,
-            codec=codecs.pop() if len(codecs) == 1 else "mixed",
+            codec=stored.codecs.pop() if len(stored.codecs) == 1 else "mixed",
             class_folders=class_folders(images.classes) if format == "imagefolder" else None,
             budget=BudgetRecord(rho=budget.rho, levels=budget.levels),
             measured=measured,
             files=tuple(files),
         )
-        pages = [_page(folder / name, make(manifest)) for name, make in ((CARD, dataset_card), (GUIDE, training_guide))]
+        for name, make in PAGES:
+            write_atomic(folder / name, make(manifest))
+        pages = (file_record(folder, name) for name, _ in PAGES)
         manifest = manifest.model_copy(update={"files": (*pages, *files)})
         manifest.write(folder)
     return manifest
 
 
-def _page(path: Path, text: str) -> FileRecord:
-    write_atomic(path, text)
-    return FileRecord(path=path.name, sha256=file_sha256(path), bytes=path.stat().st_size)
+# Index in the image set, codec, encoded bytes, distance from the original.
+_Encoded: TypeAlias = tuple[int, Codec, bytes, Change]
 
 
-class _Work:
-    """What a thread does with a batch: encode, decode again, compare with the originals."""
+@dataclass
+class _Stored:
+    images: ImageSet
+    progress: Callable[[int], None] | None
+    tally: Tally = field(default_factory=Tally)
+    codecs: set[Codec] = field(default_factory=set)
 
-    def __init__(self, images: ImageSet, budget: Budget, codec: Codec) -> None:
-        self._images, self._budget, self._codec = images, budget, codec
-        self._sample = ssim_positions(len(images))
+    def rows(self, encoded: Iterable[list[_Encoded]]) -> Iterator[Row]:
+        for batch in encoded:
+            for index, codec, data, change in batch:
+                yield f"{index:08d}.{codec}", data, int(self.images.labels[index]), self.images.ids[index]
+                self.tally.add(change)
+                self.codecs.add(codec)
+            if self.progress is not None:
+                self.progress(self.tally.changes)
 
-    def __call__(self, batch: list[Protected]) -> list[_Stored]:
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Encodes a batch in a thread, decodes it again and compares it with its originals."""
+
+    ids: Sequence[str]
+    budget: Budget
+    codec: Codec
+    sample: frozenset[int]
+
+    def __call__(self, batch: list[Protected]) -> list[_Encoded]:
+        indices, originals, protected = zip(*batch, strict=True)
         # All encoded first, then all decoded: in turn, small images take a tenth longer.
-        codecs = [storable(protected, self._codec) for _, _, protected in batch]
-        encoded = [encode(protected, codec) for (_, _, protected), codec in zip(batch, codecs, strict=True)]
+        codecs = [storable(pixels, self.codec) for pixels in protected]
+        encoded = [encode(pixels, codec) for pixels, codec in zip(protected, codecs, strict=True)]
         stored = [decode(data) for data in encoded]
-        for (index, clean, _), pixels in zip(batch, stored, strict=True):
-            self._check_shape(index, clean, pixels)
-        originals, sampled = [clean for _, clean, _ in batch], [index in self._sample for index, _, _ in batch]
-        changes = compare_all(originals, stored, with_ssim=sampled)
-        return [
-            self._stored(index, codec, data, pixels.shape, change)
-            for (index, _, _), codec, data, pixels, change in zip(batch, codecs, encoded, stored, changes, strict=True)
-        ]
+        changes = [self._change(*triple) for triple in zip(indices, originals, stored, strict=True)]
+        return list(zip(indices, codecs, encoded, changes, strict=True))
 
-    def _check_shape(self, index: int, clean: Pixels, stored: Pixels) -> None:
+    def _change(self, index: int, clean: Pixels, stored: Pixels) -> Change:
+        where = f"image '{self.ids[index]}'"
         if stored.shape != clean.shape:
-            raise DataError(
-                f"{self._where(index)}: expected the shape {clean.shape} of the original, stored was {stored.shape}"
-            )
+            raise DataError(f"{where}: expected the shape {clean.shape} of the original, stored was {stored.shape}")
         if clean.shape[2] in (2, 4) and not np.array_equal(stored[..., -1], clean[..., -1]):
-            raise DataError(f"{self._where(index)}: the alpha channel changed; protect the colour channels only")
-
-    def _stored(self, index: int, codec: Codec, data: bytes, shape: tuple[int, ...], change: Change) -> _Stored:
-        if change.levels > self._budget.levels:
+            raise DataError(f"{where}: the alpha channel changed; protect the colour channels only")
+        change = compare(clean, stored, index in self.sample)
+        if change.levels > self.budget.levels:
             raise DataError(
-                f"{self._where(index)}: a value changed by {change.levels} levels, more than the "
-                f"{self._budget.levels} that rho {self._budget.rho:g} allows; nothing was published"
+                f"{where}: a value changed by {change.levels} levels, more than the {self.budget.levels} that rho "
+                f"{self.budget.rho:g} allows; nothing was published"
             )
-        return _Stored(index, codec, data, shape, change)
-
-    def _where(self, index: int) -> str:
-        return f"image '{self._images.ids[index]}'"
+        return change
 
 
 def _in_order(pairs: Iterable[Protected], images: ImageSet) -> Iterator[Protected]:
@@ -208,18 +201,15 @@ def _in_order(pairs: Iterable[Protected], images: ImageSet) -> Iterator[Protecte
         raise DataError(f"expected {len(images)} protected images, got {expected}; nothing was published")
 
 
-def _check_arguments(format: str, codec: str, workers: int, rows_per_file: int | None) -> None:
-    if format not in SINKS:
-        raise UnknownNameError("format", format, SINKS)
+def _check_arguments(codec: str, workers: int, rows_per_file: int | None) -> None:
     if codec not in OPTIONS:
         raise UnknownNameError("codec", codec, OPTIONS, hint="lossy ones would destroy the protection")
-    if workers < 1:
-        raise UsageError(f"workers must be at least 1, got {workers}")
-    if rows_per_file is not None and rows_per_file < 1:
-        raise UsageError(f"rows_per_file must be at least 1, got {rows_per_file}")
+    for name, value in (("workers", workers), ("rows_per_file", rows_per_file)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1, got {value}")
 
 
-def _check_images(images: ImageSet) -> None:
+def _check_names(images: ImageSet) -> None:
     for text in (*images.check().classes, *images.ids):
         try:
             text.encode()

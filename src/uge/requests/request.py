@@ -31,7 +31,7 @@ from uge.networks import (
     weights_hash,
 )
 from uge.networks.plugins import is_plugin
-from uge.networks.wave_key import MOST_LEVELS, STEPS, finest
+from uge.networks.wave_key import MOST_LEVELS, STEPS, highest_frequency
 from uge.publishing.manifest import Digest, RequestRecord, created_date
 from uge.requests.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
 from uge.runtime import stream_seed
@@ -265,7 +265,7 @@ def _key_fault(network: ImageClassifier) -> str:
     if not isinstance(network, KeyedClassifier):
         return ""
     key = network.key
-    low = finest(network.size) / 2
+    low = highest_frequency(network.size) / 2
     if not bool((key.waves.isfinite() & (key.waves > low / 2) & (key.waves < 3 * low)).all()):
         return f"have waves of about {low:g} to {2 * low:g} cycles"
     if not bool(key.phases.isfinite().all()):

@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from uge.learning.objectives import full_precision
 from uge.methods.uge.gradient_matching import still_statistics
-from uge.networks.base import last_layer
+from uge.networks.head import last_layer
 
 _TINY = 1e-8
 

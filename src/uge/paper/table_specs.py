@@ -1,4 +1,4 @@
-"""From the names of the paper to specifications at one scale. Needs no torch."""
+"""Specifications that tables need: from the paper's names to training runs at one scale. Needs no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NETWORKS = {
     "MobileNetV2": "mobilenetv2",
     "ShuffleNetV2": "shufflenetv2",
 }
-"""Networks as the paper writes them."""
+"""Networks by their names in the paper."""
 LARGER = ("MobileNetV2", "ShuffleNetV2", "ResNet-18")
 HACKERS = {
     "cifar10": ("CNN", "ResNetC-20", "ResNetC-32", "ResNet-18"),
@@ -29,43 +29,42 @@ HACKERS = {
 }
 """Hackers of Table 1 on each data set."""
 RHO = "0.04"
-"""The paper's budget."""
+"""Budget of the paper."""
 KEYED = "keyed"
 
 
 def authorized_name(method: str, network: str) -> str:
-    """The authorised network's name: method ``keyed`` puts its key in front."""
+    """Name of an authorised network; method ``keyed`` puts its key in front."""
     return f"{KEYED}:{network}" if method == KEYED else network
 
 
 @dataclass(frozen=True)
-class Lists:
-    """Makes specifications.
+class TableSpecs:
+    """Makes the specifications of tables.
 
     Attributes:
-        scale: How much is done.
-        given: Data sets that the user has, by name, and where.
+        scale: Sizes, recipes and seeds.
+        given: Sources of the data sets that the user has, by name.
     """
 
     scale: Scale
     given: dict[str, str] = field(default_factory=dict)
 
     def data_sets(self, *names: str) -> list[str]:
-        """Those of the paper, and others only where they were given."""
+        """Data sets of the paper, and others only where they were given."""
         return [name for name in names if name != "tinyimagenet20" or name in self.given]
 
     def network(self, name: str) -> str:
-        """What a network of the paper is here."""
-        return self.scale.network(NETWORKS[name])
+        """Network that stands for one of the paper."""
+        return self.scale.networks.get(NETWORKS[name], NETWORKS[name])
 
     def images(self, data: str) -> Images:
-        """Clean images of a data set, or of what stands in for it."""
-        scale = self.scale
-        name = scale.named(data, self.given)
-        return Images(name=name, limit=scale.limit, limit_test=scale.limit_test, size=scale.size)
+        """Clean images of a data set, or of its stand-in."""
+        name = self.scale.named(data, self.given)
+        return Images(name=name, limit=self.scale.limit, limit_test=self.scale.limit_test, size=self.scale.size)
 
-    def copy(self, data: str, method: str, authorized: Sequence[str], seed: int, rho: str | None = RHO) -> Copy:
-        """A published copy; the originals are the same for every seed and everybody."""
+    def copy(self, data: str, method: str, authorized: Sequence[str], *, seed: int, rho: str | None = RHO) -> Copy:
+        """Published copy; the originals are the same for every seed and every network."""
         images = self.images(data)
         if method == ORIGINAL:
             return Copy(images=images, method=method)
@@ -73,9 +72,11 @@ class Lists:
         settings = self._settings(images.name, method, names)
         return Copy(images=images, method=method, authorized=names, rho=rho, seed=seed, settings=settings)
 
-    def authorized(self, data: str, method: str, names: Sequence[str], number: int, seed: int, rho: str = RHO) -> Unit:
-        """Authorised network ``number``, trained from θ0 on a copy (or on the originals)."""
-        of = self.copy(data, method, names, seed, rho)
+    def authorized(
+        self, data: str, method: str, names: Sequence[str], number: int, *, seed: int, rho: str = RHO
+    ) -> Unit:
+        """Training of authorised network ``number`` from θ0 on a copy (or on the originals)."""
+        of = self.copy(data, method, names, seed=seed, rho=rho)
         return Unit(
             of=of,
             role="authorized",
@@ -91,12 +92,13 @@ class Lists:
         method: str,
         authorized: Sequence[str],
         network: str,
+        *,
         seed: int,
         teacher: int | None = None,
-        rho: str = RHO,
+        rho: str | None = RHO,
     ) -> Unit:
-        """A stranger, trained on labels or by asking authorised network ``teacher``."""
-        of = self.copy(data, method, authorized, seed, rho)
+        """Training of a hacker, on labels or on the answers of authorised network ``teacher``."""
+        of = self.copy(data, method, authorized, seed=seed, rho=rho)
         return Unit(
             of=of,
             role="hacker",
@@ -104,26 +106,28 @@ class Lists:
             scheme="direct" if teacher is None else "distill",
             recipe=self._recipe(of, network),
             seed=seed,
-            teacher=None if teacher is None else self.authorized(data, method, authorized, teacher, seed, rho),
+            teacher=None
+            if teacher is None
+            else self.authorized(data, method, authorized, teacher, seed=seed, rho=rho or RHO),
         )
 
-    def clean(self, data: str, network: str, seed: int) -> Unit:
-        """The clean control: a stranger on the originals."""
-        return self.hacker(data, ORIGINAL, (), network, seed)
+    def clean(self, data: str, network: str, *, seed: int) -> Unit:
+        """Clean control: a hacker on the originals."""
+        return self.hacker(data, ORIGINAL, (), network, seed=seed)
 
-    def victim(self, data: str, method: str, network: str, seed: int) -> Unit:
-        """Who is to fail on an unlearnable copy: the paper's own are those of Table 1, on the authorised network."""
+    def victim(self, data: str, method: str, network: str, *, seed: int) -> Unit:
+        """Network that an unlearnable copy is to hold back; the paper's own runs are those of Table 1."""
         if LOSSES.get(method):
-            return self.authorized(data, method, [network], 0, seed)
+            return self.authorized(data, method, [network], 0, seed=seed)
         if method == KEYED:
-            return self.hacker(data, method, [network], network, seed)
-        of = self.copy(data, method, (), seed, rho=None)
-        return Unit(of=of, role="hacker", network=network, recipe=self._recipe(of, network), seed=seed)
+            return self.hacker(data, method, [network], network, seed=seed)
+        return self.hacker(data, method, (), network, seed=seed, rho=None)
 
-    def federation(self, data: str, seed: int) -> Federation:
-        """Table 9's run: two servers, a ResNet-18 for all of them."""
-        images, network = self.images(data), self.network("ResNet-18")
-        settings, hackers = self._settings(images.name, "uge", (network,)), (self.network("CNN"), network)
+    def federation(self, data: str, *, seed: int) -> Federation:
+        """Federated run of Table 9: two servers, a ResNet-18 for all of them."""
+        images = self.images(data)
+        network = self.network("ResNet-18")
+        hackers = (self.network("CNN"), network)
         recipes = {name: self.scale.recipe(images.name, name) for name in hackers}
         return Federation(
             images=images,
@@ -132,25 +136,24 @@ class Lists:
             hackers=hackers,
             rho=RHO,
             recipe=recipes[network],
-            recipes={name: one for name, one in recipes.items() if one != recipes[network]},
+            recipes={name: recipe for name, recipe in recipes.items() if recipe != recipes[network]},
             seed=seed,
-            settings=settings,
+            settings=self._settings(images.name, "uge", (network,)),
         )
 
     def _recipe(self, of: Copy, network: str) -> Recipe:
         recipe = self.scale.recipe(of.images.name, network)
-        # A wave key cannot follow rotations, so nobody rotates what it protects.
+        # A wave key cannot follow rotations, so no network rotates the images that it protects.
         rotated = of.method == KEYED and recipe.augment == "rotate-flip"
         return recipe.model_copy(update={"augment": "crop-flip"}) if rotated else recipe
 
     def _settings(self, data: str, method: str, names: Sequence[str]) -> dict[str, Any]:
-        """Settings of ``uge protect`` that this method looks at."""
+        """Settings of ``uge protect`` that matter to this method."""
         scale = self.scale
         if not LOSSES.get(method):
             options = scale.baselines.get(method)
             return {"baseline": {name: str(value) for name, value in options.items()}} if options else {}
-        settings = dict(scale.protect)
-        settings["recipe"] = scale.recipe(data, names[0]).json_dict()
+        settings = {**scale.protect, "recipe": scale.recipe(data, names[0]).json_dict()}
         if data in scale.losses:
             settings["loss"] = {**settings.get("loss", {}), **scale.losses[data]}
         if data in scale.steps:
