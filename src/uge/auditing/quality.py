@@ -87,7 +87,7 @@ class Quality:
             self._add_squares([pair for pair in same if min(pair[1].shape[:2]) >= self.side])
 
     def _add_squares(self, pairs: Sequence[Pair]) -> None:
-        """Add spectra and class means of pairs with one number of channels, at least as large as the square."""
+        # Add spectra and class means of pairs with one number of channels, at least as large as the square.
         if not pairs:
             return
         labels = np.array([label for label, _, _ in pairs])

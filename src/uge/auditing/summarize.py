@@ -65,8 +65,9 @@ def summarize(
     )
     doubts = find_doubts(cases, summary, summary.facts)
     summary = summary.model_copy(update={"doubts": doubts, "warnings": [*warnings, *map(str, doubts)]})
-    sentences = {"headline": headline(summary), "label": label(summary), "verdict": verdict(summary)}
-    return summary.model_copy(update=sentences)
+    return summary.model_copy(
+        update={"headline": headline(summary), "label": label(summary), "verdict": verdict(summary)}
+    )
 
 
 def interval(values: Sequence[float]) -> Interval | None:

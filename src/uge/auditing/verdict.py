@@ -108,18 +108,15 @@ def headline(summary: Summary) -> str:
     if margin is None:
         text = "no number: " + ("no clean control to compare with" if summary.hackers else "no hacker was tried")
     else:
+        first = summary.authorized if margin.kind == "gap" else None
+        against = f"authorised {first.network} {points(first.last)} % against" if first else None
         text = (
             f"{margin.kind}: {points(margin.last)} points ({certainty(margin.last_interval)}) at the last epoch, "
-            f"{points(margin.best)} ({certainty(margin.best_interval)}) at the best; {_sides(summary, margin)}"
+            f"{points(margin.best)} ({certainty(margin.best_interval)}) at the best; "
+            f"{against or 'strongest hacker against its clean control:'} "
+            f"{margin.network} by {margin.scheme} with {points(margin.accuracy)} %"
         )
     return f"{text}; {partial(summary)}" if summary.partial else text
-
-
-def _sides(summary: Summary, margin: Margin) -> str:
-    hacker = f"{margin.network} by {margin.scheme} with {points(margin.accuracy)} %"
-    if margin.kind == "gap" and summary.authorized is not None:
-        return f"authorised {summary.authorized.network} {points(summary.authorized.last)} % against {hacker}"
-    return f"strongest hacker against its clean control: {hacker}"
 
 
 def certainty(interval: Interval | None) -> str:

@@ -130,5 +130,5 @@ def compare(*run: str, out: OutPath, common: Annotated[Page, FLAT] = Page()) -> 
     from uge.report.compare import as_json, text_comparison, write_comparison
 
     comparison, files = write_comparison(run, out, overwrite=common.overwrite)
-    found = {**as_json(comparison), "files": [str(path) for path in files]}
-    return Outcome(found, f"{text_comparison(comparison)}\nreport: {out}")
+    shown = f"{text_comparison(comparison)}\nreport: {out}"
+    return Outcome({**as_json(comparison), "files": [str(path) for path in files]}, shown)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
 
+from uge.auditing.summary import mean_std
 from uge.cases.case import Case
 from uge.cases.job import Job
 from uge.cases.material import CopyMaterial
@@ -174,12 +175,12 @@ def tabulate(results: Sequence[tuple[Run, Case]]) -> dict[str, JSON]:
     table = {}
     for column in dict.fromkeys(run.column for run, _ in results):
         cases = [case for run, case in results if run.column == column]
-        lasts = [case.last for case in cases]
+        average, std = mean_std([case.last for case in cases])
         table[column] = {
             "parts": [_mean(values) for values in zip(*(case.parts for case in cases), strict=True)],
-            "average": round(fmean(lasts), 3),
+            "average": round(average, 3),
             "best": round(fmean(case.best for case in cases), 3),
-            "std": round(stdev(lasts), 3) if len(lasts) > 1 else None,
+            "std": None if std is None else round(std, 3),
             "seeds": len(cases),
             "case": cases[0].id,
         }

@@ -115,8 +115,8 @@ class AuditRun:
         keys = list(sources.keys) or sorted(private_folder(self.out).glob("authorized-*.key.safetensors"))
         recipe = _recipe(config, keys)
         details = self.manifest.model_dump(mode="json")["method_details"] if self.manifest else {}
-        size = config.size or details.get("training_size")
-        protected = read_store(published, size, int(details.get("channels") or published.channels()), session)
+        channels = int(details.get("channels") or published.channels())
+        protected = read_store(published, config.size or details.get("training_size"), channels, session)
 
         def alike(images: ImageSet) -> PixelStore:
             return read_store(images, *protected.shape, session)

@@ -211,8 +211,7 @@ def _warnings(audits: Mapping[str, AuditedFolder], standings: Sequence[Standing]
 
 
 def _conditions(audit: AuditedFolder) -> dict[str, Any]:
-    plain = (case for case in audit.cases if case.role == "hacker" and case.scheme == "direct")
-    case = next(plain, audit.cases[0])
+    case = next((c for c in audit.cases if c.role == "hacker" and c.scheme == "direct"), audit.cases[0])
     summary = audit.summary
     return {
         **{name.replace("_", " "): case.recipe.get(name) for name in SAME_IN_RECIPES},
@@ -270,8 +269,8 @@ def as_page(comparison: Comparison) -> str:
     environment = page_environment()
     environment.globals |= {"result_text": result_text, "named": named}
     title, sentence = _verdict(comparison.standings)
-    template = environment.get_template("comparison.html.j2")
-    return template.render(comparison=comparison, title=title, sentence=sentence)
+    page = environment.get_template("comparison.html.j2")
+    return page.render(comparison=comparison, title=title, sentence=sentence)
 
 
 def _verdict(standings: Sequence[Standing]) -> tuple[str, str]:

@@ -121,7 +121,7 @@ def losses(events: Sequence[Mapping[str, Any]], kind: str, axis: str) -> list[Pa
 
 
 def _drawn(cases: Iterable[Case], role: Role) -> list[Case]:
-    """Cases of a role with a curve; authorised training as meant, without its variants."""
+    # Cases of a role with a curve; authorised training as meant, without its variants.
     cases = [case for case in cases if case.role == role and len(case.history) > 1]
     return [case for case in cases if case.role != "authorized" or case.scheme == "direct"]
 
@@ -145,7 +145,7 @@ def _line(group: Sequence[Case], kind: str, dash: str, *, thin: bool) -> Line:
 
 
 def _series(rows: Sequence[Mapping[str, Any]], field: str) -> list[tuple[float, float]]:
-    """(Step or number of the pass, value), once each: a resumed run logs again what it does again."""
+    # (Step or number of the pass, value), once each: a resumed run logs again what it does again.
     values: dict[float, float] = {}
     passes: dict[str, int] = {}
     for number, row in enumerate(rows, 1):

@@ -135,9 +135,8 @@ def _generator(manifest: Mapping[str, Any]) -> str:
 
 def _refinement(manifest: Mapping[str, Any]) -> str:
     passes, rounds = (value_at(manifest, "method_details", "refinement", key) for key in ("passes", "rounds"))
-    if not isinstance(rounds, int):
-        return ""
-    return f"Every image's noise optimised directly: {counted(rounds, 'round')} of {passes} passes."
+    rounds_of = f"{counted(rounds, 'round')} of {passes} passes" if isinstance(rounds, int) else ""
+    return f"Every image's noise optimised directly: {rounds_of}." if rounds_of else ""
 
 
 def audit(summary: Summary, cases: Sequence[Case]) -> Facts:
@@ -148,8 +147,8 @@ def audit(summary: Summary, cases: Sequence[Case]) -> Facts:
         kinds.setdefault(FAMILY_TITLES.get(hacker.family, hacker.family).lower(), set()).add(hacker.scheme)
     attacks = ", ".join(f"{len(schemes)} of {kind}" for kind, schemes in kinds.items()) or "none"
     length = sum(case.seconds for case in cases)
-    duration = f"{length / 3600:.1f} hours" if length >= 5400 else f"{length / 60:.0f} minutes"
-    duration = duration if length >= 90 else f"{length:.0f} seconds"
+    short = f"{length:.0f} seconds" if length < 90 else f"{length / 60:.0f} minutes"
+    duration = f"{length / 3600:.1f} hours" if length >= 5400 else short
     return [
         (
             "Training runs",
@@ -186,7 +185,7 @@ def settings(manifest: Mapping[str, Any], cases: Sequence[Case]) -> list[tuple[s
 
 
 def _common(values: Sequence[Mapping[str, Any]]) -> Facts:
-    """Every key once; where cases differ, all values, marked as such."""
+    # Every key once; where cases differ, all values, marked as such.
     facts: Facts = []
     for key in dict.fromkeys(key for value in values for key in value if key != "seed"):
         texts = list(dict.fromkeys(_shown(value[key]) for value in values if key in value))

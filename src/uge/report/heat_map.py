@@ -161,7 +161,7 @@ def arrange(
 
 
 def _authorized(result: Result, networks: Sequence[str]) -> AttackRow:
-    """A row with its cell in the column of the network, or of the same one without its wave key; else in the first."""
+    # A row with its cell in the column of the network, or of the same one without its wave key; else in the first.
     plain = behind_key(result.network)
     column = next((networks.index(name) for name in (result.network, plain) if name in networks), 0)
     note = "" if networks[column] == result.network else result.network

@@ -126,9 +126,8 @@ def render(audit: AuditedFolder) -> str:
     """The page as text; see :func:`write_report`."""
     cases, manifest, summary, quality = audit.cases, audit.manifest, audit.summary, audit.quality
     events = read_events(audit.folder / "protect.jsonl")
-    levels = description.value_at(manifest, "budget", "levels")
-    template = page_environment().get_template("report.html.j2")
-    return template.render(
+    page = page_environment().get_template("report.html.j2")
+    return page.render(
         name=description.value_at(manifest, "name") or "",
         headline=description.headline(manifest, cases, summary),
         label=capital(summary.label),
@@ -144,7 +143,7 @@ def render(audit: AuditedFolder) -> str:
         legend=curves.legend(cases),
         losses=[*curves.losses(events, "step", "step"), *curves.losses(events, "refine", "pass")],
         attacked=load_attacked(audit.folder / "attacked"),
-        pictures=load_pictures(audit.folder / "pictures", levels),
+        pictures=load_pictures(audit.folder / "pictures", description.value_at(manifest, "budget", "levels")),
         quality=quality,
         protection=description.protection(manifest),
         audit=description.audit(summary, cases),
@@ -166,7 +165,7 @@ def _stored(path: Path) -> Summary:
 
 
 def _counted_again(audit: AuditedFolder) -> Summary:
-    """Summarize the cases, with the rest from the stored summary; a warning says if their numbers differ."""
+    # Summarize the cases, with the rest from the stored summary; a warning says if their numbers differ.
     stored, manifest, quality = audit.summary, audit.manifest, audit.quality
     classes = description.value_at(manifest, "classes")
     count = len(classes) if isinstance(classes, list) else round(100 / stored.chance) if stored.chance else None

@@ -146,11 +146,10 @@ def _columns(results: Sequence[Row]) -> list[str]:
 
 
 def _counts(summary: Summary) -> str:
-    networks = len({hacker.network for hacker in summary.hackers})
     parts = [
         counted(summary.ran, "case"),
         extent(summary),
-        counted(networks, "network"),
+        counted(len({hacker.network for hacker in summary.hackers}), "network"),
         counted(summary.seeds, "seed"),
         f"{len(summary.left_out)} left out" if summary.left_out else "",
         f"{len(summary.failed)} failed" if summary.failed else "",
