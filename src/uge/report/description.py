@@ -10,20 +10,11 @@ from uge.auditing.summary import Summary
 from uge.auditing.verdict import counted, extent
 from uge.cases.case import Case
 from uge.files import canonical_json
+from uge.methods import METHODS
 from uge.names import is_keyed
 from uge.report.tables import FAMILY_TITLES
 
 Facts = list[tuple[str, str]]
-METHODS = {
-    "keyed": "every class has secret wave patterns of its own, which the authorised network's key finds and takes out "
-    "again; other networks take the waves for the classes",
-    "uge": "three losses at once: gradient matching keeps the images learnable for the authorised network, feature "
-    "distance leads other networks astray, undistill makes the authorised network a poor teacher",
-    "uge-no-ud": "two losses: gradient matching keeps the images learnable for the authorised network, feature "
-    "distance leads other networks astray; nothing was done against distillation",
-    "unlearn": "the feature distance alone, which leads every network astray; no network was favoured",
-    "undistill": "the undistill loss alone, which makes the authorised network a poor teacher",
-}
 
 
 def value_at(data: Any, *path: str) -> Any:
@@ -73,7 +64,10 @@ def _images(manifest: Mapping[str, Any]) -> str:
 
 def _method(manifest: Mapping[str, Any]) -> str:
     method = value_at(manifest, "method")
-    about = str(METHODS.get(method) or value_at(manifest, "method_details", "about") or "").rstrip(".")
+    about = str(value_at(manifest, "method_details", "about") or "").rstrip(".")
+    # A report loads no package of others.
+    if not about and method in METHODS and not METHODS.origin(method):
+        about = METHODS[method].about
     return ": ".join(filter(None, (method, about))) + "." if method else ""
 
 
