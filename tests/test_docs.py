@@ -92,7 +92,7 @@ def test_settings_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_flags_exist(page: Path) -> None:
     known = {"--help", "--version", "--install-completion"} | FOREIGN
     for verb in VERBS:
-        arguments = app[verb.__name__].assemble_argument_collection()
+        arguments = app[verb].assemble_argument_collection()
         known |= {name for argument in arguments for name in argument.names}
     fields = {name for row in BASELINES for name in row.baseline.settings.model_fields}
     known |= {f"--baseline.{name.replace('_', '-')}" for name in fields}

@@ -28,11 +28,14 @@ NAMES = [
     "Recipe",
     "Runtime",
     "UGEError",
+    "attack",
     "audit",
     "authorize",
+    "encoder",
     "encoders",
     "load_images",
     "method",
+    "network",
     "protect",
     "publish",
     "record_trajectory",
@@ -83,6 +86,18 @@ def test_a_protected_set_is_a_set_of_samples(
     assert [sample.id for sample in samples] == list(images.ids)
     changes = [uge.Budget.measure(images.read(number), sample.pixels) for number, sample in enumerate(samples)]
     assert 0 < max(changes) <= protected.budget.levels == 8
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/x", Path("s3://bucket/x"), "file:///x"])
+def test_nothing_is_written_to_an_address(
+    out: str | Path, images: ImageSet, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    protected = keyed(images, runtime)
+    for write in (lambda: uge.publish(protected, out), lambda: uge.audit("copy", test="photos", folder=out)):
+        with pytest.raises(UsageError, match="expected a path on this machine to write to, got the address"):
+            write()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_authorize_trains_nothing_and_makes_the_key_of_a_trajectory(images: ImageSet, runtime: Runtime) -> None:

@@ -1,6 +1,7 @@
 """Tables with rows of other packages."""
 
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from uge.errors import UnknownNameError, UsageError
 from uge.registry import Registry
 
 
-def length(name: str, entry: Any) -> int:
+def length(name: str, entry: Any, times: int = 1) -> int:
     if not isinstance(entry, str):
         raise UsageError(f"colour '{name}' must be text, got {entry!r}")
-    return len(entry)
+    return times * len(entry)
 
 
 def colours() -> Registry[int]:
@@ -39,9 +40,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_rows_are_registered_and_found() -> None:
     table = colours()
-    table.register("blue", "blue")
-    assert dict(table) == {"red": 3, "blue": 4}
+    assert table.register("blue", "blue", times=2) == "blue"
+    assert dict(table) == {"red": 3, "blue": 8}
     assert table.origin("blue") == ""
+    assert table.get("green") is None
 
 
 def test_registering_again_replaces_a_row_of_ones_own_but_not_one_of_the_package() -> None:
@@ -81,6 +83,25 @@ def test_a_broken_package_is_one_sentence(install: Any, code: str) -> None:
     install({"green": "paint_colours:green"}, code)
     with pytest.raises(UsageError, match=r"colour 'green' (cannot be loaded from 'paint_colours:green'|must be text)"):
         colours()["green"]
+
+
+def test_a_broken_package_is_left_out_where_all_rows_are_asked_for(
+    install: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    install({"green": "paint_colours:green"}, "raise RuntimeError('dry')")
+    assert colours().loadable() == {"red": 3}
+    assert "colour 'green' cannot be loaded" in caplog.text
+
+
+def test_a_decorator_in_the_loaded_module_counts(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = colours()
+    module = types.ModuleType("paint_tables")
+    module.table = table  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "paint_tables", module)
+    install(
+        {"green": "paint_colours:green"}, "import paint_tables as p\ngreen = p.table.register('green', 'g', times=7)"
+    )
+    assert table["green"] == 7
 
 
 def test_a_package_cannot_take_a_name_that_is_taken(install: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Ungeneralizable examples: publish images from which only the network that you authorise learns.
+"""Ungeneralizable examples: publish images that your network can learn from and others should not.
 
 ::
 
@@ -11,9 +11,7 @@
 Names are loaded on first use: ``import uge`` imports no torch.
 """
 
-from __future__ import annotations
-
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,58 +24,46 @@ if TYPE_CHECKING:
     from uge.api import publish as publish
     from uge.api import record_trajectory as record_trajectory
     from uge.api import verify as verify
+    from uge.attacks import attack as attack
     from uge.budget import Budget as Budget
     from uge.data import ImageSet as ImageSet
     from uge.data import load_images as load_images
+    from uge.encoders import encoder as encoder
     from uge.errors import UGEError as UGEError
     from uge.learning.recipes import Recipe as Recipe
     from uge.methods import method as method
+    from uge.networks import network as network
     from uge.runtime import Runtime as Runtime
 
 _HOMES = {
-    "AuthorizedPath": "uge.api",
-    "Budget": "uge.budget",
-    "ImageSet": "uge.data",
-    "Protected": "uge.api",
-    "Recipe": "uge.learning.recipes",
-    "Runtime": "uge.runtime",
-    "UGEError": "uge.errors",
-    "audit": "uge.api",
-    "authorize": "uge.api",
-    "load_images": "uge.data",
-    "method": "uge.methods",
-    "protect": "uge.api",
-    "publish": "uge.api",
-    "record_trajectory": "uge.api",
-    "verify": "uge.api",
+    "AuthorizedPath": "uge.api:AuthorizedPath",
+    "Budget": "uge.budget:Budget",
+    "ImageSet": "uge.data:ImageSet",
+    "Protected": "uge.api:Protected",
+    "Recipe": "uge.learning.recipes:Recipe",
+    "Runtime": "uge.runtime:Runtime",
+    "UGEError": "uge.errors:UGEError",
+    "attack": "uge.attacks:attack",
+    "audit": "uge.api:audit",
+    "authorize": "uge.api:authorize",
+    "encoder": "uge.encoders:encoder",
+    "encoders": "uge.encoders",
+    "load_images": "uge.data:load_images",
+    "method": "uge.methods:method",
+    "network": "uge.networks:network",
+    "protect": "uge.api:protect",
+    "publish": "uge.api:publish",
+    "record_trajectory": "uge.api:record_trajectory",
+    "verify": "uge.api:verify",
 }
 
-__all__ = [
-    "AuthorizedPath",
-    "Budget",
-    "ImageSet",
-    "Protected",
-    "Recipe",
-    "Runtime",
-    "UGEError",
-    "audit",
-    "authorize",
-    "encoders",
-    "load_images",
-    "method",
-    "protect",
-    "publish",
-    "record_trajectory",
-    "verify",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in __all__:
-        return importlib.import_module(f"uge.{name}")
-    raise AttributeError(f"module 'uge' has no attribute '{name}'")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'uge' has no attribute '{name}'")
+    return pkgutil.resolve_name(_HOMES[name])
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,7 @@ from uge.config import AuditConfig, ProtectConfig, PublishConfig
 from uge.data.images import ImageSet, Pixels, Sample
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError
-from uge.files import check_output, staged_folder
+from uge.files import check_output, local_path, staged_folder
 from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.trajectory import Trajectory
 from uge.learning.trajectory import record_trajectory as record
@@ -298,7 +298,7 @@ def publish(
         DataError: No image was changed.
         StorageError: The disk is full or read-only.
     """
-    out = Path(out)
+    out = local_path(out)
     private = private_folder(out)
     for place, ours in ((out, is_published), (private, is_private)):
         check_output(place, source=protected.images.root, overwrite=overwrite, ours=ours)
@@ -417,7 +417,8 @@ def audit(
         keys=keys,
         trust_plugins=trust_plugins,
     )
-    return AuditRun(Path(out), sources, config, _session(runtime, progress), folder).run()
+    folder = None if folder is None else local_path(folder)
+    return AuditRun(local_path(out), sources, config, _session(runtime, progress), folder).run()
 
 
 def _session(runtime: Runtime | None, progress: Display | None) -> Session:

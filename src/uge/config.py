@@ -81,10 +81,11 @@ class AuditConfig(_Settings):
     """Attacks on a published folder."""
 
     networks: Annotated[
-        Names, Field(description="Architectures of the hackers, separated by commas; checkpoint:PATH is one on disk.")
+        Names,
+        Field(description="Architectures of the hackers (uge list networks), separated by commas, or checkpoint:PATH."),
     ] = ("cnn", "resnetc20")
     attacks: Annotated[
-        Names, Field(description="Attacks: names, families, A+B, standard or all, separated by commas.")
+        Names, Field(description="Attacks (uge list attacks), families, A+B, standard or all, separated by commas.")
     ] = ("standard",)
     combine: Annotated[
         bool, Field(description="Combine the two best attacks as well; --attacks all does so anyway.")

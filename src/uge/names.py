@@ -1,20 +1,20 @@
-"""How names of networks begin that are not in the table, and how names of attacks are joined. Needs no torch."""
+"""Prefixes of network names outside the table, and the sign that joins names of attacks. Needs no torch."""
 
 KEYED = "keyed:"
-"""A secret wave key stands in front of the network named after it."""
+"""Prefix of a network with a secret wave key in front of it."""
 TIMM = "timm:"
-"""A model of timm."""
+"""Prefix of a model of timm."""
 CHECKPOINT = "checkpoint:"
-"""A file or folder on disk, whose features the network starts from."""
+"""Prefix of a file or folder on disk, whose features the network starts from."""
 PLUS = "+"
 """Joins two attacks of which the first is done before the second."""
 
 
 def behind_key(network: str) -> str:
-    """A network's name without the wave key in front of it, if it has one."""
+    """Name of a network without the prefix of a wave key."""
     return network.removeprefix(KEYED)
 
 
 def is_keyed(network: str) -> bool:
-    """Whether a network stands behind a wave key."""
+    """True for networks with a wave key."""
     return network.startswith(KEYED)

@@ -3,7 +3,7 @@
 import gc
 import os
 
-from uge.processes import collect_again
-
 gc.disable()
-os.register_at_fork(after_in_child=collect_again)  # In every child: a program may fork its own from there, too.
+# In every child, in this order: a program may fork its own from there, too.
+os.register_at_fork(after_in_child=gc.freeze)
+os.register_at_fork(after_in_child=gc.enable)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from uge.attacks import filters
+from uge.attacks import preprocess as filters
+from uge.attacks.augment import chromatic
 from uge.attacks.notch import filtered, spectral_mask
-from uge.attacks.policies import chromatic
 from uge.attacks.waves import without_waves
 from uge.data.store import PixelStore, Records
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from uge.attacks import policies
+from uge.attacks import augment as policies
 from uge.attacks.train import fixmatch
 from uge.data.augment import cutout
 from uge.data.loader import Batch, to_unit

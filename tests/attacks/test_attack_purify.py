@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from uge.attacks import ATTACKS, Context, purify
-from uge.attacks.filters import stored
+from uge.attacks.base import stored
 from uge.attacks.knowledge import add_noise, start_from
 from uge.attacks.leak import leaked_rows, originals, part, repeated, replaced
 from uge.attacks.purify import (

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from uge.attacks import ATTACKS, Context, attack, combination, purify
+from uge.attacks import ATTACKS, Context, combination, find_attack, purify
 from uge.attacks.base import Family
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError, UsageError
@@ -142,42 +142,42 @@ class TestCombination:
         assert torch.equal(gray[:, 0], gray[:, 2])
 
     def test_two_preparations_follow_each_other(self, make_context: Callable[..., Context]) -> None:
-        context = attack("grayscale+bdr2").prepare(make_context())  # type: ignore[misc]
+        context = find_attack("grayscale+bdr2").prepare(make_context())  # type: ignore[misc]
         found = context.store.pixels.read(torch.arange(4))
         assert torch.equal(found[:, 0], found[:, 1])
         assert len(found.unique()) <= 4
 
     @pytest.mark.parametrize("name", ["grayscale+ueraser-lite", "ueraser-lite+grayscale", "longer+jpeg10+cutmix"])
     def test_names(self, name: str, make_context: Callable[..., Context]) -> None:
-        entry = attack(name)
+        entry = find_attack(name)
         assert entry.family == "combination"
         assert entry.cost >= max(ATTACKS[part].cost for part in name.split("+"))
         assert len(entry.run(make_context()).epochs) == (3 if "longer" in name else 1)
 
     def test_order_does_not_matter_where_one_prepares(self, make_context: Callable[..., Context]) -> None:
-        one, other = (attack(name).run(make_context()) for name in ("grayscale+mixup", "mixup+grayscale"))
+        one, other = (find_attack(name).run(make_context()) for name in ("grayscale+mixup", "mixup+grayscale"))
         assert one.epochs == other.epochs
 
     def test_leaked_originals_are_changed_like_all_others(self, make_context: Callable[..., Context]) -> None:
-        mixed = attack("grayscale+mix-clean-50").prepare(make_context())  # type: ignore[misc]
+        mixed = find_attack("grayscale+mix-clean-50").prepare(make_context())  # type: ignore[misc]
         found = mixed.store.pixels.read(torch.arange(32))
         assert torch.equal(found[:, 0], found[:, 1])
         public = mixed.public().pixels.read(torch.arange(20))
         assert torch.equal(public[:, 0], public[:, 1])
 
     def test_needs_add_up(self) -> None:
-        assert attack("inversion-100+distill").needs == {"clean", "key"}
-        assert attack("theta0-known+cutout16").same_architecture
+        assert find_attack("inversion-100+distill").needs == {"clean", "key"}
+        assert find_attack("theta0-known+cutout16").same_architecture
 
     @pytest.mark.parametrize("name", ["ueraser+cutmix", "adversarial+distill"])
     def test_two_ways_to_train_cannot_be_combined(self, name: str) -> None:
         with pytest.raises(UsageError, match="only prepares"):
-            attack(name)
+            find_attack(name)
 
     @pytest.mark.parametrize("name", ["grayscale+ueras", "", "+", "direct+"])
     def test_unknown_parts(self, name: str) -> None:
         with pytest.raises(UnknownNameError):
-            attack(name)
+            find_attack(name)
 
 
 def test_only_the_authorised_architecture_starts_from_theta0(make_context: Callable[..., Context]) -> None:

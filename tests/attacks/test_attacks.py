@@ -11,15 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from uge.attacks import ATTACKS
-from uge.attacks.base import Context
-from uge.attacks.distill import distill_inside
-from uge.attacks.filters import grayscale, jpeg
-from uge.attacks.preprocess import changing, transformed
+from uge.attacks.base import Context, changing, transformed
+from uge.attacks.knowledge import distill_inside
+from uge.attacks.preprocess import grayscale, jpeg
 from uge.auditing.plan import plan
 from uge.data.store import PixelStore, Records
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe
-from uge.learning.training import History
 from uge.networks import build
 from uge.networks.wave_key import WaveKey
 from uge.runtime import Runtime
@@ -78,16 +76,10 @@ def test_jpeg_is_what_a_viewer_of_the_file_sees(channels: int) -> None:
 
 
 def test_training_and_test_images_are_changed_alike() -> None:
-    seen = {}
-
-    def look(given: Context) -> History:
-        seen.update(train=given.store, test=given.test)
-        return History()
-
     pixels = smooth_photos(8)
     original = context(pixels)
-    look(changing(lambda _: lambda batch: 255 - batch)(original))
-    for images in seen.values():
+    changed = changing(lambda _: lambda batch: 255 - batch)(original)
+    for images in (changed.store, changed.test):
         assert torch.equal(images.pixels.read(torch.arange(8)), 255 - pixels)
     assert torch.equal(original.store.pixels.read(torch.arange(8)), pixels)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uge.attacks import ATTACKS, attack
+from uge.attacks import ATTACKS, find_attack
 from uge.attacks.variants import VARIANTS
 from uge.auditing.plan import FIRST_STEPS, Choice, choose, combinations, plan
 from uge.cases.case import Case
@@ -108,7 +108,7 @@ class TestChoose:
 
 
 def case(scheme: str, best: float, network: str = "cnn", seed: int = 0) -> Case:
-    job = Job("hacker", network, "random", scheme, "protected", seed, 0 if "key" in attack(scheme).needs else None)
+    job = Job("hacker", network, "random", scheme, "protected", seed, 0 if "key" in find_attack(scheme).needs else None)
     return Case(
         id=job.id, role="hacker", network=network, start="random", scheme=scheme, data="protected", seed=seed,
         key=job.key or 0, last=best / 2, best=best, best_epoch=1,
@@ -124,7 +124,7 @@ class TestCombinations:
             *(("jpeg10+cutout16", "cnn", seed, None) for seed in (0, 1)),  # Two JPEGs would be one and the same.
             *(("jpeg10+distill", "cnn", seed, 0) for seed in (0, 1)),
         ]
-        assert {attack(job.scheme).family for job in found} == {"combination"}
+        assert {find_attack(job.scheme).family for job in found} == {"combination"}
         assert [job.taught for job in found] == [False, False, True, True]
 
     @given(st.permutations(CASES))

@@ -212,7 +212,8 @@ class TestAudit:
     ) -> None:
         jobs = plan(["lenet"], ["direct", "mixup", "grayscale"], 1, [], controls=False).jobs
         make_audit(keys=[]).run(jobs)
-        monkeypatch.setitem(ATTACKS, "mixup", replace(ATTACKS["mixup"], revision=ATTACKS["mixup"].revision + 1))
+        mixup = replace(ATTACKS["mixup"], revision=ATTACKS["mixup"].revision + 1)
+        monkeypatch.setattr("uge.attacks.ATTACKS", {**ATTACKS, "mixup": mixup})
         again = make_audit(keys=[])
         again.run(jobs)
         assert again.progress.run == [job.id for job in jobs if job.scheme == "mixup"]
@@ -268,7 +269,8 @@ class TestAudit:
             taught.append(weights_hash(context.teacher()))
             return ATTACKS["direct"].run(context)
 
-        monkeypatch.setitem(ATTACKS, "distill", replace(ATTACKS["distill"], run=spy))
+        spied = replace(ATTACKS["distill"], run=spy)
+        monkeypatch.setattr("uge.attacks.ATTACKS", {**ATTACKS, "distill": spied})
         monkeypatch.setattr("uge.learning.resume.load_checkpoint", load)
         audit = make_audit()
         audit.run(JOBS)

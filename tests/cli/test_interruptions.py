@@ -57,7 +57,7 @@ def test_interrupted_in_the_generator_resumes_to_the_same_bytes(
     ran = run_uge("protect", toy, out, *PAPER)
     assert (ran.code, ran.out) == (130, "")
     hint = ran.err.splitlines()[-1]
-    assert "interrupted; what is finished was kept, go on with: uge protect" in hint
+    assert "interrupted; finished parts were kept, go on with: uge protect" in hint
     assert not out.exists()
     monkeypatch.undo()
     again = shlex.split(hint.partition("go on with: ")[2])

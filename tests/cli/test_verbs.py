@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,9 @@ from PIL import Image
 
 from uge.auditing.summary import Margin
 from uge.cli.audit import smallest_gap
+from uge.cli.main import app
+from uge.cli.verbs import VERBS
+from uge.networks import NETWORKS
 from uge.publishing import read_manifest
 
 LENETS = ("--networks", "lenet", "--attacks", "direct,distill")
@@ -55,8 +59,8 @@ def test_refine_with_two_authorised_networks(toy: Path, tmp_path: Path) -> None:
     ran = run_uge("protect", toy, out, *tiny(method="uge", authorized="lenet,lenet", refinement__passes=2), "--refine")
     assert ran.code == 0, ran.err
     manifest = read_manifest(out)
-    assert [one.network for one in manifest.authorized] == ["lenet", "lenet"]
-    assert len({one.weights_sha256 for one in manifest.authorized}) == 2
+    assert [record.network for record in manifest.authorized] == ["lenet", "lenet"]
+    assert len({record.weights_sha256 for record in manifest.authorized}) == 2
     assert 0 < manifest.measured.linf_levels <= 10
     assert run_uge("verify", out, "--against", toy).code == 0
 
@@ -310,30 +314,82 @@ def test_help_needs_no_torch_and_shows_every_verb() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 0
-    for word in (
-        "demo",
-        "protect",
-        "apply",
-        "train",
-        "verify",
-        "audit",
-        "compare",
-        "report",
-        "inspect",
-        "env",
-        "Exit codes",
-    ):
+    for word in (*VERBS, "Exit codes"):
         assert word in ran.stdout
 
 
-@pytest.mark.parametrize(
-    "verb", ["demo", "protect", "apply", "train", "verify", "audit", "compare", "report", "inspect", "env"]
-)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(verb: str) -> None:
     ran = run_uge(verb, "--help")
     assert ran.code == 0
     assert f"uge {verb}" in ran.out
     assert "Example" in ran.out
+
+
+READ = {
+    *{(verb, "config") for verb in VERBS},
+    *{(verb, path) for verb in ("protect", "demo", "federated") for path in ("authorized-weights", "for")},
+    ("apply", "noise"),
+    ("train", "out"),
+    ("train", "key"),
+    ("verify", "out"),
+    ("audit", "key"),
+    ("report", "run"),
+    ("request", "weights"),
+}
+"""Paths that a command reads only."""
+
+
+def values(verb: str, chosen: Any, value: str) -> list[str]:
+    """Arguments of a command: those that it must have, and ``value`` for the chosen one."""
+    tokens = []
+    for argument in app[verb].assemble_argument_collection():
+        if argument.name == chosen.name or argument.required:
+            text = value if argument.name == chosen.name else "3" if argument.hint is int else "photos"
+            tokens += [argument.names[0], text]
+    return tokens
+
+
+def paths() -> list[Any]:
+    return [
+        pytest.param(verb, argument, id=f"{verb} {argument.name}")
+        for verb in VERBS
+        for argument in app[verb].assemble_argument_collection()
+        if "Path" in str(argument.hint) and (verb, argument.name.lstrip("-").lower()) not in READ
+    ]
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x", "file:///x", "hf://owner/name"])
+@pytest.mark.parametrize(("verb", "argument"), paths())
+def test_no_command_writes_to_an_address(
+    verb: str, argument: Any, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = run_uge(verb, *values(verb, argument, address), "-q")
+    assert (ran.code, ran.out) == (2, "")
+    assert f"expected a path on this machine to write to, got the address '{address}'" in ran.err
+    assert ran.err.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_every_command_that_writes_has_such_a_path() -> None:
+    assert VERBS.keys() - {param.values[0] for param in paths()} == {"verify", "inspect", "list", "env"}
+
+
+def test_listing_names() -> None:
+    rows = run_uge("list", "networks", "--json").json["rows"]
+    assert {"name": "lenet", "about": "LeNet-5 with ReLU", "package": "uge"} in rows
+    assert [row["name"] for row in rows] == list(NETWORKS)
+    for table in ("attacks", "methods", "encoders", "recipes"):
+        assert run_uge("list", table).out.count("\n") == len(run_uge("list", table, "--json").json["rows"]) > 1
+    assert re.search(
+        r"^jpeg10 +compresses as JPEG of quality 10 \(uge\)$", run_uge("list", "attacks").out, re.MULTILINE
+    )
+    for verb, tables in (("audit", ("attacks", "networks")), ("protect", ("encoders",))):
+        text = " ".join(run_uge(verb, "--help").out.replace("│", " ").split())
+        assert all(f"uge list {table}" in text for table in tables)
+    ran = run_uge("list", "networcs")
+    assert (ran.code, "networks" in ran.err) == (2, True)
 
 
 def test_completion_can_be_installed() -> None:

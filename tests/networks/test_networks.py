@@ -1,14 +1,17 @@
 import copy
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+import uge
 from uge.errors import MissingExtraError, UnknownNameError, UsageError
-from uge.networks import NETWORKS, ImageClassifier, build, check_name, weights_hash
+from uge.networks import NETWORKS, ImageClassifier, build, check_name, from_weights, save_weights, weights_hash
+from uge.networks.standalone import has_standalone
 
 # trainable parameters at 3 channels, as the specification counts them
 PARAMETERS = [
@@ -192,6 +195,44 @@ def test_plugin_with_a_convolution_as_its_head() -> None:
     assert features.shape == (2, 8)
     weight, bias = network.module.last.weight[:, :, 0, 0], network.module.last.bias
     torch.testing.assert_close(network(images()), features @ weight.T + bias)
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of networks, put back after a test that registers one."""
+    monkeypatch.setattr(NETWORKS, "_rows", dict(NETWORKS._rows))
+
+
+@pytest.mark.usefixtures("table")
+def test_a_registered_function_is_a_network_by_name(tmp_path: Path) -> None:
+    def perceptron(classes: int, channels: int, size: int) -> nn.Module:
+        """One linear layer on pixels."""
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, classes))
+
+    assert uge.network("perceptron")(perceptron) is perceptron
+    assert NETWORKS["perceptron"].about == "One linear layer on pixels"
+    check_name("keyed:perceptron")
+    first, again, other = (build("perceptron", 4, seed=seed) for seed in (0, 0, 1))
+    assert weights_hash(first) == weights_hash(again) != weights_hash(other)
+    assert first.features(images()).shape == (2, 3 * 32 * 32)
+    assert build("keyed:perceptron", 4, seed=0)(images()).shape == (2, 4)
+    assert not has_standalone("perceptron")
+    save_weights(tmp_path / "w", first)
+    assert weights_hash(from_weights(tmp_path / "w")) == weights_hash(first)
+
+
+@pytest.mark.usefixtures("table")
+def test_functions_that_cannot_be_registered() -> None:
+    with pytest.raises(UsageError, match="'cnn', which UGE has itself"):
+        uge.network("cnn")(plain)
+    for name, maker in (("a:b", plain), ("mine", 7)):
+        with pytest.raises(
+            UsageError, match=f"the network '{name}' must have a name without a colon and be a function"
+        ):
+            uge.network(name)(maker)  # type: ignore[type-var]
+    uge.network("none")(lambda classes, channels, size: None)  # type: ignore[arg-type, return-value]
+    with pytest.raises(UsageError, match=r"'none' must return a torch\.nn\.Module, got NoneType"):
+        build("none", 4, seed=0)
 
 
 @pytest.mark.usefixtures("plugin")

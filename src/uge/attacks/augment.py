@@ -1,33 +1,218 @@
-"""Attacks that train with stronger augmentation; test images stay as they are.
+"""Attacks that train with stronger augmentation (RandAugment, TrivialAugment, UEraser, ...); test images stay.
 
-It comes after the recipe's own crops and flips.
+Augmentation comes after the recipe's own crops and flips. Policies take float pixels in [0, 1], batch × channels ×
+height × width, and stay on their device; random numbers come from a generator on the CPU.
 """
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from uge.attacks import policies
-from uge.attacks.base import Attack, Context, Entry, learn
+from uge.attacks.base import Attack, Entry, learn
 from uge.data.augment import cutout
 from uge.learning.objectives import Objective, augmented, cutmix, error_maximising, mixup
-from uge.learning.training import History
 from uge.runtime import stream
 
-COPIES = 5
-"""Of which UEraser takes the one with the largest loss."""
+Op = Callable[[Tensor, Tensor], Tensor]
+"""Pixels and a strength from -1 to 1 for each image, batch × 1 × 1 × 1, to pixels."""
+_LUMA = (0.299, 0.587, 0.114)
+_BITS_LOST = 4
+_DEGREES = 30.0
+_SHEAR = 0.3
+_SHIFT = 0.3
+_ENHANCE = 0.9
+
+
+def luma(x: Tensor) -> Tensor:
+    """Brightness (BT.601), batch × 1 × height × width; one channel is brightness already."""
+    return x if x.shape[1] == 1 else torch.einsum("bchw,c->bhw", x, x.new_tensor(_LUMA))[:, None]
+
+
+def _blend(x: Tensor, other: Tensor, strength: Tensor) -> Tensor:
+    """Towards ``other`` for negative strengths, away from it for positive ones."""
+    return (other + (1 + _ENHANCE * strength) * (x - other)).clamp(0, 1)
+
+
+def _sharpness(x: Tensor, strength: Tensor) -> Tensor:
+    kernel = x.new_tensor([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]) / 13
+    channels = x.shape[1]
+    smooth = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel.expand(channels, 1, 3, 3), groups=channels)
+    return _blend(x, smooth, strength)
+
+
+def _with_bits(x: Tensor, bits: Tensor) -> Tensor:
+    levels = 2.0 ** bits.round()
+    return (x * 255 / 256 * levels).floor() / levels * 256 / 255
+
+
+def _autocontrast(x: Tensor, strength: Tensor) -> Tensor:
+    low = x.amin((2, 3), keepdim=True)
+    high = x.amax((2, 3), keepdim=True)
+    return torch.where(high > low, (x - low) / (high - low).clamp_min(1 / 255), x)
+
+
+def _equalize(x: Tensor, strength: Tensor) -> Tensor:
+    levels = (x * 255).round().long().flatten(2)
+    counts = torch.zeros(*levels.shape[:2], 256, device=x.device).scatter_add_(2, levels, torch.ones_like(x).flatten(2))
+    below = counts.cumsum(2) - counts
+    return (below + counts / 2).gather(2, levels).view_as(x) / levels.shape[2]
+
+
+def _warp(place: tuple[int, int], size: float) -> Op:
+    """Shear or shift: one entry of the affine matrix."""
+
+    def op(x: Tensor, strength: Tensor) -> Tensor:
+        matrix = torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1)
+        matrix[:, place[0], place[1]] += size * strength.flatten()
+        return _moved(x, matrix)
+
+    return op
+
+
+def _rotate(x: Tensor, strength: Tensor) -> Tensor:
+    angle = math.radians(_DEGREES) * strength.flatten()
+    zero = torch.zeros_like(angle)
+    rows = [torch.stack([angle.cos(), -angle.sin(), zero], 1), torch.stack([angle.sin(), angle.cos(), zero], 1)]
+    return _moved(x, torch.stack(rows, 1))
+
+
+def _moved(x: Tensor, matrix: Tensor) -> Tensor:
+    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="zeros", align_corners=False)
+
+
+OPS: dict[str, Op] = {
+    "identity": lambda x, strength: x,
+    "brightness": lambda x, strength: _blend(x, torch.zeros_like(x), strength),
+    "contrast": lambda x, strength: _blend(x, luma(x).mean((2, 3), keepdim=True), strength),
+    "colour": lambda x, strength: _blend(x, luma(x), strength),
+    "sharpness": _sharpness,
+    "posterize": lambda x, strength: _with_bits(x, 8 - _BITS_LOST * strength.abs()),
+    "solarize": lambda x, strength: torch.where(x >= 1 - strength.abs(), 1 - x, x),
+    "autocontrast": _autocontrast,
+    "equalize": _equalize,
+    "rotate": _rotate,
+    "shear-x": _warp((0, 1), _SHEAR),
+    "shear-y": _warp((1, 0), _SHEAR),
+    "shift-x": _warp((0, 2), 2 * _SHIFT),
+    "shift-y": _warp((1, 2), 2 * _SHIFT),
+}
+"""Operations that a policy draws from."""
+WIDE = OPS | {"posterize": lambda x, strength: _with_bits(x, (_BITS_LOST * (1 - strength.abs())).clamp_min(1))}
+"""Operations of TrivialAugment as UEraser has it: posterising leaves one to four bits."""
+
+
+def one_operation(
+    x: Tensor, strengths: Tensor, generator: torch.Generator, operations: Mapping[str, Op] = OPS
+) -> Tensor:
+    """One operation for each image, drawn evenly, at the given strength.
+
+    Args:
+        x: Pixels.
+        strengths: (B,), from -1 to 1.
+        generator: Source of the draw.
+        operations: Choices of the draw.
+    """
+    picked = torch.randint(len(operations), (len(x),), generator=generator)
+    strengths = strengths.to(x.device)[:, None, None, None]
+    out = x.clone()
+    for number, op in enumerate(operations.values()):
+        rows = (picked == number).nonzero().flatten().to(x.device)
+        if len(rows):
+            out[rows] = op(x[rows], strengths[rows])
+    return out
+
+
+def randaugment(x: Tensor, generator: torch.Generator, *, operations: int = 2, magnitude: float = 0.3) -> Tensor:
+    """Operations of one magnitude and random sign, one after the other (Cubuk et al., RandAugment, 2020).
+
+    Args:
+        x: Pixels.
+        generator: Source of operations and signs.
+        operations: Number of operations.
+        magnitude: From 0 to 1; 0.3 is 9 of 30.
+    """
+    for _ in range(operations):
+        signs = torch.randint(0, 2, (len(x),), generator=generator) * 2.0 - 1
+        x = one_operation(x, magnitude * signs, generator)
+    return x
+
+
+def trivial(x: Tensor, generator: torch.Generator) -> Tensor:
+    """One operation of random strength (Müller and Hutter, TrivialAugment, 2021)."""
+    return one_operation(x, torch.rand(len(x), generator=generator) * 2 - 1, generator, WIDE)
+
+
+def plasma(shape: torch.Size, generator: torch.Generator, *, roughness: tuple[float, float] = (0.3, 0.7)) -> Tensor:
+    """Fractal noise: random grids of 2, 4, 8 ... cells a side, each finer one weaker by its image's roughness.
+
+    Args:
+        shape: Batch, channels, height, width.
+        generator: Source of the noise.
+        roughness: Range of the factor from one octave to the next.
+
+    Returns:
+        On the CPU, every channel of every image stretched to [0, 1].
+    """
+    batch, channels, height, width = shape
+    low, high = roughness
+    factor = low + (high - low) * torch.rand((batch, 1, 1, 1), generator=generator)
+    noise = torch.zeros(batch, channels, height, width)
+    for octave in range(max(height, width).bit_length() - 1):
+        cells = torch.rand((batch, channels, 2 << octave, 2 << octave), generator=generator) - 0.5
+        smooth = F.interpolate(cells, size=(height, width), mode="bilinear", align_corners=True)
+        noise += factor**octave * smooth
+    noise -= noise.amin((2, 3), keepdim=True)
+    return noise / noise.amax((2, 3), keepdim=True).clamp_min(1e-6)
+
+
+def ueraser(x: Tensor, generator: torch.Generator) -> Tensor:
+    """UEraser's policy (Qin et al., 2023).
+
+    Plasma brightness, plasma contrast and a channel shuffle, each for half of the images, then TrivialAugment.
+    """
+    batch, channels = x.shape[:2]
+    strength = 0.5 + 0.5 * torch.rand((batch, 1, 1, 1), generator=generator)
+    brightness = (plasma(x.shape, generator) * 2 - 1) * strength
+    contrast = plasma(x.shape, generator) * 4
+    brighter, starker, shuffled = torch.rand(3, batch, 1, 1, 1, generator=generator) < 0.5
+    x = (x + torch.where(brighter, brightness, 0).to(x.device)).clamp(0, 1)
+    x = ((x - 0.5) * torch.where(starker, contrast, 1).to(x.device) + 0.5).clamp(0, 1)
+    order = torch.rand(batch, channels, generator=generator).argsort(1)
+    order = torch.where(shuffled.flatten()[:, None], order, torch.arange(channels)).to(x.device)
+    return trivial(x[torch.arange(batch, device=x.device)[:, None], order], generator)
+
+
+def random_colour(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Every image without one random direction of colour; brightness stays."""
+    if x.shape[1] != 3:
+        return x
+    return without_direction(x, chromatic(len(x), generator).to(x))
+
+
+def chromatic(count: int, generator: torch.Generator) -> Tensor:
+    """Random unit vectors of colour without brightness, count × 3."""
+    angle = torch.rand(count, generator=generator) * math.pi
+    first = torch.tensor([1.0, -1.0, 0.0]) / math.sqrt(2)
+    second = torch.tensor([1.0, 1.0, -2.0]) / math.sqrt(6)
+    return angle.cos()[:, None] * first + angle.sin()[:, None] * second
+
+
+def without_direction(x: Tensor, directions: Tensor) -> Tensor:
+    """Colours projected to the plane across a unit vector, batch × 3 or 1 × 3 (not clamped)."""
+    return x - directions[:, :, None, None] * (x * directions[:, :, None, None]).sum(1, keepdim=True)
+
+
+COPIES = 5  # Augmentations of which UEraser takes the one with the largest loss.
 
 
 def drawn(name: str, make: Callable[[torch.Generator], Objective]) -> Attack:
     """Plain training by an objective that draws from the stream ``name`` of the attack's seed."""
-
-    def attack(context: Context) -> History:
-        return learn(context, make(stream(context.seed, name)))
-
-    return attack
+    return lambda context: learn(context, make(stream(context.seed, name)))
 
 
 _ROWS: dict[str, tuple[Callable[[torch.Generator], Objective], str, float, float]] = {
@@ -40,34 +225,33 @@ _ROWS: dict[str, tuple[Callable[[torch.Generator], Objective], str, float, float
     "mixup": (mixup, "trains on blends of two images and of their labels", 1.1, 15.0),
     "cutmix": (cutmix, "trains on images with a box of another image pasted in", 1.0, 8.0),
     "randaugment": (
-        functools.partial(augmented, policies.randaugment),
+        functools.partial(augmented, randaugment),
         "trains with two random operations on every image (RandAugment)",
         1.1,
         10.0,
     ),
     "random-colour": (
-        functools.partial(augmented, policies.random_colour),
+        functools.partial(augmented, random_colour),
         "drops another random direction of colour from every image in every step",
         1.1,
         15.0,
     ),
     "ueraser": (
-        functools.partial(error_maximising, policies.ueraser, count=COPIES),
+        functools.partial(error_maximising, ueraser, count=COPIES),
         "trains on the hardest of five strong augmentations of every image (UEraser)",
         5.2,
         70.0,
     ),
     "ueraser-lite": (
-        functools.partial(augmented, policies.ueraser),
+        functools.partial(augmented, ueraser),
         "trains on one strong augmentation of every image (UEraser without its worst of five)",
         1.6,
         50.0,
     ),
 }
-
 _REVISIONS = {"ueraser": 1, "ueraser-lite": 1}
+
 AUGMENTATION: dict[str, Entry] = {
     name: Entry(drawn(name, make), "augment", about, cost=cost, expected=expected, revision=_REVISIONS.get(name, 0))
     for name, (make, about, cost, expected) in _ROWS.items()
 }
-"""Attacks by name."""

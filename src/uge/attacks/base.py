@@ -1,11 +1,11 @@
-"""What every attack gets, and what it gives back."""
+"""Attacks: their material (a context), their row in the table, and plain functions as attacks."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,56 +16,61 @@ from uge.learning.objectives import Objective, supervised
 from uge.learning.recipes import Recipe
 from uge.learning.training import History, fit
 from uge.progress import Progress
-from uge.runtime import Runtime
+from uge.registry import summary_of
+from uge.runtime import Runtime, seeded
 
 Family = Literal[
     "plain", "preprocess", "augment", "train", "purify", "transfer", "knowledge", "combination", "yardstick"
 ]
-"""What kind of thing a hacker does."""
+"""Kind of an attack."""
 Need = Literal["key", "clean", "public"]
-"""What a hacker has beyond the published folder: the trained authorised network or θ0, originals, other images."""
+"""Possession beyond the published folder: the trained authorised network and θ0, originals, or other images."""
 
-
-_MOST, _PIXELS = 500, 500 * 32 * 32
+_BATCH = 500
+_BATCH_PIXELS = _BATCH * 32 * 32
 
 
 def batched(store: PixelStore, rows: Tensor | None = None) -> Sequence[Tensor]:
     """Rows of a store, all by default, in groups that take as much memory at any size of image."""
     rows = torch.arange(len(store)) if rows is None else rows
-    return torch.split(rows, max(1, min(_MOST, _PIXELS // store.size**2)))
+    return torch.split(rows, max(1, min(_BATCH, _BATCH_PIXELS // store.size**2)))
 
 
-def _no_clean() -> PixelStore:
-    raise UsageError("this attack needs originals of the published images, and none were given; leave it out")
+def stored(values: Tensor) -> Tensor:
+    """Levels from 0 to 255 as pixels."""
+    return values.round().clamp(0, 255).to(torch.uint8)
 
 
-def _no_theta0() -> nn.Module:
-    raise UsageError("this attack needs the authorised network's initial parameters; give --key FILE, or leave it out")
+def _refuse(needed: str) -> Any:
+    raise UsageError(f"this attack needs {needed}, or leave it out")
 
 
-def _no_public() -> PixelStore:
-    raise UsageError("this attack needs labelled images of another data set; give --public SOURCE, or leave it out")
+_NO_CLEAN = functools.partial(_refuse, "originals of the published images; give --clean SOURCE")
+_NO_THETA0 = functools.partial(_refuse, "the authorised network's initial parameters; give --key FILE")
+_NO_PUBLIC = functools.partial(_refuse, "labelled images of another data set; give --public SOURCE")
 
 
 @dataclass(frozen=True)
 class Context:
-    """One attack's material: what a hacker has.
+    """Material of one attack: the possessions of a hacker, and nothing of a private folder.
+
+    An attack trains ``network`` in place and returns a :class:`History` (:func:`learn` does both), or it returns a
+    changed context (``dataclasses.replace``), on which plain training then follows. Everything random comes from
+    ``uge.runtime.stream(context.seed, "some name")``.
 
     Attributes:
-        network: Fresh network, to be trained in place.
-        store: The published images at the training size.
-        test: Clean test images.
-        recipe: Optimiser and schedule.
-        seed: Root of data order and augmentation.
+        network: Fresh network with logits for every class; takes pixels in [0, 1], batch × channels × size × size.
+        store: The published images at the training size. ``store.pixels.read(rows)`` gives uint8 pixels,
+            ``store.labels`` int64 labels, ``store.classes`` their names; see :func:`batched`.
+        test: Clean test images, for measuring; an attack may filter them, but never trains on them.
+        recipe: Optimiser, schedule and augmentation.
+        seed: Root of data order, augmentation and of anything else random.
         runtime: Device and precision.
-        teacher: Gives the trained authorised network; raises UsageError where there is no key.
+        teacher: Gives the trained authorised network; raises UsageError without a key.
         progress: Called after every epoch with (epochs done, epochs, figures).
-        clean: Gives the originals of the published images, row by row the same; raises UsageError where
-            there are none.
-        theta0: Gives a fresh copy of the authorised network before training; raises UsageError where there
-            is no key.
-        public: Gives labelled images of another data set at the training size; raises UsageError where
-            there are none.
+        clean: Gives the originals of the published images in the same order; raises UsageError without any.
+        theta0: Gives a fresh copy of the authorised network before training; raises UsageError without a key.
+        public: Gives labelled images of another data set at the training size; raises UsageError without any.
         leak_seed: Root of which originals leaked; the same for every attack of one repetition.
         checkpoint: File from which an interrupted training goes on; None for none.
     """
@@ -78,19 +83,17 @@ class Context:
     runtime: Runtime
     teacher: Callable[[], nn.Module]
     progress: Progress | None = None
-    clean: Callable[[], PixelStore] = _no_clean
-    theta0: Callable[[], nn.Module] = _no_theta0
-    public: Callable[[], PixelStore] = _no_public
+    clean: Callable[[], PixelStore] = _NO_CLEAN
+    theta0: Callable[[], nn.Module] = _NO_THETA0
+    public: Callable[[], PixelStore] = _NO_PUBLIC
     leak_seed: int = 0
     checkpoint: Path | None = None
 
 
-Attack = Callable[[Context], History]
-"""Trains ``context.network`` and returns what was measured after each epoch."""
-
-
-Preparation = Callable[[Context], Context]
-"""Changes what a hacker has (images, recipe, starting weights) before training."""
+Attack = Callable[[Context], History]  # Trains ``context.network`` and returns the measurements after each epoch.
+Preparation = Callable[[Context], Context]  # Changes the material (images, recipe, starting weights) before training.
+Transform = Callable[[Tensor], Tensor]
+"""uint8 pixels, batch × channels × size × size, to pixels of the same shape and type."""
 
 
 def learn(context: Context, objective: Objective = supervised) -> History:
@@ -109,24 +112,24 @@ def learn(context: Context, objective: Objective = supervised) -> History:
 
 
 def direct(context: Context) -> History:
-    """Train on labels as anybody would ("Normal" in the paper's tables)."""
+    """Train on the published images and labels as they are ("Normal" in the paper's tables)."""
     return learn(context)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One attack and what is known of it beforehand.
+    """One attack and its properties.
 
     Attributes:
-        run: Does it.
-        family: What kind of thing the hacker does.
-        about: One plain sentence for a reader of the report.
+        run: The attack itself.
+        family: Kind of the attack.
+        about: One line for the report, without a full stop; it continues "a hacker who".
         cost: Time in units of plain training, roughly measured.
         expected: A prior, not a measurement of this audit: points of test accuracy that it wins back over
-            plain training, after what a public benchmark found for seven protections of CIFAR-10.
-        needs: What the hacker has beyond the published folder.
-        same_architecture: Whether the hacker's network must be of the authorised network's architecture.
-        prepare: What it does before training, where any other attack may follow; see :func:`combination`.
+            plain training, after a public benchmark of seven protections of CIFAR-10.
+        needs: Possessions beyond the published folder.
+        same_architecture: True if the hacker's network must be of the authorised network's architecture.
+        prepare: The part before training, where any other attack may follow; see :func:`combination`.
         revision: Raised when the attack is changed, so that cases of the earlier form are run again.
     """
 
@@ -140,35 +143,154 @@ class Entry:
     prepare: Preparation | None = None
     revision: int = 0
 
-    @classmethod
-    def prepared(
-        cls,
-        prepare: Preparation,
-        family: Family,
-        about: str,
-        *,
-        cost: float = 1.0,
-        expected: float = 10.0,
-        needs: Iterable[Need] = (),
-        same_architecture: bool = False,
-        attack: Attack = direct,
-        revision: int = 0,
-    ) -> Entry:
-        """An attack that gets its material ready and then goes on like another, by default plain training."""
-        needed = frozenset(needs)
-        run = _Prepared(prepare, attack)
-        return cls(run, family, about, cost, expected, needed, same_architecture, prepare, revision)
 
-
-@dataclass(frozen=True)
-class _Prepared:
-    prepare: Preparation
-    attack: Attack
-
-    def __call__(self, context: Context) -> History:
-        return self.attack(self.prepare(context))
+def prepared(prepare: Preparation, family: Family, about: str, **properties: Any) -> Entry:
+    """An attack that changes its material and then trains plainly; ``properties`` are further fields of the entry."""
+    return Entry(lambda context: direct(prepare(context)), family, about, prepare=prepare, **properties)
 
 
 def with_recipe(**changes: Any) -> Preparation:
     """Train with some fields of the recipe changed."""
     return lambda context: replace(context, recipe=context.recipe.model_copy(update=changes))
+
+
+def with_images(context: Context, store: PixelStore, others: Callable[[PixelStore], PixelStore]) -> Context:
+    """The context with ``store`` as published images, and every other image of the hacker changed by ``others``."""
+    return replace(
+        context,
+        store=store,
+        test=others(context.test),
+        clean=lambda: others(context.clean()),
+        public=lambda: others(context.public()),
+    )
+
+
+def transformed(store: PixelStore, change: Transform) -> PixelStore:
+    """A store with every image changed, batch by batch."""
+    result = store.empty_like()
+    for rows in batched(store):
+        result.pixels.write(rows, change(store.pixels.read(rows)))
+    return result
+
+
+def changing(transform: Callable[[Context], Transform]) -> Preparation:
+    """A transform of every image that the hacker has, of the test set too."""
+
+    def prepare(context: Context) -> Context:
+        change = transform(context)
+        return with_images(context, transformed(context.store, change), lambda store: transformed(store, change))
+
+    return prepare
+
+
+def entry_from(
+    name: str,
+    function: Any,
+    *,
+    about: str = "",
+    family: Family | None = None,
+    needs: Sequence[Need] = (),
+    train_only: bool = False,
+    **properties: Any,
+) -> Entry:
+    """Row of the table for an attack of another package; for the arguments see :func:`uge.attack`.
+
+    Raises:
+        UsageError: ``function`` is no function of (context) or of (images, labels), or a property is wrong.
+    """
+    if isinstance(function, Entry):
+        return function
+    unknown = [*set(needs) - set(get_args(Need)), *({family} - {None, *get_args(Family)})]
+    if unknown:
+        choices = ", ".join([*get_args(Need), *get_args(Family)])
+        raise UsageError(f"the attack '{name}' must have needs and a family of {choices}, got {unknown[0]!r}")
+    properties |= {"about": summary_of(function, about), "needs": frozenset(needs)}
+    match _parameters(function):
+        case 2:
+            return prepared(_on_images(name, function, train_only), family or "preprocess", **properties)
+        case 1 if "Context" in str(getattr(function, "__annotations__", {}).get("return")):
+            return prepared(function, family or "purify", **properties)
+        case 1:
+            return Entry(_finished(name, function), family or "train", **properties)
+    raise UsageError(f"the attack '{name}' must be a function of (context) or of (images, labels), got {function!r}")
+
+
+def _parameters(function: Any) -> int:
+    """Number of positional arguments without which a function cannot be called; 0 for anything else."""
+    if not callable(function):
+        return 0
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return sum(each.kind in kinds and each.default is inspect.Parameter.empty for each in parameters)
+
+
+def _finished(name: str, function: Callable[[Context], Any]) -> Attack:
+    def run(context: Context) -> History:
+        result = function(context)
+        result = direct(result) if isinstance(result, Context) else result
+        if not isinstance(result, History):
+            raise UsageError(f"the attack '{name}' must return a History or a Context, got {type(result).__name__}")
+        return result
+
+    return run
+
+
+def _on_images(name: str, function: Callable[[Tensor, Tensor], Any], train_only: bool) -> Preparation:
+    """Change images by a function of (images, labels); labels that a hacker does not know are -1."""
+
+    def changed(store: PixelStore, labels: Tensor, seed: int) -> PixelStore:
+        result = store.empty_like()
+        with seeded(seed, "attack", name):
+            for rows in batched(store):
+                pixels = store.pixels.read(rows)
+                images = function(pixels.clone(), labels[rows.to(labels.device)])
+                if not isinstance(images, Tensor) or (images.shape, images.dtype) != (pixels.shape, torch.uint8):
+                    came = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images)
+                    raise UsageError(
+                        f"the attack '{name}' must return a uint8 tensor of the images' shape {tuple(pixels.shape)}, "
+                        f"got {came}; convert its result"
+                    )
+                result.pixels.write(rows, images)
+        return result
+
+    def prepare(context: Context) -> Context:
+        store = changed(context.store, context.store.labels, context.seed)
+        if train_only:
+            return replace(context, store=store)
+        return with_images(
+            context, store, lambda other: changed(other, torch.full_like(other.labels, -1), context.seed)
+        )
+
+    return prepare
+
+
+def combination(first: Entry, second: Entry) -> Entry:
+    """One attack after another; the order does not matter where only one of them prepares.
+
+    Args:
+        first: Changes images, recipe or starting weights (its ``prepare``).
+        second: Any attack.
+
+    Raises:
+        UsageError: Both replace the training itself, so that neither can go before the other.
+    """
+    if first.prepare is None:
+        first, second = second, first
+    prepare = first.prepare
+    also = second.prepare
+    if prepare is None:
+        raise UsageError(
+            f"a combination needs one attack that only prepares images, recipe or weights, but one '{first.about}' "
+            f"and the other '{second.about}'; replace one by a preprocessing attack"
+        )
+    return Entry(
+        lambda context: second.run(prepare(context)),
+        "combination",
+        f"{first.about}, and {second.about}",
+        cost=first.cost * second.cost,
+        expected=max(first.expected, second.expected),
+        needs=first.needs | second.needs,
+        same_architecture=first.same_architecture or second.same_architecture,
+        prepare=None if also is None else lambda context: also(prepare(context)),
+        revision=first.revision + second.revision,
+    )

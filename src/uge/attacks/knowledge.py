@@ -1,21 +1,71 @@
-"""Attacks by somebody who knows the authorised network: its initial parameters, or its trained weights."""
+"""Attacks with the authorised network at hand: distillation (Eq. 10), its initial parameters, its trained weights."""
 
-from __future__ import annotations
-
+import copy
 import functools
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from uge.attacks.base import Context, Entry, Preparation, with_recipe
+from uge.attacks.base import Context, Entry, Need, Preparation, changing, learn, prepared, with_recipe
 from uge.attacks.leak import on_leak
+from uge.attacks.preprocess import TRANSFORMS
 from uge.attacks.transfer import probe
 from uge.errors import UsageError
+from uge.learning.objectives import distillation
 from uge.learning.training import History
 from uge.runtime import stream
 
-LEAK = 1
-"""Percent of originals that the last layer on authorised features is trained with."""
+LEAK = 1  # Percent of originals that the last layer on authorised features is trained with.
+_KEY: frozenset[Need] = frozenset({"key"})
+
+
+def distill(context: Context) -> History:
+    """Learn from the authorised network's soft outputs on the published images ("Distill" in the paper's tables).
+
+    The network answers in evaluation mode, as for a hacker who can only query it.
+    """
+    return _learn(context, context.teacher())
+
+
+def distill_inside(context: Context) -> History:
+    """Distil from the trained network itself, which runs in training mode."""
+    return _learn(context, _InTrainingMode(copy.deepcopy(context.teacher())))
+
+
+class _InTrainingMode(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.network.train()(x)
+        return out
+
+
+def _learn(context: Context, teacher: nn.Module) -> History:
+    recipe = context.recipe
+    return learn(context, distillation(teacher, temperature=recipe.temperature, alpha=recipe.alpha))
+
+
+_distils = functools.partial(Entry, family="knowledge", cost=1.4, expected=20.0, needs=_KEY)
+
+
+def _after(prepare: Preparation, about: str) -> Entry:
+    return _distils(lambda context: distill(prepare(context)), about=about)
+
+
+DISTILLATION: dict[str, Entry] = {
+    "distill": _distils(distill, about="learns from the trained authorised network's answers on the published images"),
+    "distill-inside": _distils(
+        distill_inside, about="holds the trained authorised network and learns from what it computes in training mode"
+    ),
+    "distill-t1": _after(with_recipe(temperature=1.0), "distils at temperature 1, so from nearly hard answers"),
+    "distill-t20": _after(with_recipe(temperature=20.0), "distils at temperature 20, so from very soft answers"),
+    "distill-hard": _after(with_recipe(alpha=1.0), "distils from the authorised network's answers alone, no labels"),
+    "distill-grayscale": _after(changing(TRANSFORMS["grayscale"]), "distils on gray copies of all images"),
+    "distill-jpeg75": _after(changing(TRANSFORMS["jpeg75"]), "distils on copies compressed as JPEG of quality 75"),
+}
+"""Distillation attacks by name; T and α not named are the recipe's."""
 
 
 def start_from(network: nn.Module, source: nn.Module) -> None:
@@ -24,7 +74,7 @@ def start_from(network: nn.Module, source: nn.Module) -> None:
     Raises:
         UsageError: The networks differ in architecture.
     """
-    shapes = [{name: value.shape for name, value in one.state_dict().items()} for one in (network, source)]
+    shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in (network, source)]
     if shapes[0] != shapes[1]:
         raise UsageError(
             "this attack starts from the authorised network's weights and needs a hacker of its architecture, got "
@@ -61,7 +111,7 @@ def _authorized_features(context: Context) -> History:
     return probe(leak)
 
 
-_knows = functools.partial(Entry.prepared, family="knowledge", needs={"key"}, same_architecture=True)
+_knows = functools.partial(prepared, family="knowledge", needs=_KEY, same_architecture=True)
 
 KNOWLEDGE: dict[str, Entry] = {
     "theta0-known": _knows(_theta0(0), about="starts from the authorised network's secret parameters", expected=60.0),
@@ -88,4 +138,3 @@ KNOWLEDGE: dict[str, Entry] = {
         same_architecture=True,
     ),
 }
-"""Attacks by name."""

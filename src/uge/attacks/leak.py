@@ -1,6 +1,4 @@
-"""What a hacker makes of leaked originals: subsets of rows, and stores put together from several."""
-
-from __future__ import annotations
+"""Leaked originals: subsets of rows, and stores put together from originals and published images."""
 
 from dataclasses import replace
 
@@ -12,12 +10,11 @@ from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.runtime import stream
 
-REVISION = 1
-"""Of every attack on a leak: before, each of them had another one."""
+REVISION = 1  # Revision of every attack on a leak: before, each of them had a leak of its own.
 
 
 def leaked_rows(context: Context, count: int) -> Tensor:
-    """Which ``count`` rows leaked, int64 in rising order; the same for every attack of one seed.
+    """Leaked rows, ``count`` of them, int64 in rising order; the same for every attack of one repetition.
 
     A smaller leak is part of a larger one.
     """
@@ -28,7 +25,7 @@ def leaked_rows(context: Context, count: int) -> Tensor:
 
 
 def part(context: Context, percent: int) -> int:
-    """How many images ``percent`` of the published ones are, at least one of each class on average."""
+    """Number of images that ``percent`` of the published ones are, at least one of each class on average."""
     return min(len(context.store), max(len(context.store.classes), round(len(context.store) * percent / 100)))
 
 
@@ -38,7 +35,8 @@ def originals(context: Context) -> PixelStore:
     Raises:
         UsageError: There are none, or they are of another number, shape or label.
     """
-    clean, store = context.clean(), context.store
+    clean = context.clean()
+    store = context.store
     if (len(clean), clean.pixels.shape) != (len(store), store.pixels.shape) or not torch.equal(
         clean.labels.to(store.device), store.labels
     ):
@@ -51,11 +49,11 @@ def originals(context: Context) -> PixelStore:
 
 def replaced(store: PixelStore, other: PixelStore, rows: Tensor) -> PixelStore:
     """``store`` with the pixels at ``rows`` from ``other``."""
-    found = store.empty_like()
-    found.pixels.copy(store.pixels)
+    result = store.empty_like()
+    result.pixels.copy(store.pixels)
     for indices in batched(store, rows):
-        found.pixels.write(indices, other.pixels.read(indices))
-    return found
+        result.pixels.write(indices, other.pixels.read(indices))
+    return result
 
 
 def repeated(store: PixelStore, rows: Tensor, count: int) -> PixelStore:

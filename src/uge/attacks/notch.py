@@ -1,28 +1,23 @@
-"""A notch filter found from the published images' own spectrum."""
+"""A notch filter that follows from the published images' own spectrum."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uge.attacks.base import Context, batched
-from uge.attacks.filters import stored
+from uge.attacks.base import Context, batched, stored
 from uge.data.store import PixelStore
 
-LOWEST = 2.5
-"""Frequencies below this, in cycles per image, are what pictures consist of and always stay."""
-STANDS_OUT, CLASS_STANDS_OUT = 4.0, 25.0
-"""Factors over the smooth spectrum: of all images' mean power, and of the class means' power.
-
-The second is above the largest of some 10⁵ exponentially distributed values, which chance alone gives."""
+LOWEST = 2.5  # Lowest frequency that is taken out, in cycles per image; pictures consist of those below.
+STANDS_OUT = 4.0  # Factor over the smooth spectrum above which all images' mean power stands out.
+CLASS_STANDS_OUT = 25.0
+"""The same for the class means' power: above the largest of some 10⁵ exponential values, which chance alone gives."""
 _OPPONENT = ((1.0, 1.0, 1.0), (1.0, -1.0, 0.0), (1.0, 1.0, -2.0))
 
 
 def notch(context: Context) -> Callable[[Tensor], Tensor]:
-    """The transform that takes out what stands out of the spectrum of ``context.store``."""
+    """Transform that takes the peaks of the spectrum of ``context.store`` out of an image."""
     mask = spectral_mask(context.store)
     return lambda pixels: filtered(pixels, mask)
 
@@ -31,16 +26,16 @@ def filtered(pixels: Tensor, mask: Tensor) -> Tensor:
     """Pixels without the frequencies where ``mask`` (channels × size × size // 2 + 1, opponent colours) is 0."""
     basis = _basis(pixels.shape[1]).to(pixels.device)
     x = torch.einsum("oc,bchw->bohw", basis, pixels.float())
-    kept = torch.fft.irfft2(torch.fft.rfft2(x) * mask, s=x.shape[2:])
-    return stored(torch.einsum("oc,bohw->bchw", basis, kept))
+    rest = torch.fft.irfft2(torch.fft.rfft2(x) * mask, s=x.shape[2:])
+    return stored(torch.einsum("oc,bohw->bchw", basis, rest))
 
 
 def spectral_mask(store: PixelStore) -> Tensor:
-    """Which frequencies of which opponent colour to keep: 1 or 0, channels × size × (size // 2 + 1).
+    """1 for frequencies of an opponent colour to keep, else 0: channels × size × (size // 2 + 1).
 
     Two spectra are compared with the law 1/f^a that fits them, corrected by a running median for the
-    directions that pictures prefer: the mean power of all images, which shows what was written into
-    all of them, and the power of the class means, which shows what the images of a class share.
+    directions that pictures prefer. The mean power of all images shows a pattern that all of them carry. The power of
+    the class means shows a pattern that the images of a class share.
     """
     total, classes = _spectra(store)
     size = store.size
@@ -48,35 +43,33 @@ def spectral_mask(store: PixelStore) -> Tensor:
     if classes is not None:
         # Under no class structure a class mean's power is the mean power over the number of images.
         ratio = classes / total.clamp_min(1e-12)
-        for one in ratio:  # One class at a time: a running median takes 49 times the memory.
-            peaks |= _excess(one, size) > CLASS_STANDS_OUT
-    mask = (~(peaks & (_frequencies(size, total.device) >= LOWEST))).to(torch.float32)
-    return mask
+        for power in ratio:  # One class at a time: a running median takes 49 times the memory.
+            peaks |= _excess(power, size) > CLASS_STANDS_OUT
+    return (~(peaks & (_frequencies(size, total.device) >= LOWEST))).to(torch.float32)
 
 
 def _spectra(store: PixelStore) -> tuple[Tensor, Tensor | None]:
     """Mean power (channels × size × half) and each class mean's power times its images; a Hann window against edges."""
-    device, size = store.device, store.size
-    window = torch.hann_window(size + 2, periodic=False, device=device)[1:-1]
-    window = window[:, None] * window
-    count, basis = len(store.classes), _basis(store.channels).to(device)
+    device = store.device
+    size = store.size
+    side = torch.hann_window(size + 2, periodic=False, device=device)[1:-1]
+    window = side[:, None] * side
+    count = len(store.classes)
+    basis = _basis(store.channels).to(device)
     power = torch.zeros(store.channels, size, size // 2 + 1, device=device, dtype=torch.float64)
     sums = torch.zeros(count, store.channels, size, size, device=device)
-    for rows, x in _opponent(store, basis):
+    for rows in batched(store):
+        x = torch.einsum("oc,bchw->bohw", basis, store.pixels.read(rows).float())
         power += torch.fft.rfft2((x - x.mean((2, 3), keepdim=True)) * window).abs().square().sum(0)
         sums.index_add_(0, store.labels[rows.to(device)], x)
-    found = torch.bincount(store.labels, minlength=count)[:, None, None, None]
-    if int((found > 1).sum()) < 2:
+    images = torch.bincount(store.labels, minlength=count)
+    several = images > 1
+    if int(several.sum()) < 2:
         return power / len(store), None
-    means = (sums / found.clamp_min(1))[found.flatten() > 1]
-    means = means - sums.sum(0) / len(store)
+    images = images[several][:, None, None, None]
+    means = sums[several] / images - sums.sum(0) / len(store)
     spectra = torch.fft.rfft2((means - means.mean((2, 3), keepdim=True)) * window).abs().square()
-    return power / len(store), (spectra * found[found.flatten() > 1]).double()
-
-
-def _opponent(store: PixelStore, basis: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    for rows in batched(store):
-        yield rows, torch.einsum("oc,bchw->bohw", basis, store.pixels.read(rows).float())
+    return power / len(store), (spectra * images).double()
 
 
 def _basis(channels: int) -> Tensor:
@@ -86,7 +79,8 @@ def _basis(channels: int) -> Tensor:
 
 def _frequencies(size: int, device: torch.device) -> Tensor:
     """Cycles per image, size × (size // 2 + 1)."""
-    down, across = torch.fft.fftfreq(size, 1 / size, device=device), torch.fft.rfftfreq(size, 1 / size, device=device)
+    down = torch.fft.fftfreq(size, 1 / size, device=device)
+    across = torch.fft.rfftfreq(size, 1 / size, device=device)
     return torch.sqrt(down[:, None] ** 2 + across**2)
 
 
@@ -103,8 +97,7 @@ def _excess(power: Tensor, size: int) -> Tensor:
 
 def _running_median(values: Tensor, radius: int = 3) -> Tensor:
     """Median of a square of neighbouring frequencies; rows wrap around, columns end."""
-    shape = values.shape
-    x = values.reshape(-1, 1, *shape[-2:])
+    x = values.reshape(-1, 1, *values.shape[-2:])
     x = F.pad(F.pad(x, (0, 0, radius, radius), mode="circular"), (radius, radius, 0, 0), mode="replicate")
     side = 2 * radius + 1
-    return x.unfold(2, side, 1).unfold(3, side, 1).flatten(4).median(4).values.reshape(shape)
+    return x.unfold(2, side, 1).unfold(3, side, 1).flatten(4).median(4).values.view_as(values)

@@ -1,19 +1,15 @@
-"""Attacks that purify the published images: shared patterns out, projection, a denoising autoencoder, an inversion."""
+"""Attacks that purify the published images: pattern estimation, projection, a denoising autoencoder, inversion."""
 
-from __future__ import annotations
-
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.attacks.base import Context, Entry, Preparation, batched
-from uge.attacks.filters import stored
+from uge.attacks.base import Context, Entry, Preparation, Transform, batched, changing, prepared, stored
 from uge.attacks.leak import REVISION, leaked_rows, originals
-from uge.attacks.preprocess import Transform, changing
 from uge.attacks.waves import estimated_patterns_out
 from uge.data.loader import to_unit
 from uge.data.store import PixelStore
@@ -23,37 +19,33 @@ from uge.learning.training import fit
 from uge.runtime import Runtime, seeded, stream
 
 LINEAR = Recipe(epochs=20, lr=0.1, batch_size=128, weight_decay=0.0, augment="none")
-"""How the logistic regression is trained (Sandoval-Segura et al., 2023: 20 epochs of SGD)."""
+"""Recipe of the logistic regression (Sandoval-Segura et al., 2023: 20 epochs of SGD)."""
 NOISE = 16 / 255
-"""Of the autoencoder, in [0, 1]: largest structured noise that it learns to remove, and spread of what it adds."""
-STEPS, WIDTH, SIZE, RATE = 400, 24, 32, 5e-3
-"""Steps, channels, batch and first learning rate of the image networks."""
+"""Largest structured noise that the autoencoder learns to remove, and spread of the noise that it adds, in [0, 1]."""
+STEPS = 400  # Steps of the image networks.
+WIDTH = 24  # Channels of the image networks.
+SIZE = 32  # Batch size of the image networks.
+RATE = 5e-3  # First learning rate of the image networks.
 
 
-class _Linear(nn.Module):
-    def __init__(self, store: PixelStore) -> None:
-        super().__init__()
-        self.layer = nn.Linear(store.channels * store.size**2, len(store.classes))
-
+class _Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.layer(x.flatten(1) - 0.5)
-        return logits
+        return super().forward(x.flatten(1) - 0.5)
 
 
 def linear_directions(store: PixelStore, *, seed: int, runtime: Runtime) -> Tensor:
     """An orthonormal basis of the weights of a logistic regression on pixels, (pixels, at most classes)."""
     with seeded(seed, "linear"):
-        network = _Linear(store)
+        network = _Linear(store.channels * store.size**2, len(store.classes))
     fit(network, store, LINEAR, seed=seed, runtime=runtime)
-    weights = network.layer.weight.detach().float()
-    basis: Tensor = torch.linalg.qr(weights.T).Q
+    basis: Tensor = torch.linalg.qr(network.weight.detach().float().T).Q
     return basis
 
 
 def projected_out(pixels: Tensor, basis: Tensor, centre: Tensor) -> Tensor:
-    """Images without what lies along ``basis`` (pixels, directions), measured from the mean image ``centre``.
+    """Images without their part along ``basis`` (pixels, directions), measured from the mean image ``centre``.
 
-    From the mean image, since a projection from black would darken some pictures below 0.
+    A projection from black would darken some pictures below 0.
     """
     x = pixels.float().flatten(1) - centre
     return stored((x - x @ basis @ basis.T + centre).view(pixels.shape))
@@ -75,11 +67,11 @@ def _convolution(before: int, after: int, stride: int = 1, gap: int = 1) -> list
 
 
 class ImageNetwork(nn.Module):
-    """Finds what to add to an image, which is nothing before training (after DnCNN, Zhang et al., 2017).
+    """Residual network on images, the identity before training (after DnCNN, Zhang et al., 2017).
 
     Args:
         body: From (B, channels, H, W) to (B, width, H, W).
-        width: Channels that ``body`` gives.
+        width: Channels of the result of ``body``.
         channels: Colour channels of the images.
     """
 
@@ -105,7 +97,7 @@ def autoencoder(channels: int, width: int = WIDTH) -> ImageNetwork:
 
 
 def restorer(channels: int, width: int = WIDTH) -> ImageNetwork:
-    """Convolutions with growing gaps, which see most of a small image."""
+    """Convolutions with growing gaps, whose receptive field covers most of a small image."""
     layers = _convolution(channels, width)
     for gap in (1, 2, 4):
         layers += _convolution(width, width, gap=gap)
@@ -146,18 +138,19 @@ def random_noise(shape: torch.Size, generator: torch.Generator) -> Tensor:
     """
     batch, channels, height, width = shape
     strength = NOISE * torch.rand((batch, 1, 1, 1), generator=generator)
-    found = torch.empty(shape)
+    noise = torch.empty(shape)
     for rows in torch.arange(batch).chunk(4):
         cells = int(2 ** (2 + (max(height.bit_length() - 3, 1)) * float(torch.rand((), generator=generator))))
-        noise = torch.rand((len(rows), channels, cells, cells), generator=generator) * 2 - 1
-        found[rows] = F.interpolate(noise, size=(height, width), mode="nearest")
+        grains = torch.rand((len(rows), channels, cells, cells), generator=generator) * 2 - 1
+        noise[rows] = F.interpolate(grains, size=(height, width), mode="nearest")
     signs = torch.rand((batch, 1, 1, 1), generator=generator) < 0.5
-    return strength * torch.where(signs, found.sign(), found)
+    return strength * torch.where(signs, noise.sign(), noise)
 
 
 def _autoencoder(context: Context) -> Transform:
-    """Noise on top, which drowns a protection, then what an autoencoder takes for noise out again (as AVATAR does)."""
-    public, generator = context.public(), stream(context.seed, "autoencoder")
+    """Add noise, which drowns a protection, and remove it by an autoencoder (as AVATAR does)."""
+    public = context.public()
+    generator = stream(context.seed, "autoencoder")
     if public.pixels.shape != context.store.pixels.shape:
         raise UsageError(
             f"public images must have the published images' shape {context.store.pixels.shape}, got "
@@ -184,15 +177,16 @@ def _autoencoder(context: Context) -> Transform:
 
 
 def inverted(context: Context, count: int) -> PixelStore:
-    """The published images as originals again, as far as ``count`` leaked pairs show how.
+    """Estimate of the originals of the published images, learned from ``count`` leaked pairs.
 
-    First every class's mean difference, drawn towards the mean of all by one pair's weight; then a
-    residual network for what depends on the image.
+    First comes every class's mean difference, drawn towards the mean of all by one pair's weight. A residual network
+    adds the part that depends on the image.
 
     Raises:
         UsageError: There are no originals.
     """
-    store, clean = context.store, originals(context)
+    store = context.store
+    clean = originals(context)
     rows = leaked_rows(context, min(count, len(store)))
     offsets = _class_offsets(store, clean, rows)
     generator = stream(context.seed, "inversion")
@@ -207,11 +201,11 @@ def inverted(context: Context, count: int) -> PixelStore:
     with seeded(context.seed, "inversion"):
         network = restorer(store.channels)
     regress(network, pairs, context.runtime)
-    found = store.empty_like()
+    result = store.empty_like()
     for indices in batched(store):
         with torch.inference_mode():
-            found.pixels.write(indices, stored(255 * network(given(indices))))
-    return found
+            result.pixels.write(indices, stored(255 * network(given(indices))))
+    return result
 
 
 def _class_offsets(store: PixelStore, clean: PixelStore, rows: Tensor) -> Tensor:
@@ -226,44 +220,43 @@ def _class_offsets(store: PixelStore, clean: PixelStore, rows: Tensor) -> Tensor
 
 
 def _inversion(count: int) -> Preparation:
-    """Only the published images are changed: they come back to where the test images are."""
-    return lambda context: dataclasses.replace(context, store=inverted(context, count))
+    """Change the published images only, which then look like the test images."""
+    return lambda context: replace(context, store=inverted(context, count))
 
 
 PURIFICATION: dict[str, Entry] = {
-    "pattern-estimation": Entry.prepared(
+    "pattern-estimation": prepared(
         estimated_patterns_out,
         "purify",
         "estimates the patterns that images of a class share, by clustering them, and takes them out",
         cost=1.3,
         expected=40.0,
     ),
-    "orthogonal-projection": Entry.prepared(
+    "orthogonal-projection": prepared(
         changing(_orthogonal_projection),
         "purify",
         "projects out the directions by which a linear classifier tells the published images apart",
         cost=1.3,
         expected=30.0,
     ),
-    "denoise-autoencoder": Entry.prepared(
+    "denoise-autoencoder": prepared(
         changing(_autoencoder),
         "purify",
         "drowns the protection in noise that an autoencoder, trained on public images, takes out again",
         cost=2.0,
         expected=30.0,
-        needs={"public"},
+        needs=frozenset({"public"}),
     ),
     **{
-        f"inversion-{count}": Entry.prepared(
+        f"inversion-{count}": prepared(
             _inversion(count),
             "purify",
             f"learns from {count} leaked pairs of original and published image to undo the protection",
             cost=2.0,
             expected=gain,
-            needs={"clean"},
+            needs=frozenset({"clean"}),
             revision=REVISION,
         )
         for count, gain in ((100, 25.0), (500, 40.0))
     },
 }
-"""Attacks by name."""

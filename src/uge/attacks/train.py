@@ -1,6 +1,4 @@
-"""Attacks that train differently: adversarially, slower, faster, longer, with clean images, without the labels."""
-
-from __future__ import annotations
+"""Attacks that change training: adversarial, slower, faster, longer, with clean images, without the labels."""
 
 import dataclasses
 import functools
@@ -10,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.attacks.augment import drawn
-from uge.attacks.base import Context, Entry, Need, Preparation, learn, with_recipe
+from uge.attacks.augment import drawn, randaugment
+from uge.attacks.base import Context, Entry, Need, Preparation, learn, prepared, with_recipe
 from uge.attacks.leak import REVISION, leaked_rows, on_leak, originals, part, replaced
-from uge.attacks.policies import randaugment
 from uge.data.augment import augmentation
 from uge.data.loader import Batch, fetch, to_unit
 from uge.data.store import PixelStore
@@ -22,10 +19,9 @@ from uge.learning.training import History
 from uge.runtime import stream
 
 RADIUS = 8 / 255
-"""Of adversarial training, in [0, 1] units: what the public benchmark used, with 10 steps of 2/255."""
-SURE = 0.95
-"""Probability above which a network's own answer counts as a label (FixMatch)."""
-LONGER = 3
+"""Radius of adversarial training, in [0, 1] units: that of the public benchmark, with 10 steps of 2/255."""
+SURE = 0.95  # Probability above which a network's own answer counts as a label (FixMatch).
+LONGER = 3  # Factor of the epochs of ``longer``.
 
 
 def _rate(factor: float) -> Preparation:
@@ -39,8 +35,6 @@ def _longer(context: Context) -> Context:
 
 
 def _mixed(percent: int) -> Preparation:
-    """Some percent of the published images replaced by their originals."""
-
     def prepare(context: Context) -> Context:
         rows = leaked_rows(context, part(context, percent))
         return dataclasses.replace(context, store=replaced(context.store, originals(context), rows))
@@ -49,7 +43,7 @@ def _mixed(percent: int) -> Preparation:
 
 
 def _semi_supervised(percent: int, context: Context) -> History:
-    """Published images without their labels, with some percent of originals with labels (after FixMatch, 2020)."""
+    """Train on unlabelled published images and a percentage of labelled originals (after FixMatch, 2020)."""
     clean = originals(context)
     rows = leaked_rows(context, part(context, percent))
     return learn(context, fixmatch(context, clean, rows))
@@ -58,17 +52,17 @@ def _semi_supervised(percent: int, context: Context) -> History:
 def fixmatch(context: Context, labelled: PixelStore, rows: Tensor) -> Objective:
     """Cross-entropy on labelled images and, where the network is sure, on its own answers for the others.
 
-    A batch's images come weakly augmented by the recipe; the network answers on them in evaluation mode,
-    and answers above :data:`SURE` are the labels of a strongly augmented copy. The batch's labels are used by
-    nobody (they only enter the training accuracy that ``fit`` reports).
+    A batch's images come weakly augmented by the recipe. The network answers on them in evaluation mode, and answers
+    above :data:`SURE` are the labels of a strongly augmented copy. The batch's own labels only enter the training
+    accuracy that ``fit`` reports.
 
     Args:
         context: Recipe and seed.
-        labelled: Where labelled images are.
-        rows: Which ones may be used.
+        labelled: Store of the labelled images.
+        rows: Rows of that store that may be used.
     """
     weak = augmentation(context.recipe.augment)
-    choice, weakly, strongly = (stream(context.seed, "semi-supervised", what) for what in ("rows", "weak", "strong"))
+    choice, weakly, strongly = (stream(context.seed, "semi-supervised", use) for use in ("rows", "weak", "strong"))
 
     def objective(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         picked = rows[torch.randint(len(rows), (len(batch.y),), generator=choice)]
@@ -90,33 +84,33 @@ def fixmatch(context: Context, labelled: PixelStore, rows: Tensor) -> Objective:
 
 _CLEAN: frozenset[Need] = frozenset({"clean"})
 _PERCENT: dict[int, tuple[float, float, float]] = {1: (2.0, 15.0, 10.0), 10: (20.0, 40.0, 35.0), 50: (60.0, 60.0, 55.0)}
-"""Percent of originals that leaked, and what mixing, semi-supervision and the leak alone are expected to win back."""
+"""Percent of leaked originals, and expected gains of mixing, of semi-supervision and of the leak alone."""
 
 
-def _ascent(name: str, step: float, steps: int) -> Callable[[Context], History]:
+def _pgd(name: str, step: float, steps: int) -> Callable[[Context], History]:
     return drawn(name, functools.partial(adversarial, radius=RADIUS, step=step, steps=steps))
 
 
 TRAINING: dict[str, Entry] = {
     "adversarial": Entry(
-        _ascent("adversarial", 2 / 255, 10),
+        _pgd("adversarial", 2 / 255, 10),
         "train",
         "trains on worst-case changes of 8/255 (adversarial training, 10 steps of 2/255)",
         cost=8.5,
         expected=55.0,
     ),
     "adversarial-fast": Entry(
-        _ascent("adversarial-fast", 10 / 255, 1),
+        _pgd("adversarial-fast", 10 / 255, 1),
         "train",
         "trains on changes of 8/255 found in one step (fast adversarial training)",
         cost=1.8,
         expected=45.0,
     ),
-    "lr-tenth": Entry.prepared(_rate(0.1), "train", "trains with a tenth of the learning rate", expected=8.0),
-    "lr-tenfold": Entry.prepared(_rate(10), "train", "trains with ten times the learning rate", expected=2.0),
-    "longer": Entry.prepared(_longer, "train", "trains three times as many epochs", cost=float(LONGER), expected=3.0),
+    "lr-tenth": prepared(_rate(0.1), "train", "trains with a tenth of the learning rate", expected=8.0),
+    "lr-tenfold": prepared(_rate(10), "train", "trains with ten times the learning rate", expected=2.0),
+    "longer": prepared(_longer, "train", "trains three times as many epochs", cost=float(LONGER), expected=3.0),
     **{
-        f"mix-clean-{percent}": Entry.prepared(
+        f"mix-clean-{percent}": prepared(
             _mixed(percent),
             "train",
             f"replaces {percent} % of the images by leaked originals",
@@ -140,7 +134,7 @@ TRAINING: dict[str, Entry] = {
         if percent < 50
     },
     **{
-        f"clean-only-{percent}": Entry.prepared(
+        f"clean-only-{percent}": prepared(
             functools.partial(on_leak, percent=percent),
             "yardstick",
             f"trains on {percent} % leaked originals alone: what the leak gives without the copy",
@@ -151,4 +145,4 @@ TRAINING: dict[str, Entry] = {
         for percent, (_, _, gain) in _PERCENT.items()
     },
 }
-"""Attacks by name. Stopping early needs none: every case says its best epoch too."""
+"""Attacks by name. Stopping early needs none: every case has its best epoch as well."""

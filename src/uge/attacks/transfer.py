@@ -1,6 +1,4 @@
-"""Attacks that bring features from elsewhere, or keep features and train the last layer again."""
-
-from __future__ import annotations
+"""Attacks with features from other images, or with features that stay while the last layer is trained again."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.attacks.base import Context, Entry, direct, learn
+from uge.attacks.base import Context, Entry, direct, learn, prepared
 from uge.attacks.leak import REVISION, on_leak
 from uge.data.loader import Batch
 from uge.errors import UsageError
@@ -21,10 +19,10 @@ from uge.runtime import seeded, stream_seed
 
 
 def classifier(network: nn.Module) -> ImageClassifier:
-    """The network as one whose features can be taken.
+    """The network, checked to have features that can be taken.
 
     Raises:
-        UsageError: It is none of this package's networks.
+        UsageError: It was not made by ``uge.networks.build``.
     """
     if not isinstance(network, ImageClassifier):
         raise UsageError(f"this attack needs a network made by uge.networks.build, got {type(network).__name__}")
@@ -53,34 +51,31 @@ def probe(context: Context) -> History:
 
 
 def _pretrained(context: Context) -> Context:
-    """``context.network`` with the features of one of its kind that was trained on public images."""
-    network, public = classifier(context.network), context.public()
+    """``context.network`` with features that a network of its architecture learned on public images."""
+    network = classifier(context.network)
+    public = context.public()
     if public.channels != network.channels:
         raise UsageError(f"public images must have {network.channels} channels, got {public.channels}")
     seed = stream_seed(context.seed, "backbone")
     other = build(network.name, len(public.classes), channels=public.channels, size=public.size, seed=seed)
     fit(other, public, context.recipe, seed=seed, runtime=context.runtime)
-    mine = network.state_dict()
-    state = {name: value for name, value in feature_state(other).items() if mine[name].shape == value.shape}
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    state = {name: value for name, value in feature_state(other).items() if shapes[name] == value.shape}
     network.load_state_dict(state, strict=False)
     return context
-
-
-def _frozen(context: Context) -> History:
-    return probe(_pretrained(context))
 
 
 def _last_layer_again(percent: int) -> Callable[[Context], History]:
     def attack(context: Context) -> History:
         leak = on_leak(context, percent)  # first, so that nothing is trained where there are no originals
-        first = direct(_told(context, 0, 2))
-        second = probe(_told(leak, 1, 2))
+        first = direct(_in_phase(context, 0, 2))
+        second = probe(_in_phase(leak, 1, 2))
         return dataclasses.replace(second, seconds=first.seconds + second.seconds)
 
     return attack
 
 
-def _told(context: Context, number: int, phases: int) -> Context:
+def _in_phase(context: Context, number: int, phases: int) -> Context:
     """A context whose progress is that of one of several phases of equal length."""
     on_progress = context.progress
     if on_progress is None:
@@ -92,20 +87,20 @@ def _told(context: Context, number: int, phases: int) -> Context:
 
 TRANSFER: dict[str, Entry] = {
     "backbone-frozen": Entry(
-        _frozen,
+        lambda context: probe(_pretrained(context)),
         "transfer",
         "trains its features on public images and only the last layer on the published ones",
         cost=1.5,
         expected=20.0,
         needs=frozenset({"public"}),
     ),
-    "backbone-finetuned": Entry.prepared(
+    "backbone-finetuned": prepared(
         _pretrained,
         "transfer",
         "trains on public images first and then everything on the published ones",
         cost=2.0,
         expected=10.0,
-        needs={"public"},
+        needs=frozenset({"public"}),
     ),
     "linear-probe": Entry(
         probe, "transfer", "trains only the last layer, on the features of random weights", cost=0.5, expected=5.0
@@ -123,4 +118,3 @@ TRANSFER: dict[str, Entry] = {
         for percent, gain in ((1, 10.0), (10, 20.0))
     },
 }
-"""Attacks by name."""

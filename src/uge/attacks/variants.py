@@ -1,6 +1,4 @@
-"""What an authorised user may change about his training, to see how much of it he can afford."""
-
-from __future__ import annotations
+"""Changes of the authorised user's training, each of which an audit measures."""
 
 import dataclasses
 import functools
@@ -8,15 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 
-from uge.attacks.base import Context
-from uge.attacks.preprocess import jpeg, transformed
+from uge.attacks.base import Context, transformed
+from uge.attacks.preprocess import jpeg
 from uge.data.augment import cutout
-from uge.data.loader import Batch
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError
-from uge.learning.objectives import Objective, supervised
+from uge.learning.objectives import Objective, augmented, supervised
 from uge.learning.recipes import Recipe
 from uge.learning.training import History, fit
 from uge.runtime import Runtime, stream
@@ -27,12 +23,12 @@ class Variant:
     """One change of the authorised user's training; everything else, θ0 and data order included, stays as it was.
 
     Attributes:
-        about: What is done, in one plain sentence.
-        recipe: Makes his recipe from the usual one.
-        precision: His arithmetic, if other than the audit's.
-        images: Makes his training and test images from the usual ones and the number of the repetition.
-        objective: Makes what a step minimises from the seed of the training.
-        reorders: Whether data order and augmentation are drawn anew.
+        about: The change in one line.
+        recipe: Makes the recipe from the usual one.
+        precision: Arithmetic, if other than the audit's.
+        images: Makes training and test images from the usual ones and the number of the repetition.
+        objective: Makes the objective from the seed of the training.
+        reorders: True if data order and augmentation are drawn anew.
     """
 
     about: str
@@ -47,7 +43,7 @@ class Variant:
         return dataclasses.replace(runtime, precision=self.precision or runtime.precision)
 
     def differs(self, recipe: Recipe, precision: str) -> bool:
-        """Whether it changes anything about a training with this recipe and precision."""
+        """True if the variant changes a training with this recipe and precision."""
         if self.reorders or self.images is not None or self.objective is not None:
             return True
         return self.recipe(recipe) != recipe or (self.precision or precision) != precision
@@ -59,8 +55,9 @@ class Variant:
             context: As for an attack, with the usual images, recipe and precision.
             repetition: Number of the seed; another class is left out in every repetition.
         """
-        images = self.images or (lambda store, test, _: (store, test))
-        store, test = images(context.store, context.test, repetition)
+        store, test = context.store, context.test
+        if self.images:
+            store, test = self.images(store, test, repetition)
         return fit(
             context.network,
             store,
@@ -74,17 +71,8 @@ class Variant:
 
 
 def without_class(store: PixelStore, number: int) -> PixelStore:
-    """The images of all classes but one; labels stay as they are."""
+    """All images but those of class ``number``; labels stay as they are."""
     return store.subset(torch.nonzero(store.labels != number).flatten().cpu())
-
-
-def _with_cutout(seed: int) -> Objective:
-    generator = stream(seed, "cutout")
-
-    def objective(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return supervised(network, dataclasses.replace(batch, x=cutout(batch.x, generator)))
-
-    return objective
 
 
 def _drop_class(store: PixelStore, test: PixelStore, repetition: int) -> tuple[PixelStore, PixelStore]:
@@ -97,25 +85,17 @@ def _as_jpeg(store: PixelStore, test: PixelStore, repetition: int) -> tuple[Pixe
     return transformed(store, functools.partial(jpeg, quality=95)), test
 
 
-def _changed(**factors: float) -> Callable[[Recipe], Recipe]:
-    def change(recipe: Recipe) -> Recipe:
-        return recipe.model_copy(
-            update={name: type(old)(old * factors[name]) for name in factors if (old := getattr(recipe, name))}
-        )
-
-    return change
-
-
-def _halved_batch(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"batch_size": max(2, recipe.batch_size // 2)})
-
-
 VARIANTS: dict[str, Variant] = {
     "order": Variant("another order of the images and other random crops", reorders=True),
-    "batch-half": Variant("batches of half the size", recipe=_halved_batch),
-    "batch-double": Variant("batches of twice the size", recipe=_changed(batch_size=2)),
-    "lr-half": Variant("half the learning rate", recipe=_changed(lr=0.5)),
-    "lr-double": Variant("twice the learning rate", recipe=_changed(lr=2.0)),
+    "batch-half": Variant(
+        "batches of half the size",
+        recipe=lambda r: r.model_copy(update={"batch_size": max(2, r.batch_size // 2)}),
+    ),
+    "batch-double": Variant(
+        "batches of twice the size", recipe=lambda r: r.model_copy(update={"batch_size": 2 * r.batch_size})
+    ),
+    "lr-half": Variant("half the learning rate", recipe=lambda r: r.model_copy(update={"lr": r.lr / 2})),
+    "lr-double": Variant("twice the learning rate", recipe=lambda r: r.model_copy(update={"lr": r.lr * 2})),
     "adam": Variant(
         "Adam at a learning rate of 0.001", recipe=lambda r: r.model_copy(update={"optimizer": "adam", "lr": 1e-3})
     ),
@@ -127,7 +107,10 @@ VARIANTS: dict[str, Variant] = {
     "rotate": Variant(
         "random rotations and flips as augmentation", recipe=lambda r: r.model_copy(update={"augment": "rotate-flip"})
     ),
-    "cutout": Variant("a gray square over a part of every training image", objective=_with_cutout),
+    "cutout": Variant(
+        "a gray square over a part of every training image",
+        objective=lambda seed: augmented(cutout, stream(seed, "cutout")),
+    ),
     "bf16": Variant("arithmetic in bf16", precision="bf16-mixed"),
     "fp32": Variant("arithmetic in fp32", precision="fp32"),
     "drop-class": Variant("one class missing in training, tested on the others", images=_drop_class),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from uge.attacks import ATTACKS, attack
+from uge.attacks import ATTACKS, find_attack
 from uge.attacks.base import Family, Need
 from uge.cases.case import YARDSTICK, Case
 from uge.cases.job import Job
@@ -80,7 +80,8 @@ def choose(words: Iterable[str], standard: Sequence[str] = ()) -> Choice:
     words = list(words)
     names = list[str]()
     explicit = set[str]()
-    groups = {family: [name for name, row in ATTACKS.items() if row.family == family] for family in get_args(Family)}
+    rows = ATTACKS.loadable()
+    groups = {family: [name for name, row in rows.items() if row.family == family] for family in get_args(Family)}
     groups = {family: members for family, members in groups.items() if members and family not in ATTACKS}
     groups |= {"all": list(ATTACKS), "standard": list(standard)}
     for word in words:
@@ -93,7 +94,7 @@ def choose(words: Iterable[str], standard: Sequence[str] = ()) -> Choice:
                 raise UnknownNameError(
                     "attack", part, ATTACKS, f"groups of them are {', '.join(groups)}, and A{PLUS}B does A before B"
                 )
-        attack(word)
+        find_attack(word)
         names.append(word)
         explicit.add(word)
     return Choice(tuple(dict.fromkeys(names)), frozenset(explicit), "all" in words)
@@ -154,7 +155,7 @@ def _possible(choice: Choice, there: Mapping[Need, bool], networks: str) -> tupl
     possible = list[str]()
     left_out = list[LeftOut]()
     for name in choice.names:
-        needs = [need for need in MISSING if need in attack(name).needs and not there[need]]
+        needs = [need for need in MISSING if need in find_attack(name).needs and not there[need]]
         if needs and name in choice.explicit:
             raise UsageError(f"the attack '{name}' {MISSING[needs[0]]}")
         if needs:
@@ -171,7 +172,7 @@ def _reason(need: Need) -> str:
 def _hackers(networks: Sequence[str], attacks: Iterable[str], seed: int, keys: Sequence[str]) -> list[Job]:
     jobs = list[Job]()
     for scheme in attacks:
-        entry = attack(scheme)
+        entry = find_attack(scheme)
         if entry.same_architecture:  # A hacker that knows θ0 builds the network that it belongs to.
             pairs: list[tuple[str, int | None]] = [(name, number) for number, name in enumerate(keys)]
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from uge.attacks import attack
+from uge.attacks import find_attack
 from uge.attacks.base import Entry
 from uge.attacks.variants import VARIANTS
 from uge.cases.case import Data, Role, Start, case_id
@@ -46,7 +46,7 @@ class Job:
     @property
     def entry(self) -> Entry:
         """Attack of a hacker; plain training for authorised networks and clean controls."""
-        return attack(self.scheme if self.role == "hacker" else "direct")
+        return find_attack(self.scheme if self.role == "hacker" else "direct")
 
     @property
     def varied(self) -> bool:

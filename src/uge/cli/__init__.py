@@ -1,1 +1,1 @@
-"""Command line: one file for each group of verbs, shared flags, progress on the terminal."""
+"""The command line ``uge``: commands by subject, shared flags, progress on the terminal."""

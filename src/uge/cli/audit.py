@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from uge.auditing.summary import HOLDS, Holds, Margin, Summary
 from uge.auditing.verdict import listed
 from uge.cli.console import Outcome, open_session, set_logging
-from uge.cli.flags import FLAT, Page, Resumable
+from uge.cli.flags import FLAT, OutPath, Page, Resumable
 from uge.config import AuditConfig
 
 Key = Annotated[tuple[Path, ...], Parameter(name="--key")]
@@ -20,14 +20,14 @@ _WORKERS = "uge.cases.pool"
 
 
 def audit(
-    out: Path,
+    out: OutPath,
     *,
     test: str,
     key: Key = (),
     clean: str | None = None,
     public: str | None = None,
     config: Annotated[AuditConfig, FLAT] = AuditConfig(),
-    folder: Path | None = None,
+    folder: OutPath | None = None,
     trust_plugins: Annotated[bool, Parameter(negative="")] = False,
     fail_under: float | None = None,
     fail_holding: Holds = "key",
@@ -108,7 +108,7 @@ def audit_text(summary: Summary) -> str:
     return "\n".join([*lines, f"report: {summary.report}"])
 
 
-def compare(*run: str, out: Path, common: Annotated[Page, FLAT] = Page()) -> Outcome:
+def compare(*run: str, out: OutPath, common: Annotated[Page, FLAT] = Page()) -> Outcome:
     """Put several audits side by side: a heat map of attacks and protections, and where each stands.
 
     Beside the page come the same tables as Markdown, CSV and JSON. Differences that forbid comparing (recipe,

@@ -1,4 +1,4 @@
-"""What verbs give back, logging, and progress on stderr: a bar with an ETA on a terminal, plain lines elsewhere."""
+"""Results of commands, logging, and progress on stderr: a bar with an ETA on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _LINE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a verb found.
+    """Result of a command.
 
     Attributes:
-        found: For ``--json``.
-        text: The same for people.
+        result: The result for ``--json``.
+        text: The same as text.
         complaints: Sentences for stderr.
         code: Exit code.
     """
 
-    found: dict[str, Any]
+    result: dict[str, Any]
     text: str
     complaints: Sequence[str] = ()
     code: int = 0
@@ -46,9 +46,9 @@ def open_session(flags: Compute, *, preload: str = "") -> Session:
     """Set logging and threads, and resolve device and precision.
 
     Args:
-        flags: What the user asked for.
-        preload: What :class:`uge.processes.Processes` will be given, where there will be some: their libraries take
-            seconds to load, which they then do while this process loads its own.
+        flags: Flags of the user.
+        preload: Module for :class:`uge.processes.Processes`, where there will be some. Their libraries take seconds to
+            load, and are loaded while this process loads its own.
 
     Raises:
         UsageError: The device is absent, or the precision unknown.
@@ -80,7 +80,7 @@ def set_logging(flags: Common) -> None:
     level = logging.ERROR if flags.quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(flags.verbose, 2)]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    # This package's own logger: the root logger belongs to whoever calls main() from a program.
+    # This package's own logger: the root logger belongs to the program that calls main().
     logger = logging.getLogger("uge")
     logger.handlers = [handler]
     logger.setLevel(level)
@@ -130,12 +130,14 @@ class Lines:
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Progress]:
         """Lines for as long as the block lasts."""
-        began = shown = time.monotonic()
+        began = time.monotonic()
+        shown = began
         latest: tuple[int, int, dict[str, float]] = (0, 0, {})
 
         def on_progress(done: int, total: int, figures: dict[str, float]) -> None:
             nonlocal shown, latest
-            latest, now = (done, total, figures), time.monotonic()
+            latest = (done, total, figures)
+            now = time.monotonic()
             if now - shown >= _LINE_SECONDS and done:
                 shown = now
                 remaining = (now - began) / done * max(total - done, 0)

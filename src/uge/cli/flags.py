@@ -1,6 +1,4 @@
-"""Flags that verbs share, and how they meet configuration files."""
-
-from __future__ import annotations
+"""Flags that commands share, paths of outputs, and settings from files below the flags."""
 
 import difflib
 from collections.abc import Sequence
@@ -13,12 +11,15 @@ from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uge.config import first_problem, parse_config, read_config
+from uge.files import local_path
 
 _ON = Parameter(negative="")
+OutPath = Annotated[Path, Parameter(converter=lambda _, tokens: local_path(tokens[0].value))]
+"""A path that a command writes to; addresses such as ``s3://bucket/x`` are refused before anything is read."""
 
 
 class Common(BaseModel):
-    """Flags that every verb has."""
+    """Flags of every command."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,17 +30,17 @@ class Common(BaseModel):
         int, Parameter(alias="-v", count=True, negative=""), Field(description="Messages; twice for debugging.")
     ] = 0
     quiet: Annotated[bool, Parameter(alias="-q", negative=""), Field(description="No progress, only errors.")] = False
-    config: Annotated[Path | None, Field(description="TOML or YAML file with settings of this verb.")] = None
+    config: Annotated[Path | None, Field(description="TOML or YAML file with settings of this command.")] = None
 
 
 class Page(Common):
-    """Flags of the verbs that write a page of what is there."""
+    """Flags of the commands that write a page."""
 
     overwrite: Annotated[bool, _ON, Field(description="Replace what is in the output.")] = False
 
 
 class Compute(Common):
-    """Flags of the verbs that compute."""
+    """Flags of the commands that compute."""
 
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     precision: Annotated[Literal["auto", "fp32", "bf16-mixed"], Field(description="Arithmetic.")] = "auto"
@@ -47,14 +48,14 @@ class Compute(Common):
 
 
 class Writing(Compute):
-    """Flags of the verbs that write."""
+    """Flags of the commands that write."""
 
     overwrite: Annotated[bool, _ON, Field(description="Replace what is in the output.")] = False
     dry_run: Annotated[bool, _ON, Field(description="Check the input, say what would be done, and stop.")] = False
 
 
 class Resumable(Writing):
-    """Flags of the verbs that can be interrupted and go on."""
+    """Flags of the commands that can be interrupted and go on."""
 
     resume: Annotated[bool, _ON, Field(description="Go on with an interrupted run of the same settings.")] = False
 
@@ -63,10 +64,10 @@ FLAT = Parameter(name="*")
 
 
 def settings_for(tokens: Sequence[str]) -> list[cyclopts.config.Dict]:
-    """Settings below the flags: the file given by ``--config``, then the verb's preset.
+    """Settings below the flags: the file given by ``--config``, then the command's preset.
 
-    A file holds the flags' names, nested ones as tables; a table named after the verb goes
-    before the rest, so that one file can serve several verbs.
+    A file holds the flags' names, nested ones as tables. A table named after the command goes before the rest, so that
+    one file can serve several commands.
 
     Raises:
         UsageError: The file cannot be read.
@@ -83,13 +84,13 @@ def settings_for(tokens: Sequence[str]) -> list[cyclopts.config.Dict]:
 
 
 def _layers(data: dict[str, Any], verb: str, source: str) -> list[cyclopts.config.Dict]:
-    inner = data.get(verb)  # Tables of verbs are no settings: cyclopts leaves them out of the rest.
-    found = [inner, data] if isinstance(inner, dict) else [data]
-    return [cyclopts.config.Dict(each, use_commands_as_keys=False, source=source) for each in found]
+    inner = data.get(verb)  # Tables of commands are no settings: cyclopts leaves them out of the rest.
+    tables = [inner, data] if isinstance(inner, dict) else [data]
+    return [cyclopts.config.Dict(table, use_commands_as_keys=False, source=source) for table in tables]
 
 
 def sentence(error: cyclopts.CycloptsError) -> str:
-    """What is wrong with flags or settings, in one sentence."""
+    """One sentence about wrong flags or settings."""
     if isinstance(error, cyclopts.UnknownOptionError):
         return _unknown(error)
     cause = error.__cause__ or error.__context__
@@ -109,9 +110,9 @@ def _unknown(error: cyclopts.UnknownOptionError) -> str:
 
 
 def _config_path(tokens: Sequence[str]) -> Path | None:
-    for number, token in enumerate(tokens):
-        if token == "--config" and number + 1 < len(tokens):
-            return Path(tokens[number + 1])
+    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+        if token == "--config" and following is not None:
+            return Path(following)
         if token.startswith("--config="):
             return Path(token.removeprefix("--config="))
     return None

@@ -1,6 +1,4 @@
-"""The command line ``uge``: reads flags, runs a verb, prints what it found, and leaves with the right exit code."""
-
-from __future__ import annotations
+"""The command line ``uge``: read flags, run a command, print its result, and leave with the right exit code."""
 
 import json
 import os
@@ -27,19 +25,20 @@ Settings come from flags, then from `--config FILE` (TOML or YAML with the flags
 
 app = App(
     name="uge",
-    help="Publish images from which only the network that you authorise learns (ungeneralizable examples).",
+    help="Publish images that your network can learn from and others should not (ungeneralizable examples).",
     help_format="markdown",
     help_epilogue=EPILOGUE,
     result_action="return_value",
 )
-for verb in VERBS:
-    app.command(verb)
+for name, verb in VERBS.items():
+    app.command(verb, name=name)
 app.register_install_completion_command(name="--install-completion")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code (see the epilogue of ``uge --help``)."""
-    tokens, common = list(sys.argv[1:] if argv is None else argv), Common()
+    """Run the command line and leave with its exit code, those of the epilogue of ``uge --help``."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    common = Common()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that blocks end and staging folders go.
     try:
@@ -74,18 +73,18 @@ def _show(outcome: Outcome, common: Common) -> int:
     for complaint in outcome.complaints:
         sys.stderr.write(f"{complaint}\n")
     if common.json_output:
-        print(json.dumps(outcome.found, ensure_ascii=False, default=str))
+        print(json.dumps(outcome.result, ensure_ascii=False, default=str))
     elif not common.quiet:
         print(outcome.text)
     return outcome.code
 
 
 def _how_to_go_on(tokens: Sequence[str], common: Common) -> str:
-    kept = isinstance(common, Resumable) and (tokens[0] != "train" or any(t.startswith("--save") for t in tokens))
-    if not kept:
+    saves = tokens[0] != "train" or any(token.startswith("--save") for token in tokens)
+    if not (isinstance(common, Resumable) and saves):
         return "nothing was kept, start again with the same command"
     again = [token for token in tokens if token not in ("--overwrite", "--resume")]
-    return f"what is finished was kept, go on with: {shlex.join(['uge', *again, '--resume'])}"
+    return f"finished parts were kept, go on with: {shlex.join(['uge', *again, '--resume'])}"
 
 
 def _complain(text: str) -> None:

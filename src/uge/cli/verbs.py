@@ -1,149 +1,29 @@
-"""The verbs of the command line; torch is imported only by those that compute, inside their functions."""
-
-from __future__ import annotations
+"""The other commands, and the table of all; torch is imported only by those that compute, inside their functions."""
 
 import json
+import os
+import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from uge.cli.audit import audit, audit_text, compare
+from uge.cli.audit import audit, compare
 from uge.cli.console import Outcome, make_progress, open_session, set_logging
-from uge.cli.exchange import fingerprint_text, request
-from uge.cli.federated import federated
-from uge.cli.flags import FLAT, Common, Compute, Page, Resumable, Writing
-from uge.cli.paper import reproduce
-from uge.config import AuditConfig, ProtectConfig, PublishConfig
+from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Resumable, Writing
+from uge.cli.protect import apply, demo, federated, protect, request
+from uge.errors import UsageError
 
-
-def demo(
-    out: Path = Path("demo-out/photos"),
-    *,
-    config: Annotated[ProtectConfig, FLAT] = ProtectConfig(),
-    audit: Annotated[AuditConfig, Parameter(name="--auditing")] = AuditConfig(),
-    common: Annotated[Resumable, FLAT] = Resumable(),
-) -> Outcome:
-    """Protect, publish, verify and attack the embedded photographs, offline, in a few minutes.
-
-    Example: `uge demo`, or `uge demo OUT --json`.
-
-    Parameters
-    ----------
-    out
-        Where the published copy goes.
-    """
-    session = open_session(common)
-    from uge.pipeline.demo import run_demo
-
-    found, summary = run_demo(out, config, audit, session)
-    return Outcome(found, audit_text(summary) if summary else f"would protect {out}; nothing was written")
-
-
-def protect(
-    source: str,
-    out: Path,
-    *,
-    config: Annotated[ProtectConfig, FLAT] = ProtectConfig(),
-    publishing: Annotated[PublishConfig, FLAT] = PublishConfig(),
-    common: Annotated[Resumable, FLAT] = Resumable(),
-) -> Outcome:
-    """Protect the train split of SOURCE and publish it in OUT; secrets go to OUT.private.
-
-    Examples:
-
-    - `uge protect photos out/photos --authorized cnn`
-    - `uge protect my-images/ out/mine --method uge --authorized resnet18 --size 64 --rho 8/255 --refine`
-    - `uge protect data/cifar10 out/cifar --limit 10000 --recipe.epochs 30 --resume`
-    - `uge protect my-images/ out/for-alice --for alice.json`
-
-    Parameters
-    ----------
-    source
-        Folder, Parquet, npz, tar or CIFAR files, hf://owner/name, or the embedded set `photos`.
-    out
-        Folder to publish.
-    """
-    session = open_session(common)
-    from uge.pipeline.protect import ProtectRun
-    from uge.requests.configure import describe_requests
-
-    run = ProtectRun(source, out, config, publishing, session)
-    asked = describe_requests(run.requests)
-    signers = "".join(f"\n{fingerprint_text(one['id'], one['key_sha256'])}" for one in asked)
-    if common.dry_run:
-        text = f"would protect {len(run.images)} images into {out}; nothing was written{signers}"
-        return Outcome(run.describe(), text)
-    result = run.run()
-    manifest = result.manifest
-    found = {
-        "out": str(result.out),
-        "private": str(result.private),
-        "keys": [str(key) for key in result.keys],
-        "requests": asked,
-        "images": manifest.count,
-        "measured": manifest.measured.model_dump(mode="json"),
-        "budget": manifest.budget.model_dump(mode="json"),
-    }
-    return Outcome(
-        found,
-        f"published {manifest.count} images in {out}: largest change {manifest.measured.linf_levels} of "
-        f"{manifest.budget.levels} allowed 8-bit levels, PSNR {manifest.measured.psnr_db or float('inf'):.1f} dB\n"
-        f"keys and everything else that is secret are in {result.private}: keep that folder to yourself{signers}",
-        complaints=_unchanged(out, manifest.measured.unchanged_images, manifest.count),
-    )
-
-
-def _unchanged(out: Path, count: int, images: int) -> tuple[str, ...]:
-    """What must be said, even quietly, where some images are published as they were."""
-    said = f"{count} of {images} images in {out} are unchanged originals, from which anybody learns; leave them out"
-    return (said,) if count else ()
-
-
-def apply(
-    noise: Path,
-    source: str,
-    out: Path,
-    *,
-    split: str = "train",
-    limit: int | None = None,
-    rho: str | None = None,
-    scope: Literal["sample", "class"] | None = None,
-    publishing: Annotated[PublishConfig, FLAT] = PublishConfig(),
-    common: Annotated[Writing, FLAT] = Writing(),
-) -> Outcome:
-    """Protect images with the generator or wave code of an earlier run, or with noise made elsewhere.
-
-    Examples:
-
-    - `uge apply out/mine.private/generator.safetensors more-images/ out/more`
-    - `uge apply noise.npz:perturb cifar10/ out/theirs --rho 8/255`
-
-    Parameters
-    ----------
-    noise
-        generator.safetensors from a private folder, or a .npy, .npz or .safetensors file of noise
-        (FILE:NAME for one array of several).
-    source
-        Images, as for `uge protect`.
-    out
-        Folder to publish.
-    split
-        Split of the source.
-    limit
-        First N images only.
-    rho
-        Budget of noise made elsewhere, 0.04 or 8/255; by default its largest value.
-    scope
-        Whether that noise is per image or per class, where both have as many.
-    """
-    session = open_session(common)
-    from uge.pipeline.apply import run_apply
-
-    found = run_apply(noise, source, out, publishing, split=split, limit=limit, rho=rho, scope=scope, session=session)
-    done = "would protect" if common.dry_run else "protected"
-    complaints = () if common.dry_run else _unchanged(out, found["measured"]["unchanged_images"], found["images"])
-    return Outcome(found, f"{done} {found['images']} images into {out}", complaints=complaints)
+Texts = tuple[str, ...]
+TABLES = {
+    "attacks": "uge.attacks:ATTACKS",
+    "methods": "uge.methods:METHODS",
+    "networks": "uge.networks:NETWORKS",
+    "encoders": "uge.encoders:ENCODERS",
+    "recipes": "uge.learning.recipes:RECIPES",
+}
+"""Tables whose rows can be chosen by name."""
 
 
 def train(
@@ -153,12 +33,12 @@ def train(
     test: str | None = None,
     epochs: int | None = None,
     limit_test: int | None = None,
-    save: Path | None = None,
+    save: OutPath | None = None,
     seed: int = 1,
     trust_plugins: Annotated[bool, Parameter(negative="")] = False,
     common: Annotated[Resumable, FLAT] = Resumable(),
 ) -> Outcome:
-    """Train as the authorised user: the published folder and a key file give an accuracy.
+    """Train the authorised network on a published folder with a key file, and measure its accuracy.
 
     Example: `uge train out/mine --key out/mine.private/authorized-0.key.safetensors --test my-images/`
 
@@ -175,16 +55,16 @@ def train(
     limit_test
         First N test images only.
     save
-        Where the trained weights go (safetensors); `--resume` goes on from what an interrupted training left beside it.
+        File for the trained weights (safetensors); `--resume` goes on from the checkpoint beside it.
     seed
-        Of data order and augmentation.
+        Seed of data order and augmentation.
     trust_plugins
         Allow a key whose network is a plug-in (`package.module:function`, `timm:name`): its code is run.
     """
     session = open_session(common)
     from uge.pipeline.train import run_train
 
-    found = run_train(
+    result = run_train(
         out,
         key,
         test,
@@ -196,9 +76,9 @@ def train(
         session=session,
     )
     if common.dry_run:
-        return Outcome(found, f"would train {found['network']} on {out}; nothing was written")
-    measured = "not measured (no --test)" if test is None else f"{found['last']:.2f} % (best {found['best']:.2f} %)"
-    return Outcome(found, f"{found['network']} trained on {out}: clean test accuracy {measured}")
+        return Outcome(result, f"would train {result['network']} on {out}; nothing was written")
+    measured = "not measured (no --test)" if test is None else f"{result['last']:.2f} % (best {result['best']:.2f} %)"
+    return Outcome(result, f"{result['network']} trained on {out}: clean test accuracy {measured}")
 
 
 def verify(out: Path, *, against: str | None = None, common: Annotated[Common, FLAT] = Common()) -> Outcome:
@@ -216,13 +96,13 @@ def verify(out: Path, *, against: str | None = None, common: Annotated[Common, F
     set_logging(common)
     from uge.pipeline.verify import run_verify
 
-    found = run_verify(out, against, make_progress(quiet=common.quiet))
-    problems = found["problems"]
-    text = f"{out}: {len(problems)} deviations" if problems else f"{out}: {found['count']} images, no deviation"
-    return Outcome(found, text, complaints=problems, code=int(bool(problems)))
+    result = run_verify(out, against, make_progress(quiet=common.quiet))
+    problems = result["problems"]
+    text = f"{out}: {len(problems)} deviations" if problems else f"{out}: {result['count']} images, no deviation"
+    return Outcome(result, text, complaints=problems, code=int(bool(problems)))
 
 
-def report(run: Path, out: Path, *, common: Annotated[Page, FLAT] = Page()) -> Outcome:
+def report(run: Path, out: OutPath, *, common: Annotated[Page, FLAT] = Page()) -> Outcome:
     """Write the HTML page of an audit folder.
 
     Example: `uge report out/mine.audit page.html`
@@ -242,7 +122,7 @@ def report(run: Path, out: Path, *, common: Annotated[Page, FLAT] = Page()) -> O
 
 
 def inspect(target: str, *, common: Annotated[Common, FLAT] = Common()) -> Outcome:
-    """Say what a path is: published or private folder, audit, federation, request, weights file, or image source.
+    """Describe a path: published or private folder, audit, federation, request, weights file, or image source.
 
     Example: `uge inspect out/mine`
 
@@ -252,10 +132,10 @@ def inspect(target: str, *, common: Annotated[Common, FLAT] = Common()) -> Outco
         Path, hf:// id, or `photos`.
     """
     set_logging(common)
-    from uge.pipeline.inspect import inspect as look
+    from uge.pipeline.inspect import inspect as describe
 
-    found = look(target)
-    return Outcome(found, json.dumps(found, indent=1, ensure_ascii=False))
+    result = describe(target)
+    return Outcome(result, json.dumps(result, indent=1, ensure_ascii=False))
 
 
 def env(*, common: Annotated[Compute, FLAT] = Compute()) -> Outcome:
@@ -263,8 +143,133 @@ def env(*, common: Annotated[Compute, FLAT] = Compute()) -> Outcome:
 
     Example: `uge env --json`
     """
-    found = open_session(common).runtime.environment()
-    return Outcome(found, "\n".join(f"{name}: {value}" for name, value in found.items()))
+    result = open_session(common).runtime.environment()
+    return Outcome(result, "\n".join(f"{name}: {value}" for name, value in result.items()))
 
 
-VERBS = (demo, protect, apply, train, verify, audit, compare, report, inspect, env, federated, request, reproduce)
+def list_names(
+    table: Literal["attacks", "methods", "networks", "encoders", "recipes"],
+    *,
+    common: Annotated[Common, FLAT] = Common(),
+) -> Outcome:
+    """List the names that other commands take, one a line, with the package that brought each.
+
+    Example: `uge list attacks`, or `uge list methods --json`.
+
+    Parameters
+    ----------
+    table
+        attacks, methods, networks, encoders or recipes.
+    """
+    set_logging(common)
+    names = pkgutil.resolve_name(TABLES[table])
+    rows: list[dict[str, str]] = []
+    complaints: list[str] = []
+    for name in names:
+        package = getattr(names, "origin", str)(name) or "uge"
+        try:
+            rows.append({"name": name, "about": str(getattr(names[name], "about", names[name])), "package": package})
+        except UsageError as error:
+            complaints.append(str(error))
+    width = max(len(row["name"]) for row in rows)
+    lines = [f"{row['name']:{width}}  {row['about']} ({row['package']})" for row in rows]
+    return Outcome({"table": table, "rows": rows}, "\n".join(lines), complaints=complaints)
+
+
+def reproduce(
+    what: str,
+    *,
+    scale: str = "smoke",
+    data: Texts = (),
+    out: OutPath | None = None,
+    only: Texts = (),
+    seeds: int | None = None,
+    limit: int | None = None,
+    epochs: int | None = None,
+    encoder: str | None = None,
+    workers: int = 1,
+    report_only: Annotated[bool, Parameter(negative="")] = False,
+    common: Annotated[Writing, FLAT] = Writing(),
+) -> Outcome:
+    """Measure a table or figure of the paper again, with our numbers beside the paper's.
+
+    Finished cells are kept and shared between tables; only missing cells run, and a killed run goes on. Exit code 1
+    means that a cell failed; a cell that was not run is no failure.
+
+    Examples:
+
+    - `uge reproduce table1`
+    - `uge reproduce table3 --scale cpu --data cifar10=data/cifar10 --only CIFAR-10 --workers 2`
+    - `uge reproduce all --scale cpu --report-only`
+
+    Parameters
+    ----------
+    what
+        table1, table2, table3, table7, table8, table9, fig3, fig4, fig6, fig7 or all.
+    scale
+        smoke (minutes, the embedded photographs), cpu (a night on two cores) or paper (Tables 5 and 6, a GPU).
+    data
+        NAME=SOURCE for cifar10, cifar100, tinyimagenet or tinyimagenet20.
+    out
+        Folder of results; reproduce-out/SCALE by default.
+    only
+        Only cells whose DATA/ROW/COLUMN holds this text or matches this pattern.
+    seeds
+        Repetitions, if other than the scale's.
+    limit
+        Training images, if other than the scale's.
+    epochs
+        Epochs of every network, if other than the scale's.
+    encoder
+        Feature space, if other than the scale's: local, or clip:ID.
+    workers
+        Cases that run side by side.
+    report_only
+        Run nothing; write the pages from the finished cells.
+    """
+    from uge.paper.request import Request
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    asked = Request.checked(
+        what, scale, data, out, only, seeds=seeds, limit=limit, epochs=epochs, encoder=encoder, workers=workers
+    )
+    if common.dry_run:
+        set_logging(common)
+        plan = asked.describe()
+        return Outcome(plan, f"would run {plan['pending']} of {plan['parts']} parts; nothing was written")
+    if report_only:
+        set_logging(common)
+    else:
+        session = open_session(common)
+        from uge.paper.run import carry_out
+
+        carry_out(
+            asked.plan,
+            asked.folder,
+            asked.sources,
+            session,
+            workers=workers,
+            overwrite=common.overwrite,
+        )
+    result = asked.write()
+    failed = any(states["failed"] for states in result["states"].values())
+    return Outcome(result, "\n".join([*result["summary"], f"pages: {asked.folder}"]), code=int(failed))
+
+
+VERBS: dict[str, Callable[..., Outcome]] = {
+    "demo": demo,
+    "protect": protect,
+    "apply": apply,
+    "train": train,
+    "verify": verify,
+    "audit": audit,
+    "compare": compare,
+    "report": report,
+    "inspect": inspect,
+    "list": list_names,
+    "env": env,
+    "federated": federated,
+    "request": request,
+    "reproduce": reproduce,
+}
+"""Every command by name."""

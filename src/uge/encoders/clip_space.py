@@ -16,7 +16,7 @@ from torch import Tensor
 from uge.encoders.base import prompt, unit_length
 from uge.errors import UsageError
 from uge.networks import weights_hash
-from uge.networks.pretrained import first_line, import_transformers, preprocessing, read_json, resized
+from uge.networks.checkpoint import first_line, import_transformers, preprocessing, read_json, resized
 
 logger = logging.getLogger(__name__)
 

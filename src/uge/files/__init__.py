@@ -12,7 +12,7 @@ from uge.files.documents import (
     write_json,
 )
 from uge.files.events import EventLog, read_events
-from uge.files.folders import check_output, holds_something, staged_folder
+from uge.files.folders import check_output, holds_something, local_path, staged_folder
 from uge.files.version import code_version
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "file_sha256",
     "fingerprint",
     "holds_something",
+    "local_path",
     "read_events",
     "read_json",
     "stable_safetensors",

@@ -2,12 +2,25 @@
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from uge.errors import OutputExistsError, UsageError
 from uge.files.documents import check_kind, storage_errors
+
+
+def local_path(text: str | Path) -> Path:
+    """A path on this machine, from text that may come from a user.
+
+    Raises:
+        UsageError: It is an address such as ``s3://bucket/x`` or ``file:///x``; ``Path`` would make a local folder
+            ``s3:`` of it and write keys there.
+    """
+    if "://" in str(text) or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(text)):
+        raise UsageError(f"expected a path on this machine to write to, got the address '{text}'; give a local folder")
+    return Path(text)
 
 
 def check_output(

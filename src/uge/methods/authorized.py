@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uge.errors import UnknownNameError, UsageError
+from uge.errors import UsageError
 from uge.methods.base import ImagesInfo, Method, MethodSettings
 from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
 
@@ -42,10 +42,11 @@ class ForNetworks(Method):
         """Refuse names and settings that a later stage could not follow.
 
         Raises:
-            UnknownNameError: The encoder is neither ``local`` nor ``clip:ID``, or a hacker in the loop is unknown.
+            UnknownNameError: The encoder or a hacker in the loop is unknown.
             UsageError: The method does not suit the networks, or hackers in the loop or the generator have nothing to
                 learn from.
         """
+        from uge.encoders import find_encoder
         from uge.networks import check_name
 
         super().check(settings)
@@ -61,10 +62,7 @@ class ForNetworks(Method):
             )
         if settings.generator.imitate and not settings.refine:
             raise UsageError("--generator.imitate learns what --refine finds; give that as well, or leave it out")
-        kind, _, name = settings.encoder.partition(":")
-        if settings.encoder != "local" and not (kind == "clip" and name):
-            hint = "ID is a hub id or a local folder"
-            raise UnknownNameError("encoder", settings.encoder, ["local", "clip:ID"], hint)
+        find_encoder(settings.encoder)
 
     def networks(self, info: ImagesInfo, settings: MethodSettings) -> list[ImageClassifier]:
         """θ0 of every authorised network, from its seed and the clean images, or from its weights file.

@@ -45,7 +45,10 @@ class MethodSettings(BaseModel):
         str | None,
         Field(description="L-inf budget in [0, 1] units, 0.04 or 8/255; by default 0.04, or the baseline's own."),
     ] = None
-    encoder: Annotated[str, Field(description="Feature space: local, or clip:ID with a hub id or a folder.")] = "local"
+    encoder: Annotated[
+        str,
+        Field(description="Feature space: local, clip:ID with a hub id or a folder, or a name of uge list encoders."),
+    ] = "local"
     size: Annotated[int | None, Field(description="Side length for training; the native one by default.", ge=16)] = None
     refine: Annotated[bool, Field(description="Optimise every image's perturbation directly as well.")] = False
     snapshots: Annotated[int, Field(description="Snapshots per trajectory.", ge=2)] = 10

@@ -2,9 +2,9 @@
 
 from uge.networks.base import ImageClassifier
 from uge.networks.keyed import KeyedClassifier
-from uge.networks.table import NETWORKS, Architecture, build, check_name
+from uge.networks.table import NETWORKS, Architecture, build, check_name, from_weights, network
 from uge.networks.wave_key import WaveKey
-from uge.networks.weights import describe, from_weights, load_weights, restore, save_weights, weights_hash
+from uge.networks.weights import describe, load_weights, restore, save_weights, weights_hash
 
 __all__ = [
     "NETWORKS",
@@ -17,6 +17,7 @@ __all__ = [
     "describe",
     "from_weights",
     "load_weights",
+    "network",
     "restore",
     "save_weights",
     "weights_hash",

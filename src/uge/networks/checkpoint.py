@@ -1,27 +1,24 @@
-"""Networks that start from a checkpoint on disk, with a fresh last layer: what a hacker may take off the shelf."""
-
-from __future__ import annotations
+"""Checkpoints on disk: how those of transformers are read, and networks with their features and a fresh last layer."""
 
 import functools
 import hashlib
+import importlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from uge.errors import UsageError
+from uge.errors import MissingExtraError, UsageError
 from uge.names import CHECKPOINT
-from uge.networks.base import ImageClassifier
-from uge.networks.head import feature_state
 from uge.networks.plugins import Wrapped
-from uge.networks.pretrained import first_line, import_transformers, preprocessing, read_json, resized
-from uge.networks.table import build
-from uge.networks.weights import from_weights
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, for checkpoints that do not say what they expect."""
+MEAN = (0.485, 0.456, 0.406)  # Mean of ImageNet, for checkpoints without one of their own.
+STD = (0.229, 0.224, 0.225)  # Standard deviation of ImageNet, for checkpoints without one of their own.
 OTHERWISE = "give a weights file of this package or a folder with config.json and *.safetensors"
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 def checkpoint_path(name: str) -> Path:
@@ -37,20 +34,19 @@ def checkpoint_path(name: str) -> Path:
 
 
 def checkpoint_hash(name: str) -> str:
-    """Hexadecimal sha256 of everything that ``checkpoint:PATH`` is read from.
+    """Hexadecimal sha256 of all files of ``checkpoint:PATH``.
 
     Raises:
         UsageError: There is no such file or folder.
     """
     path = checkpoint_path(name)
     files = [path] if path.is_file() else sorted([*path.glob("*.json"), *path.glob("*.safetensors")])
-    found = [(file, file.stat()) for file in files]
-    return _sha256(tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in found))
+    return _sha256(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 
 @functools.lru_cache(maxsize=16)
 def _sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Of all files together; sizes and times only tell whether one was changed since it was read."""
+    """Digest of all files together; a changed size or time makes it read them again."""
     digest = hashlib.sha256()
     for path, *_ in files:
         with path.open("rb") as handle:
@@ -58,52 +54,26 @@ def _sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def build_checkpoint(name: str, classes: int, channels: int, size: int) -> ImageClassifier:
-    """The network ``checkpoint:PATH``: pretrained features, and a last layer drawn from the current generator.
+def build_from_folder(folder: Path, name: str, classes: int, channels: int, size: int) -> Wrapped:
+    """Pretrained features of a checkpoint of transformers, and a last layer drawn from the current generator.
 
-    A file is one of this package's weights files. A folder is a checkpoint of transformers (any image model with
-    safetensors: ViT, ResNet, CLIP's image tower, ...); images are resized to what it was trained on.
+    Any image model with safetensors serves (ViT, ResNet, CLIP's image tower, ...); images are resized to the size that
+    it was trained on.
 
     Args:
+        folder: The checkpoint.
         name: ``checkpoint:PATH``.
         classes: Number of logits.
         channels: Colour channels of the images.
         size: Their height and width.
 
     Raises:
-        MissingExtraError: It is a folder, and transformers is not installed.
-        UsageError: There is no checkpoint, or it is no image model, or for other images.
-        WeightsError: The weights cannot be read, or are for another architecture than they say.
+        MissingExtraError: transformers is not installed.
+        UsageError: The checkpoint cannot be read, or is no image model.
     """
-    path = checkpoint_path(name)
-    if path.is_file():
-        return _transplanted(from_weights(path), name, classes, channels, size)
-    module = _OnTop(*_body(path), classes)
-    return Wrapped(module, name=name, classes=classes, channels=channels, size=size, mean=0.0, std=1.0)
-
-
-def _transplanted(trained: ImageClassifier, name: str, classes: int, channels: int, size: int) -> ImageClassifier:
-    """A network of the same architecture with everything of ``trained`` but its last layer."""
-    if trained.channels != channels:
-        raise UsageError(f"'{name}' is for images of {trained.channels} channels, these have {channels}")
-    draw = int(torch.randint(2**31, ()))
-    network = build(trained.name, classes, seed=draw, channels=channels, size=size)
-    state, mine = feature_state(trained), network.state_dict()
-    other = next((key for key, value in state.items() if mine[key].shape != value.shape), None)
-    if other is not None:
-        raise UsageError(
-            f"'{name}' does not fit {classes} classes at {size} px: tensor '{other}' is {tuple(state[other].shape)}, "
-            f"expected {tuple(mine[other].shape)}"
-        )
-    network.load_state_dict(state, strict=False)
-    network.name = name
-    return network
-
-
-def _body(folder: Path) -> tuple[nn.Module, tuple[int, int] | None, tuple[Any, Any]]:
-    """An image model of transformers, the size it wants (None for any), and mean and standard deviation."""
     transformers = import_transformers("a network from a checkpoint")
-    config, asked = read_json(folder / "config.json", OTHERWISE), preprocessing(folder, OTHERWISE)
+    config = read_json(folder / "config.json", OTHERWISE)
+    asked = preprocessing(folder, OTHERWISE)
     try:
         model = transformers.AutoModel.from_pretrained(
             str(folder), use_safetensors=True, dtype=torch.float32, local_files_only=True, trust_remote_code=False
@@ -114,18 +84,19 @@ def _body(folder: Path) -> tuple[nn.Module, tuple[int, int] | None, tuple[Any, A
     if getattr(model, "main_input_name", "") != "pixel_values":
         kind = config.get("model_type", "unknown")
         raise UsageError(f"the checkpoint in {folder} is no image model, its type is '{kind}'; {OTHERWISE}")
-    statistics = asked.get("image_mean") or MEAN, asked.get("image_std") or STD
-    return model, _side(getattr(model.config, "image_size", None) or asked.get("size")), statistics
+    statistics = {"mean": asked.get("image_mean") or MEAN, "std": asked.get("image_std") or STD}
+    module = _OnTop(model, _side(getattr(model.config, "image_size", None) or asked.get("size")), statistics, classes)
+    return Wrapped(module, name=name, classes=classes, channels=channels, size=size)
 
 
-def _side(found: Any) -> tuple[int, int] | None:
-    """Height and width from the forms in which checkpoints write a size."""
-    if isinstance(found, dict):
-        side = found.get("shortest_edge")
-        found = [found.get("height", side), found.get("width", side)]
-    if isinstance(found, int):
-        found = [found, found]
-    return (found[0], found[1]) if found and all(isinstance(side, int) for side in found) else None
+def _side(size: Any) -> tuple[int, int] | None:
+    """Height and width from the forms in which checkpoints write a size; None for any size."""
+    if isinstance(size, dict):
+        side = size.get("shortest_edge")
+        size = [size.get("height", side), size.get("width", side)]
+    if isinstance(size, int):
+        size = [size, size]
+    return (size[0], size[1]) if size and all(isinstance(side, int) for side in size) else None
 
 
 class _OnTop(nn.Module):
@@ -134,30 +105,26 @@ class _OnTop(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, body: nn.Module, size: tuple[int, int] | None, statistics: tuple[Any, Any], classes: int
-    ) -> None:
+    def __init__(self, body: nn.Module, size: tuple[int, int] | None, statistics: dict[str, Any], classes: int) -> None:
         super().__init__()
-        self.body, self.size = body, size
-        for name, values in zip(("mean", "std"), statistics, strict=True):
+        self.body = body
+        self.size = size
+        for name, values in statistics.items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).reshape(1, 3, 1, 1))
-        self.head = nn.Linear(self._width(), classes)
-
-    def _width(self) -> int:
         training = self.training
         with torch.no_grad():
-            width = self.eval().pooled(torch.zeros(1, 3, *(self.size or (64, 64)))).shape[1]
+            width = self.eval().pooled(torch.zeros(1, 3, *(size or (64, 64)))).shape[1]
         self.train(training)
-        return width
+        self.head = nn.Linear(width, classes)
 
     def pooled(self, x: Tensor) -> Tensor:
         """(B, 1 or 3, H, W) in [0, 1] to features (B, D): the model's own pooling, or the mean over places."""
         with torch.autocast(x.device.type, enabled=False):
             x = (resized(x.float(), self.size or x.shape[2:]) - self.mean) / self.std
         output = self.body(pixel_values=x)
-        found: Tensor | None = getattr(output, "pooler_output", None)
-        if found is not None:
-            return found.flatten(1)
+        pooled: Tensor | None = getattr(output, "pooler_output", None)
+        if pooled is not None:
+            return pooled.flatten(1)
         places: Tensor = output.last_hidden_state  # (B, places, D) or (B, D, height, width)
         return places.mean(1) if places.dim() == 3 else places.mean((2, 3))
 
@@ -165,3 +132,97 @@ class _OnTop(nn.Module):
         """Logits (B, classes)."""
         out: Tensor = self.head(self.pooled(x))
         return out
+
+
+def import_transformers(feature: str) -> Any:
+    """The library transformers, which is an extra.
+
+    Args:
+        feature: Feature that needs it, for the message.
+
+    Raises:
+        MissingExtraError: It is not installed.
+        UsageError: Its models cannot be loaded.
+    """
+    try:
+        transformers = importlib.import_module("transformers")
+    except ImportError as error:
+        raise MissingExtraError("transformers", "clip", feature) from error
+    try:
+        _ = transformers.CLIPModel, transformers.CLIPTokenizer, transformers.AutoModel
+    except Exception as error:
+        raise UsageError(
+            f"transformers cannot load its models ({first_line(error)}); is a torchvision installed that was built "
+            "for another torch? Remove it, this package needs none"
+        ) from error
+    return transformers
+
+
+def read_json(path: Path, otherwise: str) -> dict[str, Any]:
+    """Object in one of a checkpoint's JSON files.
+
+    Args:
+        path: The file.
+        otherwise: Remedy, for the message.
+
+    Raises:
+        UsageError: It cannot be read, or holds no object.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"a checkpoint needs a readable {path} ({first_line(error)}); {otherwise}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} must hold a JSON object, got {type(value).__name__}; {otherwise}")
+    return value
+
+
+def preprocessing(folder: Path, otherwise: str) -> dict[str, Any]:
+    """A checkpoint's ``image_mean``, ``image_std`` and ``size``; empty without a file that gives them.
+
+    Raises:
+        UsageError: That file cannot be read.
+    """
+    for name in PREPROCESSORS:
+        if (folder / name).is_file():
+            settings = read_json(folder / name, otherwise)
+            inner: dict[str, Any] = settings.get("image_processor", settings)
+            return inner
+    return {}
+
+
+def resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Images with their whole content at another size: bicubic with antialiasing, differentiable.
+
+    Unlike 8-bit preprocessing, values that the filter carries beyond [0, 1] stay: clamping would erase the gradient
+    in white and black areas.
+
+    Args:
+        x: (B, C, H, W), fp32.
+        size: Height and width of the result.
+
+    Returns:
+        (B, C, height, width).
+    """
+    for dim, side in zip((2, 3), size, strict=True):
+        if x.shape[dim] != side:
+            x = (_resize_matrix(x.shape[dim], side, x.device) @ x.transpose(2, dim)).transpose(2, dim)
+    return x
+
+
+@functools.lru_cache(maxsize=64)
+def _resize_matrix(before: int, after: int, device: torch.device) -> Tensor:
+    """The (after, before) matrix of bicubic resizing along one axis.
+
+    Resizing is linear and separable. As a matrix product it has, other than torch's own kernel, a
+    deterministic gradient on every device.
+    """
+    with torch.inference_mode(False), torch.no_grad():  # the cached matrix must serve later gradients
+        identity = torch.eye(before)[None, None]
+        matrix: Tensor = torch.nn.functional.interpolate(identity, (after, before), mode="bicubic", antialias=True)
+        return matrix[0, 0].to(device)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error, for one sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

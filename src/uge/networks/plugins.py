@@ -1,6 +1,4 @@
-"""Networks from elsewhere: a function of the user's own, or a model of timm."""
-
-from __future__ import annotations
+"""Foreign modules as networks: functions of other packages, and models of timm."""
 
 import contextlib
 import importlib
@@ -16,7 +14,7 @@ from uge.networks.base import MEAN, STD, ImageClassifier
 
 
 def is_plugin(name: str) -> bool:
-    """Whether a network's name has a plug-in form: it contains a colon."""
+    """True for the names ``package.module:function`` and ``timm:name``, which import code; they contain a colon."""
     return ":" in name
 
 
@@ -27,25 +25,54 @@ def build_plugin(name: str, classes: int, channels: int, size: int) -> ImageClas
         MissingExtraError: timm is asked for and not installed.
         UsageError: Module or function do not exist, or the result is no classifier of this shape.
     """
+    shape = {"classes": classes, "channels": channels, "size": size}
     if name.startswith(TIMM):
-        module, mean, std = _from_timm(name, classes, channels, size), MEAN, STD
-    else:
-        module, mean, std = _from_function(name, classes, channels, size), 0.0, 1.0
-    return Wrapped(module, name=name, classes=classes, channels=channels, size=size, mean=mean, std=std)
+        return Wrapped(_from_timm(name, **shape), name=name, **shape, mean=MEAN, std=STD)
+    place, _, attribute = name.partition(":")
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(place), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"network '{name}' must name an importable 'package.module:function' ({error}); "
+            "is its folder on PYTHONPATH?"
+        ) from error
+    return Wrapped(made_by(function, name, **shape), name=name, **shape)
+
+
+def made_by(function: Any, name: str, classes: int, channels: int, size: int) -> nn.Module:
+    """The module that a function of (classes, channels, size) makes.
+
+    Raises:
+        UsageError: It is no function, or returns no module.
+    """
+    if not callable(function):
+        raise UsageError(f"network '{name}' must name a function(classes, channels, size), got {function!r}")
+    module = function(classes, channels, size)
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"network '{name}' must return a torch.nn.Module, got {type(module).__name__}")
+    return module
 
 
 class Wrapped(ImageClassifier):
     """A foreign module as an ``ImageClassifier``.
 
-    Its features are the input of the ``Linear`` or 1×1 convolution that runs last, found by one
-    trial pass; features that still have a height and width are averaged over them.
+    Its features are the input of the ``Linear`` or 1×1 convolution that runs last in one trial pass.
+    Features with a height and a width are averaged over them.
 
     Raises:
         UsageError: The trial pass fails, its result is not (B, classes), or no such layer runs.
     """
 
     def __init__(
-        self, module: nn.Module, *, name: str, classes: int, channels: int, size: int, mean: float, std: float
+        self,
+        module: nn.Module,
+        *,
+        name: str,
+        classes: int,
+        channels: int,
+        size: int,
+        mean: float = 0.0,
+        std: float = 1.0,
     ) -> None:
         super().__init__(name=name, classes=classes, channels=channels, size=size, mean=mean, std=std)
         self.module = module
@@ -93,23 +120,6 @@ class Wrapped(ImageClassifier):
         return ran[-1]
 
 
-def _from_function(name: str, classes: int, channels: int, size: int) -> nn.Module:
-    place, _, attribute = name.partition(":")
-    try:
-        function: Callable[..., Any] = getattr(importlib.import_module(place), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"network '{name}' must name an importable 'package.module:function' ({error}); "
-            "is its folder on PYTHONPATH?"
-        ) from error
-    if not callable(function):
-        raise UsageError(f"network '{name}' must name a function(classes, channels, size), got {function!r}")
-    module = function(classes, channels, size)
-    if not isinstance(module, nn.Module):
-        raise UsageError(f"network '{name}' must return a torch.nn.Module, got {type(module).__name__}")
-    return module
-
-
 def _from_timm(name: str, classes: int, channels: int, size: int) -> nn.Module:
     try:
         timm = importlib.import_module("timm")
@@ -118,7 +128,7 @@ def _from_timm(name: str, classes: int, channels: int, size: int) -> nn.Module:
     shape = {"num_classes": classes, "in_chans": channels}
     model = name.removeprefix(TIMM)
     try:
-        try:  # transformers want to know the image size, most convolutional networks refuse the argument
+        try:  # Vision transformers need the image size; most convolutional networks refuse the argument.
             module = timm.create_model(model, pretrained=False, img_size=size, **shape)
         except TypeError:
             module = timm.create_model(model, pretrained=False, **shape)

@@ -195,7 +195,7 @@ class AuditRun:
         trained_on = [*hashes(material.protected), *(hashes(material.clean) if material.clean else ())]
         return {
             "test_images": len(material.test),
-            "attacks": sum(entry.family != YARDSTICK for entry in ATTACKS.values()),
+            "attacks": sum(entry.family != YARDSTICK for entry in ATTACKS.loadable().values()),
             "overlap": overlap(trained_on, hashes(material.test)),
             "label_agreement": self.originals.label_agreement,
             "budget_levels": self.manifest.budget.levels if self.manifest else None,

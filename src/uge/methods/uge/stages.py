@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from uge.data.store import PixelStore, Records
-from uge.encoders import ClipSpace, FeatureSpace, LocalSpace
+from uge.encoders import FeatureSpace, Material, open_encoder
 from uge.files import EventLog, read_json, write_json
 from uge.learning.trajectory import Trajectory, record_trajectory
 from uge.methods.apply import GENERATOR, load_generator, save_perturber
@@ -79,18 +79,17 @@ class Stages:
         task = self.task
         if task.space is not None:
             return task.space
-        kind, _, name = task.settings.encoder.partition(":")
-        if kind == "clip":
-            return ClipSpace.load(name, task.runtime.device)
-        with task.progress.stage("local encoder") as on_progress:
-            return LocalSpace.train(
+        name = task.settings.encoder
+        with task.progress.stage(f"{name.partition(':')[0]} encoder") as on_progress:
+            material = Material(
                 task.store,
+                task.runtime,
                 seed=task.settings.seed,
-                runtime=task.runtime,
                 recipe=task.settings.encoder_recipe,
                 path=task.file("encoder.safetensors"),
                 progress=on_progress,
             )
+            return open_encoder(name, material)
 
     def _authorized(self) -> list[Authorized]:
         """Authorised networks with their trajectories on the clean images, where a loss needs these."""

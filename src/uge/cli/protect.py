@@ -1,0 +1,274 @@
+"""Commands that protect: demo, protect, apply, request, federated."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from uge.cli.audit import audit_text
+from uge.cli.console import Outcome, open_session
+from uge.cli.flags import FLAT, OutPath, Resumable, Writing
+from uge.config import AuditConfig, ProtectConfig, PublishConfig
+from uge.federated.settings import Federation
+from uge.learning.recipes import Recipe
+
+
+def demo(
+    out: OutPath = Path("demo-out/photos"),
+    *,
+    config: Annotated[ProtectConfig, FLAT] = ProtectConfig(),
+    audit: Annotated[AuditConfig, Parameter(name="--auditing")] = AuditConfig(),
+    common: Annotated[Resumable, FLAT] = Resumable(),
+) -> Outcome:
+    """Protect, publish, verify and attack the embedded photographs, offline, in a few minutes.
+
+    Example: `uge demo`, or `uge demo OUT --json`.
+
+    Parameters
+    ----------
+    out
+        Folder to publish.
+    """
+    session = open_session(common)
+    from uge.pipeline.demo import run_demo
+
+    result, summary = run_demo(out, config, audit, session)
+    return Outcome(result, audit_text(summary) if summary else f"would protect {out}; nothing was written")
+
+
+def protect(
+    source: str,
+    out: OutPath,
+    *,
+    config: Annotated[ProtectConfig, FLAT] = ProtectConfig(),
+    publishing: Annotated[PublishConfig, FLAT] = PublishConfig(),
+    common: Annotated[Resumable, FLAT] = Resumable(),
+) -> Outcome:
+    """Protect the train split of SOURCE and publish it in OUT; secrets go to OUT.private.
+
+    Examples:
+
+    - `uge protect photos out/photos --authorized cnn`
+    - `uge protect my-images/ out/mine --method uge --authorized resnet18 --size 64 --rho 8/255 --refine`
+    - `uge protect data/cifar10 out/cifar --limit 10000 --recipe.epochs 30 --resume`
+    - `uge protect my-images/ out/for-alice --for alice.json`
+
+    Parameters
+    ----------
+    source
+        Folder, Parquet, npz, tar or CIFAR files, hf://owner/name, or the embedded set `photos`.
+    out
+        Folder to publish.
+    """
+    session = open_session(common)
+    from uge.pipeline.protect import ProtectRun
+    from uge.requests.configure import describe_requests
+
+    run = ProtectRun(source, out, config, publishing, session)
+    asked = describe_requests(run.requests)
+    signers = "".join(f"\n{fingerprint_text(each['id'], each['key_sha256'])}" for each in asked)
+    if common.dry_run:
+        text = f"would protect {len(run.images)} images into {out}; nothing was written{signers}"
+        return Outcome(run.describe(), text)
+    copy = run.run()
+    manifest = copy.manifest
+    result = {
+        "out": str(copy.out),
+        "private": str(copy.private),
+        "keys": [str(key) for key in copy.keys],
+        "requests": asked,
+        "images": manifest.count,
+        "measured": manifest.measured.model_dump(mode="json"),
+        "budget": manifest.budget.model_dump(mode="json"),
+    }
+    return Outcome(
+        result,
+        f"published {manifest.count} images in {out}: largest change {manifest.measured.linf_levels} of "
+        f"{manifest.budget.levels} allowed 8-bit levels, PSNR {manifest.measured.psnr_db or float('inf'):.1f} dB\n"
+        f"keys and everything else that is secret are in {copy.private}: keep that folder to yourself{signers}",
+        complaints=_unchanged(out, manifest.measured.unchanged_images, manifest.count),
+    )
+
+
+def _unchanged(out: Path, count: int, images: int) -> tuple[str, ...]:
+    """A complaint, even with ``--quiet``, where some images are published as they were."""
+    text = f"{count} of {images} images in {out} are unchanged originals, from which anybody learns; leave them out"
+    return (text,) if count else ()
+
+
+def apply(
+    noise: Path,
+    source: str,
+    out: OutPath,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    rho: str | None = None,
+    scope: Literal["sample", "class"] | None = None,
+    publishing: Annotated[PublishConfig, FLAT] = PublishConfig(),
+    common: Annotated[Writing, FLAT] = Writing(),
+) -> Outcome:
+    """Protect images with the generator or wave code of an earlier run, or with noise made elsewhere.
+
+    Examples:
+
+    - `uge apply out/mine.private/generator.safetensors more-images/ out/more`
+    - `uge apply noise.npz:perturb cifar10/ out/theirs --rho 8/255`
+
+    Parameters
+    ----------
+    noise
+        generator.safetensors from a private folder, or a .npy, .npz or .safetensors file of noise
+        (FILE:NAME for one array of several).
+    source
+        Images, as for `uge protect`.
+    out
+        Folder to publish.
+    split
+        Split of the source.
+    limit
+        First N images only.
+    rho
+        Budget of noise made elsewhere, 0.04 or 8/255; by default its largest value.
+    scope
+        Kind of that noise, per image or per class, where there are as many images as classes.
+    """
+    session = open_session(common)
+    from uge.pipeline.apply import run_apply
+
+    result = run_apply(noise, source, out, publishing, split=split, limit=limit, rho=rho, scope=scope, session=session)
+    if common.dry_run:
+        return Outcome(result, f"would protect {result['images']} images into {out}")
+    complaints = _unchanged(out, result["measured"]["unchanged_images"], result["images"])
+    return Outcome(result, f"protected {result['images']} images into {out}", complaints=complaints)
+
+
+def request(
+    out: OutPath,
+    *,
+    network: str = "cnn",
+    classes: int,
+    size: int = 32,
+    channels: Literal[1, 3] = 3,
+    method: str = "keyed",
+    seed: int | None = None,
+    weights: Path | None = None,
+    recipe: Recipe = Recipe(epochs=15),
+    identity: OutPath | None = None,
+    common: Annotated[Writing, FLAT] = Writing(),
+) -> Outcome:
+    """Ask a data owner for a copy made for your network: a signed OUT.json, and its initial weights beside it.
+
+    Send both; OUT.theta0.safetensors is a key and needs a confidential channel. The owner runs `uge protect --for`.
+
+    Example: `uge request alice.json --network resnetc20 --classes 10 --recipe.epochs 30`
+
+    Parameters
+    ----------
+    out
+        The request, NAME.json.
+    network
+        A network of the table; method `keyed` puts a wave key in front of it.
+    classes
+        Number of classes of the owner's data.
+    size
+        Side length for training, in pixels.
+    channels
+        Colour channels.
+    method
+        How the owner will protect: keyed, or uge for the paper's methods.
+    seed
+        Makes the initial weights; a secret random one by default, since the seed is the key.
+    weights
+        Safetensors file with initial weights instead of a seed.
+    recipe
+        Recipe of your training.
+    identity
+        Your private key in PEM form, made on first use; uge/identity.pem in your settings' folder by default.
+    """
+    session = open_session(common)
+    from uge.requests.request import write_request
+
+    result = write_request(
+        out,
+        network,
+        classes,
+        size=size,
+        channels=channels,
+        method=method,
+        recipe=recipe,
+        seed=seed,
+        weights=weights,
+        identity=identity,
+        session=session,
+    )
+    if common.dry_run:
+        return Outcome(result, f"would ask for a copy for {result['network']}; nothing was written")
+    return Outcome(
+        result,
+        f"wrote {result['request']} and {result['weights']}: send both to the data's owner, the second in confidence, "
+        f"for it is the key\n{fingerprint_text(result['id'], result['fingerprint'])}",
+    )
+
+
+def fingerprint_text(identity: str, key_sha256: str) -> str:
+    """Sentence by which owner and receiver compare a request's public key."""
+    groups = " ".join(key_sha256[start : start + 4] for start in range(0, len(key_sha256), 4))
+    return f"request {identity} is signed by the key {groups}: compare it with the other side over another channel"
+
+
+def federated(
+    source: str,
+    out: OutPath,
+    *,
+    test: str,
+    limit_test: int | None = None,
+    config: Annotated[ProtectConfig, FLAT] = ProtectConfig(),
+    federation: Annotated[Federation, FLAT] = Federation(),
+    publishing: Annotated[PublishConfig, FLAT] = PublishConfig(),
+    common: Annotated[Resumable, FLAT] = Resumable(),
+) -> Outcome:
+    """Divide images among servers, protect each part for one global network, and measure which networks learn.
+
+    Examples:
+
+    - `uge federated data/cifar10 out/fed --test data/cifar10 --authorized cnn --recipe.epochs 6 --limit 4000`
+    - `uge federated data/cifar10 out/fed --test data/cifar10 --servers 4 --split dirichlet --alpha 0.5 --rounds 5`
+
+    Parameters
+    ----------
+    source
+        Training images, as for `uge protect`.
+    out
+        Folder of the federation.
+    test
+        Clean test images of all classes.
+    limit_test
+        First N test images only.
+    """
+    session = open_session(common)
+    from uge.pipeline.federated import run_federated
+
+    result = run_federated(
+        source,
+        out,
+        test=test,
+        config=config,
+        federation=federation,
+        publishing=publishing,
+        limit_test=limit_test,
+        session=session,
+    )
+    servers = len(result["servers"])
+    if common.dry_run:
+        text = f"would divide {result['images']} images among {servers} servers; nothing was written"
+        return Outcome(result, text)
+    # Table 9: column, accuracy on each server's classes, on all.
+    lines = [f"{'':14}" + "".join(f"{f'classes {k}':>11}" for k in range(servers)) + f"{'all':>8}{'best':>8}"]
+    for name, row in result["columns"].items():
+        parts = "".join(f"{'' if value is None else f'{value:.1f}':>11}" for value in row["parts"])
+        lines.append(f"{name:14}{parts}{row['average']:8.1f}{row['best']:8.1f}")
+    for data, run in (result["fedavg"] or {}).items():
+        figures = ", ".join(f"{each['test_accuracy']:.1f}" for each in run["rounds"])
+        lines.append(f"federated averaging on {data} parts, by round: {figures}")
+    return Outcome(result, "\n".join([*lines, result["verdict"], f"report: {out / result['report']}"]))
