@@ -1,7 +1,5 @@
 """Tasks in several processes, of which one can die without the others, and the quick start of these processes."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import multiprocessing

@@ -1,7 +1,5 @@
 """Progress of long stages: the callback of one stage, and the display of all stages."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Protocol

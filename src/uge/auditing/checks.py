@@ -11,8 +11,6 @@ Checks see cases and results, and a small dictionary of facts about the data, ev
 Needs no torch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 For any folder whose originals are at hand. Memory grows with the number of classes, not of images.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field

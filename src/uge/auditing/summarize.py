@@ -3,8 +3,6 @@
 The sentences are in :mod:`uge.auditing.verdict`, the reasons for doubt in :mod:`uge.auditing.checks`.
 """
 
-from __future__ import annotations
-
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence

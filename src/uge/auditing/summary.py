@@ -1,7 +1,5 @@
 """Summary of an audit as values: the fields of ``summary.json`` (docs/formats.md, "Summary"). Needs no torch."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """The sentences about an audit: a verdict in a few words, one in a sentence, and the one number. Needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from uge.auditing.summary import HOLDS, NOISE, HackerResult, Interval, Margin, Result, Summary

@@ -1,7 +1,5 @@
 """Case: one training run of one network as a JSON file, the unit of every audit. Needs no torch."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

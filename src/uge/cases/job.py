@@ -1,7 +1,5 @@
 """Training run that is to be a case, as plain data."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from uge.attacks import find_attack

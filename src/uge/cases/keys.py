@@ -1,7 +1,5 @@
 """θ0 and recipe from key files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pydantic import ValidationError

@@ -1,7 +1,5 @@
 """Material of all cases on one published copy: images, networks, recipes and seeds."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Training run of one case."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Feature spaces, in which images and class names are compared (the encoders E_i and E_t of Eq. 7–9)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 

@@ -1,7 +1,5 @@
 """CLIP's image and text encoders (Radford et al., *Learning transferable visual models*, 2021), by transformers."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib

@@ -1,7 +1,5 @@
 """Training runs of Table 9, each measured on the classes of every server; one case each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Settings of a federation. Needs no torch."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field

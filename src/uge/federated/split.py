@@ -1,7 +1,5 @@
 """Division of labelled images among servers: every image goes to exactly one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np

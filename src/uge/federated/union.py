@@ -1,7 +1,5 @@
 """Union of the published parts as one image set (Eq. 15); images are read when asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Objectives, which a training step minimises: ``(network, batch) -> {"loss": ..., "logits": ...}``."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Training recipes: the paper's (Tables 5 and 6) and short ones for one machine; no torch here."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, Literal

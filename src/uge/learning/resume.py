@@ -1,7 +1,5 @@
 """Files from which an interrupted run resumes: modules and an optimiser in one safetensors file, written atomically."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Image classifiers, which take pixels in [0, 1] and normalise them inside, and layers that several of them have."""
 
-from __future__ import annotations
-
 import abc
 
 import torch

@@ -1,7 +1,5 @@
 """The plain CNN of the nasty-teacher work (Ma et al., ICLR 2021), which the paper uses on CIFAR-10."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 from torch import nn

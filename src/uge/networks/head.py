@@ -1,7 +1,5 @@
 """The last linear layer of a network, and everything below it."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from uge.errors import UsageError

@@ -1,7 +1,5 @@
 """Networks with a secret wave key in front of an ordinary architecture."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """LeNet-5 (LeCun et al., *Gradient-based learning applied to document recognition*, 1998)."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from uge.networks.base import FlattenGrid

@@ -1,7 +1,5 @@
 """MobileNetV2 for small images (Sandler et al., *Inverted residuals and linear bottlenecks*, 2018)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from uge.networks.base import GlobalAverage

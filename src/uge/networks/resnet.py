@@ -1,7 +1,5 @@
 """ResNet-18 with a stem for small images (He et al., *Deep residual learning for image recognition*, 2016)."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 from torch import Tensor, nn

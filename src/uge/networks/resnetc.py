@@ -1,7 +1,5 @@
 """Pre-activation ResNets for 32-pixel images (He et al., *Identity mappings in deep residual networks*, 2016)."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

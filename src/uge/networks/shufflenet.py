@@ -1,7 +1,5 @@
 """ShuffleNetV2 1× for small images (Ma et al., *Practical guidelines for efficient CNN architecture design*, 2018)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -4,8 +4,6 @@ The file and the weights are enough to train the authorised network without this
 import nothing from this package but each other, so that they can stand one below the other without these imports.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import re
@@ -65,7 +63,6 @@ _FILE = '''"""The network '{name}' in plain PyTorch: {classes} classes, images {
 licensed under Apache-2.0.
 """
 
-from __future__ import annotations
 
 from safetensors.torch import load_file
 

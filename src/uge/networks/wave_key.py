@@ -8,8 +8,6 @@ network with another key finds no pattern, and sees waves that give the class aw
 Lengths are in parts of the side of an image's centre square, so that waves survive a cut to it and a change of size.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Measurement of specifications: reading images, protecting, training, testing."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ A result counts only while it has the fingerprint of its specification, of the i
 precision in which it was computed.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Printed numbers of the paper (CVPR 2024, Tables 1, 2, 3, 7, 8, 9), as data. Needs no torch."""
 
-from __future__ import annotations
-
 import functools
 import json
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Pictures of Figures 4 and 6: originals, perturbations and protected images as PNG files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tables as cells over training runs, and the plan of all runs that tables need, each once. Needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch

@@ -1,7 +1,5 @@
 """Experiments as Markdown, CSV, JSON and one self-contained HTML page: ours beside the paper's. Needs no torch."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable

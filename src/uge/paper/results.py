@@ -1,7 +1,5 @@
 """Contents of cells from files of results: mean and spread over repetitions, and state. Needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean

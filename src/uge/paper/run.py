@@ -1,7 +1,5 @@
 """Measurement of everything that an experiment lacks, in this process or in several."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging

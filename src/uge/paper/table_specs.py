@@ -1,7 +1,5 @@
 """Specifications that tables need: from the paper's names to training runs at one scale. Needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -4,8 +4,6 @@ Every cell names the training runs whose mean it is, and the paper's number besi
 that several tables need has one specification (:mod:`uge.paper.specs`), so it is done once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Attacking a published folder: ``uge audit``."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

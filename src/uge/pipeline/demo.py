@@ -1,7 +1,5 @@
 """The whole way on the embedded photographs: protect, verify, train, audit, report."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Federation of several servers with one global network (Eq. 14, 15, Table 9): ``uge federated``."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

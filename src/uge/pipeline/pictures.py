@@ -1,7 +1,5 @@
 """Pictures for the report of an audit: originals, what was published, and what attacks make of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path

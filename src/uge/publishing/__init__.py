@@ -4,8 +4,6 @@
 secrets go to ``private_folder`` beside it.
 """
 
-from __future__ import annotations
-
 from uge.publishing.manifest import Authorized, Manifest, Measured, Provenance, is_published, read_manifest
 from uge.publishing.private import create_private, is_private, private_folder
 from uge.publishing.verify import Verification, is_complete, verify

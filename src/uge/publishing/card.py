@@ -1,7 +1,5 @@
 """README.md of a published folder: a Hugging Face dataset card in plain words."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import yaml

@@ -1,7 +1,5 @@
 """Lossless image bytes without metadata, and a decoder that accepts nothing else."""
 
-from __future__ import annotations
-
 import io
 import struct
 import sys

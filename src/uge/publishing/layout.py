@@ -3,8 +3,6 @@
 This module alone knows which files a layout has, how they are written and how they are read.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

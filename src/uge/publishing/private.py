@@ -1,7 +1,5 @@
 """Private folder beside a published one: keys, trajectories and the generator, which are never published."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -4,8 +4,6 @@ All functions take uint8 arrays of one shape, height × width × channels, and m
 Alpha must not change at all, which the writer and the verification check.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

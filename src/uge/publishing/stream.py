@@ -1,7 +1,5 @@
 """Batches of a stream, and threads that process them in order without holding the stream in memory."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """TRAINING.md of a published folder: training of the authorised network with plain PyTorch, without this package."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from pydantic import ValidationError

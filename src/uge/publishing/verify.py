@@ -1,7 +1,5 @@
 """Check a published folder from disk, trusting nothing but the bytes that are there."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -1,7 +1,5 @@
 """Write a protected data set: encode, decode again, measure, and let the folder appear only when all of it is right."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Several audits side by side: arranged, and written as page, Markdown, CSV and JSON. Needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

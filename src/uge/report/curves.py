@@ -1,7 +1,5 @@
 """Accuracy by epoch, one small plot for every attack, and the protector's losses."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence

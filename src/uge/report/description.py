@@ -1,7 +1,5 @@
 """Description of an audit in plain words: the protection, the audit, its settings, and the limits of its numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Colours are CSS classes (``clean``, ``authorized``, ``hacker``, ``plain``), so o
 dark page. Text stays text: it can be selected, searched and read aloud.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """An audit folder as one self-contained HTML page: no script, nothing fetched, equal input gives equal bytes."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

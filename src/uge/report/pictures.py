@@ -3,8 +3,6 @@
 ``pictures/pictures.json`` and ``attacked/attacked.json`` are objects with a list ``pictures`` (docs/formats.md).
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

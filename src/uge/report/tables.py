@@ -1,7 +1,5 @@
 """A summary as rows: the same ones for the HTML page and for the terminal."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
