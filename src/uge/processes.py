@@ -48,8 +48,9 @@ class Processes(Generic[Task, Answer]):
 
     def wait(self) -> list[tuple[Task, Answer | None]]:
         """Wait for at least one running task; gives its answer, or None if its process died."""
-        waiting: dict[Any, _Process] = {process.pipe: process for process in self._busy}
-        waiting |= {process.process.sentinel: process for process in self._busy}
+        waiting: dict[Any, _Process] = {
+            ready: process for process in self._busy for ready in (process.pipe, process.process.sentinel)
+        }
         answers = list[tuple[Task, Answer | None]]()
         for process in dict.fromkeys(waiting[ready] for ready in wait(list(waiting))):
             task = self._busy.pop(process)
@@ -143,10 +144,5 @@ def loading() -> Iterator[None]:
     try:
         yield
     finally:
-        collect_again()
-
-
-def collect_again() -> None:
-    """Switch the garbage collector on for objects that are made from now on."""
-    gc.freeze()
-    gc.enable()
+        gc.freeze()
+        gc.enable()

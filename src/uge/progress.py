@@ -8,6 +8,13 @@ Progress = Callable[[int, int, dict[str, float]], None]
 """Callback of one stage, called with (steps done, steps in all, figures to show)."""
 
 
+def part_of(progress: Progress | None, number: int, parts: int) -> Progress | None:
+    """Callback of part ``number``, from 0, of a stage of ``parts`` parts of equal length; None without a stage."""
+    if progress is None:
+        return None
+    return lambda done, total, figures: progress(number * total + done, parts * total, figures)
+
+
 class Display(Protocol):
     """Display of the stages of a run."""
 

@@ -1,7 +1,5 @@
 """Device and precision of a run, and named streams of random numbers."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import hashlib
@@ -9,7 +7,7 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 
@@ -60,7 +58,7 @@ class Runtime:
     memory_format: ClassVar[torch.memory_format] = torch.channels_last
 
     @classmethod
-    def create(cls, device: str = "auto", precision: str = "auto") -> Runtime:
+    def create(cls, device: str = "auto", precision: str = "auto") -> Self:
         """Runtime of a device and a precision; ``"auto"`` is a GPU if there is one, and bf16 if the hardware has it.
 
         Raises:

@@ -26,14 +26,13 @@ Family = Literal[
 Need = Literal["key", "clean", "public"]
 """Possession beyond the published folder: the trained authorised network and θ0, originals, or other images."""
 
-_BATCH = 500
-_BATCH_PIXELS = _BATCH * 32 * 32
+_BATCH = 500  # Images of 32 pixels or less.
 
 
 def batched(store: PixelStore, rows: Tensor | None = None) -> Sequence[Tensor]:
     """Rows of a store, all by default, in groups that take as much memory at any size of image."""
     rows = torch.arange(len(store)) if rows is None else rows
-    return torch.split(rows, max(1, min(_BATCH, _BATCH_PIXELS // store.size**2)))
+    return torch.split(rows, max(1, min(_BATCH, _BATCH * 32**2 // store.size**2)))
 
 
 def stored(values: Tensor) -> Tensor:
@@ -43,11 +42,6 @@ def stored(values: Tensor) -> Tensor:
 
 def _refuse(needed: str) -> Any:
     raise UsageError(f"this attack needs {needed}, or leave it out")
-
-
-_NO_CLEAN = functools.partial(_refuse, "originals of the published images; give --clean SOURCE")
-_NO_THETA0 = functools.partial(_refuse, "the authorised network's initial parameters; give --key FILE")
-_NO_PUBLIC = functools.partial(_refuse, "labelled images of another data set; give --public SOURCE")
 
 
 @dataclass(frozen=True)
@@ -83,9 +77,9 @@ class Context:
     runtime: Runtime
     teacher: Callable[[], nn.Module]
     progress: Progress | None = None
-    clean: Callable[[], PixelStore] = _NO_CLEAN
-    theta0: Callable[[], nn.Module] = _NO_THETA0
-    public: Callable[[], PixelStore] = _NO_PUBLIC
+    clean: Callable[[], PixelStore] = lambda: _refuse("originals of the published images; give --clean SOURCE")
+    theta0: Callable[[], nn.Module] = lambda: _refuse("the authorised network's initial parameters; give --key FILE")
+    public: Callable[[], PixelStore] = lambda: _refuse("labelled images of another data set; give --public SOURCE")
     leak_seed: int = 0
     checkpoint: Path | None = None
 
@@ -202,10 +196,12 @@ def entry_from(
         return function
     unknown = [*set(needs) - set(get_args(Need)), *({family} - {None, *get_args(Family)})]
     if unknown:
-        choices = ", ".join([*get_args(Need), *get_args(Family)])
-        raise UsageError(f"the attack '{name}' must have needs and a family of {choices}, got {unknown[0]!r}")
+        raise UsageError(
+            f"the attack '{name}' must have needs and a family of {', '.join([*get_args(Need), *get_args(Family)])}, "
+            f"got {unknown[0]!r}"
+        )
     properties |= {"about": summary_of(function, about), "needs": frozenset(needs)}
-    match _parameters(function):
+    match _required_arguments(function):
         case 2:
             return prepared(_on_images(name, function, train_only), family or "preprocess", **properties)
         case 1 if "Context" in str(getattr(function, "__annotations__", {}).get("return")):
@@ -215,8 +211,7 @@ def entry_from(
     raise UsageError(f"the attack '{name}' must be a function of (context) or of (images, labels), got {function!r}")
 
 
-def _parameters(function: Any) -> int:
-    """Number of positional arguments without which a function cannot be called; 0 for anything else."""
+def _required_arguments(function: Any) -> int:
     if not callable(function):
         return 0
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -2,9 +2,10 @@
 
 import copy
 import functools
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from uge.attacks.base import Context, Entry, Need, Preparation, changing, learn, prepared, with_recipe
 from uge.attacks.leak import on_leak
@@ -29,17 +30,13 @@ def distill(context: Context) -> History:
 
 def distill_inside(context: Context) -> History:
     """Distil from the trained network itself, which runs in training mode."""
-    return _learn(context, _InTrainingMode(copy.deepcopy(context.teacher())))
+    teacher = copy.deepcopy(context.teacher())
+    teacher.register_forward_pre_hook(_to_training_mode)
+    return _learn(context, teacher)
 
 
-class _InTrainingMode(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.network.train()(x)
-        return out
+def _to_training_mode(network: nn.Module, inputs: Any) -> None:
+    network.train()
 
 
 def _learn(context: Context, teacher: nn.Module) -> History:
@@ -91,13 +88,10 @@ def add_noise(network: nn.Module, percent: float, generator: torch.Generator) ->
             parameter.add_(percent / 100 * parameter.std(correction=0) * noise)
 
 
-def _theta0(percent: int) -> Preparation:
-    def prepare(context: Context) -> Context:
-        start_from(context.network, context.theta0())
-        add_noise(context.network, percent, stream(context.seed, "theta0-noise"))
-        return context
-
-    return prepare
+def _from_theta0(context: Context, percent: int) -> Context:
+    start_from(context.network, context.theta0())
+    add_noise(context.network, percent, stream(context.seed, "theta0-noise"))
+    return context
 
 
 def _finetuned(context: Context) -> Context:
@@ -114,10 +108,14 @@ def _authorized_features(context: Context) -> History:
 _knows = functools.partial(prepared, family="knowledge", needs=_KEY, same_architecture=True)
 
 KNOWLEDGE: dict[str, Entry] = {
-    "theta0-known": _knows(_theta0(0), about="starts from the authorised network's secret parameters", expected=60.0),
+    "theta0-known": _knows(
+        functools.partial(_from_theta0, percent=0),
+        about="starts from the authorised network's secret parameters",
+        expected=60.0,
+    ),
     **{
         f"theta0-noise-{percent}": _knows(
-            _theta0(percent),
+            functools.partial(_from_theta0, percent=percent),
             about=f"starts from the secret parameters plus noise of {percent} % of their spread, buffers exact",
             expected=gain,
         )

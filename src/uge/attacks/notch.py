@@ -11,9 +11,8 @@ from uge.data.store import PixelStore
 
 LOWEST = 2.5  # Lowest frequency that is taken out, in cycles per image; pictures consist of those below.
 STANDS_OUT = 4.0  # Factor over the smooth spectrum above which all images' mean power stands out.
+# The same for the class means' power: above the largest of some 10⁵ exponential values, which chance alone gives.
 CLASS_STANDS_OUT = 25.0
-"""The same for the class means' power: above the largest of some 10⁵ exponential values, which chance alone gives."""
-_OPPONENT = ((1.0, 1.0, 1.0), (1.0, -1.0, 0.0), (1.0, 1.0, -2.0))
 
 
 def notch(context: Context) -> Callable[[Tensor], Tensor]:
@@ -40,16 +39,17 @@ def spectral_mask(store: PixelStore) -> Tensor:
     total, classes = _spectra(store)
     size = store.size
     peaks = _excess(total, size) > STANDS_OUT
-    if classes is not None:
-        # Under no class structure a class mean's power is the mean power over the number of images.
-        ratio = classes / total.clamp_min(1e-12)
-        for power in ratio:  # One class at a time: a running median takes 49 times the memory.
-            peaks |= _excess(power, size) > CLASS_STANDS_OUT
+    # Under no class structure a class mean's power is the mean power over the number of images.
+    for power in classes / total.clamp_min(1e-12):  # One class at a time: a running median takes 49 times the memory.
+        peaks |= _excess(power, size) > CLASS_STANDS_OUT
     return (~(peaks & (_frequencies(size, total.device) >= LOWEST))).to(torch.float32)
 
 
-def _spectra(store: PixelStore) -> tuple[Tensor, Tensor | None]:
-    """Mean power (channels × size × half) and each class mean's power times its images; a Hann window against edges."""
+def _spectra(store: PixelStore) -> tuple[Tensor, Tensor]:
+    """Mean power (channels × size × half) and each class mean's power times its images; a Hann window against edges.
+
+    Classes of one image are left out, and so is a single class.
+    """
     device = store.device
     size = store.size
     side = torch.hann_window(size + 2, periodic=False, device=device)[1:-1]
@@ -63,9 +63,7 @@ def _spectra(store: PixelStore) -> tuple[Tensor, Tensor | None]:
         power += torch.fft.rfft2((x - x.mean((2, 3), keepdim=True)) * window).abs().square().sum(0)
         sums.index_add_(0, store.labels[rows.to(device)], x)
     images = torch.bincount(store.labels, minlength=count)
-    several = images > 1
-    if int(several.sum()) < 2:
-        return power / len(store), None
+    several = (images > 1) & ((images > 1).sum() > 1)
     images = images[several][:, None, None, None]
     means = sums[several] / images - sums.sum(0) / len(store)
     spectra = torch.fft.rfft2((means - means.mean((2, 3), keepdim=True)) * window).abs().square()
@@ -74,7 +72,11 @@ def _spectra(store: PixelStore) -> tuple[Tensor, Tensor | None]:
 
 def _basis(channels: int) -> Tensor:
     """Orthonormal colours: brightness and two differences; the channels themselves unless there are three."""
-    return F.normalize(torch.tensor(_OPPONENT), dim=1) if channels == 3 else torch.eye(channels)
+    return (
+        F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]]), dim=1)
+        if channels == 3
+        else torch.eye(channels)
+    )
 
 
 def _frequencies(size: int, device: torch.device) -> Tensor:
@@ -92,12 +94,11 @@ def _excess(power: Tensor, size: int) -> Tensor:
     flat = logs.mean((-2, -1), keepdim=True)
     steepness = ((logs - flat) * centred).sum((-2, -1), keepdim=True) / centred.square().sum()
     rest = logs - flat - steepness * centred
-    return (rest - _running_median(rest)).exp()
+    x = rest.reshape(-1, 1, *rest.shape[-2:])
+    x = F.pad(F.pad(x, (0, 0, 3, 3), mode="circular"), (3, 3, 0, 0), mode="replicate")  # Only rows wrap around.
+    return (rest - running_median(x, 7).view_as(rest)).exp()
 
 
-def _running_median(values: Tensor, radius: int = 3) -> Tensor:
-    """Median of a square of neighbouring frequencies; rows wrap around, columns end."""
-    x = values.reshape(-1, 1, *values.shape[-2:])
-    x = F.pad(F.pad(x, (0, 0, radius, radius), mode="circular"), (radius, radius, 0, 0), mode="replicate")
-    side = 2 * radius + 1
-    return x.unfold(2, side, 1).unfold(3, side, 1).flatten(4).median(4).values.view_as(values)
+def running_median(x: Tensor, side: int) -> Tensor:
+    """Median of every square of ``side`` × ``side`` values in the last two dimensions of four."""
+    return x.unfold(2, side, 1).unfold(3, side, 1).flatten(4).median(4).values

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.attacks.base import Context, Entry, Preparation, Transform, batched, changing, prepared, stored
+from uge.attacks.base import Context, Entry, Transform, batched, changing, prepared, stored
 from uge.attacks.leak import REVISION, leaked_rows, originals
 from uge.attacks.waves import estimated_patterns_out
 from uge.data.loader import to_unit
@@ -18,10 +18,10 @@ from uge.learning.recipes import Recipe
 from uge.learning.training import fit
 from uge.runtime import Runtime, seeded, stream
 
+# Recipe of the logistic regression (Sandoval-Segura et al., 2023: 20 epochs of SGD).
 LINEAR = Recipe(epochs=20, lr=0.1, batch_size=128, weight_decay=0.0, augment="none")
-"""Recipe of the logistic regression (Sandoval-Segura et al., 2023: 20 epochs of SGD)."""
+# Largest structured noise that the autoencoder learns to remove, and spread of the noise that it adds, in [0, 1].
 NOISE = 16 / 255
-"""Largest structured noise that the autoencoder learns to remove, and spread of the noise that it adds, in [0, 1]."""
 STEPS = 400  # Steps of the image networks.
 WIDTH = 24  # Channels of the image networks.
 SIZE = 32  # Batch size of the image networks.
@@ -84,23 +84,26 @@ class ImageNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels in [0, 1], (B, channels, H, W) of any size, to the same shape, about [0, 1]."""
-        hidden = F.interpolate(self.body(x), size=x.shape[2:], mode="nearest")
-        out: Tensor = x + 0.1 * self.last(hidden)
+        out: Tensor = x + 0.1 * self.last(F.interpolate(self.body(x), size=x.shape[2:], mode="nearest"))
         return out
 
 
 def autoencoder(channels: int, width: int = WIDTH) -> ImageNetwork:
     """Convolutions down to half the size, there, and up again."""
-    down = [*_convolution(channels, width), *_convolution(width, 2 * width, stride=2)]
-    up = [*_convolution(2 * width, 2 * width), *_convolution(2 * width, 4 * width), nn.PixelShuffle(2)]
-    return ImageNetwork([*down, *up], width, channels)
+    layers = [
+        *_convolution(channels, width),
+        *_convolution(width, 2 * width, stride=2),
+        *_convolution(2 * width, 2 * width),
+        *_convolution(2 * width, 4 * width),
+        nn.PixelShuffle(2),
+    ]
+    return ImageNetwork(layers, width, channels)
 
 
 def restorer(channels: int, width: int = WIDTH) -> ImageNetwork:
     """Convolutions with growing gaps, whose receptive field covers most of a small image."""
     layers = _convolution(channels, width)
-    for gap in (1, 2, 4):
-        layers += _convolution(width, width, gap=gap)
+    layers += [layer for gap in (1, 2, 4) for layer in _convolution(width, width, gap=gap)]
     return ImageNetwork(layers, width, channels)
 
 
@@ -168,12 +171,12 @@ def _autoencoder(context: Context) -> Transform:
     with seeded(context.seed, "autoencoder"):
         network = autoencoder(public.channels)
     regress(network, pairs, context.runtime)
+    return lambda pixels: _output(network, noisy(to_unit(pixels)))
 
-    def change(pixels: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return stored(255 * network(noisy(to_unit(pixels))))
 
-    return change
+@torch.inference_mode()
+def _output(network: nn.Module, x: Tensor) -> Tensor:
+    return stored(255 * network(x))
 
 
 def inverted(context: Context, count: int) -> PixelStore:
@@ -203,8 +206,7 @@ def inverted(context: Context, count: int) -> PixelStore:
     regress(network, pairs, context.runtime)
     result = store.empty_like()
     for indices in batched(store):
-        with torch.inference_mode():
-            result.pixels.write(indices, stored(255 * network(given(indices))))
+        result.pixels.write(indices, _output(network, given(indices)))
     return result
 
 
@@ -219,9 +221,8 @@ def _class_offsets(store: PixelStore, clean: PixelStore, rows: Tensor) -> Tensor
     return (sums + sums.sum(0) / len(rows)) / (counts + 1)
 
 
-def _inversion(count: int) -> Preparation:
-    """Change the published images only, which then look like the test images."""
-    return lambda context: replace(context, store=inverted(context, count))
+def _with_estimate(context: Context, count: int) -> Context:
+    return replace(context, store=inverted(context, count))  # Only these: they then look like the test images.
 
 
 PURIFICATION: dict[str, Entry] = {
@@ -249,7 +250,7 @@ PURIFICATION: dict[str, Entry] = {
     ),
     **{
         f"inversion-{count}": prepared(
-            _inversion(count),
+            functools.partial(_with_estimate, count=count),
             "purify",
             f"learns from {count} leaked pairs of original and published image to undo the protection",
             cost=2.0,

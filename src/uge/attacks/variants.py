@@ -44,9 +44,8 @@ class Variant:
 
     def differs(self, recipe: Recipe, precision: str) -> bool:
         """True if the variant changes a training with this recipe and precision."""
-        if self.reorders or self.images is not None or self.objective is not None:
-            return True
-        return self.recipe(recipe) != recipe or (self.precision or precision) != precision
+        trains_otherwise = self.recipe(recipe) != recipe or (self.precision or precision) != precision
+        return self.reorders or self.images is not None or self.objective is not None or trains_otherwise
 
     def run(self, context: Context, repetition: int) -> History:
         """Train ``context.network``, which stands at θ0, and measure it after every epoch.

@@ -52,10 +52,9 @@ def without_waves(pixels: Tensor, terms: int = 1) -> Tensor:
         terms: Number of waves of a field; see :func:`wave_terms`.
     """
     x = pixels.float() / 255
-    gray = is_gray(x)
     borders = _borders(x)
     fields = [_nearest_signs(borders[:, number], terms) for number in range(1 if x.shape[1] == 1 else 2)]
-    return _restored(x, torch.stack([fields[0], fields[-1]], 1), gray)
+    return _restored(x, torch.stack([fields[0], fields[-1]], 1))
 
 
 def wave_terms(classes: int) -> int:
@@ -70,13 +69,10 @@ def _nearest_signs(borders: Tensor, terms: int) -> Tensor:
     choices = torch.combinations(torch.arange(_CANDIDATES, device=borders.device), terms)
     sets = _likely_waves(borders)[:, choices]  # batch × choices × terms × 3
     wins = torch.stack([_win(borders, _signs(own, size)) for own in sets.unbind(1)], 1)
-    best = sets[:, 0]
-    highest = torch.full_like(wins[:, 0], -math.inf)
-    for start in wins.topk(min(_STARTS, len(choices)), 1).indices.unbind(1):
-        waves, win = _refined(borders, sets[rows, start])
-        best = torch.where((win > highest)[:, None, None], waves, best)
-        highest = torch.maximum(highest, win)
-    return _signs(best, size)
+    starts = wins.topk(min(_STARTS, len(choices)), 1).indices.unbind(1)
+    waves, refined_wins = zip(*(_refined(borders, sets[rows, start]) for start in starts), strict=True)
+    best = torch.stack(refined_wins).argmax(0)
+    return _signs(torch.stack(waves)[best, rows], size)
 
 
 def _likely_waves(borders: Tensor) -> Tensor:
@@ -143,9 +139,8 @@ def _borders(x: Tensor) -> Tensor:
     step = 2 * STRENGTH
     fields = []
     for channels in (x[:, :2], x[:, 2:]):
-        gaps = [_padded(channels.diff(dim=dim), dim) for dim in (-2, -1)]
+        limited = [_padded(channels.diff(dim=dim).clamp(-step, step), dim) for dim in (-2, -1)]
         costs = [_padded((step - channels.diff(dim=dim).abs()).clamp_min(0), dim) for dim in (-2, -1)]
-        limited = [gap.clamp(-step, step) for gap in gaps]
         fields.append(torch.stack([values.sum(1) for values in (*limited, *costs)], 1))
     fields[1] = fields[1] * ~is_gray(x)[:, None, None, None]
     return torch.stack(fields, 1)
@@ -173,10 +168,10 @@ def _excess(borders: Tensor) -> Tensor:
     return down.roll(1, -2) - down + across.roll(1, -1) - across
 
 
-def _restored(x: Tensor, fields: Tensor, gray: Tensor) -> Tensor:
+def _restored(x: Tensor, fields: Tensor) -> Tensor:
     """Pixels of images (B, channels, size, size) in [0, 1] without fields of signs, where they gain by that."""
     clipped = x.clamp(STRENGTH, 1 - STRENGTH)
-    without = (x - STRENGTH * coloured(fields, gray, x.shape[1])).clamp(STRENGTH, 1 - STRENGTH)
+    without = (x - STRENGTH * coloured(fields, is_gray(x), x.shape[1])).clamp(STRENGTH, 1 - STRENGTH)
     carries = total_variation(without) < (1 - THRESHOLD) * total_variation(clipped)
     return stored(255 * torch.where(carries[:, None, None, None], without, clipped))
 
@@ -264,9 +259,8 @@ def _without(pixels: Tensor, patterns: Tensor) -> Tensor:
     if not len(patterns):
         return _clipped(pixels)
     x = pixels.float() / 255
-    return _restored(x, patterns[_numbers(_borders(x), patterns)], is_gray(x))
+    return _restored(x, patterns[_numbers(_borders(x), patterns)])
 
 
 def _clipped(pixels: Tensor) -> Tensor:
-    """Pixels clipped to the range in which patterns have room."""
-    return pixels.clamp(LEVELS, 255 - LEVELS)
+    return pixels.clamp(LEVELS, 255 - LEVELS)  # The range in which patterns have room.

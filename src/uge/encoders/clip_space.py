@@ -70,8 +70,9 @@ class ClipSpace:
         folder = _find_folder(str(id_or_folder))
         config = read_json(folder / "config.json", OTHERWISE)
         if config.get("model_type") != "clip":
-            kind = config.get("model_type")
-            raise UsageError(f"{id_or_folder} must be a CLIP checkpoint, its model type is '{kind}'; {OTHERWISE}")
+            raise UsageError(
+                f"{id_or_folder} must be a CLIP checkpoint, its model type is '{config.get('model_type')}'; {OTHERWISE}"
+            )
         try:
             model, report = transformers.CLIPModel.from_pretrained(
                 str(folder), use_safetensors=True, dtype=torch.float32, local_files_only=True, output_loading_info=True
@@ -86,10 +87,9 @@ class ClipSpace:
             raise UsageError(f"the CLIP checkpoint in {folder} lacks the tensor '{missing[0]}'; {OTHERWISE}")
         checkpoint = folder.resolve().name if Path(id_or_folder).is_dir() else str(id_or_folder)
         settings = preprocessing(folder, OTHERWISE)
-        mean = settings.get("image_mean", CLIP_MEAN)
-        std = settings.get("image_std", CLIP_STD)
+        normalisation = {key: settings[f"image_{key}"] for key in ("mean", "std") if f"image_{key}" in settings}
         logger.info("CLIP checkpoint %s on %s", checkpoint, device)
-        return cls(model, tokenizer, checkpoint=checkpoint, mean=mean, std=std).to(device)
+        return cls(model, tokenizer, checkpoint=checkpoint, **normalisation).to(device)
 
     def image_features(self, x: Tensor) -> Tensor:
         """Features of images; see ``FeatureSpace``.
@@ -200,18 +200,19 @@ def _download(hub: Any, name: str, revision: str, spec: str) -> Path:
             # This author opens pull requests on the hub that add safetensors to older checkpoints.
             pulls = api.get_repo_discussions(name, author="SFconvertbot")
             revision = next((f"refs/pr/{pull.num}" for pull in pulls if pull.is_pull_request), "")
-        wanted = ["*.json", "merges.txt", "*.safetensors"]
-        folder = hub.snapshot_download(name, revision=revision, allow_patterns=wanted) if revision else None
+        if revision:
+            patterns = ["*.json", "merges.txt", "*.safetensors"]
+            folder = Path(hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:
         raise UsageError(
             f"CLIP checkpoint '{spec}' is not in the cache and could not be fetched from the hub "
             f"({first_line(error)}); {OTHERWISE}"
         ) from error
-    if folder is None:
+    if not revision:
         raise UsageError(f"CLIP checkpoint '{spec}' has pickled weights only, which are not opened; {OTHERWISE}")
-    if not _is_complete(Path(folder)):
+    if not _is_complete(folder):
         raise UsageError(f"CLIP checkpoint '{spec}' lacks config.json, *.safetensors or its tokenizer; {OTHERWISE}")
-    return Path(folder)
+    return folder
 
 
 def _is_complete(folder: Path) -> bool:

@@ -1,13 +1,11 @@
 """The only training loop and the only evaluation loop of the project."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +19,6 @@ from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.progress import Progress
 from uge.runtime import Runtime, seeded, stream
-
-Observer = Callable[[int, nn.Module], None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class History:
         return {"epochs": [asdict(result) for result in self.epochs], "seconds": self.seconds}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> History:
+    def from_json(cls, value: dict[str, Any]) -> Self:
         """A history from the value of :meth:`to_json`, without its recipe."""
         return cls([EpochResult(**epoch) for epoch in value["epochs"]], value["seconds"])
 
@@ -94,7 +90,7 @@ def fit(
     runtime: Runtime,
     objective: Objective = supervised,
     test: PixelStore | None = None,
-    observer: Observer | None = None,
+    observer: Callable[[int, nn.Module], None] | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> History:

@@ -1,10 +1,9 @@
 """Snapshots of an authorised network on its way from θ0, on the clean data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -55,7 +54,7 @@ class Trajectory:
             raise WeightsError(f"snapshot {path} cannot be read ({error}); start again with --overwrite") from error
 
     @classmethod
-    def load(cls, folder: Path) -> Trajectory:
+    def load(cls, folder: Path) -> Self:
         """Trajectory that was recorded in a folder.
 
         Raises:
@@ -119,13 +118,12 @@ def record_trajectory(
     states = dict[int, State]()
 
     def take_snapshot(step: int, module: nn.Module) -> None:
-        if step not in steps:
-            return
-        state = {key: value.detach().cpu().clone().contiguous() for key, value in module.state_dict().items()}
-        if folder is None:
-            states[step] = state
-        else:
-            write_atomic(folder / _name(step), save(state))
+        if step in steps:
+            state = {key: value.detach().cpu().clone().contiguous() for key, value in module.state_dict().items()}
+            if folder is None:
+                states[step] = state
+            else:
+                write_atomic(folder / _name(step), save(state))
 
     history = fit(
         network,

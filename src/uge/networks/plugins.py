@@ -1,6 +1,7 @@
 """Foreign modules as networks: functions of other packages, and models of timm."""
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -125,15 +126,14 @@ def _from_timm(name: str, classes: int, channels: int, size: int) -> nn.Module:
         timm = importlib.import_module("timm")
     except ImportError as error:
         raise MissingExtraError("timm", "timm", f"network '{name}'") from error
-    shape = {"num_classes": classes, "in_chans": channels}
     model = name.removeprefix(TIMM)
+    make: Callable[..., nn.Module] = functools.partial(
+        timm.create_model, model, pretrained=False, num_classes=classes, in_chans=channels
+    )
     try:
         try:  # Vision transformers need the image size; most convolutional networks refuse the argument.
-            module = timm.create_model(model, pretrained=False, img_size=size, **shape)
+            return make(img_size=size)
         except TypeError:
-            module = timm.create_model(model, pretrained=False, **shape)
+            return make()
     except Exception as error:
         raise UsageError(f"timm cannot make the model '{model}' for {size} px: {error}") from error
-    if not isinstance(module, nn.Module):
-        raise UsageError(f"network '{name}' must be a torch.nn.Module, got {type(module).__name__}")
-    return module

@@ -32,9 +32,8 @@ class BasicBlock(nn.Module):
             conv3(after, after),
             nn.BatchNorm2d(after),
         )
-        self.shortcut: nn.Module = nn.Identity()
-        if before != after:
-            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+        shortcut = [nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)] if before != after else []
+        self.shortcut = nn.Sequential(*shortcut)
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

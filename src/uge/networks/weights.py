@@ -20,8 +20,7 @@ PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # a bare pickle, and the zip archive o
 
 def describe(network: ImageClassifier) -> dict[str, str]:
     """Name and shape of a network as the metadata of a weights file."""
-    fields = {"network": network.name, "classes": network.classes, "channels": network.channels, "size": network.size}
-    return {key: str(value) for key, value in fields.items()}
+    return {"network": network.name, **{key: str(getattr(network, key)) for key in ("classes", "channels", "size")}}
 
 
 def save_weights(path: Path | str, network: ImageClassifier, metadata: Mapping[str, str] | None = None) -> None:
