@@ -24,8 +24,8 @@ def stream_seed(root: int, *names: str | int) -> int:
     Streams with different names are independent, and none depends on the use of another. So an interrupted run that
     starts again at a step draws the numbers of an uninterrupted one.
     """
-    text = "/".join([str(root), *map(str, names)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    name = "/".join(map(str, (root, *names)))
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
 def stream(root: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -13,12 +13,11 @@ from uge.attacks.base import (
     Need,
     batched,
     combination,
-    direct,
     entry_from,
     learn,
     with_images,
 )
-from uge.attacks.knowledge import DISTILLATION, KNOWLEDGE, distill
+from uge.attacks.knowledge import KNOWLEDGE, distill
 from uge.attacks.preprocess import PREPROCESSING
 from uge.attacks.purify import PURIFICATION
 from uge.attacks.train import TRAINING
@@ -32,13 +31,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 ATTACKS: Registry[Entry] = Registry(
     "attack",
     {
-        "direct": Entry(direct, "plain", "trains on the published images and labels as anybody would", expected=0.0),
+        "direct": Entry(learn, "plain", "trains on the published images and labels as anybody would", expected=0.0),
         **PREPROCESSING,
         **AUGMENTATION,
         **TRAINING,
         **PURIFICATION,
         **TRANSFER,
-        **DISTILLATION,
         **KNOWLEDGE,
     },
     "uge.attacks",
@@ -131,7 +129,6 @@ __all__ = [
     "attack",
     "batched",
     "combination",
-    "direct",
     "distill",
     "find_attack",
     "learn",

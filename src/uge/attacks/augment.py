@@ -67,8 +67,7 @@ def _moved(x: Tensor, entries: Mapping[tuple[int, int], Tensor]) -> Tensor:
     matrix = torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1)
     for (row, column), value in entries.items():
         matrix[:, row, column] = value.flatten()
-    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, padding_mode="zeros", align_corners=False)
+    return F.grid_sample(x, F.affine_grid(matrix, list(x.shape), align_corners=False), align_corners=False)
 
 
 OPS: dict[str, Op] = {
@@ -123,8 +122,7 @@ def randaugment(x: Tensor, generator: torch.Generator, *, operations: int = 2, m
         magnitude: From 0 to 1; 0.3 is 9 of 30.
     """
     for _ in range(operations):
-        signs = torch.randint(0, 2, (len(x),), generator=generator) * 2.0 - 1
-        x = one_operation(x, magnitude * signs, generator)
+        x = one_operation(x, magnitude * (torch.randint(0, 2, (len(x),), generator=generator) * 2.0 - 1), generator)
     return x
 
 
@@ -193,43 +191,47 @@ def drawn(name: str, make: Callable[[torch.Generator], Objective]) -> Attack:
     return lambda context: learn(context, make(stream(context.seed, name)))
 
 
-_ROWS: dict[str, tuple[Callable[[torch.Generator], Objective], str, float, float]] = {
+_ROWS: dict[str, tuple[Callable[[torch.Generator], Objective], str, float, float, int]] = {
     "cutout16": (
         functools.partial(augmented, cutout),
         "covers a random square of half the side (16 of 32 pixels)",
         1.0,
         5.0,
+        0,
     ),
-    "mixup": (mixup, "trains on blends of two images and of their labels", 1.1, 15.0),
-    "cutmix": (cutmix, "trains on images with a box of another image pasted in", 1.0, 8.0),
+    "mixup": (mixup, "trains on blends of two images and of their labels", 1.1, 15.0, 0),
+    "cutmix": (cutmix, "trains on images with a box of another image pasted in", 1.0, 8.0, 0),
     "randaugment": (
         functools.partial(augmented, randaugment),
         "trains with two random operations on every image (RandAugment)",
         1.1,
         10.0,
+        0,
     ),
     "random-colour": (
         functools.partial(augmented, random_colour),
         "drops another random direction of colour from every image in every step",
         1.1,
         15.0,
+        0,
     ),
     "ueraser": (
         functools.partial(error_maximising, ueraser, count=5),
         "trains on the hardest of five strong augmentations of every image (UEraser)",
         5.2,
         70.0,
+        1,
     ),
     "ueraser-lite": (
         functools.partial(augmented, ueraser),
         "trains on one strong augmentation of every image (UEraser without its worst of five)",
         1.6,
         50.0,
+        1,
     ),
 }
-_REVISIONS = {"ueraser": 1, "ueraser-lite": 1}
 
 AUGMENTATION: dict[str, Entry] = {
-    name: Entry(drawn(name, make), "augment", about, cost=cost, expected=expected, revision=_REVISIONS.get(name, 0))
-    for name, (make, about, cost, expected) in _ROWS.items()
+    name: Entry(drawn(name, make), "augment", about, cost=cost, expected=expected, revision=revision)
+    for name, (make, about, cost, expected, revision) in _ROWS.items()
 }

@@ -1,6 +1,5 @@
 """Attacks: their material (a context), their row in the table, and plain functions as attacks."""
 
-import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -91,7 +90,10 @@ Transform = Callable[[Tensor], Tensor]
 
 
 def learn(context: Context, objective: Objective = supervised) -> History:
-    """Train ``context.network`` on ``context.store`` by an objective, tested after every epoch."""
+    """Train ``context.network`` on ``context.store`` by an objective, tested after every epoch.
+
+    Without an objective this is plain training on images and labels as they are ("Normal" in the paper's tables).
+    """
     return fit(
         context.network,
         context.store,
@@ -103,11 +105,6 @@ def learn(context: Context, objective: Objective = supervised) -> History:
         checkpoint=context.checkpoint,
         progress=context.progress,
     )
-
-
-def direct(context: Context) -> History:
-    """Train on the published images and labels as they are ("Normal" in the paper's tables)."""
-    return learn(context)
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ class Entry:
 
 def prepared(prepare: Preparation, family: Family, about: str, **properties: Any) -> Entry:
     """An attack that changes its material and then trains plainly; ``properties`` are further fields of the entry."""
-    return Entry(lambda context: direct(prepare(context)), family, about, prepare=prepare, **properties)
+    return Entry(lambda context: learn(prepare(context)), family, about, prepare=prepare, **properties)
 
 
 def with_recipe(**changes: Any) -> Preparation:
@@ -214,15 +211,17 @@ def entry_from(
 def _required_arguments(function: Any) -> int:
     if not callable(function):
         return 0
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(function).parameters.values()
-    return sum(each.kind in kinds and each.default is inspect.Parameter.empty for each in parameters)
+    return sum(
+        each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) and each.default is each.empty
+        for each in parameters
+    )
 
 
 def _finished(name: str, function: Callable[[Context], Any]) -> Attack:
     def run(context: Context) -> History:
         result = function(context)
-        result = direct(result) if isinstance(result, Context) else result
+        result = learn(result) if isinstance(result, Context) else result
         if not isinstance(result, History):
             raise UsageError(f"the attack '{name}' must return a History or a Context, got {type(result).__name__}")
         return result

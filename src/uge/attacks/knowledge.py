@@ -51,20 +51,6 @@ def _after(prepare: Preparation, about: str) -> Entry:
     return _distils(lambda context: distill(prepare(context)), about=about)
 
 
-DISTILLATION: dict[str, Entry] = {
-    "distill": _distils(distill, about="learns from the trained authorised network's answers on the published images"),
-    "distill-inside": _distils(
-        distill_inside, about="holds the trained authorised network and learns from what it computes in training mode"
-    ),
-    "distill-t1": _after(with_recipe(temperature=1.0), "distils at temperature 1, so from nearly hard answers"),
-    "distill-t20": _after(with_recipe(temperature=20.0), "distils at temperature 20, so from very soft answers"),
-    "distill-hard": _after(with_recipe(alpha=1.0), "distils from the authorised network's answers alone, no labels"),
-    "distill-grayscale": _after(changing(TRANSFORMS["grayscale"]), "distils on gray copies of all images"),
-    "distill-jpeg75": _after(changing(TRANSFORMS["jpeg75"]), "distils on copies compressed as JPEG of quality 75"),
-}
-"""Distillation attacks by name; T and α not named are the recipe's."""
-
-
 def start_from(network: nn.Module, source: nn.Module) -> None:
     """Copy weights and buffers.
 
@@ -108,6 +94,16 @@ def _authorized_features(context: Context) -> History:
 _knows = functools.partial(prepared, family="knowledge", needs=_KEY, same_architecture=True)
 
 KNOWLEDGE: dict[str, Entry] = {
+    # T and α not named are the recipe's.
+    "distill": _distils(distill, about="learns from the trained authorised network's answers on the published images"),
+    "distill-inside": _distils(
+        distill_inside, about="holds the trained authorised network and learns from what it computes in training mode"
+    ),
+    "distill-t1": _after(with_recipe(temperature=1.0), "distils at temperature 1, so from nearly hard answers"),
+    "distill-t20": _after(with_recipe(temperature=20.0), "distils at temperature 20, so from very soft answers"),
+    "distill-hard": _after(with_recipe(alpha=1.0), "distils from the authorised network's answers alone, no labels"),
+    "distill-grayscale": _after(changing(TRANSFORMS["grayscale"]), "distils on gray copies of all images"),
+    "distill-jpeg75": _after(changing(TRANSFORMS["jpeg75"]), "distils on copies compressed as JPEG of quality 75"),
     "theta0-known": _knows(
         functools.partial(_from_theta0, percent=0),
         about="starts from the authorised network's secret parameters",

@@ -1,5 +1,6 @@
 """A notch filter that follows from the published images' own spectrum."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor
 from uge.attacks.base import Context, batched, stored
 from uge.data.store import PixelStore
 
-LOWEST = 2.5  # Lowest frequency that is taken out, in cycles per image; pictures consist of those below.
 STANDS_OUT = 4.0  # Factor over the smooth spectrum above which all images' mean power stands out.
 # The same for the class means' power: above the largest of some 10⁵ exponential values, which chance alone gives.
 CLASS_STANDS_OUT = 25.0
@@ -17,16 +17,14 @@ CLASS_STANDS_OUT = 25.0
 
 def notch(context: Context) -> Callable[[Tensor], Tensor]:
     """Transform that takes the peaks of the spectrum of ``context.store`` out of an image."""
-    mask = spectral_mask(context.store)
-    return lambda pixels: filtered(pixels, mask)
+    return functools.partial(filtered, mask=spectral_mask(context.store))
 
 
 def filtered(pixels: Tensor, mask: Tensor) -> Tensor:
     """Pixels without the frequencies where ``mask`` (channels × size × size // 2 + 1, opponent colours) is 0."""
     basis = _basis(pixels.shape[1]).to(pixels.device)
     x = torch.einsum("oc,bchw->bohw", basis, pixels.float())
-    rest = torch.fft.irfft2(torch.fft.rfft2(x) * mask, s=x.shape[2:])
-    return stored(torch.einsum("oc,bohw->bchw", basis, rest))
+    return stored(torch.einsum("oc,bohw->bchw", basis, torch.fft.irfft2(torch.fft.rfft2(x) * mask, s=x.shape[2:])))
 
 
 def spectral_mask(store: PixelStore) -> Tensor:
@@ -42,7 +40,8 @@ def spectral_mask(store: PixelStore) -> Tensor:
     # Under no class structure a class mean's power is the mean power over the number of images.
     for power in classes / total.clamp_min(1e-12):  # One class at a time: a running median takes 49 times the memory.
         peaks |= _excess(power, size) > CLASS_STANDS_OUT
-    return (~(peaks & (_frequencies(size, total.device) >= LOWEST))).to(torch.float32)
+    # Pictures consist of the frequencies below 2.5 cycles per image.
+    return (~(peaks & (_cycles_per_image(size, total.device) >= 2.5))).to(torch.float32)
 
 
 def _spectra(store: PixelStore) -> tuple[Tensor, Tensor]:
@@ -63,7 +62,9 @@ def _spectra(store: PixelStore) -> tuple[Tensor, Tensor]:
         power += torch.fft.rfft2((x - x.mean((2, 3), keepdim=True)) * window).abs().square().sum(0)
         sums.index_add_(0, store.labels[rows.to(device)], x)
     images = torch.bincount(store.labels, minlength=count)
-    several = (images > 1) & ((images > 1).sum() > 1)
+    several = images > 1
+    if int(several.sum()) < 2:
+        return power / len(store), power.new_empty(0, *power.shape)
     images = images[several][:, None, None, None]
     means = sums[several] / images - sums.sum(0) / len(store)
     spectra = torch.fft.rfft2((means - means.mean((2, 3), keepdim=True)) * window).abs().square()
@@ -71,7 +72,7 @@ def _spectra(store: PixelStore) -> tuple[Tensor, Tensor]:
 
 
 def _basis(channels: int) -> Tensor:
-    """Orthonormal colours: brightness and two differences; the channels themselves unless there are three."""
+    # Orthonormal colours: brightness and two differences; the channels themselves unless there are three.
     return (
         F.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]]), dim=1)
         if channels == 3
@@ -79,17 +80,15 @@ def _basis(channels: int) -> Tensor:
     )
 
 
-def _frequencies(size: int, device: torch.device) -> Tensor:
-    """Cycles per image, size × (size // 2 + 1)."""
-    down = torch.fft.fftfreq(size, 1 / size, device=device)
-    across = torch.fft.rfftfreq(size, 1 / size, device=device)
-    return torch.sqrt(down[:, None] ** 2 + across**2)
+def _cycles_per_image(size: int, device: torch.device) -> Tensor:
+    down = torch.fft.fftfreq(size, 1 / size, device=device)[:, None]
+    return torch.sqrt(down**2 + torch.fft.rfftfreq(size, 1 / size, device=device) ** 2)
 
 
 def _excess(power: Tensor, size: int) -> Tensor:
     """Power over its smooth part: the fitted 1/f^a, then the median of 7 × 7 neighbours in log power."""
     logs = power.clamp_min(1e-12).log()
-    slope = _frequencies(size, power.device).clamp_min(0.5).log().to(logs.dtype)
+    slope = _cycles_per_image(size, power.device).clamp_min(0.5).log().to(logs.dtype)
     centred = slope - slope.mean()
     flat = logs.mean((-2, -1), keepdim=True)
     steepness = ((logs - flat) * centred).sum((-2, -1), keepdim=True) / centred.square().sum()

@@ -61,9 +61,11 @@ def _orthogonal_projection(context: Context) -> Transform:
 
 
 def _convolution(before: int, after: int, stride: int = 1, gap: int = 1) -> list[nn.Module]:
-    # Normalised, since pictures have far more contrast than the changes that are to be found in them.
-    convolution = nn.Conv2d(before, after, 3, stride, padding=gap, dilation=gap, bias=False)
-    return [convolution, nn.BatchNorm2d(after), nn.ReLU()]
+    return [
+        nn.Conv2d(before, after, 3, stride, padding=gap, dilation=gap, bias=False),
+        nn.BatchNorm2d(after),  # Pictures have far more contrast than the changes that are to be found in them.
+        nn.ReLU(),
+    ]
 
 
 class ImageNetwork(nn.Module):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.attacks.base import Context, Entry, direct, learn, prepared
+from uge.attacks.base import Context, Entry, learn, prepared
 from uge.attacks.leak import REVISION, on_leak
 from uge.data.loader import Batch
 from uge.errors import UsageError
@@ -68,7 +68,7 @@ def _pretrained(context: Context) -> Context:
 
 def _last_layer_again(context: Context, percent: int) -> History:
     leak = on_leak(context, percent)  # first, so that nothing is trained where there are no originals
-    first = direct(replace(context, progress=part_of(context.progress, 0, 2)))
+    first = learn(replace(context, progress=part_of(context.progress, 0, 2)))
     second = probe(replace(leak, progress=part_of(context.progress, 1, 2)))
     return replace(second, seconds=first.seconds + second.seconds)
 

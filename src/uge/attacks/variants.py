@@ -1,9 +1,8 @@
 """Changes of the authorised user's training, each of which an audit measures."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -40,7 +39,7 @@ class Variant:
 
     def runtime(self, runtime: Runtime) -> Runtime:
         """Device and precision of the training."""
-        return dataclasses.replace(runtime, precision=self.precision or runtime.precision)
+        return replace(runtime, precision=self.precision or runtime.precision)
 
     def differs(self, recipe: Recipe, precision: str) -> bool:
         """True if the variant changes a training with this recipe and precision."""

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uge.attacks.base import Context, batched, stored, transformed, with_images
-from uge.networks import WaveKey
 from uge.networks.wave_key import (
     JITTER,
     LEVELS,
     STEPS,
     THRESHOLD,
+    WaveKey,
     coloured,
     contrast,
     field_contrasts,
@@ -30,15 +30,9 @@ from uge.runtime import stream
 STRENGTH = LEVELS / 255  # Amplitude of a pattern in [0, 1] units.
 _CANDIDATES = 8  # Waves that are tried for an image.
 _OFFSETS = 7  # Frequencies that are tried around each of those from which a key draws.
-_STARTS = 3  # Sets of waves that are refined.
-_SEARCHES = 6  # Number of times that every number of a wave is moved both ways.
 _SHRINK = 0.6  # Factor of the move from one time to the next.
 _CLUSTERS = 16  # Patterns that are searched for in a class.
 _FEWEST = 5  # Images that a pattern must have to be used.
-_MEANS = 4  # Rounds of k-means.
-_ROUNDS = 5  # Rounds of assigning images to patterns after k-means.
-_SWEEPS = 10  # Number of times that each pattern is adjusted in every round.
-_PIXELS = 2**22  # Pixels of a class from which patterns are estimated.
 
 
 def without_waves(pixels: Tensor, terms: int = 1) -> Tensor:
@@ -69,10 +63,9 @@ def _nearest_signs(borders: Tensor, terms: int) -> Tensor:
     choices = torch.combinations(torch.arange(_CANDIDATES, device=borders.device), terms)
     sets = _likely_waves(borders)[:, choices]  # batch × choices × terms × 3
     wins = torch.stack([_win(borders, _signs(own, size)) for own in sets.unbind(1)], 1)
-    starts = wins.topk(min(_STARTS, len(choices)), 1).indices.unbind(1)
+    starts = wins.topk(min(3, len(choices)), 1).indices.unbind(1)
     waves, refined_wins = zip(*(_refined(borders, sets[rows, start]) for start in starts), strict=True)
-    best = torch.stack(refined_wins).argmax(0)
-    return _signs(torch.stack(waves)[best, rows], size)
+    return _signs(torch.stack(waves)[torch.stack(refined_wins).argmax(0), rows], size)
 
 
 def _likely_waves(borders: Tensor) -> Tensor:
@@ -104,7 +97,7 @@ def _refined(borders: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
     win = _win(borders, _signs(waves, size))
     widest = JITTER * highest_frequency(size) / 4
     moves = torch.diag(torch.tensor([widest, widest, 0.6], device=waves.device))
-    for search, term in itertools.product(range(_SEARCHES), range(waves.shape[1])):
+    for search, term in itertools.product(range(6), range(waves.shape[1])):
         for move in (*moves * _SHRINK**search, *-moves * _SHRINK**search):
             tried = waves.clone()
             tried[:, term] += move
@@ -185,7 +178,7 @@ def estimated_patterns_out(context: Context) -> Context:
     store = context.store.empty_like()
     for label in range(len(store.classes)):
         rows = (context.store.labels == label).nonzero()[:, 0].cpu()
-        sample = batched(store, rows[: max(1, _PIXELS // store.size**2)])
+        sample = batched(store, rows[: max(1, 2**22 // store.size**2)])  # Enough for an estimate, and little memory.
         pixels = torch.cat([context.store.pixels.read(part) for part in sample])
         patterns = estimated_patterns(pixels, stream(context.seed, "patterns", label))
         for part in batched(store, rows):
@@ -210,7 +203,7 @@ def estimated_patterns(pixels: Tensor, draw: torch.Generator) -> Tensor:
     contrasts = contrast(x).clamp(-2 * STRENGTH, 2 * STRENGTH)  # A few edges must not outvote.
     fields = torch.stack([contrasts[:, :2].mean(1), contrasts[:, -1]], 1)
     number = _clusters(F.normalize(field_contrasts(contrasts, is_gray(x)).flatten(1)), draw)
-    for _ in range(_ROUNDS):
+    for _ in range(5):
         members = F.one_hot(number, _CLUSTERS).to(x.dtype).T
         patterns = _as_signs(torch.einsum("kb,bfyx->kfyx", members, fields))
         patterns = _adjusted(patterns, torch.einsum("kb,bfdyx->kfdyx", members, borders))
@@ -225,7 +218,7 @@ def _clusters(flat: Tensor, draw: torch.Generator) -> Tensor:
         far = (1 - (flat @ flat[chosen].T).amax(1)).clamp_min(1e-6)
         chosen.append(int(torch.multinomial(far.square().cpu(), 1, generator=draw)))
     means = flat[chosen]
-    for _ in range(_MEANS):
+    for _ in range(4):
         sums = torch.zeros_like(means).index_add_(0, (flat @ means.T).argmax(1), flat)
         means = torch.where(sums.any(1, keepdim=True), F.normalize(sums), means)
     return (flat @ means.T).argmax(1)
@@ -243,7 +236,7 @@ def _adjusted(patterns: Tensor, borders: Tensor) -> Tensor:
     excess = _excess(borders)
     down = borders[..., 2, :, :]
     across = borders[..., 3, :, :]
-    for sweep in range(_SWEEPS):  # One colour of a chessboard at a time, since its squares are no neighbours.
+    for sweep in range(10):  # One colour of a chessboard at a time, since its squares are no neighbours.
         below = down * patterns.roll(-1, -2) + (down * patterns).roll(1, -2)
         beside = across * patterns.roll(-1, -1) + (across * patterns).roll(1, -1)
         patterns = torch.where(white == (sweep % 2 == 0), _as_signs(excess + below + beside), patterns)

@@ -192,7 +192,6 @@ def _find_folder(spec: str) -> Path:
 
 
 def _download(hub: Any, name: str, revision: str, spec: str) -> Path:
-    """Fetch a checkpoint's small files and its safetensors into the cache; returns its folder there."""
     api = hub.HfApi()
     try:  # asked once and with a short limit: the library's own retries take half a minute without a network
         files = api.model_info(name, revision=revision, timeout=10.0).siblings

@@ -19,7 +19,6 @@ from uge.networks import build, weights_hash
 from uge.progress import Progress, part_of
 from uge.runtime import Runtime, seeded, stream_seed
 
-MEMBERS = ("cnn", "resnet8")
 RECIPE = Recipe(epochs=12, lr=0.1)
 
 
@@ -81,7 +80,7 @@ class LocalSpace:
         *,
         seed: int,
         runtime: Runtime,
-        members: Sequence[str] = MEMBERS,
+        members: Sequence[str] = ("cnn", "resnet8"),
         recipe: Recipe = RECIPE,
         path: Path | None = None,
         progress: Progress | None = None,
@@ -162,8 +161,9 @@ def train(
         UsageError: Sizes are mixed and no ``size`` was given.
     """
     runtime = runtime or Runtime.create()
-    store = load_pixels(images, size=size, device=runtime.device)
-    return LocalSpace.train(store, seed=seed, runtime=runtime, recipe=recipe)
+    return LocalSpace.train(
+        load_pixels(images, size=size, device=runtime.device), seed=seed, runtime=runtime, recipe=recipe
+    )
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

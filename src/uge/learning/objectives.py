@@ -155,8 +155,10 @@ def _stretch(place: float, length: int, area: float) -> slice:
 def _two_labels(network: nn.Module, x: Tensor, first: Tensor, second: Tensor, share: float) -> dict[str, Tensor]:
     logits = network(x)
     exact = full_precision(logits)
-    loss = share * F.cross_entropy(exact, first) + (1 - share) * F.cross_entropy(exact, second)
-    return {"loss": loss, "logits": logits}
+    return {
+        "loss": share * F.cross_entropy(exact, first) + (1 - share) * F.cross_entropy(exact, second),
+        "logits": logits,
+    }
 
 
 def adversarial(generator: torch.Generator, *, radius: float, step: float, steps: int) -> Objective:
@@ -175,15 +177,14 @@ def adversarial(generator: torch.Generator, *, radius: float, step: float, steps
 
 def pgd(network: nn.Module, batch: Batch, generator: torch.Generator, radius: float, step: float, steps: int) -> Tensor:
     """Images within ``radius`` of the batch's with the highest cross-entropy, in [0, 1]; see :func:`adversarial`."""
-    start = (torch.rand(batch.x.shape, generator=generator) * 2 - 1) * radius
     low = (batch.x - radius).clamp_min(0)
     high = (batch.x + radius).clamp_max(1)
-    x = (batch.x + start.to(batch.x.device)).clamp(0, 1)
+    x = batch.x + ((torch.rand(batch.x.shape, generator=generator) * 2 - 1) * radius).to(batch.x.device)
+    x = x.clamp(0, 1)
     with evaluating(network):
         for _ in range(steps):
             x.requires_grad_()
-            loss = F.cross_entropy(full_precision(network(x)), batch.y)
-            (gradient,) = torch.autograd.grad(loss, x)
+            (gradient,) = torch.autograd.grad(F.cross_entropy(full_precision(network(x)), batch.y), x)
             x = torch.minimum(torch.maximum(x.detach() + step * gradient.sign(), low), high)
     return x.detach()
 

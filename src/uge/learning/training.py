@@ -55,8 +55,11 @@ class History:
     @property
     def best(self) -> EpochResult | None:
         """First epoch of the highest test accuracy, the best for an attacker with test images; None without a test."""
-        tested = [epoch for epoch in self.epochs if epoch.test_accuracy is not None]
-        return max(tested, key=lambda epoch: epoch.test_accuracy or 0.0, default=None)
+        return max(
+            (epoch for epoch in self.epochs if epoch.test_accuracy is not None),
+            key=lambda epoch: epoch.test_accuracy or 0.0,
+            default=None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Epochs and seconds as JSON values."""
@@ -136,8 +139,13 @@ def fit(
         network.train()
         sums = torch.zeros(2, device=runtime.device)
         seen = 0
-        order = stream(seed, "order", epoch)
-        drawn = batches(store, size, order=order, augment=augment, generator=stream(seed, "augment", epoch))
+        drawn = batches(
+            store,
+            size,
+            order=stream(seed, "order", epoch),
+            augment=augment,
+            generator=stream(seed, "augment", epoch),
+        )
         with seeded(seed, "layers", epoch):
             for step, batch in enumerate(drawn, epoch * steps):
                 rate = recipe.rate(step / (recipe.epochs * steps))
@@ -168,8 +176,7 @@ def evaluate(network: nn.Module, store: PixelStore, runtime: Runtime, *, batch_s
     right = 0
     with evaluating(network), torch.inference_mode(), runtime.autocast():
         for batch in batches(store, batch_size):
-            logits = network(batch.x.to(memory_format=runtime.memory_format))
-            right += int((logits.argmax(1) == batch.y).sum())
+            right += int((network(batch.x.to(memory_format=runtime.memory_format)).argmax(1) == batch.y).sum())
     return 100 * right / len(store)
 
 

@@ -18,6 +18,7 @@ from uge.progress import Progress
 from uge.runtime import Runtime
 
 State = dict[str, Tensor]
+_FILE = "step-{:07d}.safetensors"
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Trajectory:
         step = self.steps[index]
         if self.folder is None:
             return self._states[step]
-        path = self.folder / _name(step)
+        path = self.folder / _FILE.format(step)
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
@@ -123,7 +124,7 @@ def record_trajectory(
             if folder is None:
                 states[step] = state
             else:
-                write_atomic(folder / _name(step), save(state))
+                write_atomic(folder / _FILE.format(step), save(state))
 
     history = fit(
         network,
@@ -145,7 +146,3 @@ def network_at(network: nn.Module, trajectory: Trajectory, index: int, runtime: 
     """``network`` with the weights of snapshot ``index``, on the run's device, frozen, in evaluation mode."""
     network.load_state_dict(trajectory.state(index))
     return runtime.place(network).eval().requires_grad_(False)
-
-
-def _name(step: int) -> str:
-    return f"step-{step:07d}.safetensors"

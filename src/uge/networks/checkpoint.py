@@ -129,7 +129,6 @@ class _OnTop(nn.Module):
         return places.mean(1) if places.dim() == 3 else places.mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes)."""
         out: Tensor = self.head(self.pooled(x))
         return out
 

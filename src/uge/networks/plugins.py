@@ -88,11 +88,8 @@ class Wrapped(ImageClassifier):
         """Penultimate features (B, D); see the base class."""
         seen: list[Tensor] = []
         layer = self.module.get_submodule(self.last_layer)
-        handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        try:
+        with layer.register_forward_pre_hook(lambda _, args: seen.append(args[0])):
             self.forward(x)
-        finally:
-            handle.remove()
         return seen[-1].mean((2, 3)) if seen[-1].dim() == 4 else seen[-1].flatten(1)
 
     def _find_last_layer(self) -> str:
@@ -102,14 +99,15 @@ class Wrapped(ImageClassifier):
         with contextlib.ExitStack() as stack, torch.no_grad():
             for name, layer in self.module.named_modules():
                 if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)):
-                    handle = layer.register_forward_pre_hook(lambda _, __, name=name: ran.append(name))
-                    stack.callback(handle.remove)
+                    stack.enter_context(layer.register_forward_pre_hook(lambda _, __, name=name: ran.append(name)))
             self.eval()
             try:
                 out = self.forward(torch.zeros(2, self.channels, self.size, self.size))
             except Exception as error:
-                shape = f"2×{self.channels}×{self.size}×{self.size}"
-                raise UsageError(f"network '{self.name}' failed on a trial batch of {shape}: {error}") from error
+                raise UsageError(
+                    f"network '{self.name}' failed on a trial batch of 2×{self.channels}×{self.size}×{self.size}: "
+                    f"{error}"
+                ) from error
             finally:
                 for module, training in modes.items():
                     module.training = training

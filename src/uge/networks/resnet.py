@@ -32,8 +32,11 @@ class BasicBlock(nn.Module):
             conv3(after, after),
             nn.BatchNorm2d(after),
         )
-        shortcut = [nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)] if before != after else []
-        self.shortcut = nn.Sequential(*shortcut)
+        self.shortcut = (
+            nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+            if before != after
+            else nn.Identity()
+        )
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ from uge.registry import Made, Registry, summary_of
 from uge.runtime import seeded, stream_seed
 
 Maker = TypeVar("Maker", bound=Callable[..., nn.Module])
-SMALLEST = 16
 HINT = (
     "a network of your own is 'package.module:function', one of timm's 'timm:name', "
     "one that starts from a checkpoint on disk 'checkpoint:PATH'"
@@ -149,7 +148,7 @@ def build(name: str, classes: int, *, seed: int, channels: int = 3, size: int = 
         WeightsError: The weights of a checkpoint cannot be read, or do not fit the architecture that they name.
     """
     check_name(name)
-    for label, value, least in (("classes", classes, 2), ("channels", channels, 1), ("size", size, SMALLEST)):
+    for label, value, least in (("classes", classes, 2), ("channels", channels, 1), ("size", size, 16)):
         if not isinstance(value, int) or value < least:
             raise UsageError(f"network '{name}' needs {label} as a whole number of at least {least}, got {value}")
     if is_keyed(name):
@@ -176,8 +175,7 @@ def _transplanted(trained: ImageClassifier, name: str, classes: int, channels: i
     """A network of the same architecture with every tensor of ``trained`` but those of its last layer."""
     if trained.channels != channels:
         raise UsageError(f"'{name}' is for images of {trained.channels} channels, these have {channels}")
-    seed = int(torch.randint(2**31, ()))
-    network = build(trained.name, classes, seed=seed, channels=channels, size=size)
+    network = build(trained.name, classes, seed=int(torch.randint(2**31, ())), channels=channels, size=size)
     state = feature_state(trained)
     shapes = {key: value.shape for key, value in network.state_dict().items()}
     other = next((key for key, value in state.items() if shapes[key] != value.shape), None)
@@ -225,8 +223,7 @@ def from_weights(path: Path | str, *, plugins: bool = False) -> ImageClassifier:
         problem = f"tensor 'key.waves' must have {classes} rows, got shape {waves}"
     elif isinstance(NETWORKS.get(behind_key(name)), Architecture):
         with torch.device("meta"):  # no memory is spent before the numbers in the file are known to fit
-            skeleton = build(name, classes, seed=0, channels=channels, size=size).state_dict()
-        problem = first_mismatch(skeleton, state)
+            problem = first_mismatch(build(name, classes, seed=0, channels=channels, size=size).state_dict(), state)
     if problem:
         raise WeightsError(f"{path} says that it is for {stated(metadata)}, but does not fit: {problem}")
     result = build(name, classes, seed=0, channels=channels, size=size)

@@ -76,8 +76,7 @@ class WaveKey(nn.Module):
     def __init__(self, classes: int, *, seed: int, size: int = 32, levels: int = LEVELS) -> None:
         super().__init__()
         generator = torch.Generator("cpu").manual_seed(seed)
-        highest = highest_frequency(size)
-        waves = torch.stack([_distinct_waves(classes, highest, generator) for _ in range(FIELDS)], 1)
+        waves = torch.stack([_distinct_waves(classes, highest_frequency(size), generator) for _ in range(FIELDS)], 1)
         variants = max(1, min(VARIANTS, PATTERNS // classes))
         phases = torch.rand((classes, variants, *waves.shape[1:3]), generator=generator, device="cpu")
         self.register_buffer("waves", waves)  # classes × FIELDS × terms × (across, down), cycles per side
@@ -109,8 +108,7 @@ class WaveKey(nn.Module):
         x, _ = _coordinates(width, side, margin, waves)
         across = torch.cos(2 * math.pi * waves[..., 0, None] * x)
         down = torch.cos(2 * math.pi * waves[..., 1, None] * y + phases[..., None])
-        total = torch.einsum("nftx,nfty->nfyx", across, down)
-        return torch.where(total < 0, -1, 1).to(torch.int8)
+        return torch.where(torch.einsum("nftx,nfty->nfyx", across, down) < 0, -1, 1).to(torch.int8)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None}  # A copy may be given another secret.
@@ -193,8 +191,7 @@ class WaveKey(nn.Module):
             torch.arange(length, device=x.device) + (whole - length) // 2 + shift[:, None]
             for length, whole, shift in zip(x.shape[2:], fields.shape[2:], shifts.unbind(1), strict=True)
         )
-        corners = numbers * fields[0, 0].numel()
-        places = corners[:, None, None] + down[:, :, None] * fields.shape[3] + across[:, None]
+        places = numbers[:, None, None] * fields[0, 0].numel() + down[:, :, None] * fields.shape[3] + across[:, None]
         return torch.stack([field.flatten()[places].to(x.dtype) for field in fields], 1)
 
     def _correlations(self, contrasts: Tensor, span: int) -> Tensor:
@@ -226,8 +223,10 @@ class WaveKey(nn.Module):
 
         A scale is 1 over a pattern's correlation with itself, first for images without colours, then with colours.
         """
-        secrets = (self.waves, self.phases, self.levels)
-        versions = [(secret.device, secret.dtype, secret.is_inference() or secret._version) for secret in secrets]
+        versions = [
+            (secret.device, secret.dtype, secret.is_inference() or secret._version)
+            for secret in (self.waves, self.phases, self.levels)
+        ]
         state = (height, width, *versions)
         if self._cache is None or self._cache[0] != state:  # One size at a time is in use.
             side = min(height, width)
@@ -277,7 +276,6 @@ def _coordinates(length: int, side: int, margin: int, like: Tensor) -> tuple[Ten
 
 
 def _quadratures(angles: Tensor) -> Tensor:
-    """Cosines and sines, in a dimension before the last."""
     return torch.stack([angles.cos(), angles.sin()], -2)
 
 

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ from uge.files import stable_safetensors, write_atomic
 from uge.networks.base import ImageClassifier
 
 State = dict[str, Tensor]
-PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # a bare pickle, and the zip archive of torch.save
 
 
 def describe(network: ImageClassifier) -> dict[str, str]:
@@ -50,8 +48,9 @@ def load_weights(path: Path | str) -> tuple[State, dict[str, str]]:
         raise WeightsError(f"expected a safetensors file at {path}, but there is none")
     with path.open("rb") as handle:
         start = handle.read(9)
-    # A safetensors file may start with the same bytes as a pickle (its header's length), but then comes a brace.
-    if start.startswith(PICKLE_STARTS) and start[8:] != b"{":
+    # A bare pickle, or the zip archive of torch.save. A safetensors file may start with the same bytes (its header's
+    # length), but then comes a brace.
+    if start.startswith((b"\x80", b"PK\x03\x04")) and start[8:] != b"{":
         raise WeightsError(
             f"{path} is a pickle (torch.save), which can run code when it is opened; convert it to safetensors first"
         )
@@ -79,8 +78,9 @@ def restore(network: ImageClassifier, state: Mapping[str, Tensor], metadata: Map
     """
     problem = first_mismatch(network.state_dict(), state)
     if problem:
-        wanted = stated(describe(network))
-        raise WeightsError(f"expected weights for {wanted}, got weights for {stated(metadata or {})}: {problem}")
+        raise WeightsError(
+            f"expected weights for {stated(describe(network))}, got weights for {stated(metadata or {})}: {problem}"
+        )
     _check_finite(state)
     network.load_state_dict(dict(state))
 
