@@ -63,7 +63,7 @@ class Processes(Generic[Task, Answer]):
         return answers
 
     def map(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer | None]]:
-        """Every task with its answer, as they come; None for a task whose process died twice."""
+        """Every task with its answer, in the order of the answers; None after the second death of a task's process."""
         pending = list(reversed(tasks))
         died = list[Task]()
         while pending or self._busy:
@@ -85,8 +85,6 @@ class Processes(Generic[Task, Answer]):
 
 
 class _Process:
-    """A process that runs one task after the other, and the pipe to it."""
-
     def __init__(self, opened: Opened[Any, Any]) -> None:
         context: Any = multiprocessing.get_context(_START)
         self.pipe, theirs = context.Pipe()

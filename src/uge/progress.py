@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+#: Callback of one stage, called with (steps done, steps in all, figures to show).
 Progress = Callable[[int, int, dict[str, float]], None]
-"""Callback of one stage, called with (steps done, steps in all, figures to show)."""
 
 
 def part_of(progress: Progress | None, number: int, parts: int) -> Progress | None:

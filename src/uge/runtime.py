@@ -24,8 +24,7 @@ def stream_seed(root: int, *names: str | int) -> int:
     Streams with different names are independent, and none depends on the use of another. So an interrupted run that
     starts again at a step draws the numbers of an uninterrupted one.
     """
-    name = "/".join(map(str, (root, *names)))
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256("/".join(map(str, (root, *names))).encode()).digest()[:8], "big") >> 1
 
 
 def stream(root: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -36,8 +35,7 @@ def stream(root: int, *names: str | int, device: torch.device | str = "cpu") -> 
 @contextlib.contextmanager
 def seeded(root: int, *names: str | int) -> Iterator[None]:
     """Seed torch's global generators inside the block only (for layers that take no generator)."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(stream_seed(root, *names))
         yield
 
@@ -91,8 +89,7 @@ class Runtime:
 
     def place(self, network: Network) -> Network:
         """Move a network to the device, in the fastest memory layout; returns it."""
-        network.to(self.device)
-        network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         return network
 
     def environment(self) -> dict[str, Any]:

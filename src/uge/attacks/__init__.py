@@ -28,6 +28,7 @@ from uge.registry import Registry
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+#: Attacks by name; any two of them are a third, named ``A+B`` (:func:`find_attack`).
 ATTACKS: Registry[Entry] = Registry(
     "attack",
     {
@@ -43,7 +44,6 @@ ATTACKS: Registry[Entry] = Registry(
     adapt=entry_from,
     hint="two of them make a third: 'grayscale+ueraser'",
 )
-"""Attacks by name; any two of them are a third, named ``A+B`` (:func:`find_attack`)."""
 
 
 def find_attack(name: str) -> Entry:

@@ -17,8 +17,8 @@ from uge.data.augment import cutout
 from uge.learning.objectives import Objective, augmented, cutmix, error_maximising, mixup
 from uge.runtime import stream
 
+#: Pixels and a strength from -1 to 1 for each image, batch × 1 × 1 × 1, to pixels.
 Op = Callable[[Tensor, Tensor], Tensor]
-"""Pixels and a strength from -1 to 1 for each image, batch × 1 × 1 × 1, to pixels."""
 _BITS_LOST = 4
 
 
@@ -70,6 +70,7 @@ def _moved(x: Tensor, entries: Mapping[tuple[int, int], Tensor]) -> Tensor:
     return F.grid_sample(x, F.affine_grid(matrix, list(x.shape), align_corners=False), align_corners=False)
 
 
+#: Operations that a policy draws from.
 OPS: dict[str, Op] = {
     "identity": lambda x, strength: x,
     "brightness": lambda x, strength: _blend(x, torch.zeros_like(x), strength),
@@ -86,9 +87,8 @@ OPS: dict[str, Op] = {
     "shift-x": lambda x, strength: _moved(x, {(0, 2): 0.6 * strength}),
     "shift-y": lambda x, strength: _moved(x, {(1, 2): 0.6 * strength}),
 }
-"""Operations that a policy draws from."""
+#: Operations of TrivialAugment as UEraser has it: posterising leaves one to four bits.
 WIDE = OPS | {"posterize": lambda x, strength: _with_bits(x, (_BITS_LOST * (1 - strength.abs())).clamp_min(1))}
-"""Operations of TrivialAugment as UEraser has it: posterising leaves one to four bits."""
 
 
 def one_operation(
@@ -176,9 +176,9 @@ def random_colour(x: Tensor, generator: torch.Generator) -> Tensor:
 def chromatic(count: int, generator: torch.Generator) -> Tensor:
     """Random unit vectors of colour without brightness, count × 3."""
     angle = torch.rand(count, generator=generator) * math.pi
-    first = torch.tensor([1.0, -1.0, 0.0]) / math.sqrt(2)
-    second = torch.tensor([1.0, 1.0, -2.0]) / math.sqrt(6)
-    return angle.cos()[:, None] * first + angle.sin()[:, None] * second
+    red_green = torch.tensor([1.0, -1.0, 0.0]) / math.sqrt(2)
+    yellow_blue = torch.tensor([1.0, 1.0, -2.0]) / math.sqrt(6)
+    return angle.cos()[:, None] * red_green + angle.sin()[:, None] * yellow_blue
 
 
 def without_direction(x: Tensor, directions: Tensor) -> Tensor:

@@ -18,12 +18,12 @@ from uge.progress import Progress
 from uge.registry import summary_of
 from uge.runtime import Runtime, seeded
 
+#: Kind of an attack.
 Family = Literal[
     "plain", "preprocess", "augment", "train", "purify", "transfer", "knowledge", "combination", "yardstick"
 ]
-"""Kind of an attack."""
+#: Possession beyond the published folder: the trained authorised network and θ0, originals, or other images.
 Need = Literal["key", "clean", "public"]
-"""Possession beyond the published folder: the trained authorised network and θ0, originals, or other images."""
 
 _BATCH = 500  # Images of 32 pixels or less.
 
@@ -85,8 +85,8 @@ class Context:
 
 Attack = Callable[[Context], History]  # Trains ``context.network`` and returns the measurements after each epoch.
 Preparation = Callable[[Context], Context]  # Changes the material (images, recipe, starting weights) before training.
+#: uint8 pixels, batch × channels × size × size, to pixels of the same shape and type.
 Transform = Callable[[Tensor], Tensor]
-"""uint8 pixels, batch × channels × size × size, to pixels of the same shape and type."""
 
 
 def learn(context: Context, objective: Objective = supervised) -> History:
@@ -211,10 +211,9 @@ def entry_from(
 def _required_arguments(function: Any) -> int:
     if not callable(function):
         return 0
-    parameters = inspect.signature(function).parameters.values()
     return sum(
         each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) and each.default is each.empty
-        for each in parameters
+        for each in inspect.signature(function).parameters.values()
     )
 
 

@@ -66,12 +66,12 @@ def start_from(network: nn.Module, source: nn.Module) -> None:
     network.load_state_dict(source.state_dict())
 
 
+@torch.no_grad()
 def add_noise(network: nn.Module, percent: float, generator: torch.Generator) -> None:
     """Gaussian noise of ``percent`` of each parameter tensor's standard deviation, in place; buffers stay."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-            parameter.add_(percent / 100 * parameter.std(correction=0) * noise)
+    for parameter in network.parameters():
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+        parameter.add_(percent / 100 * parameter.std(correction=0) * noise)
 
 
 def _from_theta0(context: Context, percent: int) -> Context:

@@ -10,10 +10,6 @@ from torch import Tensor
 from uge.attacks.base import Context, batched, stored
 from uge.data.store import PixelStore
 
-STANDS_OUT = 4.0  # Factor over the smooth spectrum above which all images' mean power stands out.
-# The same for the class means' power: above the largest of some 10⁵ exponential values, which chance alone gives.
-CLASS_STANDS_OUT = 25.0
-
 
 def notch(context: Context) -> Callable[[Tensor], Tensor]:
     """Transform that takes the peaks of the spectrum of ``context.store`` out of an image."""
@@ -32,14 +28,15 @@ def spectral_mask(store: PixelStore) -> Tensor:
 
     Two spectra are compared with the law 1/f^a that fits them, corrected by a running median for the
     directions that pictures prefer. The mean power of all images shows a pattern that all of them carry. The power of
-    the class means shows a pattern that the images of a class share.
+    the class means shows a pattern that the images of a class share. It counts from 25 times the smooth spectrum: above
+    the largest of some 10⁵ exponential values, which chance alone gives.
     """
     total, classes = _spectra(store)
     size = store.size
-    peaks = _excess(total, size) > STANDS_OUT
+    peaks = _excess(total, size) > 4.0
     # Under no class structure a class mean's power is the mean power over the number of images.
     for power in classes / total.clamp_min(1e-12):  # One class at a time: a running median takes 49 times the memory.
-        peaks |= _excess(power, size) > CLASS_STANDS_OUT
+        peaks |= _excess(power, size) > 25.0
     # Pictures consist of the frequencies below 2.5 cycles per image.
     return (~(peaks & (_cycles_per_image(size, total.device) >= 2.5))).to(torch.float32)
 
@@ -81,8 +78,10 @@ def _basis(channels: int) -> Tensor:
 
 
 def _cycles_per_image(size: int, device: torch.device) -> Tensor:
-    down = torch.fft.fftfreq(size, 1 / size, device=device)[:, None]
-    return torch.sqrt(down**2 + torch.fft.rfftfreq(size, 1 / size, device=device) ** 2)
+    return torch.sqrt(
+        torch.fft.fftfreq(size, 1 / size, device=device)[:, None] ** 2
+        + torch.fft.rfftfreq(size, 1 / size, device=device) ** 2
+    )
 
 
 def _excess(power: Tensor, size: int) -> Tensor:

@@ -142,8 +142,8 @@ _ROWS: dict[str, tuple[Callable[[Context], Transform], str, float, float]] = {
 }
 _REVISIONS = {"other-key": 1}  # Attacks that once were something else; the first form of this one had a key of colours.
 
+#: Makers of each transform for one context, by the attack's name.
 TRANSFORMS = {name: row[0] for name, row in _ROWS.items()}
-"""Makers of each transform for one context, by the attack's name."""
 PREPROCESSING: dict[str, Entry] = {
     name: prepared(
         changing(transform), "preprocess", about, cost=cost, expected=expected, revision=_REVISIONS.get(name, 0)

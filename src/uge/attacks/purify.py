@@ -103,7 +103,7 @@ def autoencoder(channels: int, width: int = WIDTH) -> ImageNetwork:
 
 
 def restorer(channels: int, width: int = WIDTH) -> ImageNetwork:
-    """Convolutions with growing gaps, whose receptive field covers most of a small image."""
+    """Convolutions with growing gaps: their receptive field covers most of a small image."""
     layers = _convolution(channels, width)
     layers += [layer for gap in (1, 2, 4) for layer in _convolution(width, width, gap=gap)]
     return ImageNetwork(layers, width, channels)
@@ -148,8 +148,7 @@ def random_noise(shape: torch.Size, generator: torch.Generator) -> Tensor:
         cells = int(2 ** (2 + (max(height.bit_length() - 3, 1)) * float(torch.rand((), generator=generator))))
         grains = torch.rand((len(rows), channels, cells, cells), generator=generator) * 2 - 1
         noise[rows] = F.interpolate(grains, size=(height, width), mode="nearest")
-    signs = torch.rand((batch, 1, 1, 1), generator=generator) < 0.5
-    return strength * torch.where(signs, noise.sign(), noise)
+    return strength * torch.where(torch.rand((batch, 1, 1, 1), generator=generator) < 0.5, noise.sign(), noise)
 
 
 def _autoencoder(context: Context) -> Transform:
@@ -166,8 +165,7 @@ def _autoencoder(context: Context) -> Transform:
         return x + NOISE * torch.randn(x.shape, generator=generator).to(x.device)
 
     def pairs(step: int) -> tuple[Tensor, Tensor]:
-        rows = torch.randint(len(public), (min(SIZE, len(public)),), generator=generator)
-        x = to_unit(public.pixels.read(rows))
+        x = to_unit(public.pixels.read(torch.randint(len(public), (min(SIZE, len(public)),), generator=generator)))
         return noisy(x + random_noise(x.shape, generator).to(x.device)), x
 
     with seeded(context.seed, "autoencoder"):

@@ -1,8 +1,8 @@
 """Attacks that change training: adversarial, slower, faster, longer, with clean images, without the labels."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,8 @@ def _longer(context: Context) -> Context:
 
 
 def _mixed(context: Context, percent: int) -> Context:
-    rows = leaked_rows(context, part(context, percent))
-    return dataclasses.replace(context, store=replaced(context.store, originals(context), rows))
+    leak = leaked_rows(context, part(context, percent))
+    return replace(context, store=replaced(context.store, originals(context), leak))
 
 
 def _semi_supervised(context: Context, percent: int) -> History:
@@ -65,9 +65,8 @@ def fixmatch(context: Context, labelled: PixelStore, rows: Tensor) -> Objective:
         logits = network(torch.cat([x, strong]))
         exact = full_precision(logits)
         on_labels = F.cross_entropy(exact[: len(x)], fetch(labelled, picked).y)
-        sure = answers.amax(1) >= SURE
-        on_answers = (F.cross_entropy(exact[len(x) :], answers.argmax(1), reduction="none") * sure).mean()
-        return {"loss": on_labels + on_answers, "logits": logits[len(x) :]}
+        on_answers = F.cross_entropy(exact[len(x) :], answers.argmax(1), reduction="none")
+        return {"loss": on_labels + (on_answers * (answers.amax(1) >= SURE)).mean(), "logits": logits[len(x) :]}
 
     return objective
 
@@ -81,6 +80,7 @@ def _pgd(name: str, step: float, steps: int) -> Callable[[Context], History]:
     return drawn(name, functools.partial(adversarial, radius=8 / 255, step=step, steps=steps))
 
 
+#: Attacks by name. Stopping early needs none: every case has its best epoch as well.
 TRAINING: dict[str, Entry] = {
     "adversarial": Entry(
         _pgd("adversarial", 2 / 255, 10),
@@ -135,4 +135,3 @@ TRAINING: dict[str, Entry] = {
         for percent, (_, _, gain) in _PERCENT.items()
     },
 }
-"""Attacks by name. Stopping early needs none: every case has its best epoch as well."""

@@ -52,7 +52,6 @@ def probe(context: Context) -> History:
 
 
 def _pretrained(context: Context) -> Context:
-    """``context.network`` with features that a network of its architecture learned on public images."""
     network = classifier(context.network)
     public = context.public()
     if public.channels != network.channels:
@@ -61,8 +60,8 @@ def _pretrained(context: Context) -> Context:
     other = build(network.name, len(public.classes), channels=public.channels, size=public.size, seed=seed)
     fit(other, public, context.recipe, seed=seed, runtime=context.runtime)
     shapes = {name: value.shape for name, value in network.state_dict().items()}
-    state = {name: value for name, value in feature_state(other).items() if shapes[name] == value.shape}
-    network.load_state_dict(state, strict=False)
+    fitting = {name: value for name, value in feature_state(other).items() if shapes[name] == value.shape}
+    network.load_state_dict(fitting, strict=False)
     return context
 
 

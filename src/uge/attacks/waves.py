@@ -110,8 +110,7 @@ def _refined(borders: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
 def _signs(waves: Tensor, size: int) -> Tensor:
     """Signs (batch, size, size) of sums of waves (batch, terms, 3: cycles across, cycles down, phase down)."""
     angles = 2 * math.pi * waves[..., :2, None] * _places(size, waves.device)
-    down = (angles[:, :, 1] + waves[..., 2, None]).cos()
-    return _as_signs(torch.einsum("btx,bty->byx", angles[:, :, 0].cos(), down))
+    return _as_signs(torch.einsum("btx,bty->byx", angles[:, :, 0].cos(), (angles[:, :, 1] + waves[..., 2, None]).cos()))
 
 
 def _places(size: int, device: torch.device) -> Tensor:
@@ -178,8 +177,8 @@ def estimated_patterns_out(context: Context) -> Context:
     store = context.store.empty_like()
     for label in range(len(store.classes)):
         rows = (context.store.labels == label).nonzero()[:, 0].cpu()
-        sample = batched(store, rows[: max(1, 2**22 // store.size**2)])  # Enough for an estimate, and little memory.
-        pixels = torch.cat([context.store.pixels.read(part) for part in sample])
+        sample = rows[: max(1, 2**22 // store.size**2)]  # Enough for an estimate, and little memory.
+        pixels = torch.cat([context.store.pixels.read(part) for part in batched(store, sample)])
         patterns = estimated_patterns(pixels, stream(context.seed, "patterns", label))
         for part in batched(store, rows):
             store.pixels.write(part, _without(context.store.pixels.read(part), patterns))
@@ -207,7 +206,7 @@ def estimated_patterns(pixels: Tensor, draw: torch.Generator) -> Tensor:
         members = F.one_hot(number, _CLUSTERS).to(x.dtype).T
         patterns = _as_signs(torch.einsum("kb,bfyx->kfyx", members, fields))
         patterns = _adjusted(patterns, torch.einsum("kb,bfdyx->kfdyx", members, borders))
-        number = _numbers(borders, patterns)
+        number = _best_numbers(borders, patterns)
     return patterns[torch.bincount(number, minlength=_CLUSTERS) >= _FEWEST]
 
 
@@ -243,8 +242,7 @@ def _adjusted(patterns: Tensor, borders: Tensor) -> Tensor:
     return patterns
 
 
-def _numbers(borders: Tensor, patterns: Tensor) -> Tensor:
-    """Number of the pattern that wins most in each image, (batch,)."""
+def _best_numbers(borders: Tensor, patterns: Tensor) -> Tensor:
     return (borders.flatten(1) @ _steps(patterns).flatten(1).T).argmax(1)
 
 
@@ -252,7 +250,7 @@ def _without(pixels: Tensor, patterns: Tensor) -> Tensor:
     if not len(patterns):
         return _clipped(pixels)
     x = pixels.float() / 255
-    return _restored(x, patterns[_numbers(_borders(x), patterns)])
+    return _restored(x, patterns[_best_numbers(_borders(x), patterns)])
 
 
 def _clipped(pixels: Tensor) -> Tensor:

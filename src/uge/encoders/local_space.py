@@ -101,8 +101,7 @@ class LocalSpace:
         named = {f"member{number}": network for number, network in enumerate(networks)}
         if path is not None and path.exists():
             options = load_checkpoint(path, named)
-            for network in networks:
-                runtime.place(network)
+            runtime.place(nn.ModuleDict(named))
             return cls(networks, store.classes, options)
         for number, (name, network) in enumerate(zip(members, networks, strict=True)):
             fit(

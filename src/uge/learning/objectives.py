@@ -12,8 +12,8 @@ from uge.data.loader import Batch
 from uge.errors import UsageError
 
 Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
+#: Random change of pixels in [0, 1], batch × channels × height × width; returns the same shape.
 Change = Callable[[Tensor, torch.Generator], Tensor]
-"""Random change of pixels in [0, 1], batch × channels × height × width; returns the same shape."""
 
 
 def full_precision(logits: Tensor) -> Tensor:

@@ -148,8 +148,9 @@ def fit(
         )
         with seeded(seed, "layers", epoch):
             for step, batch in enumerate(drawn, epoch * steps):
-                rate = recipe.rate(step / (recipe.epochs * steps))
-                sums += _step(network, batch, objective, optimizer, rate, runtime)
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.rate(step / (recipe.epochs * steps))
+                sums += _step(network, batch, objective, optimizer, runtime)
                 seen += len(batch.y)
                 if observer is not None:
                     observer(step + 1, network)
@@ -191,12 +192,9 @@ def _step(
     batch: Batch,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
-    rate: float,
     runtime: Runtime,
 ) -> Tensor:
     """One optimiser step; returns the sum of the losses and the number of right predictions, (2,)."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     with runtime.autocast():
         parts = objective(network, batch)

@@ -16,8 +16,6 @@ from uge.files import file_sha256
 from uge.names import CHECKPOINT
 from uge.networks.plugins import Wrapped
 
-MEAN = (0.485, 0.456, 0.406)  # Mean of ImageNet, for checkpoints without one of their own.
-STD = (0.229, 0.224, 0.225)  # Standard deviation of ImageNet, for checkpoints without one of their own.
 OTHERWISE = "give a weights file of this package or a folder with config.json and *.safetensors"
 
 
@@ -85,9 +83,17 @@ def build_from_folder(folder: Path, name: str, classes: int, channels: int, size
             f"the checkpoint in {folder} is no image model, its type is '{config.get('model_type', 'unknown')}'; "
             f"{OTHERWISE}"
         )
-    statistics = {"mean": asked.get("image_mean") or MEAN, "std": asked.get("image_std") or STD}
-    module = _OnTop(model, _side(getattr(model.config, "image_size", None) or asked.get("size")), statistics, classes)
-    return Wrapped(module, name=name, classes=classes, channels=channels, size=size)
+    statistics = {  # Those of ImageNet, for checkpoints without any of their own.
+        "mean": asked.get("image_mean") or (0.485, 0.456, 0.406),
+        "std": asked.get("image_std") or (0.229, 0.224, 0.225),
+    }
+    return Wrapped(
+        _OnTop(model, _side(getattr(model.config, "image_size", None) or asked.get("size")), statistics, classes),
+        name=name,
+        classes=classes,
+        channels=channels,
+        size=size,
+    )
 
 
 def _side(size: Any) -> tuple[int, int] | None:
@@ -185,8 +191,7 @@ def preprocessing(folder: Path, otherwise: str) -> dict[str, Any]:
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             settings = read_json(folder / name, otherwise)
-            inner: dict[str, Any] = settings.get("image_processor", settings)
-            return inner
+            return dict(settings.get("image_processor", settings))
     return {}
 
 

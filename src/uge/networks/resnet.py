@@ -1,4 +1,7 @@
-"""ResNet-18 with a stem for small images (He et al., *Deep residual learning for image recognition*, 2016)."""
+"""ResNet-18 with a stem for small images.
+
+After He et al., *Deep residual learning for image recognition*, 2016.
+"""
 
 from itertools import pairwise
 

@@ -1,4 +1,7 @@
-"""Pre-activation ResNets for 32-pixel images (He et al., *Identity mappings in deep residual networks*, 2016)."""
+"""Pre-activation ResNets for 32-pixel images.
+
+After He et al., *Identity mappings in deep residual networks*, 2016.
+"""
 
 import math
 from itertools import pairwise

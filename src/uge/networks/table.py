@@ -59,6 +59,7 @@ def _row(name: str, entry: Any, about: str = "") -> Architecture | Made:
     return Made(entry, summary_of(entry, about))
 
 
+#: Networks by name.
 NETWORKS: Registry[Architecture | Made] = Registry(
     "network",
     {
@@ -77,7 +78,6 @@ NETWORKS: Registry[Architecture | Made] = Registry(
     adapt=_row,
     hint=HINT,
 )
-"""Networks by name."""
 
 
 def network(name: str, *, about: str = "") -> Callable[[Maker], Maker]:
@@ -154,8 +154,11 @@ def build(name: str, classes: int, *, seed: int, channels: int = 3, size: int = 
     if is_keyed(name):
         if channels not in (1, 3):
             raise UsageError(f"network '{name}' needs images of 1 or 3 channels, got {channels}")
-        base = build(behind_key(name), classes, seed=seed, channels=channels, size=size)
-        return KeyedClassifier(base, WaveKey(classes, seed=stream_seed(seed, "wave-key"), size=size), name)
+        return KeyedClassifier(
+            build(behind_key(name), classes, seed=seed, channels=channels, size=size),
+            WaveKey(classes, seed=stream_seed(seed, "wave-key"), size=size),
+            name,
+        )
     with seeded(seed, "network", name):
         if name.startswith(CHECKPOINT):
             path = checkpoint_path(name)

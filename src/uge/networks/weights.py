@@ -33,8 +33,9 @@ def save_weights(path: Path | str, network: ImageClassifier, metadata: Mapping[s
         StorageError: The disk is full or read-only.
     """
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    data = safetensors.torch.save(state, {**(metadata or {}), **describe(network)})
-    write_atomic(Path(path), stable_safetensors(data))
+    write_atomic(
+        Path(path), stable_safetensors(safetensors.torch.save(state, {**(metadata or {}), **describe(network)}))
+    )
 
 
 def load_weights(path: Path | str) -> tuple[State, dict[str, str]]:
