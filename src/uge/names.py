@@ -2,8 +2,6 @@
 
 #: Prefix of a network with a secret wave key in front of it.
 KEYED = "keyed:"
-#: Prefix of a model of timm.
-TIMM = "timm:"
 #: Prefix of a file or folder on disk, whose features the network starts from.
 CHECKPOINT = "checkpoint:"
 #: Joins two attacks of which the first is done before the second.

@@ -94,10 +94,9 @@ class Registry(Mapping[str, Row], Generic[Row]):
             UsageError: The package that registered it cannot be imported.
         """
         if name not in self._rows:
-            point = self._points.get(name)
-            if point is None:
+            if name not in self._points:
                 raise UnknownRowError(self.kind, name, self, self.hint)
-            loaded = self._load(point)
+            loaded = self._load(self._points[name])
             if name not in self._rows:  # A decorator in the loaded module may have registered it, with its options.
                 self._rows[name] = self._adapt(name, loaded)
         return self._rows[name]

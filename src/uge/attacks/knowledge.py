@@ -40,8 +40,7 @@ def _to_training_mode(network: nn.Module, inputs: Any) -> None:
 
 
 def _learn(context: Context, teacher: nn.Module) -> History:
-    recipe = context.recipe
-    return learn(context, distillation(teacher, temperature=recipe.temperature, alpha=recipe.alpha))
+    return learn(context, distillation(teacher, temperature=context.recipe.temperature, alpha=context.recipe.alpha))
 
 
 _distils = functools.partial(Entry, family="knowledge", cost=1.4, expected=20.0, needs=_KEY)

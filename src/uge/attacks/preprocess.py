@@ -69,8 +69,8 @@ def low_pass(pixels: Tensor, part: float = 0.5) -> Tensor:
     """The lowest ``part`` of the frequencies along each side (cosine transform, which needs no padding)."""
     size = pixels.shape[-1]
     place = torch.arange(size, device=pixels.device)
-    numbers = torch.arange(math.ceil(size * part), device=place.device)
-    waves = F.normalize(torch.cos(math.pi / size * (place + 0.5) * numbers[:, None]), dim=1)
+    numbers = torch.arange(math.ceil(size * part), device=place.device)[:, None]
+    waves = F.normalize(torch.cos(math.pi / size * (place + 0.5) * numbers), dim=1)
     projection = waves.T @ waves
     return stored(projection @ pixels.float() @ projection)
 

@@ -212,12 +212,11 @@ def inverted(context: Context, count: int) -> PixelStore:
 
 def _class_offsets(store: PixelStore, clean: PixelStore, rows: Tensor) -> Tensor:
     """Mean of original − published for each class, drawn towards the mean of all: classes × pixels, [0, 1] units."""
-    device = store.device
-    sums = torch.zeros(len(store.classes), *store.pixels.shape, device=device)
+    sums = torch.zeros(len(store.classes), *store.pixels.shape, device=store.device)
     for indices in batched(store, rows):
         change = to_unit(clean.pixels.read(indices)) - to_unit(store.pixels.read(indices))
-        sums.index_add_(0, store.labels[indices.to(device)], change)
-    counts = torch.bincount(store.labels[rows.to(device)], minlength=len(sums))[:, None, None, None]
+        sums.index_add_(0, store.labels[indices.to(store.device)], change)
+    counts = torch.bincount(store.labels[rows.to(store.device)], minlength=len(sums))[:, None, None, None]
     return (sums + sums.sum(0) / len(rows)) / (counts + 1)
 
 

@@ -60,8 +60,9 @@ def _pretrained(context: Context) -> Context:
     other = build(network.name, len(public.classes), channels=public.channels, size=public.size, seed=seed)
     fit(other, public, context.recipe, seed=seed, runtime=context.runtime)
     shapes = {name: value.shape for name, value in network.state_dict().items()}
-    fitting = {name: value for name, value in feature_state(other).items() if shapes[name] == value.shape}
-    network.load_state_dict(fitting, strict=False)
+    network.load_state_dict(
+        {name: value for name, value in feature_state(other).items() if shapes[name] == value.shape}, strict=False
+    )
     return context
 
 

@@ -139,8 +139,8 @@ def cutmix(generator: torch.Generator) -> Objective:
         rows, columns = (_stretch(place, length, area) for place, length in ((down, height), (across, width)))
         x = batch.x.clone()
         x[:, :, rows, columns] = batch.x[other][:, :, rows, columns]
-        pasted = (rows.stop - rows.start) * (columns.stop - columns.start)
-        return _two_labels(network, x, batch.y, batch.y[other], 1 - pasted / (height * width))
+        share = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+        return _two_labels(network, x, batch.y, batch.y[other], share)
 
     return objective
 
@@ -179,8 +179,7 @@ def pgd(network: nn.Module, batch: Batch, generator: torch.Generator, radius: fl
     """Images within ``radius`` of the batch's with the highest cross-entropy, in [0, 1]; see :func:`adversarial`."""
     low = (batch.x - radius).clamp_min(0)
     high = (batch.x + radius).clamp_max(1)
-    x = batch.x + ((torch.rand(batch.x.shape, generator=generator) * 2 - 1) * radius).to(batch.x.device)
-    x = x.clamp(0, 1)
+    x = (batch.x + ((torch.rand(batch.x.shape, generator=generator) * 2 - 1) * radius).to(batch.x.device)).clamp(0, 1)
     with evaluating(network):
         for _ in range(steps):
             x.requires_grad_()

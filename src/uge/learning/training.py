@@ -80,8 +80,10 @@ class DivergedError(UsageError):
 
     def __init__(self, history: History) -> None:
         self.history = history
-        last = history.epochs[-1]
-        super().__init__(f"the training loss became {last.loss} in epoch {last.epoch}; lower the learning rate")
+        super().__init__(
+            f"the training loss became {history.epochs[-1].loss} in epoch {history.epochs[-1].epoch}; "
+            "lower the learning rate"
+        )
 
 
 def fit(

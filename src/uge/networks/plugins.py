@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from uge.errors import MissingExtraError, UsageError
-from uge.names import TIMM
 from uge.networks.base import MEAN, STD, ImageClassifier
+
+TIMM = "timm:"  # Prefix of a model of timm.
 
 
 def is_plugin(name: str) -> bool:

@@ -17,8 +17,10 @@ def resnetc(channels: int, blocks: int) -> nn.Module:
     """A ResNet of depth 6·blocks + 2 with widths 16/32/64; (B, 64) features."""
     layers: list[nn.Module] = [conv3(channels, WIDTHS[0])]
     for before, after in pairwise((WIDTHS[0], *WIDTHS)):
-        first = PreActivationBlock(before, after, stride=1 if before == after else 2)
-        layers += [first, *(PreActivationBlock(after, after) for _ in range(blocks - 1))]
+        layers += [
+            PreActivationBlock(before, after, stride=1 if before == after else 2),
+            *(PreActivationBlock(after, after) for _ in range(blocks - 1)),
+        ]
     body = nn.Sequential(*layers, nn.BatchNorm2d(WIDTHS[-1]), nn.ReLU(), GlobalAverage())
     for module in body.modules():
         if isinstance(module, nn.Conv2d):  # He initialisation by fan-out
