@@ -103,13 +103,7 @@ _ROWS: dict[str, tuple[Callable[[Context], Transform], str, float, float]] = {
     "grayscale": (_fixed(grayscale), "turns every image gray", 1.0, 40.0),
     **{  # Only quality 10 was in the public benchmark.
         f"jpeg{quality}": (_fixed(jpeg, quality=quality), f"compresses as JPEG of quality {quality}", 1.0, gain)
-        for quality, gain in {
-            10: 60.0,
-            30: 40.0,
-            50: 30.0,
-            75: 20.0,
-            90: 10.0,
-        }.items()  # Only the first was in the public benchmark.
+        for quality, gain in ((10, 60.0), (30, 40.0), (50, 30.0), (75, 20.0), (90, 10.0))
     },
     "bdr2": (_fixed(posterise, bits=2), "keeps 4 of 256 levels (bit-depth reduction)", 1.0, 30.0),
     "bdr4": (_fixed(posterise, bits=4), "keeps 16 of 256 levels (bit-depth reduction)", 1.0, 10.0),

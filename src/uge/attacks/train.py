@@ -77,6 +77,7 @@ _PERCENT: dict[int, tuple[float, float, float]] = {1: (2.0, 15.0, 10.0), 10: (20
 
 
 def _pgd(name: str, step: float, steps: int) -> Callable[[Context], History]:
+    # The radius is that of the public benchmark, and so are 10 steps of 2/255.
     return drawn(name, functools.partial(adversarial, radius=8 / 255, step=step, steps=steps))
 
 

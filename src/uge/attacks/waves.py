@@ -63,7 +63,7 @@ def _nearest_signs(borders: Tensor, terms: int) -> Tensor:
     choices = torch.combinations(torch.arange(_CANDIDATES, device=borders.device), terms)
     sets = _likely_waves(borders)[:, choices]  # batch × choices × terms × 3
     wins = torch.stack([_win(borders, _signs(own, size)) for own in sets.unbind(1)], 1)
-    starts = wins.topk(min(3, len(choices)), 1).indices.unbind(1)
+    starts = wins.topk(min(3, len(choices)), 1).indices.unbind(1)  # Only the best sets are refined.
     waves, refined_wins = zip(*(_refined(borders, sets[rows, start]) for start in starts), strict=True)
     return _signs(torch.stack(waves)[torch.stack(refined_wins).argmax(0), rows], size)
 
@@ -97,7 +97,7 @@ def _refined(borders: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
     win = _win(borders, _signs(waves, size))
     widest = JITTER * highest_frequency(size) / 4
     moves = torch.diag(torch.tensor([widest, widest, 0.6], device=waves.device))
-    for search, term in itertools.product(range(6), range(waves.shape[1])):
+    for search, term in itertools.product(range(6), range(waves.shape[1])):  # Moves get smaller.
         for move in (*moves * _SHRINK**search, *-moves * _SHRINK**search):
             tried = waves.clone()
             tried[:, term] += move
@@ -202,7 +202,7 @@ def estimated_patterns(pixels: Tensor, draw: torch.Generator) -> Tensor:
     contrasts = contrast(x).clamp(-2 * STRENGTH, 2 * STRENGTH)  # A few edges must not outvote.
     fields = torch.stack([contrasts[:, :2].mean(1), contrasts[:, -1]], 1)
     number = _clusters(F.normalize(field_contrasts(contrasts, is_gray(x)).flatten(1)), draw)
-    for _ in range(5):
+    for _ in range(5):  # Images go to patterns, patterns follow their images.
         members = F.one_hot(number, _CLUSTERS).to(x.dtype).T
         patterns = _as_signs(torch.einsum("kb,bfyx->kfyx", members, fields))
         patterns = _adjusted(patterns, torch.einsum("kb,bfdyx->kfdyx", members, borders))
@@ -217,7 +217,7 @@ def _clusters(flat: Tensor, draw: torch.Generator) -> Tensor:
         far = (1 - (flat @ flat[chosen].T).amax(1)).clamp_min(1e-6)
         chosen.append(int(torch.multinomial(far.square().cpu(), 1, generator=draw)))
     means = flat[chosen]
-    for _ in range(4):
+    for _ in range(4):  # k-means
         sums = torch.zeros_like(means).index_add_(0, (flat @ means.T).argmax(1), flat)
         means = torch.where(sums.any(1, keepdim=True), F.normalize(sums), means)
     return (flat @ means.T).argmax(1)
