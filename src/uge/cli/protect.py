@@ -1,5 +1,6 @@
 """Commands that protect: demo, protect, apply, request, federated."""
 
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ from uge.cli.audit import audit_text
 from uge.cli.console import Outcome, open_session
 from uge.cli.flags import FLAT, OutPath, Resumable, Writing
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
+from uge.errors import IntegrityError
 from uge.federated.settings import Federation
 from uge.learning.recipes import Recipe
 
@@ -29,11 +31,24 @@ def demo(
     out
         Folder to publish.
     """
+    began = time.monotonic()
     session = open_session(common)
-    from uge.pipeline.demo import run_demo
+    from uge.pipeline.audit import AuditRun, AuditSources
+    from uge.pipeline.protect import ProtectRun
+    from uge.publishing.verify import run_verify
 
-    result, summary = run_demo(out, config, audit, session)
-    return Outcome(result, audit_text(summary) if summary else f"would protect {out}; nothing was written")
+    source = "photos"
+    run = ProtectRun(source, out, config, PublishConfig(), session)
+    if common.dry_run:
+        plan = {**run.describe(), "audit": audit.model_dump(mode="json")}
+        return Outcome(plan, f"would protect {out}; nothing was written")
+    run.run()
+    if problems := run_verify(out, source, session.progress)["problems"]:
+        raise IntegrityError(problems)
+    session.progress.note(f"{out}: verified from disk, no deviation")
+    summary = AuditRun(out, AuditSources(source), audit, session).run()
+    seconds = round(time.monotonic() - began, 1)
+    return Outcome({**summary.model_dump(mode="json"), "verified": True, "seconds": seconds}, audit_text(summary))
 
 
 def protect(

@@ -94,7 +94,7 @@ def verify(out: Path, *, against: str | None = None, common: Annotated[Common, F
         The originals; then the change of every stored pixel is measured too.
     """
     set_logging(common)
-    from uge.pipeline.verify import run_verify
+    from uge.publishing.verify import run_verify
 
     result = run_verify(out, against, make_progress(quiet=common.quiet))
     problems = result["problems"]
