@@ -18,8 +18,15 @@ from uge.data import load_images
 from uge.files import canonical_json, fingerprint
 from uge.networks import build, from_weights, save_weights, weights_hash
 from uge.publishing import read_manifest
-from uge.requests.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
-from uge.requests.request import read_request
+from uge.requests.request import (
+    check_signature,
+    default_identity,
+    key_fingerprint,
+    open_identity,
+    public_key_of,
+    read_request,
+    sign,
+)
 
 SHAPE = ("--network=lenet", "--classes=3", "--size=16", "--recipe.epochs=2")
 

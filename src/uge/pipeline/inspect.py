@@ -10,8 +10,7 @@ from uge.files import read_json
 from uge.networks import load_weights, weights_hash
 from uge.pipeline.private_folder import DONE, STATE
 from uge.publishing import read_manifest
-from uge.requests.identity import key_fingerprint
-from uge.requests.request import read_request
+from uge.requests.request import key_fingerprint, read_request
 
 
 def inspect(target: str) -> dict[str, Any]:
