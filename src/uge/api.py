@@ -29,15 +29,11 @@ from uge.pipeline.images import publish_stream, read_store
 from uge.pipeline.private_folder import write_keys
 from uge.pipeline.protect import protect_task, provenance_of
 from uge.progress import Display, Silent
-from uge.publishing import Manifest, Provenance, is_private, is_published, private_folder
-from uge.publishing.manifest import Codec, Format
+from uge.publishing import Codec, Format, Manifest, Provenance, Verification, is_private, is_published, private_folder
+from uge.publishing import verify as verify_folder
 from uge.publishing.private import MODE
-from uge.publishing.verify import Verification
-from uge.publishing.verify import verify as verify_folder
 from uge.runtime import Runtime, stream_seed
 from uge.session import Session
-
-__all__ = ["AuthorizedPath", "Protected", "audit", "authorize", "protect", "publish", "record_trajectory", "verify"]
 
 
 @dataclass(frozen=True)
@@ -115,13 +111,12 @@ def authorize(
         DataError: The images cannot be trained on.
     """
     recipe = with_epochs(recipe or ProtectConfig().recipe, epochs)
-    files = () if weights is None else (weights,)
     method = METHODS[method_for(wave_key=is_keyed(network))]
     config = ProtectConfig.checked(
         authorized=network,
         method=method.name,
         authorized_seed=seed,
-        authorized_weights=files,
+        authorized_weights=() if weights is None else (weights,),
         size=size,
         rho=str(Budget.parse(budget).rho),
     )
@@ -417,8 +412,7 @@ def audit(
         keys=keys,
         trust_plugins=trust_plugins,
     )
-    folder = None if folder is None else local_path(folder)
-    return AuditRun(local_path(out), sources, config, _session(runtime, progress), folder).run()
+    return AuditRun(local_path(out), sources, config, _session(runtime, progress), folder and local_path(folder)).run()
 
 
 def _session(runtime: Runtime | None, progress: Display | None) -> Session:

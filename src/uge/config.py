@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from cyclopts import Parameter
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from uge.errors import UsageError
@@ -29,9 +29,7 @@ Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=",".join)
 """Names, at least one; commas separate them on the command line and in files of settings."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Settings(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def checked(cls, **fields: Any) -> Self:
         """Settings from fields.
@@ -45,16 +43,12 @@ class _Settings(BaseModel):
             raise UsageError(first_problem(error)) from None
 
 
-def _known_method(name: str) -> str:
-    return METHODS[name].name
-
-
 class ProtectConfig(_Settings, MethodSettings):
     """Settings of a protection: those of its method, and of its images and receivers."""
 
     method: Annotated[
         str,
-        AfterValidator(_known_method),
+        AfterValidator(lambda name: METHODS[name].name),
         Field(
             description=f"How images are perturbed: {', '.join(METHODS)}.",
             json_schema_extra={"enum": list(METHODS)},

@@ -92,10 +92,10 @@ def make_progress(*, quiet: bool) -> Display:
     """The progress that fits the terminal."""
     if quiet:
         return Silent()
-    return Bars() if sys.stderr.isatty() and not os.environ.get("CI") else Lines()
+    return _Bars() if sys.stderr.isatty() and not os.environ.get("CI") else _Lines()
 
 
-class Bars:
+class _Bars:
     """One bar per stage, with elapsed and remaining time."""
 
     def __init__(self) -> None:
@@ -103,7 +103,6 @@ class Bars:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Progress]:
-        """A bar for as long as the block lasts."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -120,16 +119,14 @@ class Bars:
             )
 
     def note(self, text: str) -> None:
-        """One line."""
         self._console.print(text, highlight=False)
 
 
-class Lines:
+class _Lines:
     """A line when a stage ends, and every quarter of a minute while it runs."""
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Progress]:
-        """Lines for as long as the block lasts."""
         began = time.monotonic()
         shown = began
         latest: tuple[int, int, dict[str, float]] = (0, 0, {})
@@ -147,7 +144,6 @@ class Lines:
         self.note(f"{name}: done in {time.monotonic() - began:.1f} s {_figures(latest[2])}".rstrip())
 
     def note(self, text: str) -> None:
-        """One line on stderr."""
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
 

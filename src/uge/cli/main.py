@@ -89,7 +89,3 @@ def _how_to_go_on(tokens: Sequence[str], common: Common) -> str:
 
 def _complain(text: str) -> None:
     sys.stderr.write(f"uge: {text}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -53,7 +53,11 @@ def run_apply(
     if is_noise(noise):
         foreign = open_noise(noise, images, scope)
         _check_apart(out, foreign.path)
-        session.progress.note(_sentence(foreign))
+        each = "one perturbation per image" if foreign.scope == "sample" else "one pattern per class"
+        shape = f"{'×'.join(map(str, foreign.rows.shape))} {foreign.rows.dtype}"
+        session.progress.note(
+            f"{foreign.name}: {shape}, {each}, read as {foreign.unit}, largest {foreign.largest} levels"
+        )
         budget = Budget(foreign.largest / 255) if rho is None else Budget.parse(rho)
         pairs = foreign.pairs(images, budget)
         provenance = _foreign_provenance(foreign, images, budget)
@@ -80,12 +84,6 @@ def _check_apart(out: Path, noise: Path) -> None:
     folder = noise.resolve().parent
     if folder.is_relative_to(place) or (is_private(folder) and place.is_relative_to(folder)):
         raise UsageError(f"the output {out} and the folder of {noise} overlap; choose an output outside that folder")
-
-
-def _sentence(noise: ForeignNoise) -> str:
-    each = "one perturbation per image" if noise.scope == "sample" else "one pattern per class"
-    shape = "×".join(map(str, noise.rows.shape))
-    return f"{noise.name}: {shape} {noise.rows.dtype}, {each}, read as {noise.unit}, largest {noise.largest} levels"
 
 
 def _foreign_provenance(noise: ForeignNoise, images: ImageSet, budget: Budget) -> Provenance:

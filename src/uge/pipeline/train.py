@@ -61,22 +61,25 @@ def run_train(
     store = read_store(published, size, channels, session)
     network = key_network(key, store, plugins=trust_plugins)
     _warn_of_another_key(out, key, network)
-    test = None
-    if test_source is not None:
-        test = read_store(clean_images(test_source, published, limit_test), size, channels, session)
+    test = (
+        None
+        if test_source is None
+        else read_store(clean_images(test_source, published, limit_test), size, channels, session)
+    )
     if session.dry_run:
         return {"network": network.name, "images": len(store), "recipe": recipe.json_dict()}
-    checkpoint = None
-    if save is not None:
-        parts = {
+    checkpoint = save and _checkpoint(
+        save,
+        {
             "network": weights_hash(network),
             "data": store.digest(),
             "recipe": recipe.json_dict(),
             "test": test and test.digest(),
             "seed": seed,
             "precision": session.runtime.precision,
-        }
-        checkpoint = _checkpoint(save, fingerprint(parts)[:12], resume=session.resume)
+        },
+        resume=session.resume,
+    )
     with session.progress.stage(f"train {network.name}") as on_progress:
         history = fit(
             network,
@@ -88,7 +91,7 @@ def run_train(
             checkpoint=checkpoint,
             progress=on_progress,
         )
-    if save is not None and checkpoint is not None:
+    if save and checkpoint:
         save_weights(save, network, {"recipe": recipe.model_dump_json()})
         checkpoint.unlink(missing_ok=True)
     best = history.best
@@ -118,13 +121,13 @@ def _check_save(save: Path | None, out: Path, session: Session) -> None:
         raise UsageError(f"the weights file {save} lies inside the published folder {out}; choose another place")
 
 
-def _checkpoint(save: Path, settings: str, *, resume: bool) -> Path:
+def _checkpoint(save: Path, settings: dict[str, Any], *, resume: bool) -> Path:
     """Checkpoint of a training that ends in ``save``, named by its settings.
 
     Raises:
         UsageError: The training to resume had other settings.
     """
-    wanted = save.with_name(f".{save.name}.{settings}.checkpoint")
+    wanted = save.with_name(f".{save.name}.{fingerprint(settings)[:12]}.checkpoint")
     others = [path for path in save.parent.glob(f".{glob.escape(save.name)}.*.checkpoint") if path != wanted]
     if resume and others and not wanted.exists():
         raise UsageError(

@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, count, groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -101,11 +101,9 @@ def class_folders(classes: Sequence[str]) -> dict[str, str]:
     for name in classes:
         plain = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]', "_", unicodedata.normalize("NFC", name))
         plain = re.sub(r"^[.\s]+", "_", plain.encode()[:150].decode(errors="ignore")).rstrip(". ") or "class"
-        base = folder = f"_{plain}" if RESERVED.match(plain) else plain
-        number = 2
-        while folder.casefold() in taken:
-            folder = f"{base}-{number}"
-            number += 1
+        base = f"_{plain}" if RESERVED.match(plain) else plain
+        candidates = chain([base], (f"{base}-{number}" for number in count(2)))
+        folder = next(candidate for candidate in candidates if candidate.casefold() not in taken)
         taken.add(folder.casefold())
         folders[name] = folder
     return folders
@@ -145,8 +143,8 @@ def _write_parquet(
 
 def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
     names, images, labels, ids = zip(*rows, strict=True)
-    parts = [pa.array(images, pa.binary()), pa.array(names)]
-    image = pa.StructArray.from_arrays(parts, fields=list(schema.field("image").type))
+    columns = [pa.array(images, pa.binary()), pa.array(names)]
+    image = pa.StructArray.from_arrays(columns, fields=list(schema.field("image").type))
     return pa.table([image, pa.array(labels, pa.int64()), pa.array(ids)], schema=schema)
 
 
@@ -161,7 +159,12 @@ def _parquet_records(folder: Path, manifest: Manifest, sound: frozenset[str], pr
 
 def _shard_records(folder: Path, manifest: Manifest, file: FileRecord) -> Iterator[Record]:
     with pq.ParquetFile(folder / file.path) as shard:
-        _check_schema(shard.schema_arrow, manifest.classes)
+        schema = shard.schema_arrow
+        wanted = table_schema(manifest.classes)
+        if not schema.remove_metadata().equals(wanted.remove_metadata()):
+            raise DataError(f"expected the columns {', '.join(wanted.names)} only, got {', '.join(schema.names)}")
+        if schema.metadata != wanted.metadata:
+            raise DataError("its metadata does not hold the class names of manifest.json and nothing else")
         if shard.metadata.num_rows != file.count:
             raise DataError(f"holds {shard.metadata.num_rows} images instead of {file.count}")
         rows = (row for batch in shard.iter_batches(batch_size=ROWS_READ_AT_ONCE) for row in batch.to_pylist())
@@ -171,14 +174,6 @@ def _shard_records(folder: Path, manifest: Manifest, file: FileRecord) -> Iterat
             if None in fields:
                 raise DataError(f"row {number} lacks its image, path, label or id")
             yield Record(f"{file.path} row {number}", *fields)
-
-
-def _check_schema(schema: pa.Schema, classes: tuple[str, ...]) -> None:
-    wanted = table_schema(classes)
-    if not schema.remove_metadata().equals(wanted.remove_metadata()):
-        raise DataError(f"expected the columns {', '.join(wanted.names)} only, got {', '.join(schema.names)}")
-    if schema.metadata != wanted.metadata:
-        raise DataError("its metadata does not hold the class names of manifest.json and nothing else")
 
 
 def _write_image_folder(
@@ -227,9 +222,9 @@ def _image_folder_records(
                     yield Record(path, name, (folder / path).read_bytes(), int(label), id)
     except (csv.Error, DataError, OSError, ValueError) as error:
         problem(f"{INDEX}: {error}; publish again")
-        return
-    for path in +waiting:
-        problem(f"{path}: {INDEX} does not name it; publish again")
+    else:
+        for path in +waiting:
+            problem(f"{path}: {INDEX} does not name it; publish again")
 
 
 LAYOUTS: dict[Format, Layout] = {

@@ -4,8 +4,6 @@ A request is a small JSON file beside θ0. It is signed with the receiver's iden
 its canonical JSON, so that both sides need only compare the fingerprint of one public key over another channel.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os
@@ -157,25 +155,23 @@ def write_request(
     if session.dry_run:
         return {**places, **shape}
     key = open_identity(identity)
-    public_key = public_key_of(key)
     _write_secret_weights(theta0_path, theta0, recipe)
-    record = Theta0(
-        file=theta0_path.name,
-        bytes=theta0_path.stat().st_size,
-        sha256=file_sha256(theta0_path),
-        weights_sha256=weights_hash(theta0),
-    )
     body: dict[str, Any] = {
         "kind": "uge-request",
         "schema_version": 1,
         "created": created_date(None) or datetime.now(UTC).date().isoformat(),
         **shape,
-        "theta0": record.model_dump(mode="json"),
-        "public_key": public_key,
+        "theta0": {
+            "file": theta0_path.name,
+            "bytes": theta0_path.stat().st_size,
+            "sha256": file_sha256(theta0_path),
+            "weights_sha256": weights_hash(theta0),
+        },
+        "public_key": public_key_of(key),
     }
     body["id"] = _id(body)
     write_json(out, sign(key, body))
-    return {**places, **body, "fingerprint": key_fingerprint(public_key)}
+    return {**places, **body, "fingerprint": key_fingerprint(body["public_key"])}
 
 
 def _check_network(name: str, verb: str) -> None:
@@ -194,8 +190,8 @@ def _theta0(
         raise UsageError("θ0 comes from --seed or from --weights, got both; leave one out")
     if seed is not None and seed.bit_length() < _SECRET_BITS:
         log.warning("the seed %d can be guessed, and manifests name the digest of θ0; leave out --seed", seed)
-    root = secrets.randbits(256) if seed is None else seed
-    network = build(name, classes, channels=channels, size=size, seed=stream_seed(root, "theta0", "request"))
+    seed = stream_seed(secrets.randbits(256) if seed is None else seed, "theta0", "request")
+    network = build(name, classes, channels=channels, size=size, seed=seed)
     if weights is not None:
         state, metadata = load_weights(weights)
         behind = isinstance(network, KeyedClassifier) and not metadata.get("network", KEYED).startswith(KEYED)
@@ -240,11 +236,6 @@ def read_request(path: Path) -> Request:
     if request.id != _id(raw):
         raise UsageError(f"the id of {path} is not the digest of its other fields; have the request made anew")
     _check_network(request.network, "be taken")
-    _check_theta0(path, request)
-    return request
-
-
-def _check_theta0(path: Path, request: Request) -> None:
     wanted = request.theta0
     file = theta0_file(path, request)
     if not file.is_file():
@@ -257,6 +248,7 @@ def _check_theta0(path: Path, request: Request) -> None:
     if held != asked or weights_hash(network) != wanted.weights_sha256:
         raise WeightsError(f"the request {path} asks for {_words(*asked)}, but {file.name} is for {_words(*held)}")
     _check_key(network, file)
+    return request
 
 
 def _check_key(network: ImageClassifier, where: Path | str) -> None:
@@ -308,7 +300,7 @@ def default_identity() -> Path:
     return (Path(home) if home else Path.home() / ".config") / "uge" / "identity.pem"
 
 
-def open_identity(path: Path) -> Ed25519PrivateKey:
+def open_identity(path: Path) -> "Ed25519PrivateKey":
     """Receiver's private key; a new one, readable by its owner alone, where the file does not exist.
 
     Raises:
@@ -340,12 +332,12 @@ def open_identity(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def public_key_of(key: Ed25519PrivateKey) -> str:
+def public_key_of(key: "Ed25519PrivateKey") -> str:
     """Public key, 32 bytes in hexadecimal."""
     return key.public_key().public_bytes_raw().hex()
 
 
-def sign(key: Ed25519PrivateKey, body: dict[str, Any]) -> dict[str, Any]:
+def sign(key: "Ed25519PrivateKey", body: dict[str, Any]) -> dict[str, Any]:
     """Add the ``signature`` of the canonical JSON of ``body``, 64 bytes in hexadecimal."""
     return {**body, "signature": key.sign(_signed(body)).hex()}
 
