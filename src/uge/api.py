@@ -14,7 +14,7 @@ from uge.budget import Budget
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
 from uge.data.images import ImageSet, Pixels, Sample
 from uge.encoders import FeatureSpace
-from uge.errors import UsageError
+from uge.errors import UsageError, refuse
 from uge.files import check_output, local_path, staged_folder
 from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.trajectory import Trajectory
@@ -169,7 +169,7 @@ def record_trajectory(
             snapshots=snapshots,
             progress=on_progress,
         )
-    return AuthorizedPath(theta0, authorized.recipe, path)
+        return AuthorizedPath(theta0, authorized.recipe, path)
 
 
 def protect(
@@ -226,11 +226,17 @@ def protect(
     networks = [path.theta0 for path in paths]
     method = method or method_for(wave_key=not networks or is_keyed(networks[0].name))
     row = METHODS[method]
-    if row.authorizes != bool(paths):
-        wanted = "authorised networks of uge.authorize, at least one" if row.authorizes else "no authorised network"
-        raise UsageError(f"method '{method}' expects {wanted}, got {len(paths)}; give these, or another method")
-    if len({(path.theta0.size, path.theta0.channels, path.recipe) for path in paths}) > 1:
-        raise UsageError(f"expected authorised networks of one size and recipe, got {len(paths)} that differ")
+    wanted = "authorised networks of uge.authorize, at least one" if row.authorizes else "no authorised network"
+    refuse(
+        {
+            f"method '{method}' expects {wanted}, got {len(paths)}; give these, or another method": (
+                row.authorizes != bool(paths)
+            ),
+            f"expected authorised networks of one size and recipe, got {len(paths)} that differ": (
+                len({(path.theta0.size, path.theta0.channels, path.recipe) for path in paths}) > 1
+            ),
+        }
+    )
     defaults = ProtectConfig()
     config = ProtectConfig.checked(
         authorized=",".join(network.name for network in networks) or defaults.authorized,

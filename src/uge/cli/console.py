@@ -98,8 +98,7 @@ def make_progress(*, quiet: bool) -> Display:
 class _Bars:
     """One bar per stage, with elapsed and remaining time."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
+    _console = Console(stderr=True)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Progress]:
@@ -127,21 +126,19 @@ class _Lines:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Progress]:
-        began = time.monotonic()
-        shown = began
-        latest: tuple[int, int, dict[str, float]] = (0, 0, {})
+        began = shown = time.monotonic()
+        latest: dict[str, float] = {}
 
         def on_progress(done: int, total: int, figures: dict[str, float]) -> None:
             nonlocal shown, latest
-            latest = (done, total, figures)
-            now = time.monotonic()
-            if now - shown >= _LINE_SECONDS and done:
-                shown = now
-                remaining = (now - began) / done * max(total - done, 0)
+            latest = figures
+            if time.monotonic() - shown >= _LINE_SECONDS and done:
+                shown = time.monotonic()
+                remaining = (shown - began) / done * max(total - done, 0)
                 self.note(f"{name}: {done}/{total}, ETA {remaining:.0f} s {_figures(figures)}".rstrip())
 
         yield on_progress
-        self.note(f"{name}: done in {time.monotonic() - began:.1f} s {_figures(latest[2])}".rstrip())
+        self.note(f"{name}: done in {time.monotonic() - began:.1f} s {_figures(latest)}".rstrip())
 
     def note(self, text: str) -> None:
         sys.stderr.write(text + "\n")

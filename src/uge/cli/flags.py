@@ -11,7 +11,7 @@ import cyclopts
 from cyclopts import Parameter
 from pydantic import BaseModel, Field, ValidationError
 
-from uge.config import first_problem, parse_config, read_config
+from uge.config import first_problem, read_config
 from uge.files import local_path
 
 _ON = Parameter(negative="")
@@ -71,14 +71,12 @@ def settings_for(tokens: Sequence[str]) -> list[cyclopts.config.Dict]:
         UsageError: The file cannot be read.
     """
     verb = next((token for token in tokens if not token.startswith("-")), "")
-    layers = []
     words = [word for token in tokens for word in (token.split("=", 1) if token.startswith("--config=") else [token])]
     path = next((Path(following) for flag, following in pairwise(words) if flag == "--config"), None)
-    if path is not None:
-        layers += _layers(read_config(path), verb, str(path))
-    preset = resources.files("uge") / "presets" / f"{verb}.toml"
+    layers = [] if path is None else _layers(read_config(path, f"config file {path}"), verb, str(path))
+    preset = Path(str(resources.files("uge"))) / "presets" / f"{verb}.toml"
     if verb and preset.is_file():
-        layers += _layers(parse_config(preset.read_text(), ".toml", f"preset {verb}"), verb, f"preset {verb}")
+        layers += _layers(read_config(preset, f"preset {verb}"), verb, f"preset {verb}")
     return layers
 
 

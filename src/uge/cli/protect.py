@@ -83,8 +83,9 @@ def protect(
     asked = describe_requests(run.requests)
     signers = "".join(f"\n{fingerprint_text(each['id'], each['key_sha256'])}" for each in asked)
     if common.dry_run:
-        text = f"would protect {len(run.images)} images into {out}; nothing was written{signers}"
-        return Outcome(run.describe(), text)
+        return Outcome(
+            run.describe(), f"would protect {len(run.images)} images into {out}; nothing was written{signers}"
+        )
     copy = run.run()
     manifest = copy.manifest
     result = {
@@ -107,8 +108,8 @@ def protect(
 
 def _unchanged(out: Path, count: int, images: int) -> tuple[str, ...]:
     """A complaint, even with ``--quiet``, where some images are published as they were."""
-    text = f"{count} of {images} images in {out} are unchanged originals, from which anybody learns; leave them out"
-    return (text,) if count else ()
+    text = (f"{count} of {images} images in {out} are unchanged originals, from which anybody learns; leave them out",)
+    return text if count else ()
 
 
 def apply(
@@ -217,12 +218,12 @@ def request(
         identity=identity,
         session=session,
     )
-    if common.dry_run:
-        return Outcome(result, f"would ask for a copy for {result['network']}; nothing was written")
     return Outcome(
         result,
-        f"wrote {result['request']} and {result['weights']}: send both to the data's owner, the second in confidence, "
-        f"for it is the key\n{fingerprint_text(result['id'], result['fingerprint'])}",
+        f"would ask for a copy for {result['network']}; nothing was written"
+        if common.dry_run
+        else f"wrote {result['request']} and {result['weights']}: send both to the data's owner, the second in "
+        f"confidence, for it is the key\n{fingerprint_text(result['id'], result['fingerprint'])}",
     )
 
 
@@ -276,8 +277,7 @@ def federated(
     )
     servers = len(result["servers"])
     if common.dry_run:
-        text = f"would divide {result['images']} images among {servers} servers; nothing was written"
-        return Outcome(result, text)
+        return Outcome(result, f"would divide {result['images']} images among {servers} servers; nothing was written")
     # Table 9: column, accuracy on each server's classes, on all.
     lines = [f"{'':14}" + "".join(f"{f'classes {k}':>11}" for k in range(servers)) + f"{'all':>8}{'best':>8}"]
     for name, row in result["columns"].items():

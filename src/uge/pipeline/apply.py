@@ -69,8 +69,10 @@ def run_apply(
         _check_apart(out, noise)
         budget = generator.budget
         pairs = protected_images(images, generator, session.runtime)
-        details: dict[str, Any] = {"generator_sha256": weights_hash(generator), "channels": generator.channels}
-        provenance = Provenance(method="generator", method_details=details)
+        provenance = Provenance(
+            method="generator",
+            method_details={"generator_sha256": weights_hash(generator), "channels": generator.channels},
+        )
     result["rho"] = budget.rho
     if session.dry_run:
         return result
@@ -88,7 +90,6 @@ def _check_apart(out: Path, noise: Path) -> None:
 
 def _foreign_provenance(noise: ForeignNoise, images: ImageSet, budget: Budget) -> Provenance:
     height, width = noise.size
-    size = {"training_size": height} if height == width else {}
     return Provenance(
         method="foreign",
         method_details={
@@ -98,6 +99,6 @@ def _foreign_provenance(noise: ForeignNoise, images: ImageSet, budget: Budget) -
             "largest_levels": noise.largest,
             "clipped": budget.levels < noise.largest,
             "channels": images.channels(),
-            **size,
+            **({"training_size": height} if height == width else {}),
         },
     )

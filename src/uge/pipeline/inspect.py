@@ -30,8 +30,11 @@ def inspect(target: str) -> dict[str, Any]:
             return {"kind": kind, **read_json(file)}
     if path.is_file() and path.suffix == ".json":
         request = read_request(path)
-        fingerprint = request.record.key_sha256
-        return {"kind": "request", **request.model_dump(mode="json"), "fingerprint": fingerprint}
+        return {
+            "kind": "request",
+            **request.model_dump(mode="json"),
+            "fingerprint": request.record.key_sha256,
+        }
     if path.is_file() and path.suffix == ".safetensors":
         state, metadata = load_weights(path)
         return {

@@ -105,9 +105,8 @@ def _matched(images: ImageSet, published: ImageSet) -> Originals:
         originals = images.subset([place[name] for name in published.ids])
         agreement = float((originals.labels == published.labels).mean())
         return Originals(originals if agreement == 1 and _same_shapes(originals, published) else None, agreement)
-    if len(images) != len(published) or not np.array_equal(images.labels, published.labels):
-        return Originals()
-    return Originals(images if _same_shapes(images, published) and _alike(images, published) else None)
+    same = np.array_equal(images.labels, published.labels) and _same_shapes(images, published)
+    return Originals(images if same and _alike(images, published) else None)
 
 
 def _same_shapes(images: ImageSet, published: ImageSet) -> bool:
@@ -144,8 +143,8 @@ def pairs(
     ``clean`` and ``protected`` are the same images for training: where they are exact, nothing is decoded again.
     """
     rows = np.unique(np.linspace(0, len(published) - 1, min(most, len(published))).astype(np.int64))
-    both = zip(_read(originals, clean, rows), _read(published, protected, rows), strict=True)
-    for row, (original, copy) in zip(rows.tolist(), both, strict=True):
+    originals_pixels = _read(originals, clean, rows)
+    for row, original, copy in zip(rows.tolist(), originals_pixels, _read(published, protected, rows), strict=True):
         yield int(published.labels[row]), original, copy
 
 

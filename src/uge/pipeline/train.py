@@ -7,7 +7,7 @@ from typing import Any
 
 from uge.cases.keys import key_network, key_recipe
 from uge.data import load_images
-from uge.errors import UsageError
+from uge.errors import UsageError, refuse
 from uge.files import check_output, fingerprint
 from uge.learning.recipes import with_epochs
 from uge.learning.training import fit
@@ -57,7 +57,13 @@ def run_train(
     _check_save(save, out, session)
     published = load_images(str(out)).check_trainable()
     recipe = with_epochs(key_recipe(key), epochs)
-    size, channels = _key_shape(key)
+    metadata = load_weights(key)[1]
+    try:
+        size, channels = (int(metadata[name]) for name in ("size", "channels"))
+    except (KeyError, ValueError):
+        raise UsageError(
+            f"{key} is no key file of this project; give OUT.private/authorized-0.key.safetensors"
+        ) from None
     store = read_store(published, size, channels, session)
     network = key_network(key, store, plugins=trust_plugins)
     _warn_of_another_key(out, key, network)
@@ -115,10 +121,14 @@ def _check_save(save: Path | None, out: Path, session: Session) -> None:
             raise UsageError("--resume goes on from the checkpoint beside the weights; give --save FILE as before")
         return
     check_output(save, overwrite=session.overwrite)
-    if save.is_dir():
-        raise UsageError(f"expected a file name for the weights, got the folder {save}; name a file in it")
-    if save.resolve().is_relative_to(out.resolve()):
-        raise UsageError(f"the weights file {save} lies inside the published folder {out}; choose another place")
+    refuse(
+        {
+            f"expected a file name for the weights, got the folder {save}; name a file in it": save.is_dir(),
+            f"the weights file {save} lies inside the published folder {out}; choose another place": (
+                save.resolve().is_relative_to(out.resolve())
+            ),
+        }
+    )
 
 
 def _checkpoint(save: Path, settings: dict[str, Any], *, resume: bool) -> Path:
@@ -154,13 +164,3 @@ def _warn_of_another_key(out: Path, key: Path, network: ImageClassifier) -> None
             "%s was made for %s, but %s holds %s %s; expect it to learn as a hacker does, or ask for the right key",
             *(out, names, key, network.name, digest[:12]),
         )
-
-
-def _key_shape(key: Path) -> tuple[int, int]:
-    metadata = load_weights(key)[1]
-    try:
-        return int(metadata["size"]), int(metadata["channels"])
-    except (KeyError, ValueError):
-        raise UsageError(
-            f"{key} is no key file of this project; give OUT.private/authorized-0.key.safetensors"
-        ) from None

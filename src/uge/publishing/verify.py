@@ -92,31 +92,29 @@ def verify(
         UsageError: There is no such folder, or a newer version published it.
         DataError: An original cannot be read.
     """
-    folder = Path(folder)
     try:
         manifest = read_manifest(folder)
     except IntegrityError as error:
         return Verification(folder, None, problems=tuple(error.problems))
     problems: list[str] = []
     _check_claims(manifest, against, problems)
-    sound = check_files(folder, manifest, problems.append)
+    sound = _check_files(folder, manifest, problems.append)
     _check_pages(folder, manifest, sound, problems.append)
     images = _Images(manifest, against, problems)
     rows = images.paired(LAYOUTS[manifest.format].records(folder, manifest, sound, problems.append))
     grouped = batches(rows, lambda row: len(row[1].data) if row[2] is None else row[2].nbytes)
-    checked_batches = ordered_map(lambda batch: [images.check(*row) for row in batch], grouped, workers=workers)
-    with closing(checked_batches) as results:
+    with closing(ordered_map(lambda batch: [images.check(*row) for row in batch], grouped, workers=workers)) as results:
         for batch in results:
             for checked in batch:
                 images.add(*checked)
             if progress is not None:
-                progress(images.count)
+                progress(images.codecs.total())
     if len(sound) == len(manifest.files):
         images.check_totals()
     measured = images.tally.measured() if against is not None and images.tally.changes else None
     if left := len(problems[PROBLEM_LIMIT:]):
         problems[PROBLEM_LIMIT:] = [f"{MANIFEST}: {left} further deviations are not listed"]
-    return Verification(folder, manifest, images.count, measured, tuple(problems))
+    return Verification(folder, manifest, images.codecs.total(), measured, tuple(problems))
 
 
 def run_verify(out: Path, against: str | None, progress: Display) -> dict[str, Any]:
@@ -137,21 +135,12 @@ def run_verify(out: Path, against: str | None, progress: Display) -> dict[str, A
     originals = None if against is None else load_images(against, split=manifest.split)
     with progress.stage("verify") as on_progress:
         result = verify(out, against=originals, progress=lambda done: on_progress(done, manifest.count, {}))
-    measured = None if result.measured is None else result.measured.model_dump(mode="json")
+    measured = result.measured and result.measured.model_dump(mode="json")
     return {"count": result.images, "measured": measured, "problems": list(result.problems)}
 
 
-def check_files(folder: Path, manifest: Manifest, problem: Problem) -> frozenset[str]:
-    """Compare every file with the manifest, byte for byte.
-
-    Args:
-        folder: The published folder.
-        manifest: Its manifest.
-        problem: Takes one sentence per deviation.
-
-    Returns:
-        The listed files that are exactly as listed.
-    """
+def _check_files(folder: Path, manifest: Manifest, problem: Problem) -> frozenset[str]:
+    # Listed files that are exactly as listed, byte for byte; each other file is a problem.
     files = dict(_files(folder, manifest, problem))
     listed: set[str] = set()
     sound: set[str] = set()
@@ -181,7 +170,7 @@ def is_complete(folder: Path) -> bool:
         manifest = read_manifest(folder)
     except IntegrityError:
         return False
-    return len(check_files(folder, manifest, lambda sentence: None)) == len(manifest.files)
+    return len(_check_files(folder, manifest, lambda sentence: None)) == len(manifest.files)
 
 
 def _files(folder: Path, manifest: Manifest, problem: Problem) -> Iterator[tuple[str, Path]]:
@@ -249,13 +238,9 @@ class _Images:
         self._place = {} if against is None else {id: place for place, id in enumerate(against.ids)}
         self._sample = ssim_positions(manifest.count)
         self._labels: Counter[int] = Counter()
-        self._codecs: Counter[str] = Counter()
+        self.codecs: Counter[str] = Counter()
         self._ids: set[str] = set()
         self._constant: list[str] = []
-
-    @property
-    def count(self) -> int:
-        return self._codecs.total()
 
     def paired(self, records: Iterator[Record]) -> Iterator[_Row]:
         """Rows with their originals, which are read here because a reader need not stand several threads."""
@@ -296,7 +281,7 @@ class _Images:
         return record, compare(clean, pixels, position in self._sample)
 
     def add(self, record: Record, outcome: str | Change) -> None:
-        self._codecs[kind_of(record.data)] += 1
+        self.codecs[kind_of(record.data)] += 1
         if isinstance(outcome, str):
             self._problems.append(f"{record.where}: {outcome}")
             return
@@ -318,13 +303,14 @@ class _Images:
             self._problems += [f"{where}: {fault}" for where in self._constant]
         sound = len(self._problems) == before and self.tally.changes > 0
         sizes = SizeRecord.of(self.tally.shapes) if sound else claimed.size
-        codec = "mixed" if len(self._codecs) > 1 else "".join(self._codecs)
+        count = self.codecs.total()
+        codec = "mixed" if len(self.codecs) > 1 else "".join(self.codecs)
         faults = {
             "the claimed image sizes are not those of the images; publish again": sizes != claimed.size,
             f"claims the codec {claimed.codec}, the images are {codec}; publish again": (
                 codec not in ("", claimed.codec)
             ),
-            f"claims {claimed.count} images, {self.count} are there": self.count != claimed.count,
+            f"claims {claimed.count} images, {count} are there": count != claimed.count,
         }
         for label, (name, wanted) in enumerate(zip(claimed.classes, claimed.class_counts, strict=False)):
             images = self._labels[label]

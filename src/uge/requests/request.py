@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SECRET_BITS = 60
-SUFFIX = ".theta0.safetensors"
 _HEX = r"^[0-9a-f]{%d}$"
 _CONTEXT = b"uge-request-1\n"  # so that the signature can be taken for nothing else
 
@@ -142,7 +141,7 @@ def write_request(
     """
     if out.suffix != ".json":
         raise UsageError(f"expected a file name that ends in .json for the request, got {out}; name it {out.name}.json")
-    theta0_path = out.with_name(out.stem + SUFFIX)
+    theta0_path = out.with_name(f"{out.stem}.theta0.safetensors")
     for path in (out, theta0_path):
         check_output(path, overwrite=session.overwrite)
     name = METHODS[method].network_name(network)
@@ -167,7 +166,7 @@ def write_request(
             "sha256": file_sha256(theta0_path),
             "weights_sha256": weights_hash(theta0),
         },
-        "public_key": public_key_of(key),
+        "public_key": key.public_key().public_bytes_raw().hex(),
     }
     body["id"] = _id(body)
     write_json(out, sign(key, body))
@@ -330,11 +329,6 @@ def open_identity(path: Path) -> "Ed25519PrivateKey":
     if not isinstance(key, Ed25519PrivateKey):
         raise UsageError(f"the identity {path} holds a {type(key).__name__}, not an Ed25519 key; give another file")
     return key
-
-
-def public_key_of(key: "Ed25519PrivateKey") -> str:
-    """Public key, 32 bytes in hexadecimal."""
-    return key.public_key().public_bytes_raw().hex()
 
 
 def sign(key: "Ed25519PrivateKey", body: dict[str, Any]) -> dict[str, Any]:
