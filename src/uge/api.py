@@ -5,7 +5,7 @@ Everything here rests on the steps of the command line; nothing is computed in t
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -169,7 +169,7 @@ def record_trajectory(
             snapshots=snapshots,
             progress=on_progress,
         )
-        return AuthorizedPath(theta0, authorized.recipe, path)
+    return replace(authorized, trajectory=path)
 
 
 def protect(

@@ -40,8 +40,9 @@ def demo(
     source = "photos"
     run = ProtectRun(source, out, config, PublishConfig(), session)
     if common.dry_run:
-        plan = {**run.describe(), "audit": audit.model_dump(mode="json")}
-        return Outcome(plan, f"would protect {out}; nothing was written")
+        return Outcome(
+            {**run.describe(), "audit": audit.model_dump(mode="json")}, f"would protect {out}; nothing was written"
+        )
     run.run()
     if problems := run_verify(out, source, session.progress)["problems"]:
         raise IntegrityError(problems)
@@ -108,8 +109,8 @@ def protect(
 
 def _unchanged(out: Path, count: int, images: int) -> tuple[str, ...]:
     """A complaint, even with ``--quiet``, where some images are published as they were."""
-    text = (f"{count} of {images} images in {out} are unchanged originals, from which anybody learns; leave them out",)
-    return text if count else ()
+    text = f"{count} of {images} images in {out} are unchanged originals, from which anybody learns; leave them out"
+    return (text,) if count else ()
 
 
 def apply(

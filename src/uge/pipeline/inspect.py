@@ -51,13 +51,12 @@ def inspect(target: str) -> dict[str, Any]:
     splits: dict[str, Any] = {}
     for split in (name for name in ("train", "test") if has_split(target, name)):
         images = load_images(target, split=split)
-        sizes = Counter(f"{image.shape[1]}x{image.shape[0]}" for image in images.probe())
         counts = Counter(images.classes[label] for label in images.labels.tolist())
         splits[split] = {
             "images": len(images),
             "classes": {name: counts[name] for name in images.classes},
             "channels": images.channels(),
-            "sizes": dict(sizes.most_common(5)),
+            "sizes": dict(Counter(f"{image.shape[1]}x{image.shape[0]}" for image in images.probe()).most_common(5)),
         }
     if not splits:
         raise UsageError(f"{target} has neither a train nor a test split that this tool can read")

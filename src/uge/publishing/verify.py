@@ -301,8 +301,8 @@ class _Images:
         if self._against is None and there > single:
             fault = f"the image is of one single colour; {single} such are claimed, {there} are there"
             self._problems += [f"{where}: {fault}" for where in self._constant]
-        sound = len(self._problems) == before and self.tally.changes > 0
-        sizes = SizeRecord.of(self.tally.shapes) if sound else claimed.size
+        measurable = len(self._problems) == before and self.tally.changes > 0
+        sizes = SizeRecord.of(self.tally.shapes) if measurable else claimed.size
         count = self.codecs.total()
         codec = "mixed" if len(self.codecs) > 1 else "".join(self.codecs)
         faults = {

@@ -55,12 +55,13 @@ def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, 
             f"method '{config.method}' writes by one wave key, but each of these requests has its own; publish one "
             f"copy for each receiver, or have requests made with --method {method_for(wave_key=False)}"
         )
-    changes = {
-        "authorized": ",".join(request.network for request in requests),
-        "authorized_weights": files,
-        "recipe": first.recipe,
-    }
-    return config.model_copy(update=changes), requests
+    return config.model_copy(
+        update={
+            "authorized": ",".join(request.network for request in requests),
+            "authorized_weights": files,
+            "recipe": first.recipe,
+        }
+    ), requests
 
 
 def _key_hash(file: Path) -> str:
@@ -96,11 +97,14 @@ def mark_requests(provenance: Provenance, requests: Sequence[Request]) -> Proven
     """Provenance with every request's id and key fingerprint at the network that it asks for."""
     if not requests:
         return provenance
-    authorized = tuple(
-        network.model_copy(update={"request": request.record})
-        for network, request in zip(provenance.authorized, requests, strict=True)
+    return provenance.model_copy(
+        update={
+            "authorized": tuple(
+                network.model_copy(update={"request": request.record})
+                for network, request in zip(provenance.authorized, requests, strict=True)
+            )
+        }
     )
-    return provenance.model_copy(update={"authorized": authorized})
 
 
 def describe_requests(requests: Sequence[Request]) -> list[dict[str, str]]:
