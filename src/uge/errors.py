@@ -36,7 +36,7 @@ class UsageError(UGEError, ValueError):
 
 
 def refuse(faults: Mapping[str, bool], error: type[UGEError] = UsageError) -> None:
-    """Raise the first message whose fault is there.
+    """Raise the message of the first fault that is there.
 
     Args:
         faults: For each message, True where its fault is there.
