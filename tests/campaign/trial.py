@@ -13,6 +13,9 @@ SECONDS = 60.0
 MEGABYTES = 700
 """Memory that a command on tiny input may take beyond what the parent holds at the fork."""
 
+CEILING = 3 << 30
+"""Bytes of address space beyond the parent's, so that a run without a limit of its own cannot take the machine."""
+
 
 @dataclass
 class Trial:
@@ -93,6 +96,7 @@ def _be_the_child(arguments: list[str], folder: Path, files: Sequence[Path]) -> 
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (_mapped_bytes() + CEILING, -1))
         from uge.cli.main import main
 
         main(arguments)
@@ -106,6 +110,15 @@ def _be_the_child(arguments: list[str], folder: Path, files: Sequence[Path]) -> 
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _mapped_bytes() -> int:
+    """Size of this process's address space."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:  # Not on Linux: a generous guess.
+        return 1 << 36
+    return pages * resource.getpagesize()
 
 
 def _judge(trial: Trial, hung: bool) -> list[str]:
