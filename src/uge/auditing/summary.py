@@ -28,6 +28,11 @@ def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
+def with_key(text: str, key: int) -> str:
+    """Text with the number of the key where it is not the first."""
+    return f"{text}, key {key}" if key else text
+
+
 class Result(BaseModel):
     """Mean over the seeds of one (network, scheme), in percent on the clean test set.
 
@@ -64,7 +69,7 @@ class Result(BaseModel):
     @property
     def name(self) -> str:
         """``network (scheme)``, with the number of the key where it is not the first."""
-        return f"{self.network} ({self.scheme}{f', key {self.key}' if self.key else ''})"
+        return f"{self.network} ({with_key(self.scheme, self.key)})"
 
     @property
     def delta(self) -> float | None:

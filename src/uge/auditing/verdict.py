@@ -107,19 +107,19 @@ def headline(summary: Summary) -> str:
         text = "no number: " + ("no clean control to compare with" if summary.hackers else "no hacker was tried")
     else:
         first = summary.authorized if margin.kind == "gap" else None
-        against = f"authorised {first.network} {points(first.last)} % against" if first else None
+        against = f"authorised {first.network} {number(first.last)} % against" if first else None
         text = (
-            f"{margin.kind}: {points(margin.last)} points ({certainty(margin.last_interval)}) at the last epoch, "
-            f"{points(margin.best)} ({certainty(margin.best_interval)}) at the best; "
+            f"{margin.kind}: {number(margin.last)} points ({certainty(margin.last_interval)}) at the last epoch, "
+            f"{number(margin.best)} ({certainty(margin.best_interval)}) at the best; "
             f"{against or 'strongest hacker against its clean control:'} "
-            f"{margin.network} by {margin.scheme} with {points(margin.accuracy)} %"
+            f"{margin.network} by {margin.scheme} with {number(margin.accuracy)} %"
         )
     return f"{text}; {partial(summary)}" if summary.partial else text
 
 
 def certainty(interval: Interval | None) -> str:
     """``95 % interval 1.0 to 3.0``, or ``one seed``."""
-    return "one seed" if interval is None else f"95 % interval {points(interval[0])} to {points(interval[1])}"
+    return "one seed" if interval is None else f"95 % interval {number(interval[0])} to {number(interval[1])}"
 
 
 def partial(summary: Summary, most: int = 6) -> str:
@@ -141,9 +141,9 @@ def listed(names: Iterable[str], most: int = 4) -> str:
     return ", ".join(distinct[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def points(value: float, *, signed: bool = False) -> str:
-    """One decimal, with a real minus sign; with a plus sign as well if ``signed``."""
-    text = f"{value:+.1f}" if signed else f"{value:.1f}"
+def number(value: float | None, *, signed: bool = False) -> str:
+    """One decimal with a real minus sign, and with a plus sign if ``signed``; an en dash for ``None``."""
+    text = "–" if value is None else f"{value:{'+' if signed else ''}.1f}"
     return "0.0" if text in {"-0.0", "+0.0"} else text.replace("-", "−")
 
 
@@ -167,7 +167,7 @@ def verdict(summary: Summary) -> str:
     if margin is not None and margin.kind == "gap":
         gap, _, which = margin.smaller
         little = "" if separated(margin) else ", no real advantage over the strongest hacker"
-        parts.append(f"the gap is {points(gap)} points ({which} epochs){little}")
+        parts.append(f"the gap is {number(gap)} points ({which} epochs){little}")
     if summary.seeds == 1:
         parts.append(f"with one seed, differences under about {NOISE:.0f} points mean nothing")
     if summary.partial:
@@ -181,9 +181,9 @@ def _authorized_part(result: Result | None) -> str:
         return "the authorised network was not tested (no key)"
     if result.clean is None:
         return f"the authorised {result.network} reaches {result.last:.1f}%, with no clean control to compare with"
-    loss = result.clean - result.last
-    how = "learns, with a loss" if loss <= PARTLY else "does not learn properly"
-    how = "learns about as well as from clean data" if loss <= LEARNS else how
+    learns = {LEARNS: "learns about as well as from clean data", PARTLY: "learns, with a loss"}
+    within = (words for most, words in learns.items() if result.clean - result.last <= most)
+    how = next(within, "does not learn properly")
     return f"the authorised {result.network} {how} ({result.last:.1f}% against {result.clean:.1f}% clean)"
 
 

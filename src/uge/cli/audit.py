@@ -67,9 +67,19 @@ def audit(
     """
     several = config.workers != "1" and config.executor == "local" and not common.dry_run
     session = open_session(common, preload=_WORKERS if several else "")
-    from uge.pipeline.audit import AuditRun, AuditSources
+    from uge.pipeline.audit import AuditRun
 
-    run = AuditRun(out, AuditSources(test, clean, public, key, trust_plugins), config, session, folder)
+    run = AuditRun(
+        out,
+        config,
+        session,
+        test=test,
+        clean=clean,
+        public=public,
+        keys=key,
+        trust_plugins=trust_plugins,
+        folder=folder,
+    )
     if common.dry_run:
         would = run.describe()
         return Outcome(would, f"would run {len(would['cases'])} of {would['planned']} cases; nothing was written")

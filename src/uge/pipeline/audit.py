@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from uge.data import ImageSet, load_images
 from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.files import storage_errors, write_json
-from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.recipes import recipe as named_recipe
+from uge.learning.recipes import with_epochs
 from uge.names import is_keyed
 from uge.networks import check_name
 from uge.pipeline.images import read_store
@@ -40,34 +39,19 @@ PAGE = "report.html"
 _MOST_PAIRS = 20_000  # Original and published images that quality is measured on.
 
 
-@dataclass(frozen=True)
-class AuditSources:
-    """Sources of everything that an audit needs beside the published folder.
+class AuditRun:
+    """One audit of a published folder, with its images read and its cases planned.
 
-    Attributes:
+    Args:
+        out: The published folder, or any labelled image folder, however it was made.
+        config: Networks, attacks, seeds, how much time there is and how many cases run at once.
+        session: Device, progress; ``overwrite`` throws finished cases away first.
         test: Clean test images; with a train split too, its images are the clean control.
         clean: The originals, if they are not the train split of ``test``.
         public: Labelled images of another data set, for attacks that need some.
         keys: Key files; those in ``OUT.private`` by default. Without one there is no authorised side and no
             distillation.
         trust_plugins: Allows keys to name code that is then run as their network.
-    """
-
-    test: str
-    clean: str | None = None
-    public: str | None = None
-    keys: Sequence[Path] = ()
-    trust_plugins: bool = False
-
-
-class AuditRun:
-    """One audit of a published folder, with its images read and its cases planned.
-
-    Args:
-        out: The published folder, or any labelled image folder, however it was made.
-        sources: Test images, originals and keys.
-        config: Networks, attacks, seeds, how much time there is and how many cases run at once.
-        session: Device, progress; ``overwrite`` throws finished cases away first.
         folder: Audit folder; ``OUT.audit`` by default. Finished cases in it are not run again.
 
     Raises:
@@ -76,12 +60,22 @@ class AuditRun:
     """
 
     def __init__(
-        self, out: Path, sources: AuditSources, config: AuditConfig, session: Session, folder: Path | None = None
+        self,
+        out: Path,
+        config: AuditConfig,
+        session: Session,
+        *,
+        test: str,
+        clean: str | None = None,
+        public: str | None = None,
+        keys: Sequence[Path] = (),
+        trust_plugins: bool = False,
+        folder: Path | None = None,
     ) -> None:
         self.out = out
         self.config = config
         self.session = session
-        self.deadline = Deadline.after(parse_budget(config.budget))
+        self.deadline = Deadline(parse_budget(config.budget))
         self.folder = folder or out.with_name(f"{out.name}.audit")
         if self.folder.resolve().is_relative_to(out.resolve()):
             raise UsageError(f"the audit folder {self.folder} lies inside the published folder {out}; keep it outside")
@@ -91,11 +85,38 @@ class AuditRun:
         variants = choose_variants(config.variants)
         self.published = load_images(str(out)).check_trainable()
         self.manifest = read_manifest(out) if (out / "manifest.json").is_file() else None
-        self.material = self._read(sources)
-        recipe = self.material.recipe
+        keys = list(keys) or sorted(private_folder(out).glob("authorized-*.key.safetensors"))
+        base = named_recipe(config.recipe) if config.recipe else key_recipe(keys[0]) if keys else named_recipe("short")
+        recipe = with_epochs(base, config.epochs)
+        details = self.manifest.model_dump(mode="json")["method_details"] if self.manifest else {}
+        channels = int(details.get("channels") or self.published.channels())
+        protected = read_store(self.published, config.size or details.get("training_size"), channels, session)
+
+        def alike(images: ImageSet) -> PixelStore:
+            return read_store(images, *protected.shape, session)
+
+        test_images = alike(clean_images(test, self.published, config.limit_test))
+        self.originals = find_originals(test, clean, self.published)
+        self.material = CopyMaterial(
+            self.folder,
+            protected,
+            test_images,
+            session.runtime,
+            recipe,
+            clean=None if self.originals.images is None else alike(self.originals.images),
+            public=alike(load_images(public)) if public else None,
+            keys=keys,
+            seed=config.seed,
+            plugins=trust_plugins,
+        )
         names = [network.name for network in self.material.theta0]
-        _check_augmentation(recipe, names)
-        planned = plan(
+        rotated = next(filter(is_keyed, names), None) if recipe.augment == "rotate-flip" else None
+        if rotated is not None:
+            raise UsageError(
+                f"the authorised network '{rotated}' cannot follow rotations, got the augmentation 'rotate-flip'; give "
+                "a --recipe without it, and --variants rotate to see what rotations cost"
+            )
+        self.planned = plan(
             config.networks,
             choice,
             config.seeds,
@@ -104,34 +125,7 @@ class AuditRun:
             public=self.material.public is not None,
             variants=[name for name in variants if VARIANTS[name].differs(recipe, session.runtime.precision)],
             combine=config.combine or choice.everything,
-        )
-        meant = names or (self.manifest and self.manifest.authorized)
-        self.planned = planned if meant else planned.without_key()
-
-    def _read(self, sources: AuditSources) -> CopyMaterial:
-        config, published, session = self.config, self.published, self.session
-        keys = list(sources.keys) or sorted(private_folder(self.out).glob("authorized-*.key.safetensors"))
-        recipe = _recipe(config, keys)
-        details = self.manifest.model_dump(mode="json")["method_details"] if self.manifest else {}
-        channels = int(details.get("channels") or published.channels())
-        protected = read_store(published, config.size or details.get("training_size"), channels, session)
-
-        def alike(images: ImageSet) -> PixelStore:
-            return read_store(images, *protected.shape, session)
-
-        test = alike(clean_images(sources.test, published, config.limit_test))
-        self.originals = find_originals(sources.test, sources.clean, published)
-        return CopyMaterial(
-            self.folder,
-            protected,
-            test,
-            session.runtime,
-            recipe,
-            clean=None if self.originals.images is None else alike(self.originals.images),
-            public=alike(load_images(sources.public)) if sources.public else None,
-            keys=keys,
-            seed=config.seed,
-            plugins=sources.trust_plugins,
+            authorized=bool(names or (self.manifest and self.manifest.authorized)),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -155,7 +149,10 @@ class AuditRun:
             UsageError: The time does not even hold the essential cases.
             StorageError: The disk is full or read-only.
         """
-        self._open_folder()
+        with storage_errors(self.folder):
+            for part in ("cases", "failed", "weights") if self.session.overwrite else ():
+                shutil.rmtree(self.folder / part, ignore_errors=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             executed = execute(
                 self.material,
@@ -171,7 +168,9 @@ class AuditRun:
             raise
         facts = self._facts()
         save_attacked(self.folder / "attacked", self.material, executed.cases, self.published)
-        self._copy_records()
+        for record in (self.out / "manifest.json", private_folder(self.out) / "protect.jsonl"):
+            if record.is_file():
+                shutil.copyfile(record, self.folder / record.name)
         summary = summarize(
             executed.cases,
             classes=len(self.published.classes),
@@ -181,12 +180,6 @@ class AuditRun:
             facts={name: value for name, value in facts.items() if value is not None},
         )
         return judge(self.folder, executed.cases, summary, report=str(self.folder / PAGE))
-
-    def _open_folder(self) -> None:
-        with storage_errors(self.folder):
-            for part in ("cases", "failed", "weights") if self.session.overwrite else ():
-                shutil.rmtree(self.folder / part, ignore_errors=True)
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _facts(self) -> dict[str, Any]:
         material = self.material
@@ -209,11 +202,6 @@ class AuditRun:
         quality = write_quality(self.folder, measured, self.published.classes)
         save_pictures(self.folder / "pictures", originals, self.published)
         return quality["linf_levels"] if quality else None
-
-    def _copy_records(self) -> None:
-        for record in (self.out / "manifest.json", private_folder(self.out) / "protect.jsonl"):
-            if record.is_file():
-                shutil.copyfile(record, self.folder / record.name)
 
 
 def workers(text: str, runtime: Runtime) -> int:
@@ -244,17 +232,3 @@ def judge(folder: Path, cases: Sequence[Case], summary: Summary, *, report: str)
     write_json(folder / "summary.json", summary.model_dump(mode="json"))
     write_report(AuditedFolder(folder, cases, summary), folder / PAGE, overwrite=True)
     return summary
-
-
-def _recipe(config: AuditConfig, keys: Sequence[Path]) -> Recipe:
-    base = named_recipe(config.recipe) if config.recipe else key_recipe(keys[0]) if keys else named_recipe("short")
-    return with_epochs(base, config.epochs)
-
-
-def _check_augmentation(recipe: Recipe, authorized: Sequence[str]) -> None:
-    name = next(filter(is_keyed, authorized), None)
-    if name is not None and recipe.augment == "rotate-flip":
-        raise UsageError(
-            f"the authorised network '{name}' cannot follow rotations, got the augmentation 'rotate-flip'; give a "
-            "--recipe without it, and --variants rotate to see what rotations cost"
-        )

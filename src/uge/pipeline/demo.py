@@ -7,7 +7,7 @@ from typing import Any
 from uge.auditing.summary import Summary
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
 from uge.errors import IntegrityError
-from uge.pipeline.audit import AuditRun, AuditSources
+from uge.pipeline.audit import AuditRun
 from uge.pipeline.protect import ProtectRun
 from uge.pipeline.verify import run_verify
 from uge.session import Session
@@ -42,6 +42,6 @@ def run_demo(
     if problems:
         raise IntegrityError(problems)
     session.progress.note(f"{out}: verified from disk, no deviation")
-    summary = AuditRun(out, AuditSources(SOURCE), audit, session).run()
+    summary = AuditRun(out, audit, session, test=SOURCE).run()
     seconds = round(time.monotonic() - began, 1)
     return {**summary.model_dump(mode="json"), "verified": True, "seconds": seconds}, summary

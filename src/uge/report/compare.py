@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from uge.auditing.summary import HOLDS, NOISE, HackerResult, Result, Summary
-from uge.auditing.verdict import HELD_SHARE, judgeable, listed
+from uge.auditing.verdict import HELD_SHARE, judgeable, listed, number
 from uge.errors import OutputExistsError, UsageError
 from uge.files import check_output, write_atomic, write_json
 from uge.report.description import value_at
 from uge.report.heat_map import AttackRow, Cell, HeatMap, arrange, scale_of
 from uge.report.page import AuditedFolder, capital, load_audit, page_environment
-from uge.report.tables import FAMILY_TITLES, csv_text, markdown_table, number, spread
+from uge.report.tables import FAMILY_TITLES, csv_text, markdown_table, spread
 
 COMBINED = "the two best"
 COMBINATION = "combination"

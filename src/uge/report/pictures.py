@@ -212,18 +212,19 @@ def load_quality(folder: Path) -> QualityView | None:
 
 
 def _radial(spectrum: dict[str, Any]) -> Markup:
-    def line(name: str, kind: str, dash: str = "") -> Line:
+    lines = []
+    for name, kind, dash in (("image", "clean", "6 2.5"), ("noise", "hacker", "")):
         pairs = zip(spectrum["frequency"], spectrum[name], strict=True)
         # The constant was taken out of every image, so the first ring says nothing.
-        return Line([(float(f), math.log10(max(float(p), 1e-6))) for f, p in pairs][1:], kind, dash)
-
-    noise, image = line("noise", "hacker"), line("image", "clean", "6 2.5")
-    values = [y for _, y in [*noise.points, *image.points]]
+        points = [(float(frequency), math.log10(max(float(power), 1e-6))) for frequency, power in pairs][1:]
+        lines.append(Line(points, kind, dash))
+    values = [y for line in lines for _, y in line.points]
     if not values:
         return Markup("")
+    low = math.floor(min(values))
+    high = math.ceil(max(values) + 1e-9)
     said = "Power of the noise (solid) and of the originals (dashed) by frequency, in powers of ten of squared levels."
-    low, high = math.floor(min(values)), math.ceil(max(values) + 1e-9)
-    return plot([image, noise], low=low, high=max(high, low + 1), x_label="cycles per pixel", description=said)
+    return plot(lines, low=low, high=max(high, low + 1), x_label="cycles per pixel", description=said)
 
 
 def _uri(pixels: Pixels, most: int = MOST_PIXELS) -> str:
