@@ -12,12 +12,12 @@ from fragile_networks import allowance
 from uge.auditing.plan import LeftOut, Plan, plan
 from uge.auditing.schedule import (
     AuditResult,
-    Deadline,
     Pace,
     Schedule,
     by_damage,
     execute,
     parse_budget,
+    time_left,
     warm_up,
 )
 from uge.cases.case import Case, read_cases
@@ -258,8 +258,8 @@ def limited(make_material: Callable[..., CopyMaterial]) -> Callable[..., tuple[A
     def run(work: Plan, seconds: float, real: Callable[[Job], float] = takes) -> tuple[AuditResult, Fake]:
         watch = Watch()
         fake = Fake(watch, real)
-        deadline = Deadline(seconds, watch)
-        schedule = Schedule(make_material(), work, Silent(), lambda: fake, 1, deadline, PLAIN.__getitem__)
+        left = time_left(seconds, watch)
+        schedule = Schedule(make_material(), work, Silent(), lambda: fake, 1, left, PLAIN.__getitem__)
         return schedule.run(), fake
 
     return run
@@ -351,7 +351,7 @@ class TestBudget:
         material, work = make_material(), hackers("lenet", schemes=("direct", "grayscale"))
         whole = execute(material, work)
         asked: list[str] = []
-        run = Schedule(material, work, Silent(), lambda: Serial(material, Silent()), 1, Deadline(1e-9), asked.append)
+        run = Schedule(material, work, Silent(), lambda: Serial(material, Silent()), 1, time_left(1e-9), asked.append)
         assert results(run.run()) == results(whole)
         assert asked == []
 

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from uge.auditing.summary import NOISE, Doubt, Result, Summary, with_key
-from uge.auditing.verdict import listed, number, too_low
+from uge.auditing.summary import NOISE, Doubt, Result, Summary, listed, number, too_low, with_key
 from uge.cases.case import Case
 from uge.files import canonical_json
 from uge.names import behind_key, is_keyed
@@ -87,13 +86,17 @@ def find_doubts(cases: Sequence[Case], summary: Summary, facts: Mapping[str, Any
         facts: Facts about the data by name, as this module's docstring lists them.
     """
     evidence = Evidence(cases, summary, facts)
-    doubts = []
-    for name, check in CHECKS.items():
-        details = check.find(evidence)
-        if details:
-            what = check.what.format(*details)
-            doubts.append(Doubt(check=name, what=what, meaning=check.meaning.format(*details), advice=check.advice))
-    return doubts
+    details = {name: check.find(evidence) for name, check in CHECKS.items()}
+    return [
+        Doubt(
+            check=name,
+            what=check.what.format(*details[name]),
+            meaning=check.meaning.format(*details[name]),
+            advice=check.advice,
+        )
+        for name, check in CHECKS.items()
+        if details[name]
+    ]
 
 
 def _if(wrong: object) -> Details:
@@ -163,6 +166,7 @@ def _budget(evidence: Evidence) -> Details:
     return () if promised is None or measured is None or measured <= promised else (f"{measured}", f"{promised}")
 
 
+# By name; the gravest first.
 CHECKS = {
     "labels": Check(
         lambda evidence: _names(
@@ -318,4 +322,3 @@ CHECKS = {
         "Judge each key by an audit of its own.",
     ),
 }
-"""Checks by name; the gravest first."""

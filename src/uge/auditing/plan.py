@@ -14,8 +14,8 @@ from uge.cases.job import Job
 from uge.errors import UnknownNameError, UsageError
 from uge.names import PLUS
 
+# Families of which a combination has at least one: images that they changed can be attacked again.
 FIRST_STEPS: tuple[Family, ...] = ("preprocess", "purify", "augment")
-"""Families of which a combination has at least one: images that they changed can be attacked again."""
 MISSING: Mapping[Need, str] = {
     "key": "needs the authorised network's key; give --key FILE, or leave it out",
     "clean": "needs originals of the published images; give --clean SOURCE, or leave it out",
@@ -144,8 +144,7 @@ def plan(
         for number, name in enumerate(keys):
             own = Job("authorized", name, "theta0", "direct", "protected", seed, number)
             jobs += [replace(own, role="clean", data="clean"), own] if controls else [own]
-        if controls:
-            jobs += [Job("clean", name, "random", "direct", "clean", seed) for name in networks]
+        jobs += [Job("clean", name, "random", "direct", "clean", seed) for name in networks if controls]
         jobs += _hackers(networks, possible, seed, keys)
         jobs += [
             Job("authorized", name, "theta0", scheme, "protected", seed, number)
@@ -199,14 +198,14 @@ def combinations(cases: Iterable[Case], seeds: int) -> list[Job]:
 
 
 def _place(single: tuple[str, int | None]) -> tuple[bool, bool, str, int]:
-    """Rank of an attack in a combination: filters after mixing of images, before changes of the training."""
+    # Rank of an attack in a combination: filters after mixing of images, before changes of the training.
     name, key = single
     entry = ATTACKS[name]
     return entry.prepare is None, entry.family in FIRST_STEPS, name, key or 0
 
 
 def _combine(earlier: tuple[str, int | None], later: tuple[str, int | None]) -> bool:
-    """True where two attacks make a third, in this order."""
+    # True where two attacks make a third, in this order.
     name, key = earlier
     other, other_key = later
     first = ATTACKS[name]

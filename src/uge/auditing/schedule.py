@@ -31,9 +31,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _WARM_STEPS = 3
 _STEPS = 8
 _TESTED = 500
-
-COMBINED = 1.5
-"""Time of a combination of two attacks in units of plain training, reserved in a limited audit."""
+COMBINED = 1.5  # Time kept for a combination of two attacks in a limited audit, in units of plain training.
 COMBINATION = "the combination of the two best attacks"
 
 
@@ -85,31 +83,22 @@ def by_damage(jobs: Iterable[Job], seconds: Callable[[Job], float]) -> list[Job]
     """
 
     def place(job: Job) -> tuple[int, int, float]:
-        attack = job.role == "hacker" and job.family != YARDSTICK
-        kind = 0 if job.essential else 1 if attack else 2
+        kind = 0 if job.essential else 1 if job.role == "hacker" and job.family != YARDSTICK else 2
         worth = job.entry.expected / max(seconds(job), 1e-9) if kind == 1 else 0.0
         return job.seed, kind, -worth
 
     return sorted(jobs, key=place)
 
 
-class Deadline:
-    """End of an audit.
+def time_left(seconds: float | None, clock: Callable[[], float] = time.monotonic) -> Callable[[], float]:
+    """Function that gives the seconds until the end of an audit.
 
     Args:
-        seconds: Seconds from now; None for never.
+        seconds: Seconds from now to the end; None for never, which gives infinity.
         clock: Gives seconds that only go forward.
     """
-
-    def __init__(self, seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limited = seconds is not None
-        self._end = math.inf if seconds is None else clock() + seconds
-        self._clock = clock
-
-    @property
-    def left(self) -> float:
-        """Seconds that are left; infinity where there is no end."""
-        return self._end - self._clock()
+    end = math.inf if seconds is None else clock() + seconds
+    return lambda: end - clock()
 
 
 def warm_up(material: CopyMaterial, network: str, threads: int | None = None) -> float:
@@ -180,19 +169,18 @@ class Schedule:
         progress: Shows cases.
         open_pool: Opens the workers, when the first case is to be run.
         workers: Cases that run at the same time.
-        deadline: End of the audit. With one, cases are run in the order of :func:`by_damage`,
-            and none is started that would end after it.
-        warm_up: Gives the seconds of plain training of a network of which no case is finished; a short trial by
-            default.
+        left: Gives the seconds that are left. Where these are finite, cases are run in the order of :func:`by_damage`,
+            and none is started that would end too late.
+        warm_up: Gives the seconds of plain training of a network of which no case is finished.
     """
 
     material: CopyMaterial
     plan: Plan
     progress: Display
     open_pool: Callable[[], contextlib.AbstractContextManager[Pool]]
-    workers: int = 1
-    deadline: Deadline = field(default_factory=Deadline)
-    warm_up: Callable[[str], float] | None = None
+    workers: int
+    left: Callable[[], float]
+    warm_up: Callable[[str], float]
 
     def __post_init__(self) -> None:
         self._pace = Pace()
@@ -240,12 +228,14 @@ class Schedule:
         for job, case in finished.items():
             self._pace.learn(job, case.seconds)
         pending = [job for job in jobs if job not in finished]
-        if self.deadline.limited:
-            self._time_networks(pending)
+        if math.isfinite(self.left()):
+            for network in dict.fromkeys(job.network for job in pending if job.network not in self._pace.plain):
+                with self.progress.stage(f"time {network}"):
+                    self._pace.plain[network] = self.warm_up(network)
             pending = by_damage(pending, self._pace.seconds)
             essential = [job for job in pending if job.essential and job.seed == 0]
             needed = sum(map(self._pace.seconds, essential)) / self.workers
-            left = max(self.deadline.left, 0.0)
+            left = max(self.left(), 0.0)
             if needed > left:
                 raise UsageError(
                     f"clean controls, the authorised network and plain training alone take about {duration(needed)}, "
@@ -262,15 +252,8 @@ class Schedule:
     def _running(self) -> list[Job]:
         return [] if self._pool is None else self._pool.running
 
-    def _time_networks(self, pending: Iterable[Job]) -> None:
-        threads = threads_each(self.workers)
-        for network in dict.fromkeys(job.network for job in pending if job.network not in self._pace.plain):
-            with self.progress.stage(f"time {network}"):
-                seconds = self.warm_up(network) if self.warm_up else warm_up(self.material, network, threads)
-                self._pace.plain[network] = seconds
-
     def _start_ready(self, pending: list[Job], reserved: float) -> None:
-        """Start the jobs for which there are workers, and leave out those that cannot be run any more."""
+        # Start the jobs for which there are workers, and leave out those that cannot be run any more.
         for job in list(pending):
             teacher = self._teacher(job)
             if teacher is not None and (teacher in pending or teacher in self._running):
@@ -294,11 +277,11 @@ class Schedule:
         return next((other for other in same if other.teaches), None) if job.taught else None
 
     def _obstacle(self, job: Job, teacher: Job | None, reserved: float) -> str:
-        """Reason why a job cannot be run, in one sentence; empty where it can."""
+        # Reason why a job cannot be run, in one sentence; empty where it can.
         if teacher is not None and teacher not in self._cases:
             return f"the authorised network of {teacher.id}, which it needs, was not trained"
         needed = self._pace.seconds(job)
-        left = self.deadline.left
+        left = self.left()
         free = left if job.essential else left - reserved
         if needed <= free:
             return ""
@@ -327,7 +310,7 @@ def execute(
     progress: Display | None = None,
     workers: int = 1,
     executor: str = "local",
-    deadline: Deadline | None = None,
+    left: Callable[[], float] | None = None,
 ) -> AuditResult:
     """Run an audit and write every result to its ledger.
 
@@ -339,7 +322,7 @@ def execute(
         progress: Shows cases.
         workers: Cases that run at the same time, each in a process of its own; 1 runs them in this one.
         executor: A name in :data:`uge.cases.pool.EXECUTORS`.
-        deadline: End of the audit; none by default.
+        left: Seconds that are left, from :func:`time_left`; infinite by default.
 
     Raises:
         UsageError: The budget does not even hold the essential cases, or there is no such executor.
@@ -359,5 +342,6 @@ def execute(
         progress,
         lambda: open_pool(material, executor, workers, progress),
         workers,
-        deadline or Deadline(),
+        left or time_left(None),
+        lambda network: warm_up(material, network, threads_each(workers)),
     ).run()

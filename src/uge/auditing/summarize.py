@@ -1,6 +1,6 @@
 """From cases to one summary: means over seeds, the one number with its interval. Needs no torch.
 
-The sentences are in :mod:`uge.auditing.verdict`, the reasons for doubt in :mod:`uge.auditing.checks`.
+The sentences are in :mod:`uge.auditing.summary`, the reasons for doubt in :mod:`uge.auditing.checks`.
 """
 
 import re
@@ -10,8 +10,19 @@ from operator import attrgetter
 from typing import Any
 
 from uge.auditing.checks import find_doubts
-from uge.auditing.summary import HOLDS, HackerResult, Holds, Interval, Margin, Result, Summary, mean_std
-from uge.auditing.verdict import headline, label, verdict
+from uge.auditing.summary import (
+    LEVELS,
+    HackerResult,
+    Holds,
+    Interval,
+    Margin,
+    Result,
+    Summary,
+    headline,
+    label,
+    mean_std,
+    verdict,
+)
 from uge.cases.case import YARDSTICK, Case
 from uge.names import CHECKPOINT, behind_key
 
@@ -177,21 +188,20 @@ def _hacker(
 
 def _holds(case: Case) -> Holds:
     needs = {*case.needs, "public"} if case.network.startswith(CHECKPOINT) else {*case.needs}
-    return next((name for name in reversed(HOLDS) if name in needs), "nothing")
+    return next((name for name in reversed(LEVELS) if name in needs), "nothing")
 
 
 def _margins(meant: list[Case] | None, attacks: list[list[Case]], controls: Sequence[Case]) -> list[Margin]:
     groups = attacks if meant else [group for group in attacks if _group_control(group, controls)]
-    levels = list(HOLDS)
     margins = []
-    for level in sorted({levels.index(_holds(group[0])) for group in groups}):
-        holding = [group for group in groups if levels.index(_holds(group[0])) <= level]
+    for level in sorted({LEVELS.index(_holds(group[0])) for group in groups}):
+        holding = [group for group in groups if LEVELS.index(_holds(group[0])) <= level]
         last, last_interval, seeds, top = _difference(meant, holding, controls, LAST)
         best, best_interval, seeds_best, top_best = _difference(meant, holding, controls, BEST)
         margins.append(
             Margin(
                 kind="gap" if meant else "protection",
-                holds=levels[level],
+                holds=LEVELS[level],
                 last=last,
                 last_interval=last_interval,
                 best=best,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from uge.auditing.verdict import number
+from uge.auditing.summary import number
 from uge.files import JSON, write_atomic, write_json
 from uge.paper.ledger import PaperLedger
 from uge.paper.plan import Section

@@ -1,41 +1,51 @@
-"""Attacking a published folder: ``uge audit``."""
+"""Audit of a published folder: its images read, its cases planned and run, and pictures for its report."""
 
 import contextlib
+import itertools
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
 
 from uge.attacks import ATTACKS
 from uge.attacks.variants import VARIANTS, choose_variants
 from uge.auditing.checks import overlap
 from uge.auditing.plan import choose, plan
 from uge.auditing.quality import write_quality
-from uge.auditing.schedule import Deadline, execute, parse_budget
+from uge.auditing.schedule import execute, parse_budget, time_left
 from uge.auditing.summarize import summarize
 from uge.auditing.summary import Summary
 from uge.cases.case import YARDSTICK, Case
+from uge.cases.job import Job
 from uge.cases.keys import key_recipe
 from uge.cases.material import CopyMaterial
 from uge.config import STANDARD_ATTACKS, AuditConfig
 from uge.data import ImageSet, load_images
+from uge.data.images import Pixels
 from uge.data.store import PixelStore
 from uge.errors import UsageError
-from uge.files import storage_errors, write_json
+from uge.files import staged_folder, storage_errors, write_json
 from uge.learning.recipes import recipe as named_recipe
 from uge.learning.recipes import with_epochs
 from uge.names import is_keyed
 from uge.networks import check_name
 from uge.pipeline.images import read_store
 from uge.pipeline.originals import clean_images, find_originals, hashes, pairs
-from uge.pipeline.pictures import save_attacked, save_pictures
 from uge.publishing import private_folder, read_manifest
 from uge.report.page import AuditedFolder, write_report
 from uge.runtime import Runtime
 from uge.session import Session
 
 PAGE = "report.html"
+_PICTURES = 9
+_ATTACKED = 3
+_SAMPLE = 200  # Images that a transform may learn from, for instance where the spectrum has its peaks.
 _MOST_PAIRS = 20_000  # Original and published images that quality is measured on.
 
 
@@ -75,7 +85,7 @@ class AuditRun:
         self.out = out
         self.config = config
         self.session = session
-        self.deadline = Deadline(parse_budget(config.budget))
+        self.left = time_left(parse_budget(config.budget))
         self.folder = folder or out.with_name(f"{out.name}.audit")
         if self.folder.resolve().is_relative_to(out.resolve()):
             raise UsageError(f"the audit folder {self.folder} lies inside the published folder {out}; keep it outside")
@@ -160,7 +170,7 @@ class AuditRun:
                 progress=self.session.progress,
                 workers=workers(self.config.workers, self.session.runtime),
                 executor=self.config.executor,
-                deadline=self.deadline,
+                left=self.left,
             )
         except BaseException:
             with contextlib.suppress(OSError):
@@ -177,31 +187,29 @@ class AuditRun:
             left_out=[vars(left_out) for left_out in executed.left_out],
             planned=executed.planned,
             failed=executed.failed,
-            facts={name: value for name, value in facts.items() if value is not None},
+            facts=facts,
         )
         return judge(self.folder, executed.cases, summary, report=str(self.folder / PAGE))
 
     def _facts(self) -> dict[str, Any]:
+        """Facts for the checks; where there are originals, quality and pictures are written on the way."""
         material = self.material
+        originals = self.originals.images
+        quality = None
+        if originals is not None and material.clean is not None:
+            measured = pairs(originals, self.published, _MOST_PAIRS, clean=material.clean, protected=material.protected)
+            quality = write_quality(self.folder, measured, self.published.classes)
+            save_pictures(self.folder / "pictures", originals, self.published)
         trained_on = [*hashes(material.protected), *(hashes(material.clean) if material.clean else ())]
-        return {
+        facts = {
             "test_images": len(material.test),
             "attacks": sum(entry.family != YARDSTICK for entry in ATTACKS.loadable().values()),
             "overlap": overlap(trained_on, hashes(material.test)),
             "label_agreement": self.originals.label_agreement,
             "budget_levels": self.manifest.budget.levels if self.manifest else None,
-            "linf_levels": self._measure_originals(),
+            "linf_levels": quality["linf_levels"] if quality else None,
         }
-
-    def _measure_originals(self) -> int | None:
-        """Largest change in levels, if there are originals; quality and pictures are written on the way."""
-        originals, clean = self.originals.images, self.material.clean
-        if originals is None or clean is None:
-            return None
-        measured = pairs(originals, self.published, _MOST_PAIRS, clean=clean, protected=self.material.protected)
-        quality = write_quality(self.folder, measured, self.published.classes)
-        save_pictures(self.folder / "pictures", originals, self.published)
-        return quality["linf_levels"] if quality else None
+        return {name: value for name, value in facts.items() if value is not None}
 
 
 def workers(text: str, runtime: Runtime) -> int:
@@ -232,3 +240,53 @@ def judge(folder: Path, cases: Sequence[Case], summary: Summary, *, report: str)
     write_json(folder / "summary.json", summary.model_dump(mode="json"))
     write_report(AuditedFolder(folder, cases, summary), folder / PAGE, overwrite=True)
     return summary
+
+
+def save_pictures(folder: Path, originals: ImageSet, published: ImageSet) -> None:
+    """Save originals and their protected form as PNG files for the report, of different classes where there are."""
+    entries = []
+    with staged_folder(folder, overwrite=True) as stage:
+        for number, index in enumerate(_first_of_classes(published, _PICTURES)):
+            entry = {"id": published.ids[index], "class": published.classes[int(published.labels[index])]}
+            for kind, images in (("original", originals), ("protected", published)):
+                entry[kind] = f"{number:02d}-{kind}.png"
+                _save(images.read(index), stage / entry[kind])
+            entries.append(entry)
+        write_json(stage / "pictures.json", {"pictures": entries})
+
+
+def save_attacked(folder: Path, material: CopyMaterial, cases: Iterable[Case], published: ImageSet) -> None:
+    """Save what the preprocessing attacks of the cases make of some published images, at the training size.
+
+    Args:
+        folder: The new folder, which takes the place of an older one.
+        material: Images, recipe and seeds of the audit.
+        cases: Its finished cases.
+        published: The published images, in the order of the audit's.
+    """
+    schemes = dict.fromkeys(case.scheme for case in cases if case.role == "hacker" and case.family == "preprocess")
+    chosen = _first_of_classes(published, _ATTACKED)
+    others = [row for row in range(min(len(published), _SAMPLE)) if row not in chosen]
+    sample = material.protected.subset(torch.tensor(chosen + others))
+    job = Job("hacker", "lenet", "random", "direct", "protected", 0)
+    context = replace(material.context(job), store=sample, test=sample)
+    prepares = ((name, ATTACKS[name].prepare) for name in schemes if name in ATTACKS)
+    attacked = ((name, prepare(context).store) for name, prepare in prepares if prepare is not None)
+    entries = []
+    with staged_folder(folder, overwrite=True) as stage:
+        for name, store in itertools.chain([("published", sample)], attacked):
+            shown = store.pixels.read(torch.arange(len(chosen))).permute(0, 2, 3, 1).cpu().numpy()
+            for number, (index, pixels) in enumerate(zip(chosen, shown, strict=True)):
+                file = f"{name}-{number:02d}.png"
+                _save(pixels, stage / file)
+                label = published.classes[int(published.labels[index])]
+                entries.append({"attack": name, "file": file, "class": label, "id": published.ids[index]})
+        write_json(stage / "attacked.json", {"pictures": entries})
+
+
+def _first_of_classes(images: ImageSet, count: int) -> list[int]:
+    return [int(index) for index in np.unique(images.labels, return_index=True)[1][:count]]
+
+
+def _save(pixels: Pixels, path: Path) -> None:
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)

@@ -48,7 +48,7 @@ def by_attack(cases: Sequence[Case], summary: Summary) -> dict[str, list[Panel]]
     authorized = _lines(meant, "authorized", dash_patterns(meant), thin=True)
     best = max((case.best for case in cases if len(case.history) > 1), default=100.0)
     groups: dict[str, list[Panel]] = {}
-    for family, attacks in by_family(summary).items():
+    for family, attacks in by_family([*summary.hackers, *summary.yardsticks]).items():
         for scheme, results in attacks.items():
             mine = [case for case in hackers if case.scheme == scheme]
             if not mine:

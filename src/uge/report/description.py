@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uge.auditing.checks import STARTED
-from uge.auditing.summary import Summary
-from uge.auditing.verdict import counted, extent
+from uge.auditing.summary import Summary, capital, counted, extent
 from uge.cases.case import Case
 from uge.files import canonical_json
 from uge.methods import METHODS
 from uge.names import is_keyed
 from uge.progress import duration
-from uge.report.tables import FAMILY_TITLES
+from uge.report.tables import by_family
 
 Facts = list[tuple[str, str]]
 
@@ -28,14 +27,14 @@ def headline(manifest: Mapping[str, Any], cases: Sequence[Case], summary: Summar
     count, classes = (value_at(manifest, key) for key in ("count", "classes"))
     levels = value_at(manifest, "measured", "linf_levels")
     networks = counted(len({hacker.network for hacker in summary.hackers}), "network")
-    parts = [
+    parts = (
         f"{count:,} images" if isinstance(count, int) else "",
         f"{len(classes)} classes" if isinstance(classes, list) else "",
         "" if levels is None else f"largest change {levels} of 255 levels",
         f"{extent(summary)} on {networks}" if summary.hackers else "",
         counted(summary.seeds, "seed"),
         counted(len(cases), "training run"),
-    ]
+    )
     return " · ".join(filter(None, parts))
 
 
@@ -128,10 +127,8 @@ def _feature_space(manifest: Mapping[str, Any]) -> str:
 def audit(summary: Summary, cases: Sequence[Case]) -> Facts:
     """Training runs of the audit: how many, which networks and attacks."""
     count = {role: sum(case.role == role for case in cases) for role in ("clean", "authorized", "hacker")}
-    kinds: dict[str, set[str]] = {}
-    for hacker in summary.hackers:
-        kinds.setdefault(FAMILY_TITLES.get(hacker.family, hacker.family).lower(), set()).add(hacker.scheme)
-    attacks = ", ".join(f"{len(schemes)} of {kind}" for kind, schemes in kinds.items()) or "none"
+    kinds = by_family(summary.hackers)
+    attacks = ", ".join(f"{len(schemes)} of {kind.lower()}" for kind, schemes in kinds.items()) or "none"
     return [
         (
             "Training runs",
@@ -140,7 +137,7 @@ def audit(summary: Summary, cases: Sequence[Case]) -> Facts:
         ),
         ("Networks", ", ".join(dict.fromkeys(case.network for case in cases)) + "."),
         *(("Before training", doubt.what) for doubt in summary.doubts if doubt.check == STARTED),
-        ("Attacks", f"{attacks[0].upper()}{attacks[1:]}."),
+        ("Attacks", f"{capital(attacks)}."),
         ("Measure", "Accuracy on the clean test set, after the last epoch and at the best epoch."),
     ]
 

@@ -86,13 +86,13 @@ def scale_of(summaries: Sequence[Summary]) -> Scale:
 def heat_map(summary: Summary) -> HeatMap | None:
     """Arrange the results of an audit, a column for each network; ``None`` without any."""
     networks = sorted({hacker.network for hacker in summary.hackers}) or sorted(summary.clean)
-    if not networks and not summary.authorized_all:
+    networks = networks or [result.network for result in summary.authorized_all[:1]]
+    if not networks:
         return None
-    networks = networks or [summary.authorized_all[0].network]
     # Of two keys the stronger hacker, which comes first: a cell must not hide it.
     attacks = {
         family: {scheme: {result.network: result for result in reversed(results)} for scheme, results in rows.items()}
-        for family, rows in by_family(summary).items()
+        for family, rows in by_family([*summary.hackers, *summary.yardsticks]).items()
     }
     return arrange(
         networks,
@@ -155,11 +155,11 @@ def arrange(
 
 def _authorized(result: Result, networks: Sequence[str]) -> AttackRow:
     # A row with its cell in the column of the network, or of the same one without its wave key; else in the first.
-    plain = behind_key(result.network)
-    column = next((networks.index(name) for name in (result.network, plain) if name in networks), 0)
+    names = (result.network, behind_key(result.network))
+    column = next((networks.index(name) for name in names if name in networks), 0)
     note = "" if networks[column] == result.network else result.network
-    cells: list[Cell | None] = [None] * len(networks)
-    cells[column] = Cell(result.last, result.best, "", "", result.seeds, note)
+    cell = Cell(result.last, result.best, "", "", result.seeds, note)
+    cells = [cell if place == column else None for place in range(len(networks))]
     return AttackRow(with_key("authorised", result.key), "from its key", "", cells)
 
 
@@ -169,9 +169,9 @@ def shade(share: float) -> tuple[str, str]:
     low = min(int(place), len(_STOPS) - 2)
     a, b = (tuple(int(_STOPS[low + i][j : j + 2], 16) for j in (0, 2, 4)) for i in (0, 1))
     mixed = [round(x + (y - x) * (place - low)) for x, y in zip(a, b, strict=True)]
-    parts = [value / 255 for value in mixed]
-    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in parts]
-    light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    parts = (value / 255 for value in mixed)
+    red, green, blue = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in parts)
+    light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     # Whichever of near-black and white has the larger contrast by WCAG.
     ink = "#1b1d21" if (light + 0.05) / (0.012 + 0.05) >= 1.05 / (light + 0.05) else "#ffffff"
     return "#" + "".join(f"{value:02x}" for value in mixed), ink

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from uge.auditing.checks import RETENTION
 from uge.auditing.summarize import summarize
-from uge.auditing.summary import HOLDS, NOISE, Summary
-from uge.auditing.verdict import certainty, number, partial
+from uge.auditing.summary import HOLDS, NOISE, Summary, capital, certainty, number, partial
 from uge.cases.case import Case, read_cases
 from uge.errors import DataError, OutputExistsError, UsageError
 from uge.files import JSON, check_output, read_events, read_json, write_atomic
@@ -118,8 +117,12 @@ def page_environment(*folders: Path) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    css = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
-    environment.globals |= {"css": css, "number": number, "spread": spread, "certainty": certainty}
+    environment.globals |= {
+        "css": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        "number": number,
+        "spread": spread,
+        "certainty": certainty,
+    }
     return environment
 
 
@@ -156,11 +159,6 @@ def render(audit: AuditedFolder) -> str:
             limits=description.limits(summary, cases),
         )
     )
-
-
-def capital(text: str) -> str:
-    """The text with a capital first letter; the others stay."""
-    return text[:1].upper() + text[1:]
 
 
 def _counted_again(audit: AuditedFolder) -> Summary:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from uge.auditing.summary import HackerResult, Result, Summary, with_key
-from uge.auditing.verdict import counted, extent, number
+from uge.auditing.summary import HackerResult, Result, Summary, counted, extent, number, with_key
 
 ASSETS = {"nothing": "", "public": "public images", "clean": "originals", "key": "key"}
 FAMILY_TITLES = {
@@ -87,10 +86,10 @@ def csv_text(columns: Sequence[str], records: Iterable[Mapping[str, Any]]) -> st
     return buffer.getvalue()
 
 
-def by_family(summary: Summary) -> dict[str, dict[str, list[HackerResult]]]:
-    """Title of the family → attack → results, the strongest family and attack first, yardsticks last."""
+def by_family(results: Iterable[HackerResult]) -> dict[str, dict[str, list[HackerResult]]]:
+    """Title of the family → attack → results, each in the order of ``results``."""
     families: dict[str, dict[str, list[HackerResult]]] = {}
-    for hacker in (*summary.hackers, *summary.yardsticks):  # Hackers come strongest first.
+    for hacker in results:
         family = families.setdefault(FAMILY_TITLES.get(hacker.family, hacker.family), {})
         family.setdefault(hacker.scheme, []).append(hacker)
     return families
