@@ -105,17 +105,6 @@ class HackerResult(Result):
         """True if the published copy adds nothing to the hacker's originals alone, noise aside."""
         return self.alone is not None and self.reached <= self.alone + NOISE
 
-    def kept(self, chance: float) -> float | None:
-        """Share that the hacker reaches of the clean control's gain over chance; best or last epoch, the larger.
-
-        Args:
-            chance: Accuracy of guessing, in percent.
-
-        Returns:
-            0 for guessing, 1 for as good as clean; ``None`` without a clean control.
-        """
-        return None if self.clean is None else (self.reached - chance) / max(self.clean - chance, 1e-9)
-
 
 class Margin(BaseModel):
     """Distance of the strongest hacker from the reference, seed by seed, in points on the clean test set.
@@ -250,9 +239,9 @@ def label(summary: Summary) -> str:
     """
     chance = summary.chance or 0.0
     first = summary.authorized
-    judged = judgeable(summary.hackers, chance)
-    shares = {hacker.name: hacker.kept(chance) or 0.0 for hacker in judged if not hacker.owes_nothing}
-    breaking = [hacker for hacker in judged if shares.get(hacker.name, 0.0) > HELD_SHARE]
+    judged = clean_shares(summary.hackers, chance)
+    shares = {hacker.name: share for hacker, share in judged if not hacker.owes_nothing}
+    breaking = [hacker for hacker, _ in judged if shares.get(hacker.name, 0.0) > HELD_SHARE]
     if not summary.hackers:
         return "not attacked"
     if first is not None and first.clean is not None and first.clean - first.last > PARTLY:
@@ -318,9 +307,20 @@ def too_low(clean: float, chance: float) -> bool:
     return clean < min(chance + (100 - chance) / 5, max(2 * chance, chance + 5))
 
 
-def judgeable(hackers: Iterable[HackerResult], chance: float) -> list[HackerResult]:
-    """The hackers with a clean control that learns."""
-    return [hacker for hacker in hackers if hacker.clean is not None and not too_low(hacker.clean, chance)]
+def clean_shares(hackers: Iterable[HackerResult], chance: float) -> list[tuple[HackerResult, float]]:
+    """The hackers with a clean control that learns, each with its share of that control's gain over chance.
+
+    The share is 0 for guessing and 1 for an accuracy as good as clean; best or last epoch counts, the larger.
+
+    Args:
+        hackers: Results; those without such a control are left out.
+        chance: Accuracy of guessing, in percent.
+    """
+    return [
+        (hacker, (hacker.reached - chance) / max(hacker.clean - chance, 1e-9))
+        for hacker in hackers
+        if hacker.clean is not None and not too_low(hacker.clean, chance)
+    ]
 
 
 def separated(margin: Margin) -> bool:
@@ -425,7 +425,7 @@ def _hacker_part(summary: Summary) -> str:
         return "no hacker was tried"
     top = summary.hackers[0]
     chance = summary.chance or 0.0
-    shares = [hacker.kept(chance) or 0.0 for hacker in judgeable(summary.hackers, chance)]
+    shares = [share for _, share in clean_shares(summary.hackers, chance)]
     if max(shares, default=0.0) > HELD_SHARE:
         how = "hackers still learn"
     elif len(shares) < len(summary.hackers):

@@ -16,7 +16,7 @@ from uge.auditing.summary import (
     Result,
     Summary,
     capital,
-    judgeable,
+    clean_shares,
     listed,
     number,
 )
@@ -125,12 +125,13 @@ def compare(audits: Mapping[str, AuditedFolder]) -> Comparison:
 
 
 def _standing(name: str, audit: AuditedFolder) -> Standing:
-    summary, manifest = audit.summary, audit.manifest
+    summary = audit.summary
+    manifest = audit.manifest
     unbounded = value_at(manifest, "method_details", "linf_claimed") is False
     plain = [hacker for hacker in summary.hackers if hacker.scheme == "direct"]
     free = [hacker for hacker in summary.hackers if hacker.holds == "nothing"]
     chance = summary.chance or 0.0
-    shares = [hacker.kept(chance) or 0.0 for hacker in judgeable(free, chance)]
+    shares = [share for _, share in clean_shares(free, chance)]
     return Standing(
         name=name,
         method=value_at(manifest, "method") or "",

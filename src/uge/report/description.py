@@ -87,7 +87,8 @@ def _measured(manifest: Mapping[str, Any]) -> str:
     measured = value_at(manifest, "measured") or {}
 
     def text(template: str, field: str, rest: str = "", more: str = "") -> str:
-        value, extra = measured.get(field), measured.get(more)
+        value = measured.get(field)
+        extra = measured.get(more)
         return "" if value is None else template.format(value) + ("" if extra is None else rest.format(extra))
 
     unchanged = measured.get("unchanged_images")

@@ -51,8 +51,8 @@ def plot(lines: Sequence[Line], *, low: float, high: float, x_label: str, descri
         description: The plot in words, for screen readers.
     """
     xs = [x for line in lines for x, _ in line.points]
-    left, right = min(xs), max(xs)
-    right = right if right > left else left + 1
+    left = min(xs)
+    right = max(xs) if max(xs) > left else left + 1
 
     def place(x: float, y: float) -> str:
         across = LEFT + (x - left) / (right - left) * (WIDTH - LEFT - RIGHT)
