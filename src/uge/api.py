@@ -24,7 +24,7 @@ from uge.methods.apply import GENERATOR, Savable, save_perturber
 from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.names import is_keyed
 from uge.networks import ImageClassifier
-from uge.pipeline.audit import AuditRun, AuditSources
+from uge.pipeline.audit import AuditRun
 from uge.pipeline.images import publish_stream, read_store
 from uge.pipeline.private_folder import write_keys
 from uge.pipeline.protect import protect_task, provenance_of
@@ -411,14 +411,18 @@ def audit(
         epochs=epochs,
         recipe=recipe,
     )
-    sources = AuditSources(
+    run = AuditRun(
+        local_path(out),
+        config,
+        _session(runtime, progress),
         test=str(test),
         clean=None if clean is None else str(clean),
         public=None if public is None else str(public),
         keys=keys,
         trust_plugins=trust_plugins,
+        folder=None if folder is None else local_path(folder),
     )
-    return AuditRun(local_path(out), sources, config, _session(runtime, progress), folder and local_path(folder)).run()
+    return run.run()
 
 
 def _session(runtime: Runtime | None, progress: Display | None) -> Session:

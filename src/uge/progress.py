@@ -1,4 +1,4 @@
-"""Progress of long stages: the callback of one stage, and the display of all stages."""
+"""Progress of long stages: the callback of one stage, the display of all stages, and durations in words."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -35,3 +35,10 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Drop the text."""
+
+
+def duration(seconds: float) -> str:
+    """Duration in words: ``45 s``, ``12 min`` or ``2.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

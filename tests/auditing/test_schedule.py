@@ -12,13 +12,12 @@ from fragile_networks import allowance
 from uge.auditing.plan import LeftOut, Plan, plan
 from uge.auditing.schedule import (
     AuditResult,
-    Deadline,
     Pace,
     Schedule,
     by_damage,
     execute,
-    in_words,
     parse_budget,
+    time_left,
     warm_up,
 )
 from uge.cases.case import Case, read_cases
@@ -259,8 +258,8 @@ def limited(make_material: Callable[..., CopyMaterial]) -> Callable[..., tuple[A
     def run(work: Plan, seconds: float, real: Callable[[Job], float] = takes) -> tuple[AuditResult, Fake]:
         watch = Watch()
         fake = Fake(watch, real)
-        deadline = Deadline.after(seconds, watch)
-        schedule = Schedule(make_material(), work, Silent(), lambda: fake, 1, deadline, PLAIN.__getitem__)
+        left = time_left(seconds, watch)
+        schedule = Schedule(make_material(), work, Silent(), lambda: fake, 1, left, PLAIN.__getitem__)
         return schedule.run(), fake
 
     return run
@@ -280,9 +279,6 @@ class TestBudget:
     def test_parse_refuses(self, text: str) -> None:
         with pytest.raises(UsageError, match="expected a budget such as"):
             parse_budget(text)
-
-    def test_words(self) -> None:
-        assert [in_words(seconds) for seconds in (1.4, 90, 600, 9000)] == ["1 s", "90 s", "10 min", "2.5 h"]
 
     def test_the_order_is_by_damage_per_second(self) -> None:
         work = plan(["lenet", "cnn"], ATTACKS, 2, ["resnet8"], controls=True, variants=["order", "adam"])
@@ -355,9 +351,7 @@ class TestBudget:
         material, work = make_material(), hackers("lenet", schemes=("direct", "grayscale"))
         whole = execute(material, work)
         asked: list[str] = []
-        run = Schedule(
-            material, work, Silent(), lambda: Serial(material, Silent()), 1, Deadline.after(1e-9), asked.append
-        )
+        run = Schedule(material, work, Silent(), lambda: Serial(material, Silent()), 1, time_left(1e-9), asked.append)
         assert results(run.run()) == results(whole)
         assert asked == []
 

@@ -33,7 +33,7 @@ def demo(
     """
     began = time.monotonic()
     session = open_session(common)
-    from uge.pipeline.audit import AuditRun, AuditSources
+    from uge.pipeline.audit import AuditRun
     from uge.pipeline.protect import ProtectRun
     from uge.publishing.verify import run_verify
 
@@ -47,7 +47,7 @@ def demo(
     if problems := run_verify(out, source, session.progress)["problems"]:
         raise IntegrityError(problems)
     session.progress.note(f"{out}: verified from disk, no deviation")
-    summary = AuditRun(out, AuditSources(source), audit, session).run()
+    summary = AuditRun(out, audit, session, test=source).run()
     seconds = round(time.monotonic() - began, 1)
     return Outcome({**summary.model_dump(mode="json"), "verified": True, "seconds": seconds}, audit_text(summary))
 

@@ -7,15 +7,17 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from uge.auditing.summary import number
 from uge.files import JSON, write_atomic, write_json
 from uge.paper.ledger import PaperLedger
 from uge.paper.plan import Section
 from uge.paper.results import Entry, ExperimentResults, distinct
 from uge.paper.scale import Scale, label
+from uge.progress import duration
 from uge.report.line_plot import Line, plot, swatch
 from uge.report.page import page_environment
 from uge.report.pictures import load_pictures
-from uge.report.tables import csv_text, markdown_table, number, spread
+from uge.report.tables import csv_text, markdown_table, spread
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Kind and dashes of the lines of a drawing, by column.
@@ -174,7 +176,7 @@ def page(results: ExperimentResults, scale: Scale, ledger: PaperLedger) -> str:
         ledger: Folder of results, with the pictures.
     """
     environment = page_environment(TEMPLATES)
-    environment.globals |= {"state_text": state_text, "row_name": row_name, "minutes": minutes, "label": label}
+    environment.globals |= {"state_text": state_text, "row_name": row_name, "duration": duration, "label": label}
     listed = as_json(results, scale)
     return environment.get_template("page.html.j2").render(
         own_css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
@@ -192,13 +194,6 @@ def page(results: ExperimentResults, scale: Scale, ledger: PaperLedger) -> str:
         protections=[json.dumps(copy, ensure_ascii=False) for copy in listed["protections"]],
         id=id,
     )
-
-
-def minutes(seconds: float) -> str:
-    """Duration for people: ``42 s``, ``3.5 min``, ``1.2 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def shared_seconds(entries: Iterable[Entry]) -> float:
