@@ -1,17 +1,26 @@
-"""Case: one training run of one network as a JSON file, the unit of every audit. Needs no torch."""
+"""Case: one training run of one network as a JSON file, the unit of every audit; and the job that becomes one.
+
+Needs no torch before an attack is looked up.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from uge.errors import DataError, UsageError
 from uge.files import write_json
+
+if TYPE_CHECKING:
+    from uge.attacks.base import Entry
 
 Role = Literal["clean", "authorized", "hacker"]
 Start = Literal["theta0", "random"]
@@ -20,6 +29,8 @@ YARDSTICK = "yardstick"
 """Family of cases that are no attack: training on leaked originals without the copy."""
 STILL_IMPROVING = 2.0
 """Smallest rise, in percent points from one tenth of the epochs to the next, that means "not converged"."""
+VARIANT = "variant"
+"""Family of changes to the authorised network's training."""
 
 
 class Epoch(BaseModel):
@@ -194,3 +205,75 @@ def read_cases(folder: Path) -> list[Case]:
         raise UsageError(f"expected an audit folder at {folder}, found none; run the audit first or check the path")
     inner = folder / "cases"
     return [read_case(path) for path in sorted((inner if inner.is_dir() else folder).glob("*.json")) if path.is_file()]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Network, training and data of one case; see :class:`Case`.
+
+    Attributes:
+        role: Clean control, authorised network, or hacker.
+        network: Name of the architecture.
+        start: Initial parameters.
+        scheme: Attack or variant by name; ``direct`` is plain training.
+        data: Kind of training images.
+        seed: Number of the repetition.
+        key: Number of the authorised network's key file; None where no key is used.
+        variant: Part of the id that tells apart jobs which are alike in all the rest.
+    """
+
+    role: Role
+    network: str
+    start: Start
+    scheme: str
+    data: Data
+    seed: int
+    key: int | None = None
+    variant: str = ""
+
+    @property
+    def id(self) -> str:
+        """Id of the case; the second and later keys are named by number."""
+        variant = "-".join(filter(None, [self.variant, f"key{self.key}" if self.key else ""]))
+        return case_id(self.role, self.network, self.scheme, self.data, self.seed, start=self.start, variant=variant)
+
+    @property
+    def entry(self) -> Entry:
+        """Attack of a hacker; plain training for authorised networks and clean controls."""
+        from uge.attacks import find_attack
+
+        return find_attack(self.scheme if self.role == "hacker" else "direct")
+
+    @property
+    def varied(self) -> bool:
+        """True for the authorised network with a changed training."""
+        from uge.attacks.variants import VARIANTS
+
+        return self.role == "authorized" and self.scheme in VARIANTS
+
+    @property
+    def family(self) -> str:
+        """Family of the attack, or :data:`VARIANT`."""
+        return VARIANT if self.varied else self.entry.family
+
+    @property
+    def about(self) -> str:
+        """Description of the training in one plain sentence."""
+        from uge.attacks.variants import VARIANTS
+
+        return VARIANTS[self.scheme].about if self.varied else self.entry.about
+
+    @property
+    def essential(self) -> bool:
+        """True for plain training: clean controls, the authorised network, and the hacker without another attack."""
+        return self.scheme == "direct"
+
+    @property
+    def taught(self) -> bool:
+        """True where the authorised network of the same seed and key must be trained first."""
+        return self.role == "hacker" and "key" in self.entry.needs
+
+    @property
+    def teaches(self) -> bool:
+        """True for the authorised network that students of this seed and key need."""
+        return self.role == "authorized" and self.scheme == "direct"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from uge.cases.case import Case, read_case, write_case
 from uge.errors import DataError, WeightsError
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+def readable(path: Path, read: Callable[[Path], Result]) -> Result | None:
+    """Contents of a result file; None where it is missing or damaged, which is logged."""
+    try:
+        return read(path) if path.is_file() else None
+    except DataError as error:
+        log.warning("%s", error)
+        return None
 
 
 @dataclass(frozen=True)
@@ -32,15 +43,8 @@ class Ledger:
 
     def finished(self, name: str, fingerprint: str) -> Case | None:
         """Case with an id and a fingerprint; None where it is missing, damaged or of another fingerprint."""
-        path = self.folder / "cases" / f"{name}.json"
-        if not path.is_file():
-            return None
-        try:
-            case = read_case(path)
-        except DataError as error:
-            log.warning("%s", error)
-            return None
-        return case if case.fingerprint == fingerprint else None
+        case = readable(self.folder / "cases" / f"{name}.json", read_case)
+        return case if case is not None and case.fingerprint == fingerprint else None
 
     def keep(self, case: Case) -> None:
         """Write a case; remove its checkpoint and the note of an earlier failure.
@@ -62,8 +66,7 @@ class Ledger:
 
     def failure(self, name: str, fingerprint: str) -> str | None:
         """Reason of a failure that was noted with a fingerprint; None where there is none."""
-        path = self._failed(name)
-        note = read_json(path) if path.is_file() else {}
+        note = readable(self._failed(name), read_json) or {}
         return str(note["error"]) if note.get("fingerprint") == fingerprint else None
 
     def mend(self, name: str) -> None:

@@ -11,11 +11,10 @@ from torch import nn
 
 from uge.attacks import Context
 from uge.attacks.variants import VARIANTS
-from uge.cases.case import YARDSTICK, Case
-from uge.cases.job import Job
+from uge.cases.case import YARDSTICK, Case, Job
 from uge.cases.keys import key_network
 from uge.cases.ledger import Ledger
-from uge.cases.run import Training
+from uge.cases.run import run_case
 from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.files import fingerprint
@@ -76,10 +75,11 @@ class CopyMaterial:
         stores = {"protected": self.protected, "clean": self.clean, "test": self.test, "public": self.public}
         return {name: store for name, store in stores.items() if store is not None}
 
-    def training(self, job: Job, on_progress: Progress | None = None) -> Training:
-        """Training of a job, for :func:`uge.cases.run.run_case`."""
+    def run(self, job: Job, on_progress: Progress | None = None) -> Case:
+        """Case of a job, which is run; see :func:`uge.cases.run.run_case`."""
+        weights = self.ledger if job.teaches else None
         context = self.context(job, on_progress)
-        return Training(context, self.fingerprint(job), self.ledger, job.teaches, self.part_tests)
+        return run_case(job, context, self.fingerprint(job), weights=weights, part_tests=self.part_tests)
 
     def finished(self, job: Job) -> Case | None:
         """Finished case of a job with these very images, key and settings; None where it must be run."""

@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from uge.cases.case import Case
-from uge.cases.job import Job
+from uge.cases.case import Case, Job
 from uge.cases.material import CopyMaterial
-from uge.cases.run import run_case
 from uge.cases.shared_images import Setup, shared
 from uge.errors import DataError, MissingExtraError, UGEError, UsageError
 from uge.processes import Processes
@@ -116,7 +114,7 @@ def attempt(job: Job, material: CopyMaterial, on_progress: Progress | None = Non
     """
     began = time.perf_counter()
     try:
-        case = run_case(job, material.training(job, on_progress))
+        case = material.run(job, on_progress)
     except UGEError:
         raise
     except Exception as error:

@@ -3,12 +3,10 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from uge.attacks import Context
 from uge.attacks.variants import VARIANTS
-from uge.cases.case import Case, Epoch
-from uge.cases.job import Job
+from uge.cases.case import Case, Epoch, Job
 from uge.cases.ledger import Ledger
 from uge.data.store import PixelStore
 from uge.learning.training import DivergedError, evaluate
@@ -16,34 +14,25 @@ from uge.learning.training import DivergedError, evaluate
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Training:
-    """Everything that a training run needs beside its job.
-
-    Attributes:
-        context: Network, images, recipe, seed and knowledge.
-        fingerprint: sha256 of everything that determines the case.
-        ledger: Place of trained networks.
-        keeps: True where later jobs need the trained network.
-        part_tests: Parts of the test images that are measured at the end; empty for none.
-    """
-
-    context: Context
-    fingerprint: str
-    ledger: Ledger
-    keeps: bool = False
-    part_tests: Sequence[PixelStore | None] = ()
-
-
-def run_case(job: Job, training: Training) -> Case:
+def run_case(
+    job: Job,
+    context: Context,
+    fingerprint: str,
+    *,
+    weights: Ledger | None = None,
+    part_tests: Sequence[PixelStore | None] = (),
+) -> Case:
     """Train and test one network.
 
-    The trained network is written where later jobs need it; the case is left to the caller to write
-    (:meth:`uge.cases.ledger.Ledger.keep`). A training that diverges is a result.
+    The case is left to the caller to write (:meth:`uge.cases.ledger.Ledger.keep`). A training that diverges is a
+    result.
 
     Args:
         job: Network, attack, data and repetition.
-        training: Images, recipe, seeds, and the place of trained networks.
+        context: Network, images, recipe, seed and knowledge.
+        fingerprint: sha256 of everything that determines the case.
+        weights: Ledger that takes the trained network; None where no later job needs it.
+        part_tests: Parts of the test images that are measured at the end; empty for none.
 
     Returns:
         The case, with accuracies in percent on the clean test images.
@@ -51,7 +40,6 @@ def run_case(job: Job, training: Training) -> Case:
     Raises:
         UsageError: The job needs a trained authorised network that is not there.
     """
-    context = training.context
     runtime = context.runtime
     variant = VARIANTS[job.scheme] if job.varied else None
     began = time.perf_counter()
@@ -61,16 +49,11 @@ def run_case(job: Job, training: Training) -> Case:
     except DivergedError as error:  # This network, so trained, learns nothing from these images.
         log.warning("%s: %s", job.id, error)
         history = error.history
-    # Preparations before training count as well, and epochs of an earlier, interrupted run.
-    seconds = max(history.seconds, time.perf_counter() - began)
-    if training.keeps:
-        training.ledger.save(job.id, context.network, training.fingerprint)
+    seconds = time.perf_counter() - began
+    if weights:
+        weights.save(job.id, context.network, fingerprint)
     best = history.best
     assert best is not None, "every epoch was tested"
-    epochs = [
-        Epoch(epoch=e.epoch, loss=e.loss, train_accuracy=e.train_accuracy, test_accuracy=e.test_accuracy or 0.0)
-        for e in history.epochs
-    ]
     recipe = (history.recipe or context.recipe).json_dict()
     return Case(
         id=job.id,
@@ -82,16 +65,20 @@ def run_case(job: Job, training: Training) -> Case:
         seed=job.seed,
         key=job.key or 0,
         recipe={**recipe, "classes": len(context.store.classes), "size": context.store.size},
-        history=epochs,
+        history=[
+            Epoch(epoch=e.epoch, loss=e.loss, train_accuracy=e.train_accuracy, test_accuracy=e.test_accuracy or 0.0)
+            for e in history.epochs
+        ],
         last=history.last,
         best=best.test_accuracy or 0.0,
         best_epoch=best.epoch,
-        seconds=round(seconds, 2),
+        # Preparations before training count as well, and epochs of an earlier, interrupted run.
+        seconds=round(max(history.seconds, seconds), 2),
         environment=(variant.runtime(runtime) if variant else runtime).environment(),
-        fingerprint=training.fingerprint,
+        fingerprint=fingerprint,
         family=job.family,
         needs=sorted(job.entry.needs),
         about=job.about,
         start_accuracy=start,
-        parts=[None if part is None else evaluate(context.network, part, runtime) for part in training.part_tests],
+        parts=[None if part is None else evaluate(context.network, part, runtime) for part in part_tests],
     )

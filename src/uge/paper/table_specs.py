@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from uge.learning.recipes import Recipe
+from uge.methods.table import METHODS
 from uge.methods.uge.settings import LOSSES
+from uge.names import KEYED
 from uge.paper.scale import Scale
 from uge.paper.specs import ORIGINAL, Copy, Federation, Images, Unit
 
@@ -28,12 +30,16 @@ HACKERS = {
 """Hackers of Table 1 on each data set."""
 RHO = "0.04"
 """Budget of the paper."""
-KEYED = "keyed"
+
+
+def has_key(method: str) -> bool:
+    """True where authorised networks carry a wave key."""
+    return method != ORIGINAL and METHODS[method].wave_key
 
 
 def authorized_name(method: str, network: str) -> str:
-    """Name of an authorised network; method ``keyed`` puts its key in front."""
-    return f"{KEYED}:{network}" if method == KEYED else network
+    """Name of an authorised network, with the prefix of its wave key."""
+    return f"{KEYED}{network}" if has_key(method) else network
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class TableSpecs:
         """Network that an unlearnable copy is to hold back; the paper's own runs are those of Table 1."""
         if LOSSES.get(method):
             return self.authorized(data, method, [network], 0, seed=seed)
-        if method == KEYED:
+        if has_key(method):
             return self.hacker(data, method, [network], network, seed=seed)
         return self.hacker(data, method, (), network, seed=seed, rho=None)
 
@@ -142,7 +148,7 @@ class TableSpecs:
     def _recipe(self, of: Copy, network: str) -> Recipe:
         recipe = self.scale.recipe(of.images.name, network)
         # A wave key cannot follow rotations, so no network rotates the images that it protects.
-        rotated = of.method == KEYED and recipe.augment == "rotate-flip"
+        rotated = has_key(of.method) and recipe.augment == "rotate-flip"
         return recipe.model_copy(update={"augment": "crop-flip"}) if rotated else recipe
 
     def _settings(self, data: str, method: str, names: Sequence[str]) -> dict[str, Any]:

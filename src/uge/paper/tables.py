@@ -4,16 +4,17 @@ Every cell names the training runs whose mean it is, and the paper's number besi
 that several tables need has one specification (:mod:`uge.paper.specs`), so it is done once.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
+from importlib import resources
 
 from uge.errors import UnknownNameError
-from uge.paper.paper_numbers import NOWHERE, PaperTable, paper_table
 from uge.paper.plan import Cell, Experiment, Section
 from uge.paper.scale import DATA, label
 from uge.paper.specs import ORIGINAL, Unit
-from uge.paper.table_specs import HACKERS, KEYED, TableSpecs
+from uge.paper.table_specs import HACKERS, TableSpecs
 
 VARIANTS = {
     "Original": "original",
@@ -21,7 +22,7 @@ VARIANTS = {
     "UnDistill": "undistill",
     "UGEs w-o UD": "uge-no-ud",
     "UGEs": "uge",
-    "Keyed (ours)": KEYED,
+    "Keyed (ours)": "keyed",
 }
 """Rows of Table 1 and the methods behind them; the last is this project's default, not the paper's."""
 ULES = {
@@ -36,11 +37,50 @@ ULES = {
     "AR": "ar",
     "OPS": "ops",
     "PIL": "pil",
-    "Keyed (ours)": KEYED,
+    "Keyed (ours)": "keyed",
 }
 """Rows of Table 3 and the methods behind them; from ``random noise`` on they are not in the paper's table."""
 Run = Callable[..., Unit]
 """Training run once its ``seed`` is given."""
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """Table of numbers as printed in the paper (CVPR 2024).
+
+    Attributes:
+        columns: Names of the columns.
+        rows: Row name to one number a column: test accuracy in percent, None where the paper has none.
+    """
+
+    columns: tuple[str, ...]
+    rows: dict[str, tuple[float | None, ...]]
+
+    def number(self, row: str, column: str) -> float | None:
+        """Number in the paper; None where it gives none, or has no such row or column."""
+        if row not in self.rows or column not in self.columns:
+            return None
+        return self.rows[row][self.columns.index(column)]
+
+
+NOWHERE = PaperTable((), {})
+"""Stands for numbers that the paper shows as a drawing, or not at all."""
+
+
+@cache
+def paper_table(name: str, part: str = "") -> PaperTable:
+    """Table of the paper.
+
+    Args:
+        name: ``"table1"`` and so on.
+        part: The data set, as the paper writes it, where a table has one block for each.
+
+    Raises:
+        KeyError: There is no such table or part.
+    """
+    table = json.loads((resources.files("uge.paper") / "paper_tables.json").read_text(encoding="utf-8"))[name]
+    table = table[part] if part else table
+    return PaperTable(tuple(table["columns"]), {row: tuple(values) for row, values in table["rows"].items()})
 
 
 @dataclass
@@ -168,7 +208,7 @@ def fig7(specs: TableSpecs) -> Experiment:
 
 def _pictures(specs: TableSpecs, name: str, title: str, data: Sequence[str]) -> Experiment:
     copy = partial(specs.copy, authorized=[specs.network("ResNet-18")], seed=0)
-    shown = [copy(images, method) for images in specs.data_sets(*data) for method in ("uge", KEYED)]
+    shown = [copy(images, method) for images in specs.data_sets(*data) for method in ("uge", "keyed")]
     return Experiment(name, title, pictures=tuple(dict.fromkeys(shown)))
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from uge.auditing.summarize import summarize
-from uge.cases.case import Case, Data
+from uge.cases.case import Data
 from uge.cases.material import CopyMaterial
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
 from uge.data.images import ImageSet
 from uge.errors import DataError, UsageError
-from uge.federated.columns import Table, columns, tabulate
-from uge.federated.servers import Server, write_part
+from uge.federated.columns import columns, run_columns, tabulate, union_material
+from uge.federated.flower import check_flower, federated_averaging
+from uge.federated.parts import Server, split_rows, write_part
 from uge.federated.settings import Federation
-from uge.federated.split import split_rows
 from uge.files import JSON, fingerprint, storage_errors, write_json
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS, ImagesInfo
@@ -82,7 +82,7 @@ def run_federated(
     for name in hackers:
         check_name(name)
     given = config
-    config, requests = with_requests(given)
+    config, requests = with_requests(config)
     method = METHODS[config.method]
     if len(split_names(config.authorized)) != 1 or not method.authorizes:
         fitting = ", ".join(name for name, row in METHODS.items() if row.authorizes)
@@ -91,8 +91,6 @@ def run_federated(
             f"{config.method}; name one network and a method that protects for it ({fitting})"
         )
     if federation.rounds:
-        from uge.federated.flower import check_flower
-
         check_flower()
     images = load_images(source, split="train", limit=config.limit).check_trainable()
     check_fits(config, requests, ImagesInfo.of(images))
@@ -100,8 +98,11 @@ def run_federated(
     seed = stream_seed(config.seed, "federated")
     parts = split_rows(images.labels, federation.servers, federation.split, alpha=federation.alpha, seed=seed)
     if session.dry_run:
-        servers_hold = [held(images.subset(rows)) for rows in parts]
-        return {"images": len(images), "requests": describe_requests(requests), "servers": servers_hold}
+        return {
+            "images": len(images),
+            "requests": describe_requests(requests),
+            "servers": [held(images.subset(rows)) for rows in parts],
+        }
     folder = FederationFolder(out, images.root, session)
     (theta0,) = method.networks(ImagesInfo.of(tests), config)
     with folder.opened(_fingerprint(images, theta0, config, requests, federation, publishing)) as place:
@@ -111,19 +112,21 @@ def run_federated(
             write_part(server, source, images, rows.tolist(), limit=config.limit)
             with session.progress.stage(f"server {server.number} protects {len(rows)} images"):
                 _protect(place, server, session)
-        table = Table(
+        material = union_material(
             place / "audit",
             [server.images() for server in servers],
             [server.originals() for server in servers],
             tests,
-            key=key_path(place / REQUEST, 0),
+            keys=[key_path(place / REQUEST, 0)],
             recipe=config.recipe,
-            recipes=recipes,
+            recipes=recipes or {},
             seed=seed,
             runtime=session.runtime,
-            progress=session.progress,
         )
-        results = table.run(columns(theta0.name, hackers, federation.servers, federation.seeds))
+        runs = columns(theta0.name, hackers, federation.servers, federation.seeds)
+        results = run_columns(runs, material, [len(rows) for rows in parts], session.progress)
+        whole = [case for run, case in results if run.server is None]
+        summary = summarize(whole, classes=len(images.classes))
         result: JSON = {
             "network": theta0.name,
             "weights_sha256": weights_hash(theta0),
@@ -131,8 +134,10 @@ def run_federated(
             "classes": list(images.classes),
             "servers": [_server(server) for server in servers],
             "columns": tabulate(results),
-            "fedavg": _averaging(place, table.union, federation, session) if federation.rounds else None,
-            **_judge(place, [case for run, case in results if run.server is None], len(images.classes)),
+            "fedavg": _averaging(place, material, federation, session) if federation.rounds else None,
+            **judge(place / "audit", whole, summary, report=PAGE).model_dump(include={"gap", "gap_best", "verdict"}),
+            # Relative, since the folder may be moved to its place yet.
+            "report": f"audit/{PAGE}",
             "settings": {
                 "protect": config.model_dump(mode="json", exclude={"authorized_weights", "requests"}),
                 "federation": federation.model_dump(mode="json"),
@@ -215,8 +220,6 @@ def _protect(place: Path, server: Server, session: Session) -> None:
 
 
 def _averaging(place: Path, material: CopyMaterial, federation: Federation, session: Session) -> JSON:
-    from uge.federated.flower import federated_averaging
-
     kinds: tuple[Data, ...] = ("protected", "clean") if federation.control else ("protected",)
     return {
         kind: federated_averaging(
@@ -236,20 +239,12 @@ def _averaging(place: Path, material: CopyMaterial, federation: Federation, sess
     }
 
 
-def _judge(place: Path, cases: list[Case], classes: int) -> JSON:
-    """Judge the audit of the union; paths are relative, since the folder may be moved to its place yet."""
-    summary = judge(place / "audit", cases, summarize(cases, classes=classes), report=PAGE)
-    return {**summary.model_dump(include={"gap", "gap_best", "verdict"}), "report": f"audit/{PAGE}"}
-
-
 def _server(server: Server) -> JSON:
-    manifest = read_manifest(server.published)
-    place = server.folder.parent
     return {
         "server": server.number,
-        "published": str(server.published.relative_to(place)),
+        "published": str(server.published.relative_to(server.folder.parent)),
         **held(server.images()),
-        "measured": manifest.measured.model_dump(mode="json"),
+        "measured": read_manifest(server.published).measured.model_dump(mode="json"),
     }
 
 

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from uge.attacks import ATTACKS
-from uge.cases.case import Case
-from uge.cases.job import Job
+from uge.cases.case import Case, Job
 from uge.cases.material import CopyMaterial
 from uge.data import ImageSet
 from uge.data.images import Pixels
