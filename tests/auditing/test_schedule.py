@@ -23,8 +23,7 @@ from uge.auditing.schedule import (
 )
 from uge.cases.case import Case, Job, read_cases
 from uge.cases.material import CopyMaterial
-from uge.cases.pool import LocalProcesses, Outcome, Serial, require_ray
-from uge.cases.shared_images import SHARED, StoredImages, shared
+from uge.cases.pool import SHARED, LocalProcesses, Outcome, Serial, StoredImages, require_ray, shared
 from uge.data.store import PixelStore
 from uge.errors import MissingExtraError, UsageError
 from uge.learning.recipes import Recipe

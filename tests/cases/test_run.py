@@ -11,8 +11,7 @@ from uge.attacks import ATTACKS, Context
 from uge.auditing.plan import Plan, plan
 from uge.auditing.schedule import execute
 from uge.cases.case import Case, Job, read_case, read_cases
-from uge.cases.keys import key_network, key_recipe
-from uge.cases.material import CopyMaterial
+from uge.cases.material import CopyMaterial, key_network, key_recipe
 from uge.data.store import PixelStore
 from uge.errors import UsageError, WeightsError
 from uge.learning.recipes import Recipe

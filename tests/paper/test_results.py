@@ -17,8 +17,7 @@ from uge.paper.plan import Cell
 from uge.paper.render import as_json, beside, markdown, page, shared_seconds, write_pages
 from uge.paper.results import Entry, ExperimentResults, federated_value, read_results
 from uge.paper.scale import scale
-from uge.paper.table_specs import TableSpecs
-from uge.paper.tables import experiments
+from uge.paper.tables import TableSpecs, experiments
 
 SIZE = scale("cpu").changed(seeds=2)
 SPECS = TableSpecs(SIZE)

@@ -15,8 +15,7 @@ from uge.paper.ledger import PaperLedger
 from uge.paper.plan import Cell, Experiment, plan
 from uge.paper.scale import DATA, SCALES, Scale, parse_data, scale
 from uge.paper.specs import ORIGINAL, Unit
-from uge.paper.table_specs import TableSpecs
-from uge.paper.tables import EXPERIMENTS, experiments, paper_table
+from uge.paper.tables import EXPERIMENTS, TableSpecs, experiments, paper_table
 
 PRINTED = {"table2": 16, "table3": 24, "table7": 14, "table8": 16, "table9": 29}
 each_scale = pytest.mark.parametrize("size", SCALES.values(), ids=SCALES)
@@ -40,14 +39,14 @@ def test_table_1_holds_every_number_of_the_paper_at_its_place(size: Scale) -> No
     assert [section.title for section in experiment.sections] == ["CIFAR-10", "CIFAR-100", "TinyImageNet"]
     for section in experiment.sections:
         paper = paper_table("table1", section.title)
-        assert section.columns == paper.columns
+        assert section.columns == tuple(next(iter(paper.values())))
         assert len({(c.row, c.column) for c in section.cells}) == len(section.cells)
-        for row in paper.rows:
-            for column in paper.columns:
-                number = paper.number(row, column)
+        for row, numbers in paper.items():
+            for column in numbers:
+                number = numbers[column]
                 beside = [cell.paper for cell in section.cells if (cell.row, cell.column) == (row, column)]
                 assert beside == ([] if number is None else [number])
-        assert not section.added & paper.rows.keys()
+        assert not section.added & paper.keys()
         assert {"Keyed (ours)/Normal", "Keyed (ours)/Distill"} <= section.added
         assert len(section.cells) == 6 * (2 * len(section.columns) - 1)
 
@@ -57,9 +56,9 @@ def test_table_1_holds_every_number_of_the_paper_at_its_place(size: Scale) -> No
 def test_other_tables_hold_every_number_of_the_paper_once(name: str, count: int, size: Scale) -> None:
     experiment, paper = one(name, size), paper_table(name)
     beside = [(cell.row, cell.column, cell.paper) for cell in cells(experiment) if cell.paper is not None]
-    printed = [number for numbers in paper.rows.values() for number in numbers if number is not None]
+    printed = [number for numbers in paper.values() for number in numbers.values() if number is not None]
     assert len(beside) == len({(row, column) for row, column, _ in beside}) == len(printed) == count
-    assert all(paper.number(row, column) == number for row, column, number in beside)
+    assert all(paper[row][column] == number for row, column, number in beside)
 
 
 @each_scale

@@ -53,14 +53,15 @@ def columns(network: str, hackers: Sequence[str], servers: int, seeds: int) -> l
         published = Job("authorized", network, "theta0", "direct", "protected", seed, 0)
         runs.append(Run("joint", clean))
         for server in range(servers):
-            runs.append(Run(f"separate-{server}", clean, server))
-            runs.append(Run(f"server-{server}", published, server))
+            runs += [Run(f"separate-{server}", clean, server), Run(f"server-{server}", published, server)]
         runs.append(Run("global", published))
         for name in dict.fromkeys(hackers):
             hacker = Job("hacker", name, "random", "direct", "protected", seed)
-            runs.append(Run(f"{name}-n", replace(hacker, role="clean", data="clean")))
-            runs.append(Run(f"{name}-h", hacker))
-            runs.append(Run(f"{name}-d", replace(hacker, scheme="distill", key=0)))
+            runs += [
+                Run(f"{name}-n", replace(hacker, role="clean", data="clean")),
+                Run(f"{name}-h", hacker),
+                Run(f"{name}-d", replace(hacker, scheme="distill", key=0)),
+            ]
     return runs
 
 
@@ -116,7 +117,6 @@ def run_columns(
 
 
 def _of_server(union: CopyMaterial, server: int, sizes: Sequence[int]) -> CopyMaterial:
-    """Material of one server: its rows of the union, and the test images of its classes."""
     test = union.part_tests[server]
     assert test is not None
     assert union.clean is not None

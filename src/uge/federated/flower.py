@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from uge.cases.case import Data
-from uge.cases.keys import key_recipe
+from uge.cases.material import key_recipe
 from uge.data.store import PixelStore, load_pixels
 from uge.errors import DataError, MissingExtraError, UGEError, WeightsError
 from uge.federated.parts import Server
@@ -38,12 +38,9 @@ if TYPE_CHECKING:
 ARRAYS = "arrays"
 METRICS = "metrics"
 CONFIG = "config"
-_MARGIN = 64
-"""Bytes that a reply's tensors may take more than those received, for another header of the same tensors."""
 SENT_METRICS = frozenset({"num-examples", "server", "loss", "train-accuracy"})
 """All numbers that a client sends beside its weights."""
 EXCHANGED = "exchanged.jsonl"
-_FLOWER_SAYS = "Exception ClientAppException occurred. Message: "
 
 
 def check_flower() -> None:
@@ -68,11 +65,11 @@ def exchanged(network: ImageClassifier) -> dict[str, Tensor]:
     Floating-point parameters and buffers, without the wave key: that never changes, every client has it from the
     request, and averaging would only round it.
     """
-    hidden = "key." if isinstance(network, KeyedClassifier) else None
+    keyed = isinstance(network, KeyedClassifier)
     return {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in network.state_dict().items()
-        if tensor.is_floating_point() and not (hidden and name.startswith(hidden))
+        if tensor.is_floating_point() and not (keyed and name.startswith("key."))
     }
 
 
@@ -96,15 +93,19 @@ def check_reply(received: RecordDict, reply: RecordDict) -> None:
     got = contents(reply)
     wanted = asked["arrays"]
     # Records of other names could hold the same tensors again, with other bytes.
-    strange = sorted(set(reply.array_records) - {ARRAYS}) + sorted(set(reply.metric_records) - {METRICS})
-    strange += [name for name, shape in got["arrays"].items() if wanted.get(name) != shape]
-    strange += sorted(set(got["metrics"]) - SENT_METRICS) + sorted(got["config"])
-    strange += [name for name, value in got["metrics"].items() if not isinstance(value, int | float)]
+    strange = [
+        *sorted(set(reply.array_records) - {ARRAYS}),
+        *sorted(set(reply.metric_records) - {METRICS}),
+        *(name for name, shape in got["arrays"].items() if wanted.get(name) != shape),
+        *sorted(set(got["metrics"]) - SENT_METRICS),
+        *sorted(got["config"]),
+        *(name for name, value in got["metrics"].items() if not isinstance(value, int | float)),
+    ]
     if strange:
         raise DataError(f"a client may send the network's tensors and {sorted(SENT_METRICS)} only, not '{strange[0]}'")
     if missing := sorted(wanted.keys() - got["arrays"].keys()):
         raise DataError(f"a client must send all of the network's tensors, but '{missing[0]}' is missing")
-    if got["bytes"] > asked["bytes"] + _MARGIN:
+    if got["bytes"] > asked["bytes"] + 64:  # The same tensors may have another header.
         raise DataError(f"a client may send {asked['bytes']} bytes of tensors, as many as it got, not {got['bytes']}")
 
 
@@ -169,14 +170,13 @@ def client_app(out: Path, *, data: Data, local_epochs: int, seed: int, device: s
         store = load_pixels(images, size=network.size, channels=network.channels, device=runtime.device)
         # The server's schedule runs over rounds: within one, the rate is constant.
         changes = {"epochs": local_epochs, "schedule": "constant", "lr": float(config["lr"])}
-        history = fit(
+        last = fit(
             network,
             store,
             key_recipe(server.key).model_copy(update=changes),
             seed=stream_seed(seed, "fedavg", server.number, int(config["server-round"])),
             runtime=runtime,
-        )
-        last = history.epochs[-1]
+        ).epochs[-1]
         numbers: dict[str, Any] = {"num-examples": len(store), "server": server.number}
         numbers |= {"loss": last.loss, "train-accuracy": last.train_accuracy}
         return Message(RecordDict({ARRAYS: array_record(network), METRICS: MetricRecord(numbers)}), reply_to=message)
@@ -283,8 +283,10 @@ def federated_averaging(
                 on_progress(number, rounds, {"test": accuracies[0]})
 
     app.main()(main)
-    resources = {"num_cpus": 1, "num_gpus": 1 / servers if runtime.device.type == "cuda" else 0.0}
-    started = {"num_cpus": max(1, os.cpu_count() or 1), "include_dashboard": False, "log_to_driver": False}
+    backend = {
+        "init_args": {"num_cpus": max(1, os.cpu_count() or 1), "include_dashboard": False, "log_to_driver": False},
+        "client_resources": {"num_cpus": 1, "num_gpus": 1 / servers if runtime.device.type == "cuda" else 0.0},
+    }
     client = client_app(
         out.resolve(),
         data=data,
@@ -296,7 +298,7 @@ def federated_averaging(
     for name in ("flwr", "ray"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # Errors are raised, in one sentence.
     try:
-        run_simulation(app, client, servers, backend_config={"init_args": started, "client_resources": resources})
+        run_simulation(app, client, servers, backend_config=backend)
     except RuntimeError as error:
         raise UGEError(f"Flower's simulation failed: {error.__cause__ or error}; go on with --resume") from error
     finally:
@@ -336,7 +338,7 @@ def _ask(grid: Grid, messages: Iterable[Message], stopped: threading.Event) -> l
             stopped.wait(0.05)
     for reply in replies:
         if reply.has_error():
-            lines = [line for line in reply.error.reason.splitlines() if line.strip()]
-            said = lines[-1].strip() if lines else "no reason given"
-            raise UGEError(f"a client of federated averaging failed: {said.removeprefix(_FLOWER_SAYS)}")
+            said = (reply.error.reason.strip().splitlines() or ["no reason given"])[-1].strip()
+            said = said.removeprefix("Exception ClientAppException occurred. Message: ")
+            raise UGEError(f"a client of federated averaging failed: {said}")
     return sorted(replies, key=lambda reply: int(reply.content.metric_records[METRICS]["server"]))

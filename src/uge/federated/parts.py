@@ -57,7 +57,6 @@ def split_rows(labels: Rows, servers: int, split: str, *, alpha: float = 0.5, se
 
 
 def _trainable(labels: Rows) -> bool:
-    """True where ``ImageSet.check_trainable`` accepts a part."""
     _, counts = np.unique(labels, return_counts=True)
     return len(counts) >= 2 and int(counts.min()) >= 2
 
@@ -134,12 +133,6 @@ class Server:
         """Key file of the global network with θ0."""
         return private_folder(self.published) / "authorized-0.key.safetensors"
 
-    @property
-    def finished(self) -> bool:
-        """True where the server has published."""
-        done = (private_folder(self.published) / "run" / "done.json", self.published / "manifest.json")
-        return all(path.is_file() for path in done)
-
     def originals(self) -> ImageSet:
         """Clean images of the server."""
         return load_images(self.part)
@@ -174,8 +167,6 @@ def write_part(server: Server, source: str, images: ImageSet, rows: list[int], *
 
 @dataclass(frozen=True)
 class _Joined:
-    """Reader of several sets, one after the other."""
-
     sets: tuple[ImageSet, ...]
     ends: tuple[int, ...]
 

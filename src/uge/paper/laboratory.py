@@ -9,8 +9,7 @@ from PIL import Image
 from torch import nn
 
 from uge.attacks import Context
-from uge.cases.keys import key_network
-from uge.cases.run import run_case
+from uge.cases.material import key_network, run_case
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import ImageSet, load_images
 from uge.data.images import Pixels
@@ -106,14 +105,14 @@ class Laboratory:
             self.ledger.keep_images(images.name, {**known, "reason": str(error)})
             raise NotAtHandError(str(error)) from error
         known.pop("reason", None)
-        description = {
+        known |= {
             "source": Path(source).name if Path(source).exists() else source,
             "classes": len(originals.classes),
             "train_images": len(train),
             "test_images": len(test),
             variant(images): fingerprint({"train": train.digest(), "test": test.digest()}),
         }
-        self.ledger.keep_images(images.name, {**known, **description})
+        self.ledger.keep_images(images.name, known)
         # One data set at a time: memory must not grow.
         self._clean = {images.digest: CleanImages(originals, train, test)}
         return self._clean[images.digest]
@@ -228,8 +227,8 @@ class Laboratory:
         if copy.method == ORIGINAL:
             return clean
         if copy.digest not in self._copies:
-            published = load_images(str(self.protect(copy))).check_trainable()
-            self._copies = {copy.digest: read_store(published, *clean.shape, self.session)}
+            images = load_images(str(self.protect(copy))).check_trainable()
+            self._copies = {copy.digest: read_store(images, *clean.shape, self.session)}
         return self._copies[copy.digest]
 
     def _network(self, unit: Unit) -> ImageClassifier:
@@ -251,8 +250,7 @@ class Laboratory:
 
     def _trained(self, unit: Unit) -> ImageClassifier | None:
         """Trained network of a run; None where it is not there."""
-        network = self._network(unit)
-        return network if self.ledger.load(unit.id, network, self.ledger.fingerprint(unit)) else None
+        return self.ledger.load(unit.id, self._network(unit), self.ledger.fingerprint(unit))
 
 
 def protect_config(copy: Copy) -> ProtectConfig:

@@ -8,8 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from uge.cases.case import Case
-from uge.cases.ledger import Ledger, readable
+from uge.cases.case import Case, Ledger, readable
 from uge.files import JSON, fingerprint, read_json, storage_errors, write_json
 from uge.paper.specs import Copy, Federation, Images, Unit
 
@@ -49,9 +48,8 @@ class PaperLedger(Ledger):
         """sha256 of a specification, of the images that it uses and of the precision."""
         images = spec.of.images if isinstance(spec, Unit) else spec.images
         parts: JSON = {"spec": spec.digest, "images": self.images(images.name).get(variant(images), "")}
-        if (precision := self.precision()) != PRECISION:
-            parts["precision"] = precision
-        return fingerprint(parts)
+        precision = self.precision()
+        return fingerprint(parts if precision == PRECISION else {**parts, "precision": precision})
 
     def case(self, unit: Unit) -> Case | None:
         """Finished case of a run, if it is there."""

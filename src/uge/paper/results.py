@@ -11,7 +11,6 @@ from uge.paper.ledger import PaperLedger, Spec
 from uge.paper.plan import Cell, Experiment, Section
 from uge.paper.specs import ORIGINAL, Copy, Federation, Unit
 
-State = Literal["done", "missing", "failed"]
 HALVES = {"first 5 classes": 0, "last 5 classes": 1}
 Value = TypeVar("Value")
 
@@ -37,7 +36,7 @@ class Measured:
         cases: Ids of its case files.
     """
 
-    state: State
+    state: Literal["done", "missing", "failed"]
     last: float | None = None
     std: float | None = None
     best: float | None = None
@@ -79,8 +78,8 @@ class ExperimentResults:
 
     def at(self, section: Section, row: str, column: str) -> Entry | None:
         """Entry at a place of a section."""
-        entries = {(entry.cell.row, entry.cell.column): entry for entry in self.entries if entry.section is section}
-        return entries.get((row, column))
+        here = (entry for entry in self.entries if entry.section is section)
+        return next((entry for entry in here if (entry.cell.row, entry.cell.column) == (row, column)), None)
 
     @property
     def counts(self) -> dict[str, int]:

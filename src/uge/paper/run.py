@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from uge.cases.shared_images import threads_each
+from uge.cases.pool import threads_each
 from uge.errors import StorageError, UGEError
 from uge.paper.laboratory import Laboratory, NotAtHandError, save_pictures
 from uge.paper.ledger import PaperLedger, Spec
@@ -21,8 +21,6 @@ from uge.runtime import Runtime
 from uge.session import Session
 
 log = logging.getLogger(__name__)
-_Answer = tuple[list[str], str]
-"""Answer of another process: notes, and the reason why the disk took no result."""
 
 
 def carry_out(
@@ -112,7 +110,7 @@ def _side_by_side(stages: Sequence[Sequence[Spec]], laboratory: Laboratory, work
     runtime = laboratory.session.runtime
     settings = (laboratory.sources, str(runtime.device), runtime.precision, threads_each(workers))
     opened = functools.partial(_opened, laboratory.ledger.folder, *settings)
-    with contextlib.closing(Processes[Spec, _Answer](opened, workers, preload=__name__)) as processes:
+    with contextlib.closing(Processes[Spec, tuple[list[str], str]](opened, workers, preload=__name__)) as processes:
         for number, stage in enumerate(stages):
             with progress.stage(f"stage {number + 1} of {len(stages)}") as on_progress:
                 for done, (spec, answer) in enumerate(processes.map(stage)):
@@ -128,10 +126,7 @@ def _side_by_side(stages: Sequence[Sequence[Spec]], laboratory: Laboratory, work
 
 
 class _Notes(Silent):
-    """Collects notes in a process that has no terminal."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
+    texts: list[str]
 
     def note(self, text: str) -> None:
         self.texts.append(text)
@@ -139,14 +134,15 @@ class _Notes(Silent):
 
 def _opened(
     folder: Path, sources: dict[str, str], device: str, precision: str, threads: int
-) -> Callable[[Spec], _Answer]:
+) -> Callable[[Spec], tuple[list[str], str]]:
+    """Make the measurement of one specification: it returns notes, and the reason why the disk took no result."""
     torch.set_num_threads(threads)
     notes = _Notes()
     laboratory = Laboratory(
         PaperLedger(folder), sources, Session(Runtime.create(device, precision), notes, resume=True)
     )
 
-    def answer(spec: Spec) -> _Answer:
+    def answer(spec: Spec) -> tuple[list[str], str]:
         notes.texts = []
         try:
             attempt(laboratory, spec)

@@ -17,8 +17,7 @@ from uge.auditing.schedule import Deadline, execute, parse_budget
 from uge.auditing.summarize import summarize
 from uge.auditing.summary import Summary
 from uge.cases.case import YARDSTICK, Case
-from uge.cases.keys import key_recipe
-from uge.cases.material import CopyMaterial
+from uge.cases.material import CopyMaterial, key_recipe
 from uge.config import STANDARD_ATTACKS, AuditConfig
 from uge.data import ImageSet, load_images
 from uge.data.store import PixelStore

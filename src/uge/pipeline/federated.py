@@ -26,14 +26,13 @@ from uge.methods.authorized import split_names
 from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
 from uge.pipeline.originals import clean_images
-from uge.pipeline.private_folder import FederationFolder, key_path, write_keys
-from uge.publishing import create_private, read_manifest
+from uge.pipeline.private_folder import DONE, FederationFolder, key_path, write_keys
+from uge.publishing import create_private, private_folder, read_manifest
 from uge.requests.configure import check_fits, describe_requests, with_requests
 from uge.requests.request import Request, theta0_file
 from uge.runtime import stream_seed
 from uge.session import Session
 
-RESULT = "federated.json"
 REQUEST = "request"
 RECEIVED = "received"
 SETTINGS = "settings.yaml"
@@ -105,7 +104,21 @@ def run_federated(
         }
     folder = FederationFolder(out, images.root, session)
     (theta0,) = method.networks(ImagesInfo.of(tests), config)
-    with folder.opened(_fingerprint(images, theta0, config, requests, federation, publishing)) as place:
+    protection = config.model_dump(mode="json", exclude={"authorized_weights", "requests"})
+    # Of everything that determines the published parts; training runs have fingerprints of their own.
+    digest = fingerprint(
+        {
+            "ids": list(images.ids),
+            "labels": images.labels.tolist(),
+            "classes": images.classes,
+            "config": protection,
+            "theta0": weights_hash(theta0),
+            "publishing": publishing.model_dump(mode="json"),
+            "split": federation.model_dump(mode="json", include={"servers", "split", "alpha"}),
+            **({"requests": describe_requests(requests)} if requests else {}),
+        }
+    )
+    with folder.opened(digest) as place:
         _request(place, theta0, given, requests, publishing)
         servers = [Server.at(place, number) for number in range(federation.servers)]
         for server, rows in zip(servers, parts, strict=True):
@@ -138,37 +151,11 @@ def run_federated(
             **judge(place / "audit", whole, summary, report=PAGE).model_dump(include={"gap", "gap_best", "verdict"}),
             # Relative, since the folder may be moved to its place yet.
             "report": f"audit/{PAGE}",
-            "settings": {
-                "protect": config.model_dump(mode="json", exclude={"authorized_weights", "requests"}),
-                "federation": federation.model_dump(mode="json"),
-            },
+            "settings": {"protect": protection, "federation": federation.model_dump(mode="json")},
             "environment": session.runtime.environment(),
         }
-        write_json(place / RESULT, result)
+        write_json(place / "federated.json", result)
     return result
-
-
-def _fingerprint(
-    images: ImageSet,
-    theta0: ImageClassifier,
-    config: ProtectConfig,
-    requests: Sequence[Request],
-    federation: Federation,
-    publishing: PublishConfig,
-) -> str:
-    """sha256 of everything that determines the published parts; training runs have fingerprints of their own."""
-    return fingerprint(
-        {
-            "ids": list(images.ids),
-            "labels": images.labels.tolist(),
-            "classes": images.classes,
-            "config": config.model_dump(mode="json", exclude={"authorized_weights", "requests"}),
-            "theta0": weights_hash(theta0),
-            "publishing": publishing.model_dump(mode="json"),
-            "split": federation.model_dump(mode="json", include={"servers", "split", "alpha"}),
-            **({"requests": describe_requests(requests)} if requests else {}),
-        }
-    )
 
 
 def _request(
@@ -184,12 +171,11 @@ def _request(
         publishing: Layout and codec of the published parts.
     """
     folder = create_private(place / REQUEST)
-    recipe = requests[0].recipe if requests else given.recipe
-    write_keys(folder, [theta0], recipe)
+    write_keys(folder, [theta0], requests[0].recipe if requests else given.recipe)
     # Paths are relative: published bytes must not depend on where the federation lies.
-    changes: JSON = {"authorized_weights": () if requests else (key_path(Path(REQUEST), 0),), "requests": ()}
-    shared = given.model_copy(update={**changes, "limit": None, "size": theta0.size})
-    settings = shared.model_dump(mode="json", exclude_defaults=True)
+    keys = () if requests else (key_path(Path(REQUEST), 0),)
+    changes: JSON = {"authorized_weights": keys, "requests": (), "limit": None, "size": theta0.size}
+    settings = given.model_copy(update=changes).model_dump(mode="json", exclude_defaults=True)
     for path, request in zip(given.requests, requests, strict=True):
         received = create_private(folder / RECEIVED)
         with storage_errors(received):
@@ -206,12 +192,12 @@ def _protect(place: Path, server: Server, session: Session) -> None:
         DataError: Its images cannot be used.
         UsageError: It failed otherwise; the message is the server's.
     """
-    if server.finished:
+    finished = (private_folder(server.published) / DONE, server.published / "manifest.json")
+    if all(path.is_file() for path in finished):
         return
     part, published = (str(path.relative_to(place)) for path in (server.part, server.published))
-    runtime = session.runtime
     command = [sys.executable, "-m", "uge", "protect", part, published, "--config", f"{REQUEST}/{SETTINGS}", "--resume"]
-    command += ["--device", str(runtime.device), "--precision", runtime.precision, "--quiet"]
+    command += ["--device", str(session.runtime.device), "--precision", session.runtime.precision, "--quiet"]
     done = subprocess.run(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         said = done.stderr.strip().splitlines()
