@@ -92,7 +92,7 @@ def union_material(
 def run_columns(
     runs: Sequence[Run], material: CopyMaterial, sizes: Sequence[int], progress: Display
 ) -> list[tuple[Run, Case]]:
-    """Do the runs whose case is missing or belongs to other images or settings.
+    """Do all runs that have no finished case for these images and settings.
 
     Args:
         runs: The runs.
