@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from uge.attacks import ATTACKS, find_attack
 from uge.attacks.variants import VARIANTS
 from uge.auditing.plan import FIRST_STEPS, Choice, choose, combinations, plan
-from uge.cases.case import Case
-from uge.cases.job import Job
+from uge.cases.case import Case, Job
 from uge.errors import UnknownNameError, UsageError
 
 NEEDING = {need: [name for name, row in ATTACKS.items() if need in row.needs] for need in ("key", "clean", "public")}

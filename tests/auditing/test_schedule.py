@@ -20,12 +20,9 @@ from uge.auditing.schedule import (
     time_left,
     warm_up,
 )
-from uge.cases.case import Case, read_cases
-from uge.cases.job import Job
+from uge.cases.case import Case, Job, read_cases
 from uge.cases.material import CopyMaterial
-from uge.cases.pool import LocalProcesses, Outcome, Serial, require_ray
-from uge.cases.run import run_case
-from uge.cases.shared_images import SHARED, StoredImages, shared
+from uge.cases.pool import SHARED, LocalProcesses, Outcome, Serial, StoredImages, require_ray, shared
 from uge.data.store import PixelStore
 from uge.errors import MissingExtraError, UsageError
 from uge.learning.recipes import Recipe
@@ -375,7 +372,7 @@ class TestBudget:
         material = make_material(protected=make_store(count=480), test=make_store(count=60, seed=2), recipe=recipe)
         guess = warm_up(material, "lenet")
         job = Job("hacker", "lenet", "random", "direct", "protected", 0)
-        case = run_case(job, material.training(job))
+        case = material.run(job)
         assert case.seconds / 5 < guess < 5 * case.seconds
 
 

@@ -255,7 +255,7 @@ def test_an_interrupted_audit_goes_on(
     interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch, toy: Path, copy: Path
 ) -> None:
     arguments = ("audit", copy, "--test", toy, "--networks", "lenet", "--attacks", "direct,distill")
-    interrupt("uge.cases.ledger.write_case", KeyboardInterrupt, call=3)
+    interrupt("uge.cases.case.write_case", KeyboardInterrupt, call=3)
     ran = run_uge(*arguments)
     assert ran.code == 130
     monkeypatch.undo()
@@ -265,6 +265,6 @@ def test_an_interrupted_audit_goes_on(
 
 
 def test_an_audit_interrupted_at_once_leaves_no_folder(interrupt: Interrupt, toy: Path, copy: Path) -> None:
-    interrupt("uge.cases.ledger.write_case", KeyboardInterrupt)
+    interrupt("uge.cases.case.write_case", KeyboardInterrupt)
     assert run_uge("audit", copy, "--test", toy, "--networks", "lenet").code == 130
     assert sorted(os.listdir(copy.parent)) == ["copy", "copy.private"]

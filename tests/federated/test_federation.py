@@ -14,7 +14,7 @@ from uge.cases.case import read_cases
 from uge.config import ProtectConfig
 from uge.data import load_images
 from uge.errors import DataError, OutputExistsError, UsageError
-from uge.federated.servers import Server
+from uge.federated.parts import Server
 from uge.files import file_sha256, read_json
 from uge.networks import from_weights, weights_hash
 from uge.pipeline import federated

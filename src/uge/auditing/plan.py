@@ -9,8 +9,7 @@ from typing import get_args
 
 from uge.attacks import ATTACKS, find_attack
 from uge.attacks.base import Family, Need
-from uge.cases.case import YARDSTICK, Case
-from uge.cases.job import Job
+from uge.cases.case import YARDSTICK, Case, Job
 from uge.errors import UnknownNameError, UsageError
 from uge.names import PLUS
 

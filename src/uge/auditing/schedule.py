@@ -15,11 +15,9 @@ from dataclasses import dataclass, field
 import torch
 
 from uge.auditing.plan import LeftOut, Plan, combinations
-from uge.cases.case import YARDSTICK, Case
-from uge.cases.job import Job
+from uge.cases.case import YARDSTICK, Case, Job
 from uge.cases.material import CopyMaterial
-from uge.cases.pool import EXECUTORS, Outcome, Pool, open_pool, require_ray
-from uge.cases.shared_images import threads_each
+from uge.cases.pool import EXECUTORS, Outcome, Pool, open_pool, require_ray, threads_each
 from uge.errors import UsageError
 from uge.learning.training import evaluate, fit, steps_per_epoch
 from uge.processes import TRIES

@@ -21,10 +21,8 @@ from uge.auditing.quality import write_quality
 from uge.auditing.schedule import execute, parse_budget, time_left
 from uge.auditing.summarize import summarize
 from uge.auditing.summary import Summary
-from uge.cases.case import YARDSTICK, Case
-from uge.cases.job import Job
-from uge.cases.keys import key_recipe
-from uge.cases.material import CopyMaterial
+from uge.cases.case import YARDSTICK, Case, Job
+from uge.cases.material import CopyMaterial, key_recipe
 from uge.config import STANDARD_ATTACKS, AuditConfig
 from uge.data import ImageSet, load_images
 from uge.data.images import Pixels

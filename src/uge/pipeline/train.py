@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from uge.cases.keys import key_network, key_recipe
+from uge.cases.material import key_network, key_recipe
 from uge.data import load_images
 from uge.errors import UsageError, refuse
 from uge.files import check_output, fingerprint
