@@ -216,18 +216,13 @@ class Method(ABC):
     refines = False
     has_options = False
 
-    @property
-    def default_budget(self) -> Budget:
-        """Budget where the settings name none."""
-        return Budget()
-
     def budget(self, settings: MethodSettings) -> Budget:
-        """Budget that settings name, or the default.
+        """Budget that settings name, or the method's own.
 
         Raises:
             UsageError: It is no budget.
         """
-        return self.default_budget if settings.rho is None else Budget.parse(settings.rho)
+        return Budget() if settings.rho is None else Budget.parse(settings.rho)
 
     def check(self, settings: MethodSettings) -> None:
         """Refuse settings that the method cannot follow, before any image is read.

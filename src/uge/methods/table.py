@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 
 from uge.errors import UsageError
 from uge.methods.base import Method
-from uge.methods.baselines import BASELINES
-from uge.methods.baselines.published import OfFunction
+from uge.methods.baselines import BASELINES, OfFunction
 from uge.methods.keyed.method import Keyed
 from uge.methods.uge.method import FORMS
 from uge.registry import Registry

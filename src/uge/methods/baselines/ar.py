@@ -119,8 +119,7 @@ def _noise(processes: Tensor, size: int, settings: ArSettings, generator: torch.
     return autoregress(processes, start)[..., settings.crop :, settings.crop :]
 
 
-def _make(material: Material) -> Records:
-    settings = material.settings(ArSettings)
+def _make(material: Material, settings: ArSettings) -> Records:
     store = material.store
     processes = class_processes(len(store.classes), store.channels, store.size, settings, material.seed)
 

@@ -50,8 +50,7 @@ def blurred(x: Tensor, filters: Tensor) -> Tensor:
     return out / out.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
 
 
-def _make(material: Material) -> Records:
-    settings = material.settings(CudaSettings)
+def _make(material: Material, settings: CudaSettings) -> Records:
     filters = class_filters(len(material.store.classes), settings, material.seed).to(material.store.device)
     return material.filled(lambda indices, x, labels: blurred(x, filters[labels]) - x)
 

@@ -63,8 +63,7 @@ def class_centres(classes: int, shape: tuple[int, ...], seed: int) -> Tensor:
     return centres * 2.0 - 1
 
 
-def _make(material: Material) -> Records:
-    settings = material.settings(LspSettings)
+def _make(material: Material, settings: LspSettings) -> Records:
     store = material.store
     cells = -(-store.size // settings.patch)
     shape = (store.channels, cells, cells)

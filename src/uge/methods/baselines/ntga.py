@@ -290,16 +290,16 @@ def blocks(count: int, settings: NTGASettings, seed: int) -> Iterator[tuple[Tens
         yield block, others if len(others) else order[~torch.isin(order, block)][: settings.held_out]
 
 
-def neural_tangent_attack(material: Material) -> Records:
+def neural_tangent_attack(material: Material, settings: NTGASettings) -> Records:
     """Perturbations that raise the loss on held-out images after gradient flow on the perturbed block.
 
     Args:
-        material: Images, budget, seed; ``options`` are :class:`NTGASettings`.
+        material: Images, budget, seed.
+        settings: Kernel, blocks and steps.
 
     Raises:
-        UsageError: A setting is wrong, or there are fewer than two images.
+        UsageError: There are fewer than two images.
     """
-    settings = material.settings(NTGASettings)
     store = material.store
     done = 0
     records = material.records()
@@ -308,8 +308,7 @@ def neural_tangent_attack(material: Material) -> Records:
         delta = _block_perturbation(fetch(store, block), fetch(store, held_out), material, settings)
         records.write(block, material.stored(clean, delta / 255))
         done += len(block)
-        if material.progress is not None:
-            material.progress(done, len(store), {"gradients": float(done * settings.steps)})
+        material.progress(done, len(store), {"gradients": float(done * settings.steps)})
     return records
 
 
@@ -331,7 +330,7 @@ def _block_perturbation(block: Batch, others: Batch, material: Material, setting
 
 
 NTGA = Baseline(
-    make=neural_tangent_attack,
+    function=neural_tangent_attack,
     norm="Linf",
     rho=PUBLISHED_RHO,
     scope="sample",

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from uge.data.loader import to_unit
+from uge.data.loader import fetch
 from uge.data.store import Records
 from uge.methods.baselines.base import Baseline, Material, Settings
 
@@ -25,9 +25,9 @@ def _moments(material: Material) -> tuple[Tensor, Tensor]:
     """Mean of x and of x² per class: each classes × channels × height × width, float64, x in [0, 1]."""
     store = material.store
     sums = torch.zeros(2, len(store.classes), *store.pixels.shape, dtype=torch.float64, device=store.device)
-    for _, pixels, labels in material.chunks():
-        x = to_unit(pixels).double()
-        sums.index_add_(1, labels, torch.stack([x, x * x]))
+    for batch in (fetch(store, indices) for indices in material.chunks()):
+        x = batch.x.double()
+        sums.index_add_(1, batch.y, torch.stack([x, x * x]))
     sums /= torch.bincount(store.labels, minlength=len(store.classes)).clamp_min(1)[:, None, None, None]
     return sums[0], sums[1]
 
@@ -78,8 +78,7 @@ def choose(material: Material, pixels: int) -> Tensor:
     return replacements
 
 
-def _make(material: Material) -> Records:
-    settings = material.settings(OpsSettings)
+def _make(material: Material, settings: OpsSettings) -> Records:
     replacements = choose(material, settings.pixels).float()
     return material.filled(lambda indices, x, labels: (replacements[labels] - x).nan_to_num())
 

@@ -72,8 +72,7 @@ def loss(network: nn.Module, x: Tensor, delta: Tensor, labels: Tensor, weight: f
     return weight * F.cross_entropy(network(delta), labels) + (1 - weight) * even
 
 
-def _make(material: Material) -> Records:
-    settings = material.settings(PilSettings)
+def _make(material: Material, settings: PilSettings) -> Records:
     rho = material.budget.rho
     network = surrogate(material.store, settings, material.seed, material.runtime)
 

@@ -88,8 +88,7 @@ class Surrogate:
 
     def report(self, material: Material, done: int, total: int, **figures: float) -> None:
         """Call the material's progress with ``figures`` and the gradient evaluations so far."""
-        if material.progress is not None:
-            material.progress(done, total, {**figures, "gradients": float(self.gradients)})
+        material.progress(done, total, {**figures, "gradients": float(self.gradients)})
 
 
 def fresh_network(material: Material, name: str, method: str) -> ImageClassifier:
