@@ -13,7 +13,7 @@ from uge.data.store import Records
 from uge.errors import UnknownNameError, UsageError
 from uge.methods import baselines
 from uge.methods.baselines.base import Baseline, Material, l2_lengths, make_once
-from uge.methods.uge.refine import delta_records
+from uge.methods.uge.generator import delta_records
 
 BASELINES: dict[str, Baseline] = {row.name: row.baseline for row in baselines.BASELINES}
 MakeMaterial = Callable[..., Material]

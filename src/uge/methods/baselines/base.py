@@ -15,10 +15,8 @@ from uge.data.loader import to_unit
 from uge.data.store import PixelStore, Records
 from uge.errors import UnknownNameError, UsageError
 from uge.files import storage_errors
-from uge.methods.authorized import public_name
-from uge.methods.base import Perturbation, Task
-from uge.methods.uge.generator import level_type
-from uge.methods.uge.refine import delta_records
+from uge.methods.base import Perturbation, Task, public_name
+from uge.methods.uge.generator import delta_records, level_type
 from uge.progress import Progress
 from uge.runtime import Runtime
 
