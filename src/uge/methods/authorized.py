@@ -144,8 +144,11 @@ class Keyed(ForNetworks):
         if task.folder is not None:
             save_perturber(task.folder / GENERATOR, code)
         network = task.networks[0]
-        recipe = task.settings.recipe.json_dict()
-        details = {"training_size": network.size, "channels": network.channels, "recipe": recipe}
+        details = {
+            "training_size": network.size,
+            "channels": network.channels,
+            "recipe": task.settings.recipe.json_dict(),
+        }
         return Perturbation(task.budget, code, details=details)
 
 

@@ -84,18 +84,17 @@ class ImagesInfo:
     @classmethod
     def of(cls, images: ImageSet) -> ImagesInfo:
         """Read the images of the probe, each once."""
+        probe = images.probe()
         digest = hashlib.sha256()
-        shapes = []
-        for pixels in images.probe():
-            shapes.append(pixels.shape)
+        for pixels in probe:
             digest.update(str(pixels.shape).encode() + pixels.tobytes())
-        sizes = {shape[:2] for shape in shapes}
+        sizes = {pixels.shape[:2] for pixels in probe}
         height, width = next(iter(sizes))
         return cls(
             name=images.name,
             classes=images.classes,
             native_size=int(height) if len(sizes) == 1 and height == width else None,
-            channels=1 if all(shape[2] <= 2 for shape in shapes) else 3,
+            channels=1 if all(pixels.shape[2] <= 2 for pixels in probe) else 3,
             digest=digest.hexdigest(),
         )
 

@@ -22,8 +22,8 @@ from uge.runtime import Runtime
 
 PUBLISHED_RHO = 8 / 255
 """The L-inf budget that most of these methods were published with."""
-_BATCH, _VALUES = 500, 2**24
-"""Images at a time, and the values that they have at most."""
+_BATCH = 500  # Images at a time.
+_VALUES = 2**24  # Values that they have at most.
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):

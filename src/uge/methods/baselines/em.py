@@ -90,7 +90,7 @@ class _Run:
         self.step = self.settings.step or step
 
     def train(self, indices: Tensor) -> float:
-        """Take one step of the surrogate on a batch; perturbed pixels are augmented as content."""
+        # Perturbed pixels are augmented as content.
         x, labels = perturbed(self.noise, indices)
         return self.surrogate.train_step(augmentation(self.settings.augment)(x, self.draw), labels)
 

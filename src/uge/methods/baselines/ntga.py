@@ -70,7 +70,7 @@ def cnn(x: Tensor, z: Tensor) -> Tensor:
 
 
 def _inputs(x: Tensor, z: Tensor) -> Layer:
-    """Covariances before any layer; x and z are count × values × places."""
+    # Covariances before any layer; x and z are count × values × places.
     cross = x.permute(2, 0, 1) @ z.permute(2, 1, 0) / x.shape[1]
     first, second = (images.permute(2, 0, 1).square().mean(2) for images in (x, z))
     return Layer(cross, first[:, :, None], second[:, None], torch.zeros_like(cross))
@@ -102,7 +102,7 @@ def erf(layer: Layer) -> Layer:
 
 
 def _edges(side: int) -> tuple[int, int]:
-    """Numbers of zeros before and after, so that every second pixel is the middle of a window."""
+    # Numbers of zeros before and after, so that every second pixel is the middle of a window.
     total = max((-(-side // STRIDE) - 1) * STRIDE + WINDOW - side, 0)
     return total // 2, total - total // 2
 
@@ -304,9 +304,8 @@ def neural_tangent_attack(material: Material, settings: NTGASettings) -> Records
     done = 0
     records = material.records()
     for block, held_out in blocks(len(store), settings, material.seed):
-        clean = store.pixels.read(block)
         delta = _block_perturbation(fetch(store, block), fetch(store, held_out), material, settings)
-        records.write(block, material.stored(clean, delta / 255))
+        records.write(block, material.stored(store.pixels.read(block), delta / 255))
         done += len(block)
         material.progress(done, len(store), {"gradients": float(done * settings.steps)})
     return records

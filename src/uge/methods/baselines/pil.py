@@ -67,8 +67,7 @@ def loss(network: nn.Module, x: Tensor, delta: Tensor, labels: Tensor, weight: f
         weight: w.
     """
     answers = F.log_softmax(network(x - delta), 1)
-    uniform = torch.full_like(answers, 1 / answers.shape[1])
-    even = F.kl_div(answers, uniform, reduction="batchmean")
+    even = F.kl_div(answers, torch.full_like(answers, 1 / answers.shape[1]), reduction="batchmean")
     return weight * F.cross_entropy(network(delta), labels) + (1 - weight) * even
 
 

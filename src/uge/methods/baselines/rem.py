@@ -70,15 +70,17 @@ def adversary(surrogate: Surrogate, x: Tensor, y: Tensor, settings: REMSettings,
         draw: Source of the start.
     """
     pixels = x.detach() * 255
-    delta = sign_steps(
-        pixels,
-        random_start(pixels, settings.adversary_radius, draw),
-        lambda moved: -surrogate.label_gradient(moved, y),
-        steps=settings.adversary_steps,
-        step=settings.adversary_step,
-        bound=settings.adversary_radius,
+    return (
+        sign_steps(
+            pixels,
+            random_start(pixels, settings.adversary_radius, draw),
+            lambda moved: -surrogate.label_gradient(moved, y),
+            steps=settings.adversary_steps,
+            step=settings.adversary_step,
+            bound=settings.adversary_radius,
+        )
+        / 255
     )
-    return delta / 255
 
 
 def robust_gradient(surrogate: Surrogate, x: Tensor, y: Tensor, settings: REMSettings, draw: torch.Generator) -> Tensor:

@@ -117,9 +117,7 @@ class Generator(nn.Module):
         Raises:
             UsageError: The generator was trained for other classes.
         """
-        if not self.classes:
-            return list(range(len(names)))
-        return class_numbers(self.classes, names, "generator was trained for")
+        return class_numbers(self.classes or names, names, "generator was trained for")
 
     @torch.no_grad()
     def levels(
@@ -138,12 +136,20 @@ class Generator(nn.Module):
         Yields:
             Perturbation in 8-bit levels, of each image's shape and the budget's :func:`level_type`.
         """
+        device = next(self.parameters()).device
         for _, group in groupby(range(len(images)), key=lambda row: images[row].shape):
             same = torch.tensor(list(group))
             height, width = images[int(same[0])].shape[:2]
             for rows in torch.split(same, max(1, -(-_GROUP // (height * width)))):
-                y = None if labels is None else torch.tensor([labels[row] for row in rows])
-                yield from _perturb_same_shape(self, np.stack([images[row] for row in rows]), y)
+                y = None if labels is None else torch.tensor([labels[row] for row in rows], device=device)
+                same_shape = np.stack([images[row] for row in rows])
+                colours = 1 if same_shape.shape[3] <= 2 else 3
+                x = torch.from_numpy(same_shape[..., :colours]).to(device).permute(0, 3, 1, 2).float() / 255
+                delta = _match_channels(_tiled(self, _match_channels(x, self.channels), y), colours)
+                coloured = (delta * 255).round().to(level_type(self.budget)).permute(0, 2, 3, 1).cpu().numpy()
+                levels: Levels = np.zeros(same_shape.shape, coloured.dtype)
+                levels[..., :colours] = coloured
+                yield from levels
 
 
 class _Residual(nn.Module):
@@ -210,18 +216,6 @@ def class_numbers(known: Sequence[str], names: Sequence[str], whose: str) -> lis
             "their own"
         )
     return [known.index(name) for name in names]
-
-
-def _perturb_same_shape(generator: Generator, images: Pixels, y: Tensor | None) -> Iterator[Levels]:
-    device = next(generator.parameters()).device
-    colours = 1 if images.shape[3] <= 2 else 3
-    x = torch.from_numpy(images[..., :colours]).to(device).permute(0, 3, 1, 2)
-    y = None if y is None else y.to(device)
-    delta = _match_channels(_tiled(generator, _match_channels(x.float() / 255, generator.channels), y), colours)
-    coloured = (delta * 255).round().to(level_type(generator.budget)).permute(0, 2, 3, 1).cpu().numpy()
-    levels: Levels = np.zeros(images.shape, coloured.dtype)
-    levels[..., :colours] = coloured
-    yield from levels
 
 
 def _match_channels(x: Tensor, channels: int) -> Tensor:

@@ -71,8 +71,7 @@ def gradient_matching(
             pairs = [(torch.cat(clean, 1), torch.cat(protected, 1))]
         else:
             pairs = _with_direction(clean, protected)
-        distances = [1 - F.cosine_similarity(a, b, dim=1, eps=1e-8) for a, b in pairs]
-        losses.append(torch.stack(distances).mean())
+        losses.append(torch.stack([1 - F.cosine_similarity(a, b, dim=1, eps=1e-8) for a, b in pairs]).mean())
     return torch.stack(losses).mean()
 
 
@@ -110,7 +109,6 @@ def _sample_gradients(network: nn.Module, x: Tensor, y: Tensor, differentiable: 
 
 
 def _with_direction(clean: list[Tensor], protected: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Pairs of gradients of the same parameter, without those whose clean gradient is negligible."""
     # The gradient of a bias in front of batch norm is zero but for rounding, and so has no direction.
     pairs = list(zip(clean, protected, strict=True))
     norms = torch.stack([gradient.norm() for gradient in clean])
@@ -164,8 +162,8 @@ def _values(network: nn.Module, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         variance = values.var(others, correction=0)
         compared.extend([(values.mean(others), variance.sum()), ((variance + _TINY).sqrt(), variance.sum())])
 
-    def outputs(values: Tensor) -> None:
-        values = full_precision(values)
+    def outputs(activations: Tensor) -> None:
+        values = full_precision(activations)
         compared.append((values, (values - values.mean(0)).square().sum()))
 
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]

@@ -156,8 +156,7 @@ def start_delta(generator: Generator, store: PixelStore, delta: Records, runtime
     for batch in batches(store, 500):
         with runtime.autocast():
             bounded = generator(batch.x.to(memory_format=runtime.memory_format), batch.y)
-        stored = (add_perturbation(batch.x, bounded) - batch.x) * 255
-        delta.write(batch.indices, stored.round())
+        delta.write(batch.indices, ((add_perturbation(batch.x, bounded) - batch.x) * 255).round())
 
 
 def refine_pass(

@@ -114,8 +114,9 @@ class Stages:
     def _hacker(self) -> ImageClassifier:
         store = self.task.store
         seed = stream_seed(self.task.settings.seed, "hacker")
-        name = self.task.settings.hacker
-        network = build(name, len(store.classes), channels=store.channels, size=store.size, seed=seed)
+        network = build(
+            self.task.settings.hacker, len(store.classes), channels=store.channels, size=store.size, seed=seed
+        )
         return measure_statistics(network, store, seed=seed, runtime=self.task.runtime)
 
     def _trained(
@@ -126,7 +127,6 @@ class Stages:
         name: str,
         path: Path | None,
     ) -> Generator:
-        """The generator after training, or from ``path`` where that was done."""
         if path is None or not path.is_file():
             with self.task.progress.stage(name) as on_progress:
                 train_generator(
@@ -165,8 +165,8 @@ class Stages:
                 current = protected_store(task.store, before, task.budget)
                 total.follow(self._recorded(current, f"round-{round_number}"))
             losses = self._against_hackers(total, before, (round_number, inner))
-            stage = f"refine round {round_number + 1}/{settings.rounds} pass {inner + 1}"
-            with task.progress.stage(stage) as on_progress:
+            name = f"refine round {round_number + 1}/{settings.rounds} pass {inner + 1}"
+            with task.progress.stage(name) as on_progress:
                 refine_pass(
                     task.store,
                     before,
