@@ -84,10 +84,15 @@ class ForNetworks(Method):
         size = info.training_size(settings.size)
         if files and len(files) != len(names):
             raise UsageError(f"{len(names)} authorised networks need as many --authorized-weights, got {len(files)}")
-        seeds = [stream_seed(settings.authorized_seed + number, "theta0", info.digest) for number in range(len(names))]
         networks = [
-            build(name, len(info.classes), channels=info.channels, size=size, seed=seed)
-            for name, seed in zip(names, seeds, strict=True)
+            build(
+                name,
+                len(info.classes),
+                channels=info.channels,
+                size=size,
+                seed=stream_seed(settings.authorized_seed + number, "theta0", info.digest),
+            )
+            for number, name in enumerate(names)
         ]
         for network, file in zip(networks, files, strict=False):
             restore(network, *load_weights(file))

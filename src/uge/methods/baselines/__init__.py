@@ -89,7 +89,7 @@ BASELINES = (
         "ar", "closed_form:AR", "autoregressive noise, one process per class (Sandoval-Segura et al., NeurIPS 2022)"
     ),
     Published("ops", "closed_form:OPS", "one pixel shortcut for every class (Wu et al., ICLR 2023)"),
-    Published("pil", "pil:PIL", "noise that a linear network takes for the class (jinlinll/pil, ICLR 2026)"),
+    Published("pil", "closed_form:PIL", "noise that a linear network takes for the class (jinlinll/pil, ICLR 2026)"),
     Published("random", "closed_form:RANDOM", "uniform random noise for every image: a control without optimisation"),
     Published("random-class", "closed_form:RANDOM_CLASS", "uniform random noise, one pattern per class: a control"),
 )

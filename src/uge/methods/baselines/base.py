@@ -158,22 +158,25 @@ class Baseline:
         settings = self.read_settings(options).model_dump(mode="json")
         lengths = l2_lengths(task.store, delta, task.budget)
         clipped = task.budget.levels < Budget(self.rho).levels
-        details = {
-            "about": self.about,
-            "norm": self.norm,
-            "scope": self.scope,
-            "published_rho": self.rho if self.norm == "Linf" else None,
-            "clipped": clipped and self.norm != "Linf",
-            "linf_claimed": self.norm == "Linf" or clipped,
-            "l2_mean": round(float(lengths.double().mean()), 6),
-            "l2_max": round(float(lengths.max()), 6),
-            "settings": {
-                key: public_name(value) if isinstance(value, str) else value for key, value in settings.items()
+        return Perturbation(
+            task.budget,
+            delta=delta,
+            details={
+                "about": self.about,
+                "norm": self.norm,
+                "scope": self.scope,
+                "published_rho": self.rho if self.norm == "Linf" else None,
+                "clipped": clipped and self.norm != "Linf",
+                "linf_claimed": self.norm == "Linf" or clipped,
+                "l2_mean": round(float(lengths.double().mean()), 6),
+                "l2_max": round(float(lengths.max()), 6),
+                "settings": {
+                    key: public_name(value) if isinstance(value, str) else value for key, value in settings.items()
+                },
+                "training_size": task.store.size,
+                "channels": task.store.channels,
             },
-            "training_size": task.store.size,
-            "channels": task.store.channels,
-        }
-        return Perturbation(task.budget, delta=delta, details=details)
+        )
 
 
 def reference_radius(radius: float, store: PixelStore) -> float:

@@ -132,8 +132,7 @@ def robust_error_minimising(material: Material, settings: REMSettings) -> Record
 
     def change(indices: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         delta = defence(surrogate, x * 255, labels, bound, settings, draw)
-        done = int(indices[-1]) // settings.batch_size + 1
-        surrogate.report(material, settings.theta_steps + done, total)
+        surrogate.report(material, settings.theta_steps + int(indices[-1]) // settings.batch_size + 1, total)
         return delta / 255
 
     with seeded(material.seed, "rem", "layers"):

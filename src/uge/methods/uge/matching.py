@@ -88,9 +88,12 @@ def _leaves(network: nn.Module) -> dict[str, Tensor]:
 def _gradients(
     network: nn.Module, values: dict[str, Tensor], x: Tensor, y: Tensor, differentiable: bool
 ) -> tuple[Tensor, ...]:
-    loss = F.cross_entropy(call_in_mode(network, values, x, training=True), y)
     return torch.autograd.grad(
-        loss, list(values.values()), create_graph=differentiable, allow_unused=True, materialize_grads=True
+        F.cross_entropy(call_in_mode(network, values, x, training=True), y),
+        list(values.values()),
+        create_graph=differentiable,
+        allow_unused=True,
+        materialize_grads=True,
     )
 
 

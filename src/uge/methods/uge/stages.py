@@ -202,8 +202,8 @@ class Stages:
 
     def _details(self) -> dict[str, Any]:
         settings = self.task.settings
-        hackers = ",".join(public_name(name) for name in settings.refinement.hacker_names)
-        refinement = settings.refinement.model_dump(mode="json") | {"hackers": hackers}
+        hackers = map(public_name, settings.refinement.hacker_names)
+        refinement = settings.refinement.model_dump(mode="json") | {"hackers": ",".join(hackers)}
         return {
             "loss": settings.loss.model_dump(mode="json"),
             "generator": settings.generator.model_dump(mode="json"),
