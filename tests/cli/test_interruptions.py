@@ -73,7 +73,7 @@ def test_interrupted_in_the_generator_resumes_to_the_same_bytes(
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        ("uge.methods.uge.refine", "move", 14),
+        ("uge.methods.uge.protector", "move", 14),
         ("uge.methods.uge.protector", "imitation", 3),
         ("uge.publishing.writer", "encode", 20),
         ("uge.pipeline.private_folder", "write_json", 2),
