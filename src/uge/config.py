@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from pydantic_core import PydanticCustomError
 
 from uge.errors import UsageError
+from uge.files import UnreadableError, parse, read_text
 from uge.methods import METHODS, MethodSettings
 
 STANDARD_ATTACKS = ("direct", "distill", "grayscale", "jpeg30", "jpeg10", "wave-removal", "pattern-estimation")
@@ -93,7 +94,9 @@ class AuditConfig(_Settings):
         str, Field(description="Cases that run at once, or auto; they share the threads.", pattern=r"^(auto|[1-9]\d*)$")
     ] = "1"
     executor: Annotated[Literal["local", "ray"], Field(description="Local processes, or Ray (extra ray).")] = "local"
-    size: Annotated[int | None, Field(description="Side length for training; by default the manifest's.", ge=16)] = None
+    size: Annotated[
+        int | None, Field(description="Side length for training; by default the manifest's.", ge=16, le=4096)
+    ] = None
     limit_test: Annotated[int | None, Field(description="First N test images only.", ge=1)] = None
     seed: Annotated[int, Field(description="Root seed of the audit.")] = 1000
     epochs: Annotated[int | None, Field(description="Epochs, if other than the recipe's.", ge=1)] = None
@@ -117,11 +120,10 @@ def read_config(path: Path, name: str) -> dict[str, Any]:
     """
     kind = "TOML" if path.suffix == ".toml" else "YAML"
     try:
-        text = path.read_text()
-        data = tomllib.loads(text) if kind == "TOML" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError):
-        raise UsageError(f"the {name} cannot be read; check its path") from None
-    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        data = parse(tomllib.loads if kind == "TOML" else yaml.safe_load, read_text(path))
+    except (UnreadableError, UnicodeDecodeError) as error:
+        raise UsageError(f"the {name} cannot be read: {getattr(error, 'reason', 'it is no UTF-8')}") from None
+    except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"the {name} is no valid {kind}: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise UsageError(f"the {name} must hold settings by name, got {type(data).__name__}")

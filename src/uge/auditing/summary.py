@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
@@ -215,7 +215,7 @@ class Summary(BaseModel):
     planned: int | None = None
     left_out: list[dict[str, str]] = Field(default_factory=list)
     failed: list[str] = Field(default_factory=list)
-    facts: dict[str, Any] = Field(default_factory=dict)
+    facts: dict[str, int | float | None] = Field(default_factory=dict)
     given: list[str] = Field(default_factory=list)
     doubts: list[Doubt] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)

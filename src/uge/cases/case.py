@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from uge.errors import DataError, UsageError, WeightsError
-from uge.files import read_json, write_json
+from uge.files import parse, read_json, read_text, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -185,15 +185,15 @@ def read_case(path: Path) -> Case:
         DataError: The file is no JSON, or not a case; the message names the file and the field.
     """
     try:
-        return Case.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"expected a case in JSON in {path}, got {error}; delete the file to train it again") from error
+        return Case.model_validate(parse(json.loads, read_text(path)))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the top level"
         raise DataError(
             f"{path} is no audit case: at '{place}': {first['msg'].lower()}; delete the file to train it again"
         ) from error
+    except ValueError as error:
+        raise DataError(f"expected a case in JSON in {path}, got {error}; delete the file to train it again") from error
 
 
 def read_cases(folder: Path) -> list[Case]:

@@ -13,20 +13,40 @@ from uge.files.documents import (
 )
 from uge.files.events import EventLog, read_events
 from uge.files.folders import check_output, holds_something, local_path, staged_folder
+from uge.files.limits import (
+    ENCODED,
+    LISTING,
+    WEIGHTS,
+    UnreadableError,
+    check_regular,
+    open_regular,
+    parse,
+    read_bytes,
+    read_text,
+)
 from uge.files.version import code_version
 
 __all__ = [
+    "ENCODED",
     "JSON",
+    "LISTING",
+    "WEIGHTS",
     "EventLog",
+    "UnreadableError",
     "canonical_json",
     "check_output",
+    "check_regular",
     "code_version",
     "file_sha256",
     "fingerprint",
     "holds_something",
     "local_path",
+    "open_regular",
+    "parse",
+    "read_bytes",
     "read_events",
     "read_json",
+    "read_text",
     "stable_safetensors",
     "staged_folder",
     "storage_errors",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from uge.errors import DataError, StorageError, UsageError
+from uge.files.limits import DOCUMENT, UnreadableError, open_regular, parse, read_bytes
 
 JSON = dict[str, Any]
 
@@ -42,7 +43,7 @@ def fingerprint(value: Any) -> str:
 
 def file_sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes, read in blocks."""
-    with path.open("rb") as handle:
+    with open_regular(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
@@ -83,16 +84,21 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
-def read_json(path: Path) -> JSON:
+def read_json(path: Path, limit: int = DOCUMENT) -> JSON:
     """JSON object of a file.
 
+    Args:
+        path: The file.
+        limit: Largest size in bytes.
+
     Raises:
-        DataError: The file is missing or holds no JSON object.
+        DataError: The file is missing, no regular file, too large, nested too deeply, or holds no JSON object.
     """
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); it is damaged or missing") from error
+        value = parse(json.loads, read_bytes(path, limit))
+    except (UnreadableError, ValueError) as error:
+        reason = getattr(error, "reason", f"{error}; it is damaged")
+        raise DataError(f"{path} cannot be read as JSON: {reason}") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} should hold a JSON object, but holds a {type(value).__name__}")
     return value

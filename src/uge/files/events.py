@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uge.files.documents import JSON, storage_errors
+from uge.files.limits import LISTING, parse, read_text
 
 
 class EventLog:
@@ -43,7 +44,7 @@ class EventLog:
 def read_events(path: Path) -> list[JSON]:
     """All complete events of a log; a last line cut off by a crash is skipped, and a missing file has none."""
     events = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            events.append(json.loads(line))
+    for line in read_text(path, LISTING).splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            events.append(parse(json.loads, line))
     return events

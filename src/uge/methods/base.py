@@ -48,7 +48,9 @@ class MethodSettings(BaseModel, frozen=True, extra="forbid"):
         str,
         Field(description="Feature space: local, clip:ID with a hub id or a folder, or a name of uge list encoders."),
     ] = "local"
-    size: Annotated[int | None, Field(description="Side length for training; the native one by default.", ge=16)] = None
+    size: Annotated[
+        int | None, Field(description="Side length for training; the native one by default.", ge=16, le=4096)
+    ] = None
     refine: Annotated[bool, Field(description="Optimise every image's perturbation directly as well.")] = False
     snapshots: Annotated[int, Field(description="Snapshots per trajectory.", ge=2)] = 10
     hacker: Annotated[str, Field(description="Architecture of the random hacker in the undistill loss.")] = "resnetc20"

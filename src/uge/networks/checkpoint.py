@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from uge.errors import MissingExtraError, UsageError
-from uge.files import file_sha256
+from uge.files import file_sha256, parse, read_text
 from uge.names import CHECKPOINT
 from uge.networks.plugins import Wrapped
 
@@ -174,7 +174,7 @@ def read_json(path: Path, otherwise: str) -> dict[str, Any]:
         UsageError: It cannot be read, or holds no object.
     """
     try:
-        value = json.loads(path.read_text())
+        value = parse(json.loads, read_text(path))
     except (OSError, ValueError) as error:
         raise UsageError(f"a checkpoint needs a readable {path} ({first_line(error)}); {otherwise}") from error
     if not isinstance(value, dict):

@@ -33,7 +33,7 @@ def build_plugin(name: str, classes: int, channels: int, size: int) -> ImageClas
     place, _, attribute = name.partition(":")
     try:
         function: Callable[..., Any] = getattr(importlib.import_module(place), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # The module may do anything.
         raise UsageError(
             f"network '{name}' must name an importable 'package.module:function' ({error}); "
             "is its folder on PYTHONPATH?"
@@ -49,7 +49,13 @@ def made_by(function: Any, name: str, classes: int, channels: int, size: int) ->
     """
     if not callable(function):
         raise UsageError(f"network '{name}' must name a function(classes, channels, size), got {function!r}")
-    module = function(classes, channels, size)
+    try:
+        module = function(classes, channels, size)
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"the function of the network '{name}' failed for {classes} classes, {channels} channels and {size} px "
+            f"({type(error).__name__}: {error}); mend it"
+        ) from error
     if not isinstance(module, nn.Module):
         raise UsageError(f"network '{name}' must return a torch.nn.Module, got {type(module).__name__}")
     return module

@@ -148,9 +148,15 @@ def build(name: str, classes: int, *, seed: int, channels: int = 3, size: int = 
         WeightsError: The weights of a checkpoint cannot be read, or do not fit the architecture that they name.
     """
     check_name(name)
-    for label, value, least in (("classes", classes, 2), ("channels", channels, 1), ("size", size, 16)):
-        if not isinstance(value, int) or value < least:
-            raise UsageError(f"network '{name}' needs {label} as a whole number of at least {least}, got {value}")
+    for label, value, (least, most) in (
+        ("classes", classes, (2, 100_000)),
+        ("channels", channels, (1, 64)),
+        ("size", size, (16, 4096)),
+    ):
+        if not isinstance(value, int) or not least <= value <= most:
+            raise UsageError(
+                f"network '{name}' needs {label} as a whole number of at least {least} and at most {most}, got {value}"
+            )
     if is_keyed(name):
         if channels not in (1, 3):
             raise UsageError(f"network '{name}' needs images of 1 or 3 channels, got {channels}")
@@ -204,7 +210,7 @@ def from_weights(path: Path | str, *, plugins: bool = False) -> ImageClassifier:
         WeightsError: The file cannot be read, lacks a name or a shape, or does not fit them.
         UnknownNameError: It is for a network that is not installed here.
     """
-    state, metadata = load_weights(path)
+    state, metadata = load_weights(path, values=False)
     name = metadata.get("network", "")
     try:
         classes, channels, size = (int(metadata[key]) for key in ("classes", "channels", "size"))
@@ -230,5 +236,5 @@ def from_weights(path: Path | str, *, plugins: bool = False) -> ImageClassifier:
     if problem:
         raise WeightsError(f"{path} says that it is for {stated(metadata)}, but does not fit: {problem}")
     result = build(name, classes, seed=0, channels=channels, size=size)
-    restore(result, state, metadata)
+    restore(result, *load_weights(path))
     return result

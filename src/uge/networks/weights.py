@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from uge.errors import WeightsError
-from uge.files import stable_safetensors, write_atomic
+from uge.files import WEIGHTS, open_regular, stable_safetensors, write_atomic
 from uge.networks.base import ImageClassifier
 
 State = dict[str, Tensor]
@@ -38,16 +38,21 @@ def save_weights(path: Path | str, network: ImageClassifier, metadata: Mapping[s
     )
 
 
-def load_weights(path: Path | str) -> tuple[State, dict[str, str]]:
+def load_weights(path: Path | str, *, values: bool = True) -> tuple[State, dict[str, str]]:
     """Read the tensors, on the CPU, and the metadata of a safetensors file.
+
+    Args:
+        path: The file, of at most 4 GiB.
+        values: False reads names and shapes only: the tensors are on the device ``meta``, and take no memory.
 
     Raises:
         WeightsError: The file is absent, no safetensors file, or holds NaN or infinity.
+        UnreadableError: The file is too large.
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"expected a safetensors file at {path}, but there is none")
-    with path.open("rb") as handle:
+    with open_regular(path, WEIGHTS) as handle:
         start = handle.read(9)
     # A bare pickle, or the zip archive of torch.save. A safetensors file may start with the same bytes (its header's
     # length), but then comes a brace.
@@ -58,6 +63,9 @@ def load_weights(path: Path | str) -> tuple[State, dict[str, str]]:
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             metadata = dict(file.metadata() or {})
+            if not values:
+                shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
+                return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, metadata
             # cloned, because the originals are a view into the file
             state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (safetensors.SafetensorError, OSError, ValueError) as error:

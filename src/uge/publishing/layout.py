@@ -18,8 +18,9 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from uge.data.formats.parquet import check_sizes
 from uge.errors import DataError, refuse
-from uge.files import file_sha256
+from uge.files import ENCODED, file_sha256, read_bytes
 from uge.publishing.manifest import INDEX, Codec, FileRecord, Format, Manifest
 from uge.publishing.stream import batches
 
@@ -156,6 +157,7 @@ def _shard_records(folder: Path, manifest: Manifest, file: FileRecord) -> Iterat
         schema = shard.schema_arrow
         wanted = table_schema(manifest.classes)
         count = shard.metadata.num_rows
+        check_sizes(shard.metadata, folder / file.path)
         refuse(
             {
                 f"expected the columns {', '.join(wanted.names)} only, got {', '.join(schema.names)}": (
@@ -220,7 +222,7 @@ def _image_folder_records(
                 if parent != folders[int(label)]:
                     problem(f"{path}: lies in another folder than that of its class in {INDEX}; publish again")
                 if path in sound:
-                    yield Record(path, name, (folder / path).read_bytes(), int(label), id)
+                    yield Record(path, name, read_bytes(folder / path, ENCODED), int(label), id)
     except (csv.Error, DataError, OSError, ValueError) as error:
         problem(f"{INDEX}: {error}; publish again")
     else:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from uge.errors import DataError, IntegrityError, UsageError
-from uge.files import code_version, read_json, write_atomic
+from uge.files import LISTING, UnreadableError, code_version, parse, read_json, read_text, write_atomic
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -195,7 +195,7 @@ def created_date(given: str | None) -> str | None:
 def is_published(folder: Path) -> bool:
     """True for a published folder of this package, not for an audit folder with its copy of the manifest."""
     with contextlib.suppress(DataError):
-        return read_json(folder / MANIFEST).get("tool") == "uge" and not (folder / "cases").exists()
+        return read_json(folder / MANIFEST, LISTING).get("tool") == "uge" and not (folder / "cases").exists()
     return False
 
 
@@ -210,10 +210,10 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give a folder that was published")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise IntegrityError([f"{MANIFEST} is missing in {folder}; give a folder that was published"]) from None
-    except (ValueError, OSError) as error:
+        raw = parse(json.loads, read_text(path, LISTING))
+    except (ValueError, UnreadableError) as error:
+        if not os.path.lexists(path):
+            raise IntegrityError([f"{MANIFEST} is missing in {folder}; give a folder that was published"]) from None
         raise IntegrityError([f"{MANIFEST} cannot be read ({error}); fetch the folder again"]) from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:

@@ -16,7 +16,7 @@ from uge.budget import Budget
 from uge.data import load_images
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, IntegrityError
-from uge.files import code_version, file_sha256
+from uge.files import UnreadableError, code_version, file_sha256, read_bytes
 from uge.progress import Display
 from uge.publishing.codec import decode, kind_of, metadata_problem
 from uge.publishing.layout import IMAGE_NAME, LAYOUTS, PUBLISHABLE, Problem, Record
@@ -184,7 +184,7 @@ def _files(folder: Path, manifest: Manifest, problem: Problem) -> Iterator[tuple
         for name in [*names, *(name for name in folders if Path(here, name).is_symlink())]:
             path = Path(here, name)
             relative = path.relative_to(folder).as_posix()
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
                 problem(f"{relative} is a link that leads outside the folder; replace it by the file itself")
             elif path.is_file():
                 yield relative, path
@@ -332,8 +332,8 @@ def _check_pages(folder: Path, manifest: Manifest, sound: frozenset[str], proble
         return
     for name, make in PAGES:
         try:
-            same = name not in sound or (folder / name).read_bytes() == make(manifest).encode()
-        except (LookupError, TypeError, ValueError):  # method_details are free, and a stranger's
+            same = name not in sound or read_bytes(folder / name) == make(manifest).encode()
+        except (UnreadableError, LookupError, TypeError, ValueError):  # method_details are free, and a stranger's
             same = False
         if not same:
             problem(f"{name} is not the page that follows from {MANIFEST}; fetch the folder again")

@@ -17,7 +17,7 @@ from PIL import Image
 
 from uge.data.images import Pixels
 from uge.errors import DataError
-from uge.files import read_json
+from uge.files import ENCODED, open_regular, parse, read_json, read_text
 from uge.report.line_plot import Line, plot
 
 MOST_PICTURES = 9
@@ -117,7 +117,7 @@ def _entries(index: Path, *fields: str) -> list[tuple[str, ...]]:
     if not index.is_file():
         return []
     try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["pictures"]
+        listed = parse(json.loads, read_text(index))["pictures"]
         return [(str(e.get("class", e.get("id", ""))), *(str(e[field]) for field in fields)) for e in listed]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         wanted = " and ".join(f"'{field}'" for field in fields)
@@ -131,11 +131,11 @@ def _pixels(folder: Path, file: str) -> Pixels:
     # Colour channels (1 or 3); transparency is left out, since the protection leaves it alone.
     path = folder / Path(file).name  # Only the name: an index that came from elsewhere must not reach other folders.
     try:
-        with Image.open(path) as image:
+        with open_regular(path, ENCODED) as handle, Image.open(handle) as image:
             image.load()
             gray = image.mode in {"1", "L", "LA", "I", "I;16", "F"}
             bands = np.asarray(image.convert("LA" if gray else "RGBA"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot read the picture {path} ({error}); run the audit again to write it anew") from error
     return bands[..., :1] if gray else bands[..., :3]
 

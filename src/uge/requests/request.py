@@ -18,7 +18,16 @@ from torch import Tensor
 
 from uge.config import first_problem
 from uge.errors import DataError, MissingExtraError, UsageError, WeightsError
-from uge.files import canonical_json, check_output, file_sha256, fingerprint, read_json, storage_errors, write_json
+from uge.files import (
+    canonical_json,
+    check_output,
+    file_sha256,
+    fingerprint,
+    read_bytes,
+    read_json,
+    storage_errors,
+    write_json,
+)
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS
 from uge.names import KEYED, behind_key
@@ -321,7 +330,7 @@ def open_identity(path: Path) -> "Ed25519PrivateKey":
                 handle.write(pem)
         if path.stat().st_mode & 0o077:
             raise UsageError(f"the identity {path} can be read by others; run chmod 600 on it, or make a new one")
-        data = path.read_bytes()
+        data = read_bytes(path)
     try:
         key = serialization.load_pem_private_key(data, password=None)
     except (ValueError, TypeError) as error:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from uge.data.images import ImageSet, Reader
 from uge.errors import DataError
+from uge.files import check_regular
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def by_split(files: Iterable[Path], path: Path) -> dict[str, list[Path]]:
     """
     groups: dict[str, list[Path]] = {}
     for file in files:
+        check_regular(file)
         folder = "" if file == path else file.parent.relative_to(path).as_posix()
         match = _IN_NAME.search(file.name.lower()) or _IN_NAME.search(folder.lower())
         groups.setdefault(match[1] if match else "", []).append(file)

@@ -9,6 +9,7 @@ import functools
 import io
 import math
 import pickle
+import pickletools
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from uge.data.formats.base import Splits, data_errors, image_set, label_values
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError
+from uge.files import ENCODED, read_bytes
 
 _PIXELS = 3 * 32 * 32
 
@@ -104,7 +106,7 @@ class CifarReader:
 
 def _unpacked(folder: Path, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
     files = [folder / name for name in sorted(wanted)]
-    return ((file.name, io.BytesIO(file.read_bytes())) for file in files if file.is_file())
+    return ((file.name, io.BytesIO(read_bytes(file, ENCODED))) for file in files if file.is_file())
 
 
 def _archived(path: Path, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
@@ -117,7 +119,11 @@ def _archived(path: Path, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
             name = PurePosixPath(member.name).name
             handle = archive.extractfile(member) if member.isreg() and name in wanted else None
             if handle is not None:
-                yield name, handle
+                if member.size > ENCODED:
+                    raise tarfile.ReadError(
+                        f"its member {name} has {member.size:,} bytes, at most {ENCODED:,} are read"
+                    )
+                yield name, io.BytesIO(handle.read())
 
 
 def _planes(data: Any, path: Path) -> NDArray[np.uint8]:
@@ -155,10 +161,17 @@ def load_pickle(handle: IO[bytes], name: str) -> dict[str, Any]:
             return stand_ins[module, attribute]
 
     with data_errors(f"{name} is no CIFAR file", "fetch it again", (Exception,)):  # Damage raises nearly anything.
-        value = _plain(Unpickler(handle, encoding="latin1").load())
+        for opcode, argument, place in pickletools.genops(handle):
+            if opcode.name.endswith("PUT") and int(argument or 0) > (
+                place or 0
+            ):  # Memory is taken for all places up to this.
+                raise ValueError(f"its place {argument} for a value is out of all proportion")
+        handle.seek(0)
+        value = Unpickler(handle, encoding="latin1").load()
         if not isinstance(value, dict):
             raise TypeError(f"expected a dictionary, got {type(value).__name__}")
-    return value
+        # Not deeper: a dictionary that holds another twice, and so on, would grow without end.
+        return {_text(key): _plain(item) for key, item in value.items()}
 
 
 class _StandIn:
@@ -172,8 +185,6 @@ class _StandIn:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_text(key): _plain(item) for key, item in value.items()}
     if isinstance(value, _StandIn):
         _, shape, dtype, fortran, data = value.state
         raw = data.encode("latin1") if isinstance(data, str) else data

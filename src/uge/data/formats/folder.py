@@ -100,7 +100,7 @@ def _class_folders(folder: Path) -> list[str]:
 def _folders(folder: Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")) and not _leads_up(entry):
+            if os.path.isdir(entry) and not entry.name.startswith((".", "__MACOSX")) and not _leads_up(entry):
                 yield entry.name
 
 
@@ -123,7 +123,7 @@ def _files(folder: Path) -> Iterator[str]:
             for entry in entries:
                 if entry.name.startswith(".") or _leads_up(entry):
                     continue
-                if entry.is_dir():
+                if os.path.isdir(entry):  # False for a link to itself, where entry.is_dir() fails.
                     pending.append(f"{prefix}{entry.name}/")
                 else:
                     yield prefix + entry.name

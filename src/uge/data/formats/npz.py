@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from uge.data.formats.base import SPLIT_NAMES, Splits, class_names, data_errors, image_set, label_values
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError
+from uge.files import ENCODED
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ _IMAGES = ("x_{}", "X_{}", "{}_images", "images_{}", "{}_x", "{}_data")
 _LABELS = ("y_{}", "Y_{}", "{}_labels", "labels_{}", "{}_y", "{}_targets")
 _NAMES = ("classes", "class_names", "label_names")
 _PROBES = 16
+_UNDOUBTED = 64 << 20  # Bytes up to which an array may be packed as tightly as it likes.
+_MOST_PACKED = 500  # Bytes of a larger one per byte in the file; images do not come near.
 
 
 def splits(path: Path) -> Splits | None:
@@ -76,12 +79,15 @@ def _open(path: Path, split: str, pairs: dict[str, tuple[str, str]], classes: st
 _reading = functools.partial(
     data_errors,
     advice="write it as plain numbers or texts",
-    kinds=(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    kinds=(ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error),
 )
 
 
-def _load(path: Path, key: str) -> NDArray[Any]:
+def _load(path: Path, key: str, most: float = ENCODED) -> NDArray[Any]:
     with _reading(f"array '{key}' of {path} cannot be read"), np.load(path, allow_pickle=False) as archive:
+        member = archive.zip.getinfo(f"{key}.npy")
+        if member.file_size > min(most, max(_UNDOUBTED, _MOST_PACKED * member.compress_size)):
+            raise ValueError(f"it says that it has {member.file_size:,} bytes, out of all proportion")
         array = np.asarray(archive[key])
         return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
@@ -134,7 +140,7 @@ class NpzReader:
             logger.warning("%s is compressed: its images are held in memory; numpy.savez avoids that", path)
         if dtype.kind == "f":
             logger.info("%s: floats in [0, 1] are rounded to 8 bits", path)
-        return cls(path, key, shape, dtype, channels_first, start if in_place else _load(path, key))
+        return cls(path, key, shape, dtype, channels_first, start if in_place else _load(path, key, math.inf))
 
     def read(self, row: int) -> Pixels:
         """Image ``row``: uint8, height × width × channels.

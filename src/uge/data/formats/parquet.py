@@ -30,11 +30,13 @@ from uge.data.formats.base import (
 from uge.data.images import ImageSet, Pixels
 from uge.data.pixels import decode
 from uge.errors import DataError
+from uge.files import ENCODED
 
 _IMAGE_COLUMNS = ("image", "img", "images")
 _BATCH_BYTES = 64 << 20
 _KEPT_BATCHES = 2
 _KEPT_FILES = 4
+_MOST_PACKED = 500  # Bytes of a column per byte in the file.
 _reading = functools.partial(data_errors, advice="fetch or write it again", kinds=(pa.ArrowException, OSError))
 
 
@@ -105,6 +107,7 @@ class _Shard:
         with _reading(f"cannot read Parquet file {path}"), pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             metadata = file.metadata
+        check_sizes(metadata, path)
         label = _column(schema, LABEL_COLUMNS, "label", path)
         place = _image_place(schema, metadata.schema, path)
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
@@ -127,6 +130,31 @@ class _Shard:
     def column(self, name: str) -> Any:
         with _reading(f"cannot read Parquet file {self.path}"):
             return pq.read_table(self.path, columns=[name], partitioning=None).column(0)
+
+
+def check_sizes(metadata: Any, path: Path) -> None:
+    """Refuse a file that would take far more memory than disk.
+
+    Args:
+        metadata: Its footer, as pyarrow reads it.
+        path: Name of the file in the message.
+
+    Raises:
+        DataError: A column of a row group is large and packed more tightly than images and labels can be, or its
+            values are too large for images.
+    """
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        for place in range(group.num_columns):
+            column = group.column(place)
+            size = column.total_uncompressed_size
+            if size > max(_BATCH_BYTES, _MOST_PACKED * column.total_compressed_size) or size > ENCODED * max(
+                group.num_rows, 1
+            ):
+                raise DataError(
+                    f"{path} says that its column '{column.path_in_schema}' has {size:,} bytes in a row group, out of "
+                    "all proportion; fetch it from another place"
+                )
 
 
 class ParquetReader:

@@ -10,6 +10,7 @@ import numpy as np
 from uge.data.formats.base import Splits, data_errors
 from uge.data.images import ImageSet
 from uge.errors import DataError
+from uge.files import parse, read_bytes
 
 SUFFIX = ".part.json"
 Load = Callable[[str, str, int | None], ImageSet]
@@ -29,7 +30,7 @@ def splits(path: Path, load: Load) -> Splits | None:
         return None
     expected = f'{path} must hold {{"source": ..., "classes": [...], "rows": [...]}}'
     with data_errors(expected, "make the part again", (OSError, ValueError, KeyError, TypeError)):
-        part = json.loads(path.read_bytes())
+        part = parse(json.loads, read_bytes(path))
         source = str(part["source"])
     return {"train": lambda: _open(path, source, part, load)}
 

@@ -17,8 +17,10 @@ from uge.data.formats.base import Splits, by_split, class_names, data_errors, im
 from uge.data.images import ImageSet, Pixels
 from uge.data.pixels import IMAGE_EXTENSIONS, decode
 from uge.errors import DataError
+from uge.files import ENCODED, parse, read_bytes, read_text
 
 logger = logging.getLogger(__name__)
+_MOST_TEXT = 1 << 20  # Bytes of a label.
 
 
 def splits(path: Path) -> Splits | None:
@@ -86,6 +88,9 @@ def _samples(files: Sequence[Path]) -> Iterator[_Sample]:
                 if image is None:
                     logger.warning("%s has no image and is skipped", where)
                     continue
+                for part in (image, *(parts[kind] for kind in ("cls", "json") if kind in parts)):
+                    if part.issparse() or part.size > (ENCODED if part is image else _MOST_TEXT):
+                        raise tarfile.ReadError(f"its member {part.name} is sparse or too large")
                 if image.offset_data + image.size > end:
                     raise tarfile.ReadError(f"it ends within {image.name}")
                 texts = {kind: _text(raw, parts[kind], where) for kind in ("cls", "json") if kind in parts}
@@ -113,7 +118,7 @@ def _text(raw: IO[bytes], member: tarfile.TarInfo, where: str) -> str:
 
 def _label_and_id(texts: Mapping[Any, str], where: str) -> tuple[int | str, Any]:
     with data_errors(f"the .json of {where} cannot be read", "write it anew", (ValueError,)):
-        record = json.loads(texts.get("json", "{}"))
+        record = parse(json.loads, texts.get("json", "{}"))
     record = record if isinstance(record, dict) else {}
     label = texts.get("cls", record.get("label"))
     if not isinstance(label, int | str) or label == "":
@@ -138,12 +143,12 @@ def _labels(samples: Sequence[_Sample], file: Path) -> NDArray[Any]:
 def _class_file(folder: Path) -> list[str]:
     names = folder / "classes.txt"
     if names.is_file():
-        return [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_text(names).splitlines() if line.strip()]
     listed = folder / "classes.json"
     if not listed.is_file():
         return []
     with data_errors(f"{listed} cannot be read", "write it anew", (ValueError,)):
-        values = json.loads(listed.read_bytes())
+        values = parse(json.loads, read_bytes(listed))
     if not isinstance(values, list):
         raise DataError(f"{listed} must be a list of class names, got {type(values).__name__}")
     return [str(name) for name in values]
