@@ -148,15 +148,9 @@ def build(name: str, classes: int, *, seed: int, channels: int = 3, size: int = 
         WeightsError: The weights of a checkpoint cannot be read, or do not fit the architecture that they name.
     """
     check_name(name)
-    for label, value, (least, most) in (
-        ("classes", classes, (2, 100_000)),
-        ("channels", channels, (1, 64)),
-        ("size", size, (16, 4096)),
-    ):
-        if not isinstance(value, int) or not least <= value <= most:
-            raise UsageError(
-                f"network '{name}' needs {label} as a whole number of at least {least} and at most {most}, got {value}"
-            )
+    for label, value, least in (("classes", classes, 2), ("channels", channels, 1), ("size", size, 16)):
+        if not isinstance(value, int) or value < least:
+            raise UsageError(f"network '{name}' needs {label} as a whole number of at least {least}, got {value}")
     if is_keyed(name):
         if channels not in (1, 3):
             raise UsageError(f"network '{name}' needs images of 1 or 3 channels, got {channels}")
