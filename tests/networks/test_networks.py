@@ -235,6 +235,24 @@ def test_functions_that_cannot_be_registered() -> None:
         build("none", 4, seed=0)
 
 
+@pytest.mark.usefixtures("table")
+@pytest.mark.parametrize("error", [RuntimeError("no weights"), SystemExit(0)])
+def test_a_function_that_fails_or_leaves_is_one_sentence(error: BaseException) -> None:
+    def failing(classes: int, channels: int, size: int) -> nn.Module:
+        raise error
+
+    uge.network("failing")(failing)
+    with pytest.raises(UsageError, match=rf"the network 'failing' failed for 4 classes.*{type(error).__name__}"):
+        build("failing", 4, seed=0)
+
+
+def test_a_module_that_leaves_when_imported_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="'leaving:make' must name an importable"):
+        build("leaving:make", 4, seed=0)
+
+
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize(
     ("name", "message"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from uge.cli.audit import audit_text
 from uge.cli.console import Outcome, open_session
@@ -164,8 +165,8 @@ def request(
     out: OutPath,
     *,
     network: str = "cnn",
-    classes: int,
-    size: int = 32,
+    classes: Annotated[int, Parameter(validator=Number(lte=100_000))],
+    size: Annotated[int, Parameter(validator=Number(lte=4096))] = 32,
     channels: Literal[1, 3] = 3,
     method: str = "keyed",
     seed: int | None = None,
