@@ -1,7 +1,6 @@
 """Flags that commands share, paths of outputs, and settings from files below the flags."""
 
 import difflib
-import os
 from collections.abc import Sequence
 from importlib import resources
 from itertools import pairwise
@@ -16,7 +15,6 @@ from uge.config import first_problem, read_config
 from uge.files import local_path
 
 _ON = Parameter(negative="")
-MOST_THREADS = max(256, os.cpu_count() or 1)
 OutPath = Annotated[Path, Parameter(converter=lambda _, tokens: local_path(tokens[0].value))]
 """A path that a command writes to; addresses such as ``s3://bucket/x`` are refused before anything is read."""
 
@@ -45,9 +43,7 @@ class Compute(Common):
 
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     precision: Annotated[Literal["auto", "fp32", "bf16-mixed"], Field(description="Arithmetic.")] = "auto"
-    threads: Annotated[int | None, Field(description="CPU threads; all cores by default.", ge=1, le=MOST_THREADS)] = (
-        None
-    )
+    threads: Annotated[int | None, Field(description="CPU threads; all cores by default.", ge=1, le=1024)] = None
 
 
 class Writing(Page, Compute):

@@ -17,8 +17,6 @@ from uge.cli.flags import Common, Resumable, sentence, settings_for
 from uge.cli.verbs import VERBS
 from uge.errors import UGEError
 
-ENDED = 143
-"""Exit code after SIGTERM."""
 app = App(
     name="uge",
     help="Publish images that your network can learn from and others should not (ungeneralizable examples).",
@@ -40,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokens = list(sys.argv[1:] if argv is None else argv)
     common = Common()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))  # So that blocks end and staging folders go.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that blocks end and staging folders go.
     try:
         app.config = settings_for(tokens)
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
@@ -65,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = 1
         _complain("the memory does not suffice; give smaller images, fewer of them at once, or a machine with more")
     except SystemExit as left:
-        if left.code == ENDED:
+        if left.code == 143:  # SIGTERM.
             raise
         code = 1
         _complain(f"code of a plug-in ended the program (sys.exit({left.code!r})); mend or remove that package")

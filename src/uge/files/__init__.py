@@ -14,8 +14,7 @@ from uge.files.documents import (
 from uge.files.events import EventLog, read_events
 from uge.files.folders import check_output, holds_something, local_path, staged_folder
 from uge.files.limits import (
-    ENCODED,
-    LISTING,
+    LARGEST,
     WEIGHTS,
     UnreadableError,
     check_regular,
@@ -27,9 +26,8 @@ from uge.files.limits import (
 from uge.files.version import code_version
 
 __all__ = [
-    "ENCODED",
     "JSON",
-    "LISTING",
+    "LARGEST",
     "WEIGHTS",
     "EventLog",
     "UnreadableError",

@@ -97,8 +97,9 @@ def read_json(path: Path, limit: int = DOCUMENT) -> JSON:
     try:
         value = parse(json.loads, read_bytes(path, limit))
     except (UnreadableError, ValueError) as error:
-        reason = getattr(error, "reason", f"{error}; it is damaged")
-        raise DataError(f"{path} cannot be read as JSON: {reason}") from error
+        raise DataError(
+            f"{path} cannot be read as JSON: {getattr(error, 'reason', f'{error}; it is damaged')}"
+        ) from error
     if not isinstance(value, dict):
         raise DataError(f"{path} should hold a JSON object, but holds a {type(value).__name__}")
     return value

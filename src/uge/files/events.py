@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uge.files.documents import JSON, storage_errors
-from uge.files.limits import LISTING, parse, read_text
+from uge.files.limits import LARGEST, parse, read_text
 
 
 class EventLog:
@@ -44,7 +44,7 @@ class EventLog:
 def read_events(path: Path) -> list[JSON]:
     """All complete events of a log; a last line cut off by a crash is skipped, and a missing file has none."""
     events = []
-    for line in read_text(path, LISTING).splitlines() if path.exists() else []:
+    for line in read_text(path, LARGEST).splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
             events.append(parse(json.loads, line))
     return events

@@ -10,16 +10,10 @@ from typing import Any, TypeVar
 from uge.errors import DataError
 
 Text = TypeVar("Text", str, bytes)
-DOCUMENT = 64 << 20
-"""Bytes of a document: JSON, YAML, TOML, PEM, a page."""
-LISTING = 512 << 20
-"""Bytes of a manifest, which may list every image, and of a log."""
-ENCODED = 512 << 20
-"""Bytes of one encoded image, of one batch of CIFAR, and of one column of labels."""
-WEIGHTS = 4 << 30
-"""Bytes of a weights file."""
-DEPTH = 64
-"""Levels of lists and tables in a document."""
+DOCUMENT = 64 << 20  # Bytes of JSON, YAML, TOML, PEM and pages.
+LARGEST = 512 << 20  # Bytes of what else is read as a whole: manifests, logs, encoded images, arrays of labels.
+WEIGHTS = 4 << 30  # Bytes of a weights file.
+DEPTH = 64  # Levels of lists and tables in a document.
 
 
 class UnreadableError(DataError, OSError):
@@ -40,8 +34,8 @@ class UnreadableError(DataError, OSError):
         self.reason = reason
 
 
-def check_regular(path: Path | str, limit: int | None = None) -> None:
-    """Refuse what is no regular file, without opening it.
+def open_regular(path: Path | str, limit: int | None = None) -> io.BufferedReader:
+    """Open a regular file for reading; a pipe is not waited for.
 
     Args:
         path: File, or a link to one.
@@ -51,37 +45,33 @@ def check_regular(path: Path | str, limit: int | None = None) -> None:
         UnreadableError: The file is missing, a folder, a pipe, a device or a socket, a link to itself, or too large.
     """
     try:
-        status = os.stat(path)
+        _check(path, os.stat(path), limit)  # Before it is opened: that alone can do something to a device.
+        handle = open(  # noqa: SIM115 (returned)
+            path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        )
+    except UnreadableError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name.
         reason = "it is missing" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", error)
         raise UnreadableError(path, f"{reason}; check the path") from error
-    _check(path, status, limit)
-
-
-def open_regular(path: Path | str, limit: int | None = None) -> io.BufferedReader:
-    """Open a regular file for reading; nothing else is waited for.
-
-    Args:
-        path: File, or a link to one.
-        limit: Largest size in bytes; None for any.
-
-    Raises:
-        UnreadableError: See :func:`check_regular`.
-    """
-    check_regular(path, limit)
-    try:
-        handle = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
-    except OSError as error:
-        raise UnreadableError(path, f"{error.strerror}; check the path") from error
     _check(path, os.fstat(handle.fileno()), limit)  # The name may stand for another file by now.
     return handle
+
+
+def check_regular(path: Path | str, limit: int | None = None) -> None:
+    """Refuse what :func:`open_regular` refuses, before a library opens the file by its name.
+
+    Raises:
+        UnreadableError: See :func:`open_regular`.
+    """
+    open_regular(path, limit).close()
 
 
 def read_bytes(path: Path | str, limit: int = DOCUMENT) -> bytes:
     """Contents of a regular file.
 
     Raises:
-        UnreadableError: See :func:`check_regular`; or the disk reports an error.
+        UnreadableError: See :func:`open_regular`; or the disk reports an error.
     """
     try:
         with open_regular(path, limit) as handle:
@@ -129,10 +119,6 @@ def parse(load: Callable[[Text], Any], text: Text) -> Any:
         if len(level) > len(text):  # Only aliases make more of them than there are brackets.
             raise ValueError("its aliases make it larger than it is written")
     raise ValueError(f"it is nested more than {DEPTH} deep")
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _check(path: Path | str, status: os.stat_result, limit: int | None) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from uge.errors import WeightsError
-from uge.files import check_regular, write_atomic
+from uge.files import open_regular, write_atomic
 
 
 def save_checkpoint(
@@ -49,8 +49,7 @@ def load_checkpoint(
         WeightsError: The file is missing, damaged, or belongs to other modules.
     """
     try:
-        check_regular(path)
-        with safe_open(path, framework="pt") as handle:
+        with open_regular(path), safe_open(path, framework="pt") as handle:
             tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
             meta: dict[str, Any] = json.loads((handle.metadata() or {}).get("meta", "{}"))
         for name, module in modules.items():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from uge.data.store import PixelStore
 from uge.errors import UsageError, WeightsError
-from uge.files import WEIGHTS, check_regular, read_json, write_atomic, write_json
+from uge.files import read_json, write_atomic, write_json
 from uge.learning.recipes import Recipe
 from uge.learning.training import History, fit, steps_per_epoch
 from uge.progress import Progress
@@ -50,7 +50,6 @@ class Trajectory:
             return self._states[step]
         path = self.folder / _FILE.format(step)
         try:
-            check_regular(path, WEIGHTS)
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise WeightsError(f"snapshot {path} cannot be read ({error}); start again with --overwrite") from error

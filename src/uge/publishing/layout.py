@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from uge.data.formats.parquet import check_sizes
 from uge.errors import DataError, refuse
-from uge.files import ENCODED, file_sha256, read_bytes
+from uge.files import LARGEST, file_sha256, read_bytes
 from uge.publishing.manifest import INDEX, Codec, FileRecord, Format, Manifest
 from uge.publishing.stream import batches
 
@@ -222,7 +222,7 @@ def _image_folder_records(
                 if parent != folders[int(label)]:
                     problem(f"{path}: lies in another folder than that of its class in {INDEX}; publish again")
                 if path in sound:
-                    yield Record(path, name, read_bytes(folder / path, ENCODED), int(label), id)
+                    yield Record(path, name, read_bytes(folder / path, LARGEST), int(label), id)
     except (csv.Error, DataError, OSError, ValueError) as error:
         problem(f"{INDEX}: {error}; publish again")
     else:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from uge.errors import DataError, IntegrityError, UsageError
-from uge.files import LISTING, UnreadableError, code_version, parse, read_json, read_text, write_atomic
+from uge.files import LARGEST, UnreadableError, code_version, parse, read_json, read_text, write_atomic
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -195,7 +195,7 @@ def created_date(given: str | None) -> str | None:
 def is_published(folder: Path) -> bool:
     """True for a published folder of this package, not for an audit folder with its copy of the manifest."""
     with contextlib.suppress(DataError):
-        return read_json(folder / MANIFEST, LISTING).get("tool") == "uge" and not (folder / "cases").exists()
+        return read_json(folder / MANIFEST, LARGEST).get("tool") == "uge" and not (folder / "cases").exists()
     return False
 
 
@@ -210,7 +210,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give a folder that was published")
     try:
-        raw = parse(json.loads, read_text(path, LISTING))
+        raw = parse(json.loads, read_text(path, LARGEST))
     except (ValueError, UnreadableError) as error:
         if not os.path.lexists(path):
             raise IntegrityError([f"{MANIFEST} is missing in {folder}; give a folder that was published"]) from None

@@ -17,7 +17,7 @@ from PIL import Image
 
 from uge.data.images import Pixels
 from uge.errors import DataError
-from uge.files import ENCODED, open_regular, parse, read_json, read_text
+from uge.files import LARGEST, open_regular, parse, read_json, read_text
 from uge.report.line_plot import Line, plot
 
 MOST_PICTURES = 9
@@ -131,7 +131,7 @@ def _pixels(folder: Path, file: str) -> Pixels:
     # Colour channels (1 or 3); transparency is left out, since the protection leaves it alone.
     path = folder / Path(file).name  # Only the name: an index that came from elsewhere must not reach other folders.
     try:
-        with open_regular(path, ENCODED) as handle, Image.open(handle) as image:
+        with open_regular(path, LARGEST) as handle, Image.open(handle) as image:
             image.load()
             gray = image.mode in {"1", "L", "LA", "I", "I;16", "F"}
             bands = np.asarray(image.convert("LA" if gray else "RGBA"))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from uge.data.formats.base import Splits, data_errors, image_set, label_values
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError
-from uge.files import ENCODED, read_bytes
+from uge.files import LARGEST, read_bytes
 
 _PIXELS = 3 * 32 * 32
 
@@ -106,7 +106,7 @@ class CifarReader:
 
 def _unpacked(folder: Path, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
     files = [folder / name for name in sorted(wanted)]
-    return ((file.name, io.BytesIO(read_bytes(file, ENCODED))) for file in files if file.is_file())
+    return ((file.name, io.BytesIO(read_bytes(file, LARGEST))) for file in files if file.is_file())
 
 
 def _archived(path: Path, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
@@ -119,9 +119,9 @@ def _archived(path: Path, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
             name = PurePosixPath(member.name).name
             handle = archive.extractfile(member) if member.isreg() and name in wanted else None
             if handle is not None:
-                if member.size > ENCODED:
+                if member.size > LARGEST:
                     raise tarfile.ReadError(
-                        f"its member {name} has {member.size:,} bytes, at most {ENCODED:,} are read"
+                        f"its member {name} has {member.size:,} bytes, at most {LARGEST:,} are read"
                     )
                 yield name, io.BytesIO(handle.read())
 

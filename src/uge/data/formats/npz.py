@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from uge.data.formats.base import SPLIT_NAMES, Splits, class_names, data_errors, image_set, label_values
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError
-from uge.files import ENCODED
+from uge.files import LARGEST
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ _reading = functools.partial(
 )
 
 
-def _load(path: Path, key: str, most: float = ENCODED) -> NDArray[Any]:
+def _load(path: Path, key: str, most: float = LARGEST) -> NDArray[Any]:
     with _reading(f"array '{key}' of {path} cannot be read"), np.load(path, allow_pickle=False) as archive:
         member = archive.zip.getinfo(f"{key}.npy")
         if member.file_size > min(most, max(_UNDOUBTED, _MOST_PACKED * member.compress_size)):

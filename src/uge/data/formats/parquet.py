@@ -30,7 +30,7 @@ from uge.data.formats.base import (
 from uge.data.images import ImageSet, Pixels
 from uge.data.pixels import decode
 from uge.errors import DataError
-from uge.files import ENCODED
+from uge.files import LARGEST
 
 _IMAGE_COLUMNS = ("image", "img", "images")
 _BATCH_BYTES = 64 << 20
@@ -143,18 +143,15 @@ def check_sizes(metadata: Any, path: Path) -> None:
         DataError: A column of a row group is large and packed more tightly than images and labels can be, or its
             values are too large for images.
     """
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        for place in range(group.num_columns):
-            column = group.column(place)
-            size = column.total_uncompressed_size
-            if size > max(_BATCH_BYTES, _MOST_PACKED * column.total_compressed_size) or size > ENCODED * max(
-                group.num_rows, 1
-            ):
-                raise DataError(
-                    f"{path} says that its column '{column.path_in_schema}' has {size:,} bytes in a row group, out of "
-                    "all proportion; fetch it from another place"
-                )
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    for column in (group.column(place) for group in groups for place in range(group.num_columns)):
+        size = column.total_uncompressed_size
+        most = min(max(_BATCH_BYTES, _MOST_PACKED * column.total_compressed_size), LARGEST * max(column.num_values, 1))
+        if size > most:
+            raise DataError(
+                f"{path} says that its column '{column.path_in_schema}' has {size:,} bytes in a row group, out of all "
+                "proportion; fetch it from another place"
+            )
 
 
 class ParquetReader:

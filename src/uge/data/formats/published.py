@@ -9,7 +9,7 @@ from uge.data.formats import folder, parquet
 from uge.data.formats.base import Splits, image_set
 from uge.data.images import ImageSet
 from uge.errors import DataError
-from uge.files import LISTING, read_json
+from uge.files import LARGEST, read_json
 
 MANIFEST = "manifest.json"
 INDEX = "index.csv"
@@ -18,7 +18,7 @@ INDEX = "index.csv"
 def splits(path: Path) -> Splits | None:
     """Single split of a published folder, or those of its Parquet files; None without a manifest of this project."""
     try:
-        manifest = read_json(path / MANIFEST, LISTING)
+        manifest = read_json(path / MANIFEST, LARGEST)
     except DataError:
         return None
     if not isinstance(manifest.get("classes"), list) or manifest.get("format") not in ("parquet", "imagefolder"):

@@ -17,7 +17,7 @@ from uge.data.formats.base import Splits, by_split, class_names, data_errors, im
 from uge.data.images import ImageSet, Pixels
 from uge.data.pixels import IMAGE_EXTENSIONS, decode
 from uge.errors import DataError
-from uge.files import ENCODED, parse, read_bytes, read_text
+from uge.files import LARGEST, parse, read_bytes, read_text
 
 logger = logging.getLogger(__name__)
 _MOST_TEXT = 1 << 20  # Bytes of a label.
@@ -89,7 +89,7 @@ def _samples(files: Sequence[Path]) -> Iterator[_Sample]:
                     logger.warning("%s has no image and is skipped", where)
                     continue
                 for part in (image, *(parts[kind] for kind in ("cls", "json") if kind in parts)):
-                    if part.issparse() or part.size > (ENCODED if part is image else _MOST_TEXT):
+                    if part.issparse() or part.size > (LARGEST if part is image else _MOST_TEXT):
                         raise tarfile.ReadError(f"its member {part.name} is sparse or too large")
                 if image.offset_data + image.size > end:
                     raise tarfile.ReadError(f"it ends within {image.name}")

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, UnknownNameError, UsageError
-from uge.files import check_regular
+from uge.files import open_regular
 from uge.methods.apply import place_delta
 
 Scope = Literal["sample", "class"]
@@ -102,10 +102,8 @@ def is_noise(place: str | Path) -> bool:
     ending = re.search(r"\.(npy|npz|safetensors)(:[^/]*)?$", str(place), re.IGNORECASE)
     if ending is None or ending[1].lower() != "safetensors" or ending[2]:
         return ending is not None
-    with contextlib.suppress(*_DAMAGE):
-        check_regular(place)
-        with safe_open(Path(place), framework="pt") as handle:
-            return not {"kind", "network"} & set(handle.metadata() or {})
+    with contextlib.suppress(*_DAMAGE), open_regular(place), safe_open(Path(place), framework="pt") as handle:
+        return not {"kind", "network"} & set(handle.metadata() or {})
     return False
 
 
