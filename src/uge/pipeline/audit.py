@@ -175,6 +175,7 @@ class AuditRun:
         summary = summarize(
             executed.cases,
             classes=len(self.published.classes),
+            chance=majority(self.material.test),
             left_out=[vars(left_out) for left_out in executed.left_out],
             planned=executed.planned,
             failed=executed.failed,
@@ -214,6 +215,12 @@ class AuditRun:
         for record in (self.out / "manifest.json", private_folder(self.out) / "protect.jsonl"):
             if record.is_file():
                 shutil.copyfile(record, self.folder / record.name)
+
+
+def majority(store: PixelStore) -> float:
+    """Accuracy of guessing in percent: the share of the largest class; classes without an image do not count."""
+    counts = store.labels.bincount()
+    return 100 * int(counts.max()) / int(counts.sum())
 
 
 def workers(text: str, runtime: Runtime) -> int:

@@ -177,6 +177,7 @@ def _counted_again(audit: AuditedFolder) -> Summary:
         return summarize(
             audit.cases,
             classes=count,
+            chance=stored.chance,
             left_out=stored.left_out,
             planned=stored.planned,
             failed=stored.failed,
