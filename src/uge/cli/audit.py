@@ -94,7 +94,7 @@ def failures(folder: Path, summary: Summary) -> list[str]:
     if summary.failed and not summary.ran:
         sentences.append(
             f"uge: no case of the audit gave a result ({len(summary.failed)} failed); the causes are above and in "
-            f"{folder / 'failed'}; remove them and run the same command again"
+            f"{folder / 'failed'}; mend them and run the same command again"
         )
     return sentences
 

@@ -151,7 +151,7 @@ def check_files(folder: Path, manifest: Manifest, problem: Problem) -> frozenset
     Returns:
         The listed files that are exactly as listed.
     """
-    files = dict(_files(folder, manifest, problem))
+    files = dict(_files(folder, problem))
     listed: set[str] = set()
     sound: set[str] = set()
     for record in manifest.files:
@@ -183,13 +183,12 @@ def is_complete(folder: Path) -> bool:
     return len(check_files(folder, manifest, lambda sentence: None)) == len(manifest.files)
 
 
-def _files(folder: Path, manifest: Manifest, problem: Problem) -> Iterator[tuple[str, Path]]:
+def _files(folder: Path, problem: Problem) -> Iterator[tuple[str, Path]]:
     """Regular files by their path in the folder; links out of it, devices and empty folders are problems instead."""
     root = folder.resolve()
-    classes = {f"train/{name}" for name in (manifest.class_folders or {}).values()}
     for here, folders, names in os.walk(folder):
         relative = Path(here).relative_to(folder).as_posix()
-        if not folders and not names and relative not in classes:
+        if not folders and not names:
             problem(_unwanted(relative, "is an empty folder that is not part of the data set; remove it"))
         for name in [*names, *(name for name in folders if Path(here, name).is_symlink())]:
             path = Path(here, name)

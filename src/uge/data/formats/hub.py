@@ -60,6 +60,8 @@ def _open(library: Any, name: str, tables: Any, split: str) -> ImageSet:
     names = list(table.features)
     columns = COLUMNS.get()
     pictures = [column for column in names if isinstance(table.features[column], library.Image)]
+    if not pictures:
+        raise DataError(f"{name} has no image column, there are: {', '.join(names)}; choose another set")
     image = choose_column("image", pictures, columns.image, IMAGE_COLUMNS, name, pictures)
     label = choose_column("label", names, columns.label, LABEL_COLUMNS, name)
     parts = [part for part in tables if label in tables[part].features]
