@@ -94,13 +94,15 @@ def _check_script() -> None:
     script = Path(getattr(main, "__file__", None) or "")
     if getattr(main, "__spec__", None) is not None or not script.is_file():
         return
-    with contextlib.suppress(SyntaxError, ValueError):
-        nodes = ast.walk(ast.parse(script.read_bytes()))
-        if not any(isinstance(node, ast.Name) and node.id == "__name__" for node in nodes):
-            raise UsageError(
-                f"{script} would be run again by every worker process; put its calls under "
-                "'if __name__ == \"__main__\":', or use one worker"
-            )
+    try:
+        nodes = list(ast.walk(ast.parse(script.read_bytes())))
+    except (SyntaxError, ValueError):  # No plain Python: nothing can be said about it.
+        return
+    if not any(isinstance(node, ast.Name) and node.id == "__name__" for node in nodes):
+        raise UsageError(
+            f"{script} would be run again by every worker process; put its calls under "
+            "'if __name__ == \"__main__\":', or use one worker"
+        )
 
 
 class _Process:
