@@ -15,7 +15,6 @@ from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Reading, Resumab
 from uge.cli.protect import apply, demo, federated, protect, request
 from uge.errors import UsageError
 
-Texts = tuple[str, ...]
 TABLES = {
     "attacks": "uge.attacks:ATTACKS",
     "methods": "uge.methods:METHODS",
@@ -95,7 +94,7 @@ def verify(out: Path, *, against: str | None = None, common: Annotated[Reading, 
     """
     set_logging(common)
     set_reading(common)
-    from uge.pipeline.verify import run_verify
+    from uge.publishing.verify import run_verify
 
     result = run_verify(out, against, make_progress(quiet=common.quiet))
     problems = result["problems"]
@@ -182,9 +181,9 @@ def reproduce(
     what: str,
     *,
     scale: str = "smoke",
-    data: Texts = (),
+    data: tuple[str, ...] = (),
     out: OutPath | None = None,
-    only: Texts = (),
+    only: tuple[str, ...] = (),
     seeds: int | None = None,
     limit: int | None = None,
     epochs: int | None = None,

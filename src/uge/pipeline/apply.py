@@ -61,7 +61,13 @@ def run_apply(
     if is_noise(noise):
         foreign = open_noise(noise, images, scope, unit=unit, perturbed=perturbed, of=len(source_images))
         _check_apart(out, foreign.path)
-        session.progress.note(_sentence(foreign))
+        each = "one perturbation per image" if foreign.scope == "sample" else "one pattern per class"
+        each = "whole perturbed images" if foreign.perturbed else each
+        each = f"{each} by id" if foreign.places else each
+        shape = f"{'×'.join(map(str, foreign.rows.shape))} {foreign.rows.dtype}"
+        session.progress.note(
+            f"{foreign.name}: {shape}, {each}, read as {foreign.unit}, largest {foreign.largest} levels"
+        )
         if foreign.scope == "sample" and foreign.places is None and _is_ordered_otherwise(images):
             session.progress.note(
                 "rows belong to images in the order of torchvision's ImageFolder (folder by folder, the files of a "
@@ -76,14 +82,16 @@ def run_apply(
             f"--rho, --scope, --unit and --perturbed are for foreign noise, but {noise} is a generator; leave them out"
         )
     else:
-        for _ in probed(images):
-            pass
         generator = load_perturber(noise)
         _check_apart(out, noise)
         budget = generator.budget
+        for _ in probed(images):
+            pass
         pairs = protected_images(images, generator, session.runtime)
-        details: dict[str, Any] = {"generator_sha256": weights_hash(generator), "channels": generator.channels}
-        provenance = Provenance(method="generator", method_details=details)
+        provenance = Provenance(
+            method="generator",
+            method_details={"generator_sha256": weights_hash(generator), "channels": generator.channels},
+        )
     result["rho"] = budget.rho
     if session.dry_run:
         return result
@@ -104,19 +112,8 @@ def _is_ordered_otherwise(images: ImageSet) -> bool:
     return isinstance(images.reader, FileReader) and list(images.ids) != sorted(images.ids)
 
 
-def _sentence(noise: ForeignNoise) -> str:
-    each = "one perturbation per image" if noise.scope == "sample" else "one pattern per class"
-    each = "whole perturbed images" if noise.perturbed else each
-    each = f"{each} by id" if noise.places else each
-    shape = "×".join(map(str, noise.rows.shape))
-    return f"{noise.name}: {shape} {noise.rows.dtype}, {each}, read as {noise.unit}, largest {noise.largest} levels"
-
-
 def _foreign_provenance(noise: ForeignNoise, images: ImageSet, budget: Budget) -> Provenance:
     height, width = noise.size
-    size: dict[str, Any] = {"training_size": height} if height == width else {}
-    if noise.perturbed:
-        size["perturbed"] = True
     return Provenance(
         method="foreign",
         method_details={
@@ -126,6 +123,7 @@ def _foreign_provenance(noise: ForeignNoise, images: ImageSet, budget: Budget) -
             "largest_levels": noise.largest,
             "clipped": budget.levels < noise.largest,
             "channels": images.channels(),
-            **size,
+            **({"training_size": height} if height == width else {}),
+            **({"perturbed": True} if noise.perturbed else {}),
         },
     )
