@@ -108,7 +108,7 @@ def _check_apart(out: Path, noise: Path) -> None:
 
 
 def _is_ordered_otherwise(images: ImageSet) -> bool:
-    """True for image folders whose order is not that of their sorted paths."""
+    """True for image folders in another order than that of their sorted paths."""
     return isinstance(images.reader, FileReader) and list(images.ids) != sorted(images.ids)
 
 

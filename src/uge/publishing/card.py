@@ -99,7 +99,7 @@ def _measured(manifest: Manifest) -> str:
 
 
 def _empty_classes(manifest: Manifest) -> str:
-    """Line on classes without an image, whose folders are missing; empty where readers number folders alike."""
+    """Line on classes without an image and so without a folder; empty where readers number folders alike."""
     empty = [name for name, count in zip(manifest.classes, manifest.class_counts, strict=True) if not count]
     if manifest.format != "imagefolder" or not empty:
         return ""

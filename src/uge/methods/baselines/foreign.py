@@ -83,7 +83,7 @@ class ForeignNoise:
         return image.shape[:2] == self.size or (self.size[0] == self.size[1] and not self.perturbed)
 
     def row(self, number: int, label: int) -> int:
-        """Row of image ``number``, whose class is ``label``."""
+        """Row of image ``number`` of class ``label``."""
         return label if self.scope == "class" else number if self.places is None else self.places[number]
 
     def levels(self, row: int) -> NDArray[np.int16]:
