@@ -10,24 +10,21 @@ from uge.data import colour
 from uge.data.pixels import decode
 
 
-def profile(red: tuple[float, ...], green: tuple[float, ...], blue: tuple[float, ...], gamma: float) -> bytes:
-    """ICC profile (version 2) of an RGB display with these primaries as XYZ, and white D50."""
+def fixed(*values: float) -> bytes:
+    return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
 
-    def fixed(*values: float) -> bytes:
-        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
 
-    white = (0.9642, 1.0, 0.8249)
+WHITE = fixed(0.9642, 1.0, 0.8249)
+
+
+def profile(space: bytes, gamma: float, **primaries: tuple[float, ...]) -> bytes:
+    """ICC profile (version 2) of a display with white D50, this gamma and these primaries as XYZ."""
     curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
-    name = b"made"
     parts = {
-        b"desc": b"desc" + bytes(4) + struct.pack(">I", len(name) + 1) + name + bytes(1 + 78),
-        b"cprt": b"text" + bytes(4) + b"none" + bytes(4),
-        b"wtpt": b"XYZ " + bytes(4) + fixed(*white),
-        **{
-            tag: b"XYZ " + bytes(4) + fixed(*value)
-            for tag, value in ((b"rXYZ", red), (b"gXYZ", green), (b"bXYZ", blue))
-        },
-        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve),
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"made" + bytes(79),
+        b"wtpt": b"XYZ " + bytes(4) + WHITE,
+        **{f"{name}XYZ".encode(): b"XYZ " + bytes(4) + fixed(*value) for name, value in primaries.items()},
+        **{f"{name}TRC".encode(): curve for name in primaries or "k"},
     }
     start = 128 + 4 + 12 * len(parts)
     table = body = b""
@@ -36,11 +33,12 @@ def profile(red: tuple[float, ...], green: tuple[float, ...], blue: tuple[float,
         table += tag + struct.pack(">II", start + len(body), len(padded))
         body += padded
     rest = struct.pack(">I", len(parts)) + table + body
-    head = struct.pack(">I4sI4s4s4s", 128 + len(rest), b"none", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
-    return head + bytes(12) + b"acsp" + bytes(28) + fixed(*white) + bytes(48) + rest
+    head = struct.pack(">I4sI4s4s4s", 128 + len(rest), b"none", 0x02400000, b"mntr", space, b"XYZ ")
+    return head + bytes(12) + b"acsp" + bytes(28) + WHITE + bytes(48) + rest
 
 
-WIDE = profile((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446), 2.2)
+WIDE = profile(b"RGB ", 2.2, r=(0.6097, 0.3111, 0.0195), g=(0.2053, 0.6257, 0.0609), b=(0.1492, 0.0632, 0.7446))
+GRAY = profile(b"GRAY", 1.4)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -64,6 +62,20 @@ def test_alpha_stays_and_colours_are_converted() -> None:
     seen = decode(encode(pixels, icc_profile=WIDE), "x")
     np.testing.assert_array_equal(seen[:, :, 3], pixels[:, :, 3])
     np.testing.assert_array_equal(seen[:, :, :3], decode(encode(pixels[:, :, :3], icc_profile=WIDE), "x"))
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "L", "CMYK"])
+def test_other_modes_keep_their_alpha_and_size(mode: str) -> None:
+    image = Image.fromarray(picture(4)).convert("RGB").convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF" if mode == "CMYK" else "PNG", icc_profile=GRAY if mode in ("L", "LA") else WIDE)
+    seen = decode(buffer.getvalue(), "x")
+    plain = np.asarray(image if mode in ("L", "LA") else image.convert("RGB")).reshape(8, 8, -1)
+    assert seen.shape == plain.shape
+    if mode == "LA":
+        assert (seen[:, :, 1] == 255).all()
+    if mode != "CMYK":  # The profile is one of lights and not of inks.
+        assert np.abs(seen.astype(int) - plain).max() > 5
 
 
 @pytest.mark.parametrize("stored", [SRGB, b"damage", WIDE[:200], b""])

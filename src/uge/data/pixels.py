@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from uge.data.colour import from_ink, profile_of, to_srgb
+from uge.data.colour import to_srgb
 from uge.data.depth import note_scaled
 from uge.data.images import Pixels
 from uge.errors import DataError, UsageError
@@ -73,10 +73,9 @@ def decode(source: bytes | Path, name: str) -> Pixels:
                 if image.format in {"TIFF", "GIF", "WEBP", "PNG"} and getattr(image, "is_animated", False):
                     _warn_once(f"some {image.format} files hold several images; the first of each is used")
             image.load()
-            profile = profile_of(image)
             with contextlib.suppress(Exception):  # Damaged EXIF must not lose an image that is fine.
                 ImageOps.exif_transpose(image, in_place=True)
-            pixels = to_srgb(_pixels(from_ink(image), name), b"" if image.mode == "CMYK" else profile)
+            pixels = _pixels(to_srgb(image), name)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
