@@ -159,6 +159,16 @@ def test_an_audit_of_which_every_case_fails(toy: Path, tmp_path: Path, monkeypat
     assert (tmp_path / "out.audit" / "report.html").is_file()
 
 
+def test_nearly_black_images_are_said_to_be_so(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 3, (6, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=values, labels=[0, 1] * 3)
+    ran = run_uge("protect", tmp_path / "a.npz", tmp_path / "out", "--method", "random")
+    assert "a (train) is nearly black: the brightest value of the images looked at is 2 of 255" in ran.err
+    checked = run_uge("verify", tmp_path / "out")
+    assert checked.code == 0
+    assert "out (train) is nearly black" in checked.err
+
+
 def test_protecting_a_copy_is_said(toy: Path, tmp_path: Path) -> None:
     flags = ("--method", "random")
     assert "protected copy" not in run_uge("protect", toy, tmp_path / "once", *flags).err

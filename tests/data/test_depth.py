@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_files import tree
 from PIL import Image
 
 from uge.data import load_images
@@ -30,6 +31,12 @@ def test_a_set_that_uses_a_part_of_16_bits_is_refused(tmp_path: Path, top: int) 
 def test_one_bright_image_shows_the_range_of_all(tmp_path: Path) -> None:
     images = load_images(deep_folder(tmp_path, [4095] * 150 + [65535, 4095]))
     assert len(list(probed(images))) == 64
+
+
+def test_bright_8_bit_images_do_not_hide_dark_ones_of_more_bits(tmp_path: Path) -> None:
+    images = load_images(tree(deep_folder(tmp_path, [4095] * 4), ["a/plain.png", "b/plain.png"]))
+    with pytest.raises(DataError, match="images of more than 8 bits reach 16 of 255"):
+        list(probed(images))
 
 
 @pytest.mark.parametrize(("scale", "refused"), [(1.0, False), (1 / 16, True), (1 / 255, True)])

@@ -14,7 +14,6 @@ logger = logging.getLogger(__name__)
 
 DARK = 64
 """Brightest value, of 255, up to which a set counts as nearly black: a quarter of the range, as of 14 bits in 16."""
-_PROBES = 64
 _SCALED: ContextVar[list[bool] | None] = ContextVar("scaled", default=None)
 
 
@@ -35,32 +34,35 @@ def _scaling() -> Iterator[list[bool]]:
         _SCALED.reset(token)
 
 
-def probed(images: ImageSet) -> Iterator[Pixels]:
-    """Up to 64 images spread evenly over a set; at their end the range of values that the set uses is checked.
+def probed(images: ImageSet, count: int = 64) -> Iterator[Pixels]:
+    """Up to ``count`` images spread evenly over a set; at their end the range of values that the set uses is checked.
 
     Raises:
         DataError: Images of more than 8 bits, or of floats, use a quarter of their range at most.
     """
-    brightest = 0
-    scaled = False
-    for row in np.unique(np.linspace(0, len(images) - 1, _PROBES).astype(np.int64)).tolist():
-        pixels, wide = _read(images, row)
-        brightest = max(brightest, _brightest(pixels))
-        scaled |= wide
+    brightest: dict[bool, int] = {}  # By True for images that were scaled to 8 bits.
+    for row in np.unique(np.linspace(0, len(images) - 1, count).astype(np.int64)).tolist():
+        pixels, scaled = _read(images, row)
+        brightest[scaled] = max(brightest.get(scaled, 0), _brightest(pixels))
         yield pixels
-    if brightest > DARK:
-        return
-    if scaled and all(_brightest(sample.pixels) <= DARK for sample in images):
+        del pixels  # Not kept while the next one is read.
+    if brightest.get(True, 255) <= DARK and not any(_is_bright_and_scaled(images, row) for row in range(len(images))):
         raise DataError(
-            f"{images.name} ({images.split}): images of more than 8 bits reach {brightest} of 255 at most, as "
+            f"{images.name} ({images.split}): images of more than 8 bits reach {brightest[True]} of 255 at most, as "
             "images of 10 to 14 bits in 16 do, or floats that were scaled twice; scale them to the whole range first"
         )
-    logger.warning(
-        "%s (%s) is nearly black: the brightest value of the images looked at is %d of 255. PSNR refers to 255",
-        images.name,
-        images.split,
-        brightest,
-    )
+    if max(brightest.values(), default=255) <= DARK:
+        logger.warning(
+            "%s (%s) is nearly black: the brightest value of the images looked at is %d of 255. PSNR refers to 255",
+            images.name,
+            images.split,
+            max(brightest.values()),
+        )
+
+
+def _is_bright_and_scaled(images: ImageSet, row: int) -> bool:
+    pixels, scaled = _read(images, row)
+    return scaled and _brightest(pixels) > DARK
 
 
 def _read(images: ImageSet, row: int) -> tuple[Pixels, bool]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from uge.budget import Budget
 from uge.data import load_images
+from uge.data.depth import probed
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, IntegrityError
 from uge.files import code_version, file_sha256
@@ -26,6 +27,7 @@ from uge.publishing.stream import batches, ordered_map
 from uge.publishing.writer import PAGES
 
 PROBLEM_LIMIT = 1000
+RANGE_PROBES = 8  # Images whose range of values is looked at.
 TOLERANCE = 1e-3
 SECRET_WORDS = re.compile(
     r"\.(safetensors|pt|pth|ckpt|pkl|pickle|npy|npz|key|pem)$|(?<![a-z])(trajectory|generator|encoder|private|authorized)(?![a-z])",
@@ -135,6 +137,9 @@ def run_verify(out: Path, against: str | None, progress: Display) -> dict[str, A
     originals = None if against is None else load_images(against, split=manifest.split)
     with progress.stage("verify") as on_progress:
         result = verify(out, against=originals, progress=lambda done: on_progress(done, manifest.count, {}))
+    if result.ok:
+        for _ in probed(load_images(out), RANGE_PROBES):  # Says if the images are nearly black.
+            pass
     measured = result.measured and result.measured.model_dump(mode="json")
     return {"count": result.images, "measured": measured, "problems": list(result.problems)}
 
