@@ -20,7 +20,6 @@ from uge.errors import DataError
 from uge.files import LARGEST, parse, read_bytes, read_text
 
 logger = logging.getLogger(__name__)
-_MOST_TEXT = 1 << 20  # Bytes of a label.
 
 
 def splits(path: Path) -> Splits | None:
@@ -88,7 +87,7 @@ def _samples(files: Sequence[Path]) -> Iterator[_Sample]:
                     logger.warning("%s has no image and is skipped", where)
                     continue
                 for part in (image, *(parts[kind] for kind in ("cls", "json") if kind in parts)):
-                    if part.issparse() or part.size > (LARGEST if part is image else _MOST_TEXT):
+                    if part.issparse() or part.size > (LARGEST if part is image else 1 << 20):
                         raise tarfile.ReadError(f"its member {part.name} is sparse or too large")
                 if image.offset_data + image.size > end:
                     raise tarfile.ReadError(f"it ends within {image.name}")
