@@ -87,6 +87,11 @@ def test_depth_is_counted() -> None:
         parse(json.loads, f"[{deep}]")
 
 
+@pytest.mark.parametrize(("text", "value"), [("", None), ("word", "word"), ("3", 3), ("[1, [2]]", [1, [2]])])
+def test_values_come_back(text: str, value: object) -> None:
+    assert parse(yaml.safe_load, text) == value
+
+
 def test_aliases_that_multiply_a_document_are_refused() -> None:
     laughs = "a0: &a0 [[x]]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
     with pytest.raises(ValueError, match="aliases"):

@@ -106,7 +106,7 @@ def parse(load: Callable[[Text], Any], text: Text) -> Any:
         value = load(text)
     except RecursionError:
         raise ValueError(f"it is nested more than {DEPTH} deep") from None
-    level = [value]
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(DEPTH):
         level = [
             part
