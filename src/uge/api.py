@@ -12,7 +12,7 @@ from typing import Literal
 from uge.auditing.summary import Summary
 from uge.budget import Budget
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
-from uge.data.images import ImageSet, Pixels, Sample
+from uge.data.images import ImageSet, Pixels, Sample, whole
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError
 from uge.files import check_output, local_path, staged_folder
@@ -77,7 +77,7 @@ class Protected:
 
     def pairs(self) -> Iterator[tuple[Pixels, Pixels]]:
         """Clean and protected pixels of every image, in order."""
-        return self.perturbation.pairs(self.images, self.runtime)
+        return ((whole(clean), whole(copy)) for clean, copy in self.perturbation.pairs(self.images, self.runtime))
 
     def __iter__(self) -> Iterator[Sample]:
         for number, (_, pixels) in enumerate(self.pairs()):
@@ -310,7 +310,7 @@ def publish(
             save_perturber(secrets / GENERATOR, perturber)
         return publish_stream(
             protected.images,
-            protected.pairs(),
+            protected.perturbation.pairs(protected.images, protected.runtime),
             out,
             protected.budget,
             protected.provenance,

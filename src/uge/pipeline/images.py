@@ -5,7 +5,7 @@ from pathlib import Path
 
 from uge.budget import Budget
 from uge.config import PublishConfig
-from uge.data.images import ImageSet, Pixels
+from uge.data.images import ImageSet, Pixels, Strips
 from uge.data.store import PixelStore, load_pixels
 from uge.publishing import Manifest, Provenance, publish
 from uge.session import Session
@@ -26,7 +26,7 @@ def read_store(images: ImageSet, size: int | None, channels: int | None, session
 
 def publish_stream(
     images: ImageSet,
-    pairs: Iterator[tuple[Pixels, Pixels]],
+    pairs: Iterator[tuple[Pixels | Strips, Pixels | Strips]],
     out: Path,
     budget: Budget,
     provenance: Provenance,

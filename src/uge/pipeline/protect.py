@@ -8,7 +8,7 @@ from typing import Any
 
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import ImageSet, load_images
-from uge.data.images import Pixels
+from uge.data.images import Pixels, Strips, bytes_of
 from uge.data.store import PixelStore
 from uge.encoders import FeatureSpace
 from uge.errors import DataError
@@ -126,7 +126,9 @@ class ProtectRun:
         if not self.method.reads_store:
             digest = hashlib.sha256()
             for sample in self.images:
-                digest.update(sample.pixels.tobytes())
+                for part in bytes_of(sample.pixels):
+                    digest.update(part)
+                del sample  # Not kept while the next one is read.
             self.private.check(read_json(self.private.folder / DIGEST)["sha256"], digest.hexdigest())
         self.session.progress.note(f"{self.out} is finished already")
         return read_manifest(self.out)
@@ -136,9 +138,10 @@ class ProtectRun:
         perturbation = self.method.perturb(self.task)
         digest = hashlib.sha256()
 
-        def pairs() -> Iterator[tuple[Pixels, Pixels]]:
+        def pairs() -> Iterator[tuple[Pixels | Strips, Pixels | Strips]]:
             for clean, protected in perturbation.pairs(self.images, self.session.runtime):
-                digest.update(clean.tobytes())
+                for part in bytes_of(clean):
+                    digest.update(part)
                 yield clean, protected
 
         manifest = publish_stream(

@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, IntegrityError
 from uge.files import code_version, file_sha256
-from uge.publishing.codec import decode, kind_of, metadata_problem
+from uge.publishing.codec import decode_strips, kind_of, metadata_problem
 from uge.publishing.layout import IMAGE_NAME, LAYOUTS, PUBLISHABLE, Problem, Record
 from uge.publishing.manifest import MANIFEST, Manifest, Measured, SizeRecord, read_manifest
 from uge.publishing.quality import Change, Tally, compare, is_constant, ssim_positions
@@ -111,12 +109,17 @@ def verify(
     _check_pages(folder, manifest, sound, problems.add)
     images = _Images(manifest, against, problems)
     rows = images.paired(LAYOUTS[manifest.format].records(folder, manifest, sound, problems.add))
-    grouped = batches(rows, lambda row: len(row[1].data) if row[2] is None else row[2].nbytes)
-    checked_batches = ordered_map(lambda batch: [images.check(*row) for row in batch], grouped, workers=workers)
+    grouped = batches(rows, _bytes_of)
+    checked_batches = ordered_map(
+        lambda batch: [images.check(*row) for row in batch],
+        grouped,
+        workers=workers,
+        size_of=lambda batch: sum(map(_bytes_of, batch)),
+    )
     with closing(checked_batches) as results:
         for batch in results:
-            for checked in batch:
-                images.add(*checked)
+            while batch:  # A large image is not kept while the next one is decoded.
+                images.add(*batch.pop(0))
             if progress is not None:
                 progress(images.count)
     if len(sound) == len(manifest.files):
@@ -212,7 +215,14 @@ def _unwanted(path: str, otherwise: str) -> str:
 
 # Position in the order of publication, image, and its original where that is given.
 _Row = tuple[int, Record, Pixels | None]
+
+
 # Image, problem with it, and its distance from the original, or from itself without one.
+def _bytes_of(row: _Row) -> int:
+    _, record, clean = row
+    return len(record.data) if clean is None else clean.nbytes
+
+
 _Checked = tuple[Record, str | None, Change | None]
 
 
@@ -260,16 +270,16 @@ class _Images:
         if problem is not None:
             return record, problem, None
         try:
-            pixels = decode(record.data)
+            pixels = decode_strips(record.data)
+            if clean is None:
+                return record, None, Change(0, 0, 0, pixels.shape, is_constant(pixels))
+            if clean.shape != pixels.shape:
+                return record, f"has the shape {pixels.shape}, its original {clean.shape}", None
+            change = compare(clean, pixels, position in self._sample)
         except DataError as error:
             return record, str(error), None
-        if clean is None:
-            return record, None, Change(0, 0, 0, pixels.shape, is_constant(pixels))
-        if clean.shape != pixels.shape:
-            return record, f"has the shape {pixels.shape}, its original {clean.shape}", None
-        if clean.shape[2] in (2, 4) and not np.array_equal(clean[..., -1], pixels[..., -1]):
+        if not change.same_alpha:
             return record, "has another alpha channel than its original", None
-        change = compare(clean, pixels, position in self._sample)
         allowed = self._manifest.budget.levels
         if change.levels > allowed:
             problem = f"differs by {change.levels} levels from its original, more than the budget of {allowed}"

@@ -9,11 +9,11 @@ from typing import TypeAlias
 import numpy as np
 
 from uge.budget import Budget
-from uge.data.images import ImageSet, Pixels
+from uge.data.images import ImageSet, Pixels, Strips
 from uge.errors import DataError, UnknownNameError, UsageError
 from uge.files import check_output, staged_folder, write_atomic
 from uge.publishing.card import dataset_card
-from uge.publishing.codec import OPTIONS, decode, encode, storable
+from uge.publishing.codec import OPTIONS, decode_strips, encode, storable
 from uge.publishing.layout import LAYOUTS, Row, class_folders, default_rows, file_record
 from uge.publishing.manifest import (
     CARD,
@@ -31,8 +31,11 @@ from uge.publishing.quality import Change, Tally, compare, ssim_positions
 from uge.publishing.stream import batches, ordered_map
 from uge.publishing.training_guide import training_guide
 
-Protected: TypeAlias = tuple[int, Pixels, Pixels]
-"""(index in the image set, original pixels, protected pixels), both uint8 height × width × channels."""
+Protected: TypeAlias = tuple[int, Pixels | Strips, Pixels | Strips]
+"""(index in the image set, original pixels, protected pixels), both uint8 height × width × channels.
+
+Strips are closed when they are written.
+"""
 PAGES = ((CARD, dataset_card), (GUIDE, training_guide))
 """Pages for people, and what writes each of them from the manifest."""
 
@@ -53,8 +56,8 @@ def publish(
 ) -> Manifest:
     """Write protected images as an ordinary data set, and measure the stored files.
 
-    Images stream through: a few batches are in memory, whatever the size of the set. Every image is decoded again
-    from its encoded bytes and compared with its original. Equal inputs give equal bytes.
+    Images stream through: about 80 MB of them are in memory, or one larger image, whatever the size of the set. Every
+    image is decoded again from its encoded bytes and compared with its original. Equal inputs give equal bytes.
 
     Args:
         pairs: Originals with their protected form, in the order of ``images``, all of them. An array must not be
@@ -95,7 +98,7 @@ def publish(
     stored = _Stored(images, progress)
     with staged_folder(out, overwrite=overwrite) as folder:
         ordered = batches(_in_order(pairs, images), lambda pair: pair[2].nbytes)
-        with closing(ordered_map(encoder, ordered, workers=workers)) as encoded:
+        with closing(ordered_map(encoder, ordered, workers=workers, size_of=_bytes_of)) as encoded:
             files = layout.write(folder, stored.rows(encoded), images.classes, len(images), rows)
         measured = stored.tally.measured()
         if measured.unchanged_images == len(images):
@@ -126,6 +129,11 @@ def publish(
     return manifest
 
 
+def _bytes_of(batch: Sequence[Protected]) -> int:
+    pixels = (image for _, *pair in batch for image in pair)
+    return sum(0 if isinstance(image, Strips) else image.nbytes for image in pixels) or batch[0][1].nbytes
+
+
 # Index in the image set, codec, encoded bytes, distance from the original.
 _Encoded: TypeAlias = tuple[int, Codec, bytes, Change]
 
@@ -139,8 +147,10 @@ class _Stored:
 
     def rows(self, encoded: Iterable[list[_Encoded]]) -> Iterator[Row]:
         for batch in encoded:
-            for index, codec, data, change in batch:
+            while batch:  # A large image is not kept while the next one is encoded.
+                index, codec, data, change = batch.pop(0)
                 yield f"{index:08d}.{codec}", data, int(self.images.labels[index]), self.images.ids[index]
+                del data
                 self.tally.add(change)
                 self.codecs.add(codec)
             if self.progress is not None:
@@ -161,17 +171,20 @@ class _Encoder:
         # All encoded first, then all decoded: in turn, small images take a tenth longer.
         codecs = [storable(pixels, self.codec) for pixels in protected]
         encoded = [encode(pixels, codec) for pixels, codec in zip(protected, codecs, strict=True)]
-        stored = [decode(data) for data in encoded]
+        stored = [decode_strips(data) for data in encoded]
         changes = [self._change(*triple) for triple in zip(indices, originals, stored, strict=True)]
+        for pixels in (*originals, *protected):
+            if isinstance(pixels, Strips):
+                pixels.close()
         return list(zip(indices, codecs, encoded, changes, strict=True))
 
-    def _change(self, index: int, clean: Pixels, stored: Pixels) -> Change:
+    def _change(self, index: int, clean: Pixels | Strips, stored: Pixels | Strips) -> Change:
         where = f"image '{self.ids[index]}'"
         if stored.shape != clean.shape:
             raise DataError(f"{where}: expected the shape {clean.shape} of the original, stored was {stored.shape}")
-        if clean.shape[2] in (2, 4) and not np.array_equal(stored[..., -1], clean[..., -1]):
-            raise DataError(f"{where}: the alpha channel changed; protect the colour channels only")
         change = compare(clean, stored, index in self.sample)
+        if not change.same_alpha:
+            raise DataError(f"{where}: the alpha channel changed; protect the colour channels only")
         if change.levels > self.budget.levels:
             raise DataError(
                 f"{where}: a value changed by {change.levels} levels, more than the {self.budget.levels} that rho "
@@ -194,6 +207,7 @@ def _in_order(pairs: Iterable[Protected], images: ImageSet) -> Iterator[Protecte
                     f"got {pixels.dtype} {pixels.shape}"
                 )
         yield index, clean, protected
+        del clean, protected, pixels  # Not kept while the next ones are made.
         expected += 1
     if expected != len(images):
         raise DataError(f"expected {len(images)} protected images, got {expected}; nothing was published")

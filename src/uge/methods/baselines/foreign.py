@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from uge.budget import Budget
-from uge.data.images import ImageSet, Pixels
+from uge.data.images import ImageSet, Pixels, Strips
 from uge.errors import DataError, UnknownNameError, UsageError
-from uge.methods.apply import place_delta
+from uge.methods.apply import add_delta
 
 Scope = Literal["sample", "class"]
 FORMATS = ".npy, .npz or .safetensors"
@@ -76,10 +76,10 @@ class ForeignNoise:
         levels = np.rint(values).astype(np.int16)
         return levels if self.channels_first else np.ascontiguousarray(levels.transpose(2, 0, 1))
 
-    def pairs(self, images: ImageSet, budget: Budget) -> Iterator[tuple[Pixels, Pixels]]:
+    def pairs(self, images: ImageSet, budget: Budget) -> Iterator[tuple[Pixels | Strips, Pixels | Strips]]:
         """Clean and perturbed pixels of every image, in order, within ``budget``.
 
-        A perturbation of another size than the image is scaled onto the image's centre square.
+        A perturbation of another size than the image is scaled onto the image's centre square and mirrored beyond.
 
         Raises:
             DataError: The perturbations are not square and of another size than an image.
@@ -93,7 +93,9 @@ class ForeignNoise:
                 )
             row = number if self.scope == "sample" else int(images.labels[number])
             delta = torch.from_numpy(self.levels(row))
-            yield clean, budget.add(clean, place_delta(delta, clean, np.zeros(0, np.int8)))
+            pair = add_delta(clean, delta, budget)
+            del clean  # Not kept while the next one is read.
+            yield pair
 
 
 def is_noise(place: str | Path) -> bool:
