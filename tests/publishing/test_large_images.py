@@ -133,7 +133,6 @@ def test_memory_does_not_grow_with_the_number_of_images(
         assert verify(tmp_path / str(count), against=images).ok
         peaks.append((publishing, tracemalloc.get_traced_memory()[1]))
         tracemalloc.stop()
-    print(peaks)
     for few, many in zip(*peaks, strict=True):
-        assert many < 2.5 * size
+        assert many < 5 * size  # Floats of the whole image would be 16 times as large.
         assert many < few + size / 2

@@ -194,7 +194,7 @@ def resize(pixels: Pixels, size: int) -> Pixels:
 
 
 def _narrowed(pixels: Pixels, size: int, box: tuple[int, int, int, int]) -> Image.Image:
-    """Image scaled across only, as Pillow does it first; strip by strip, since Pillow copies all that it scales."""
+    """Image scaled across only, as Pillow does it; strip by strip, since Pillow copies all that it scales."""
     column = None
     top = 0
     for strip in Strips.of(pixels):
