@@ -57,7 +57,7 @@ def measured(command: list[str]) -> tuple[float, float]:
 
 IMPORTS = {
     "protect": "import torch, scipy.ndimage, uge.cli.main, uge.pipeline.protect, uge.methods.apply",
-    "verify": "import scipy, uge.cli.main, uge.pipeline.verify",
+    "verify": "import scipy, uge.cli.main, uge.publishing.verify",
 }
 
 

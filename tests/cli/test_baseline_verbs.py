@@ -110,7 +110,7 @@ def test_resume_after_the_perturbation_was_made(
         assert run_uge("protect", toy, tmp_path / "cut", *flags).code == 130
     monkeypatch.undo()
     assert (tmp_path / "cut.private" / "run" / "delta.int8").is_file()
-    monkeypatch.setattr("uge.methods.baselines.random.RANDOM_CLASS", replace(RANDOM_CLASS, make=None))
+    monkeypatch.setattr("uge.methods.baselines.random.RANDOM_CLASS", replace(RANDOM_CLASS, function=None))
     ran = run_uge("protect", toy, tmp_path / "cut", *flags, "--resume")
     assert ran.code == 0, ran.err
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")

@@ -10,13 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels, Strips, bytes_of
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe
 from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
+from uge.names import CHECKPOINT, behind_key
 from uge.progress import Display, Silent
 
 if TYPE_CHECKING:
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
     from uge.runtime import Runtime
 
 
-class MethodSettings(BaseModel):
+class MethodSettings(BaseModel, frozen=True, extra="forbid"):
     """Everything that a method may read; each field's description says what it sets."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     authorized: Annotated[str, Field(description="Authorised network, or several separated by commas.")] = "cnn"
     authorized_seed: Annotated[
@@ -219,18 +218,13 @@ class Method(ABC):
     refines = False
     has_options = False
 
-    @property
-    def default_budget(self) -> Budget:
-        """Budget where the settings name none."""
-        return Budget()
-
     def budget(self, settings: MethodSettings) -> Budget:
-        """Budget that settings name, or the default.
+        """Budget that settings name, or the method's own.
 
         Raises:
             UsageError: It is no budget.
         """
-        return self.default_budget if settings.rho is None else Budget.parse(settings.rho)
+        return Budget() if settings.rho is None else Budget.parse(settings.rho)
 
     def check(self, settings: MethodSettings) -> None:
         """Refuse settings that the method cannot follow, before any image is read.
@@ -276,3 +270,13 @@ class Method(ABC):
         Raises:
             UGEError: A stage failed; finished stages stay in the task's folder.
         """
+
+
+def public_name(network: str) -> str:
+    """Network's name for a manifest: a checkpoint is named by its content, not by its place."""
+    from uge.networks.checkpoint import checkpoint_hash
+
+    name = behind_key(network)
+    if not name.startswith(CHECKPOINT):
+        return network
+    return network.removesuffix(name) + CHECKPOINT + checkpoint_hash(name)[:12]

@@ -1,4 +1,7 @@
-"""AR: autoregressive noise (Sandoval-Segura et al., NeurIPS 2022, arXiv 2206.03693)."""
+"""AR: autoregressive noise, one process per class.
+
+Sandoval-Segura et al., NeurIPS 2022, arXiv 2206.03693.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +13,7 @@ from uge.errors import UsageError
 from uge.methods.baselines.base import Baseline, Material, Settings, reference_radius, scaled
 from uge.runtime import stream
 
-_VALUES = 2**22  # Values of a filtered batch, at most.
+_FILTERED = 2**22  # Values of a filtered batch, at most.
 _DRAWN = 256  # Processes that are drawn at a time.
 _RARE = 1000  # At least one in so many processes must be bounded.
 
@@ -65,7 +68,7 @@ def response(filters: Tensor, signals: Tensor) -> Tensor:
     """
     kernel = filters.clone()
     kernel[..., 2, 2] = -1
-    count = max(1, _VALUES // (len(kernel) * signals[0, 0].numel()))
+    count = max(1, _FILTERED // (len(kernel) * signals[0, 0].numel()))
     return torch.cat([F.conv2d(part, kernel).relu().sum((2, 3)) for part in torch.split(signals, count)])
 
 
@@ -79,7 +82,7 @@ def class_processes(classes: int, channels: int, size: int, settings: ArSettings
         UsageError: Hardly any process stays within ``bound``.
     """
     pool = _bounded_processes(settings.pool * classes * channels, size, settings, seed).reshape(-1, channels, 3, 3)
-    signals = scaled(_noise(pool, size, settings, stream(seed, "ar-trial")), 1.0).float()
+    signals = scaled(_process_noise(pool, size, settings, stream(seed, "ar-trial")), 1.0).float()
     filters = pool.float()
     chosen = [0]
     distance = torch.full((len(pool),), torch.inf)
@@ -106,34 +109,33 @@ def _bounded_processes(count: int, size: int, settings: ArSettings, seed: int) -
         drawn = torch.randn(_DRAWN, 3, 3, dtype=torch.float64, generator=generator)
         drawn[:, 2, 2] = 0
         drawn /= drawn.sum((1, 2), keepdim=True)
-        noise = _noise(drawn.expand(2, -1, -1, -1), size, settings, generator)
+        noise = _process_noise(drawn.expand(2, -1, -1, -1), size, settings, generator)
         bounded = torch.cat([bounded, drawn[(noise.pow(2).mean((2, 3)).sqrt() < settings.bound).all(0)]])
         number += 1
     return bounded[:count]
 
 
-def _noise(processes: Tensor, size: int, settings: ArSettings, generator: torch.Generator) -> Tensor:
-    """Noise of processes (... × 3 × 3) from standard normal starts, ... × size × size, float64."""
+def _process_noise(processes: Tensor, size: int, settings: ArSettings, generator: torch.Generator) -> Tensor:
+    # Processes are ... × 3 × 3, start from standard normal values and give ... × size × size.
     whole = size + settings.crop
     start = torch.randn(*processes.shape[:-2], whole, whole, dtype=torch.float64, generator=generator)
     return autoregress(processes, start)[..., settings.crop :, settings.crop :]
 
 
-def _make(material: Material) -> Records:
-    settings = material.settings(ArSettings)
+def _autoregressive_noise(material: Material, settings: ArSettings) -> Records:
     store = material.store
     processes = class_processes(len(store.classes), store.channels, store.size, settings, material.seed)
 
     def change(indices: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-        generator = stream(material.seed, "ar-noise", int(indices[0]))
-        noise = _noise(processes[labels.cpu()], store.size, settings, generator)
+        draw = stream(material.seed, "ar-noise", int(indices[0]))
+        noise = _process_noise(processes[labels.cpu()], store.size, settings, draw)
         return scaled(noise, reference_radius(settings.radius, store)).float().to(x.device)
 
     return material.filled(change)
 
 
 AR = Baseline(
-    _make,
+    _autoregressive_noise,
     norm="L2",
     rho=1.0,
     scope="sample",

@@ -1,4 +1,7 @@
-"""CUDA: one random blur per class (Sadasivan, Soltanolkotabi and Feizi, CVPR 2023, arXiv 2303.04278)."""
+"""CUDA: a random convolution for every class.
+
+Sadasivan, Soltanolkotabi and Feizi, CVPR 2023, arXiv 2303.04278.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -50,14 +53,13 @@ def blurred(x: Tensor, filters: Tensor) -> Tensor:
     return out / out.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
 
 
-def _make(material: Material) -> Records:
-    settings = material.settings(CudaSettings)
+def _class_blur(material: Material, settings: CudaSettings) -> Records:
     filters = class_filters(len(material.store.classes), settings, material.seed).to(material.store.device)
     return material.filled(lambda indices, x, labels: blurred(x, filters[labels]) - x)
 
 
 CUDA = Baseline(
-    _make,
+    _class_blur,
     norm="none",
     rho=1.0,
     scope="class",

@@ -1,4 +1,7 @@
-"""LSP: linearly separable patches (Yu, Zhang, Chen, Yin and Liu, KDD 2022, arXiv 2111.00898)."""
+"""LSP: linearly separable patches for every class.
+
+Yu, Zhang, Chen, Yin and Liu, KDD 2022, arXiv 2111.00898.
+"""
 
 import math
 
@@ -63,24 +66,22 @@ def class_centres(classes: int, shape: tuple[int, ...], seed: int) -> Tensor:
     return centres * 2.0 - 1
 
 
-def _make(material: Material) -> Records:
-    settings = material.settings(LspSettings)
+def _separable_patches(material: Material, settings: LspSettings) -> Records:
     store = material.store
     cells = -(-store.size // settings.patch)
     shape = (store.channels, cells, cells)
     centres = class_centres(len(store.classes), shape, material.seed)
 
     def change(indices: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-        generator = stream(material.seed, "lsp-colours", int(indices[0]))
-        colours = centres[labels.cpu()] + settings.spread * torch.randn(len(indices), *shape, generator=generator)
-        radius = reference_radius(settings.radius, store)
-        return patches(colours, store.size, settings.patch, radius).to(x.device)
+        drawn = torch.randn(len(indices), *shape, generator=stream(material.seed, "lsp-colours", int(indices[0])))
+        colours = centres[labels.cpu()] + settings.spread * drawn
+        return patches(colours, store.size, settings.patch, reference_radius(settings.radius, store)).to(x.device)
 
     return material.filled(change)
 
 
 LSP = Baseline(
-    _make,
+    _separable_patches,
     norm="L2",
     rho=1.0,
     scope="sample",

@@ -1,4 +1,7 @@
-"""OPS: one-pixel shortcut (Wu, Chen, Xie and Huang, ICLR 2023, arXiv 2205.12141)."""
+"""OPS: one pixel shortcut for every class.
+
+Wu, Chen, Xie and Huang, ICLR 2023, arXiv 2205.12141.
+"""
 
 import itertools
 
@@ -6,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from uge.data.loader import to_unit
+from uge.data.loader import fetch
 from uge.data.store import Records
 from uge.methods.baselines.base import Baseline, Material, Settings
 
@@ -19,17 +22,6 @@ class OpsSettings(Settings):
     """
 
     pixels: int = Field(1, ge=1)
-
-
-def _moments(material: Material) -> tuple[Tensor, Tensor]:
-    """Mean of x and of x² per class: each classes × channels × height × width, float64, x in [0, 1]."""
-    store = material.store
-    sums = torch.zeros(2, len(store.classes), *store.pixels.shape, dtype=torch.float64, device=store.device)
-    for _, pixels, labels in material.chunks():
-        x = to_unit(pixels).double()
-        sums.index_add_(1, labels, torch.stack([x, x * x]))
-    sums /= torch.bincount(store.labels, minlength=len(store.classes)).clamp_min(1)[:, None, None, None]
-    return sums[0], sums[1]
 
 
 def corner_colours(channels: int) -> Tensor:
@@ -64,7 +56,14 @@ def choose(material: Material, pixels: int) -> Tensor:
     Returns:
         classes × channels × height × width, 0 or 1; NaN for all pixels that stay.
     """
-    mean, square = _moments(material)
+    store = material.store
+    # Mean of x and of x² per class: each classes × channels × height × width, x in [0, 1].
+    moments = torch.zeros(2, len(store.classes), *store.pixels.shape, dtype=torch.float64, device=store.device)
+    for batch in (fetch(store, indices) for indices in material.chunks()):
+        x = batch.x.double()
+        moments.index_add_(1, batch.y, torch.stack([x, x * x]))
+    moments /= torch.bincount(store.labels, minlength=len(store.classes)).clamp_min(1)[:, None, None, None]
+    mean, square = moments
     colours = corner_colours(mean.shape[1]).to(mean.device)
     taken = torch.zeros(len(colours), *mean.shape[2:], dtype=torch.bool, device=mean.device)
     replacements = torch.full_like(mean, torch.nan)
@@ -78,14 +77,13 @@ def choose(material: Material, pixels: int) -> Tensor:
     return replacements
 
 
-def _make(material: Material) -> Records:
-    settings = material.settings(OpsSettings)
+def _pixel_shortcut(material: Material, settings: OpsSettings) -> Records:
     replacements = choose(material, settings.pixels).float()
     return material.filled(lambda indices, x, labels: (replacements[labels] - x).nan_to_num())
 
 
 OPS = Baseline(
-    _make,
+    _pixel_shortcut,
     norm="none",
     rho=1.0,
     scope="class",

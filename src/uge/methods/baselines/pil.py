@@ -1,4 +1,7 @@
-"""PIL: perturbations that a linear network takes for the class (code of jinlinll/pil, ICLR 2026)."""
+"""PIL: noise that a linear network takes for the class.
+
+Code of jinlinll/pil, ICLR 2026.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +38,7 @@ class PilSettings(Settings):
     weight: float = Field(0.9, ge=0, le=1)
 
 
-def surrogate(store: PixelStore, settings: PilSettings, seed: int, runtime: Runtime) -> nn.Module:
+def linear_surrogate(store: PixelStore, settings: PilSettings, seed: int, runtime: Runtime) -> nn.Module:
     """Two linear layers without bias, from pixels in [0, 1] to logits, trained on the clean images and frozen."""
     classes = len(store.classes)
     with seeded(seed, "pil-surrogate"):
@@ -56,7 +59,7 @@ def surrogate(store: PixelStore, settings: PilSettings, seed: int, runtime: Runt
     return network.requires_grad_(False)
 
 
-def loss(network: nn.Module, x: Tensor, delta: Tensor, labels: Tensor, weight: float) -> Tensor:
+def linear_loss(network: nn.Module, x: Tensor, delta: Tensor, labels: Tensor, weight: float) -> Tensor:
     """w · CE(f(δ), y) + (1 - w) · KL(uniform ‖ f(x - δ)), means over the batch.
 
     Args:
@@ -67,22 +70,20 @@ def loss(network: nn.Module, x: Tensor, delta: Tensor, labels: Tensor, weight: f
         weight: w.
     """
     answers = F.log_softmax(network(x - delta), 1)
-    uniform = torch.full_like(answers, 1 / answers.shape[1])
-    even = F.kl_div(answers, uniform, reduction="batchmean")
+    even = F.kl_div(answers, torch.full_like(answers, 1 / answers.shape[1]), reduction="batchmean")
     return weight * F.cross_entropy(network(delta), labels) + (1 - weight) * even
 
 
-def _make(material: Material) -> Records:
-    settings = material.settings(PilSettings)
+def _linear_noise(material: Material, settings: PilSettings) -> Records:
     rho = material.budget.rho
-    network = surrogate(material.store, settings, material.seed, material.runtime)
+    network = linear_surrogate(material.store, settings, material.seed, material.runtime)
 
     def change(indices: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         generator = stream(material.seed, "pil-start", int(indices[0]))
         delta = rho * (2 * torch.rand(x.shape, generator=generator).to(x.device) - 1)
         for _ in range(settings.steps):
             delta.requires_grad_(True)
-            (gradient,) = torch.autograd.grad(loss(network, x, delta, labels, settings.weight), delta)
+            (gradient,) = torch.autograd.grad(linear_loss(network, x, delta, labels, settings.weight), delta)
             delta = (delta.detach() - settings.step * gradient.sign()).clamp(-rho, rho)
         return -delta
 
@@ -90,7 +91,7 @@ def _make(material: Material) -> Records:
 
 
 PIL = Baseline(
-    _make,
+    _linear_noise,
     norm="Linf",
     rho=PUBLISHED_RHO,
     scope="sample",

@@ -1,4 +1,4 @@
-"""Random noise within the budget: a control that shows the effect of optimisation."""
+"""Uniform random noise: a control that shows the effect of optimisation."""
 
 import dataclasses
 
@@ -10,10 +10,6 @@ from uge.methods.baselines.base import PUBLISHED_RHO, Baseline, Material, Settin
 from uge.runtime import stream
 
 
-class RandomSettings(Settings):
-    """No settings: every level of the budget is equally likely."""
-
-
 def _uniform(count: int, material: Material, *names: str | int) -> Tensor:
     """``count`` patterns in [0, 1] units; whole levels between plus and minus the budget are equally likely."""
     shape = (count, *material.store.pixels.shape)
@@ -22,13 +18,11 @@ def _uniform(count: int, material: Material, *names: str | int) -> Tensor:
     return levels.to(material.store.device) / 255
 
 
-def _sample_wise(material: Material) -> Records:
-    material.settings(RandomSettings)
+def _sample_wise(material: Material, settings: Settings) -> Records:
     return material.filled(lambda indices, x, labels: _uniform(len(indices), material, "random-noise", int(indices[0])))
 
 
-def _class_wise(material: Material) -> Records:
-    material.settings(RandomSettings)
+def _class_wise(material: Material, settings: Settings) -> Records:
     patterns = _uniform(len(material.store.classes), material, "random-noise-class")
     return material.filled(lambda indices, x, labels: patterns[labels])
 
@@ -39,11 +33,11 @@ RANDOM = Baseline(
     rho=PUBLISHED_RHO,
     scope="sample",
     about="Uniform random noise, another for every image: a control without optimisation.",
-    settings=RandomSettings,
+    settings=Settings,
 )
 RANDOM_CLASS = dataclasses.replace(
     RANDOM,
-    make=_class_wise,
+    function=_class_wise,
     scope="class",
     about="Uniform random noise, one pattern per class: a control without optimisation.",
 )
