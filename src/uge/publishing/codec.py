@@ -59,7 +59,7 @@ def encode(pixels: Pixels | Strips, codec: Codec) -> bytes:
 
 
 def _png_by_strips(pixels: Pixels | Strips) -> Iterator[bytes]:
-    """Parts of a PNG whose rows hold differences to the row above, which zlib packs at once."""
+    """Parts of a PNG of differences to the row above, packed as they come."""
     height, width, channels = pixels.shape
     yield from _png_start(width, height, channels)
     packer = zlib.compressobj(3, memLevel=9)

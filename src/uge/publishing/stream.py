@@ -7,7 +7,7 @@ from typing import TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
-MOST_BYTES = 80 * 2**20
+MOST_BYTES = 48 * 2**20
 """Bytes of decoded images that wait for threads or are in their hands."""
 
 

@@ -56,7 +56,7 @@ def publish(
 ) -> Manifest:
     """Write protected images as an ordinary data set, and measure the stored files.
 
-    Images stream through: about 80 MB of them are in memory, or one larger image, whatever the size of the set. Every
+    Images stream through: about 50 MB of them are in memory, or one larger image, whatever the size of the set. Every
     image is decoded again from its encoded bytes and compared with its original. Equal inputs give equal bytes.
 
     Args:
