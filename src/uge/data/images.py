@@ -191,11 +191,11 @@ class ImageSet:
 
     def channels(self) -> int:
         """1 if every probed image is gray, else 3."""
-        return 1 if all(image.shape[2] <= 2 for image in self.probe()) else 3
+        return 1 if all(shape[2] <= 2 for shape in map(np.shape, self.probe())) else 3
 
     def native_size(self) -> int | None:
         """Side length in pixels if all probed images are square and of one size, else None."""
-        shapes = {image.shape[:2] for image in self.probe()}
+        shapes = {shape[:2] for shape in map(np.shape, self.probe())}
         height, width = next(iter(shapes))
         return int(height) if len(shapes) == 1 and height == width else None
 

@@ -93,7 +93,7 @@ def publish(
     check_output(out, source=images.root, overwrite=overwrite, ours=is_published)
     _check_names(images)
     created = created_date(provenance.created)
-    rows = rows_per_file or default_rows(max(image.nbytes for image in images.probe(8)))
+    rows = rows_per_file or default_rows(max(map(np.size, images.probe(8))))
     encoder = _Encoder(images.ids, budget, codec, ssim_positions(len(images)))
     stored = _Stored(images, progress)
     with staged_folder(out, overwrite=overwrite) as folder:
