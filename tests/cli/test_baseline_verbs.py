@@ -153,7 +153,7 @@ def test_what_apply_refuses(toy: Path, finished: Path, tmp_path: Path) -> None:
     for words, *arguments in (
         ("has 7 rows, expected 36 (images) or 3 (classes)", tmp_path / "a.npy"),
         ("there is no noise file", tmp_path / "gone.npy"),
-        ("--rho and --scope are for foreign noise", generator, "--rho=0.04"),
+        ("--rho, --scope, --unit and --perturbed are for foreign noise", generator, "--rho=0.04"),
         ('Choose from: "sample", "class"', tmp_path / "a.npy", "--scope=image"),
     ):
         first, *flags = arguments

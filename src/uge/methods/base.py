@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, Field
 
 from uge.budget import Budget
+from uge.data.depth import probed
 from uge.data.images import ImageSet, Pixels, Strips, bytes_of
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe
@@ -86,7 +87,7 @@ class ImagesInfo:
         """Read the images of the probe, each once."""
         digest = hashlib.sha256()
         shapes = []
-        for pixels in images.probe():
+        for pixels in probed(images):
             shapes.append(pixels.shape)
             digest.update(str(pixels.shape).encode())
             for part in bytes_of(pixels):

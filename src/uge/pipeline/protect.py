@@ -16,7 +16,7 @@ from uge.files import code_version, fingerprint, read_json, write_json
 from uge.learning.trajectory import Trajectory
 from uge.methods import METHODS, ImagesInfo, Perturbation, Task
 from uge.networks import ImageClassifier, weights_hash
-from uge.pipeline.images import publish_stream, read_store
+from uge.pipeline.images import publish_stream, read_store, warn_of_copy
 from uge.pipeline.private_folder import PrivateFolder, key_path, write_keys
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
@@ -65,6 +65,7 @@ class ProtectRun:
         self.method = METHODS[config.method]
         self.budget = self.method.budget(self.config)
         self.method.check(self.config)
+        warn_of_copy(source)
         self.images = _trainable(load_images(source, split="train", limit=config.limit), config.limit)
         self.info = ImagesInfo.of(self.images)
         check_fits(self.config, self.requests, self.info)
