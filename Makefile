@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints-cpu.txt
 
-.PHONY: demo test test-all lint unit heavy reproduce-smoke clean
+.PHONY: demo test test-all lint unit heavy campaign reproduce-smoke clean
 
 demo: $(VENV)/.installed
 	$(BIN)/uge demo demo-out/photos --overwrite
@@ -25,6 +25,10 @@ unit: $(VENV)/.installed-test
 
 heavy: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m heavy
+
+# Faults by the hundred: kills before every file operation, commands that meet.
+campaign: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m campaign -s tests/campaign
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -8,7 +8,7 @@ from pathlib import Path
 from uge.data import load_images
 from uge.data.formats.part import SUFFIX
 from uge.data.images import ImageSet
-from uge.files import write_json
+from uge.files import recover, write_json
 from uge.publishing import private_folder
 
 
@@ -47,6 +47,7 @@ class Server:
     @property
     def finished(self) -> bool:
         """True where the server has published."""
+        recover(self.published)
         done = private_folder(self.published) / "run" / "done.json"
         return done.is_file() and (self.published / "manifest.json").is_file()
 

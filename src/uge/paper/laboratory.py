@@ -14,7 +14,7 @@ from uge.config import ProtectConfig, PublishConfig
 from uge.data import ImageSet, load_images
 from uge.data.store import PixelStore
 from uge.errors import DataError, UsageError
-from uge.files import fingerprint
+from uge.files import fingerprint, locked
 from uge.methods import METHODS, ImagesInfo
 from uge.networks import ImageClassifier, build
 from uge.paper.ledger import PaperLedger, Spec, variant
@@ -127,7 +127,8 @@ class Laboratory:
         began = time.monotonic()
         session = replace(self.session, resume=True, overwrite=False)
         source = self.sources[copy.images.name]
-        manifest = ProtectRun(source, out, protect_config(copy), PublishConfig(), session).run().manifest
+        with locked(out, wait=True):  # Several processes may need the same copy.
+            manifest = ProtectRun(source, out, protect_config(copy), PublishConfig(), session).run().manifest
         self.ledger.keep_result(
             copy,
             {

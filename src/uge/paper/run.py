@@ -4,12 +4,14 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import torch
 
 from uge.cases.shared_images import threads_each
 from uge.errors import StorageError, UGEError
+from uge.files import locked, writes
 from uge.paper.laboratory import Laboratory, NotAtHandError
 from uge.paper.ledger import PaperLedger, Spec
 from uge.paper.pictures import save_pictures
@@ -26,6 +28,7 @@ _Answer = tuple[list[str], str]
 _DIED = "the process that ran it died, twice; is there enough memory?"
 
 
+@writes("folder")
 def carry_out(
     todo: Plan, folder: Path, sources: dict[str, str], session: Session, *, workers: int = 1, overwrite: bool = False
 ) -> None:
@@ -41,6 +44,7 @@ def carry_out(
 
     Raises:
         StorageError: Results cannot be written.
+        UsageError: Another process is writing the folder.
     """
     ledger = PaperLedger(folder)
     ledger.keep_precision(session.runtime.precision)
@@ -114,6 +118,8 @@ def _side_by_side(stages: Sequence[Sequence[Spec]], laboratory: Laboratory, work
     opened = functools.partial(
         _opened, ledger.folder, laboratory.sources, str(runtime.device), runtime.precision, threads_each(workers)
     )
+    with locked(ledger.folder) as hold:
+        hold.note(Path(get_temp_dir()))
     with contextlib.closing(Processes[Spec, _Answer](opened, workers, preload=__name__)) as processes:
         for number, stage in enumerate(stages):
             with session.progress.stage(f"stage {number + 1} of {len(stages)}") as on_progress:

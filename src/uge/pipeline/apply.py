@@ -7,7 +7,7 @@ from uge.budget import Budget
 from uge.config import PublishConfig
 from uge.data import ImageSet, load_images
 from uge.errors import UsageError
-from uge.files import check_output, file_sha256
+from uge.files import check_output, file_sha256, recover, writes
 from uge.methods.apply import load_perturber, protected_images
 from uge.methods.baselines.foreign import ForeignNoise, Scope, is_noise, open_noise
 from uge.networks import weights_hash
@@ -16,6 +16,7 @@ from uge.publishing import Provenance, is_private, is_published
 from uge.session import Session
 
 
+@writes("out")
 def run_apply(
     noise: Path,
     source: str,
@@ -43,10 +44,11 @@ def run_apply(
         session: Device, progress, whether to overwrite, whether to write at all.
 
     Raises:
-        UsageError: The noise does not fit the images, a generator is given a budget, or ``out`` would replace a
-            folder that this package did not publish.
+        UsageError: The noise does not fit the images, a generator is given a budget, ``out`` would replace a
+            folder that this package did not publish, or another process is writing it.
         DataError: No image was changed.
     """
+    recover(noise.parent)
     images = load_images(source, split=split, limit=limit)
     check_output(out, source=images.root, overwrite=session.overwrite, ours=is_published)
     result: dict[str, Any] = {"images": len(images), "out": str(out)}

@@ -7,6 +7,7 @@ from typing import Any
 from uge.auditing.summary import Summary
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
 from uge.errors import IntegrityError
+from uge.files import writes
 from uge.pipeline.audit import AuditRun, AuditSources
 from uge.pipeline.protect import ProtectRun
 from uge.pipeline.verify import run_verify
@@ -15,6 +16,7 @@ from uge.session import Session
 SOURCE = "photos"
 
 
+@writes("out")
 def run_demo(
     out: Path, config: ProtectConfig, audit: AuditConfig, session: Session
 ) -> tuple[dict[str, Any], Summary | None]:

@@ -19,7 +19,7 @@ from uge.federated.columns import Table, columns, tabulate
 from uge.federated.servers import Server, write_part
 from uge.federated.settings import Federation
 from uge.federated.split import split_rows
-from uge.files import JSON, fingerprint, storage_errors, write_json
+from uge.files import JSON, fingerprint, storage_errors, write_json, writes
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS, ImagesInfo
 from uge.methods.authorized import split_names
@@ -39,6 +39,7 @@ RECEIVED = "received"
 SETTINGS = "settings.yaml"
 
 
+@writes("out")
 def run_federated(
     source: str,
     out: Path,

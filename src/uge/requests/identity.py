@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uge.errors import MissingExtraError, UsageError
-from uge.files import canonical_json, storage_errors
+from uge.files import canonical_json, locked, storage_errors
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -41,13 +41,16 @@ def open_identity(path: Path) -> Ed25519PrivateKey:
         raise MissingExtraError("cryptography", "sign", "signing a request") from None
     with storage_errors(path):
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             pem = Ed25519PrivateKey.generate().private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-                handle.write(pem)
-        if path.stat().st_mode & 0o077:
+            with locked(path, wait=True) as hold, hold.staged(path, mode=0o700) as folder:
+                made = folder / path.name
+                with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
+                    handle.write(pem)
+                if not path.exists():  # Another process may have made one meanwhile.
+                    hold.exchange([(made, path)])
+        if os.name == "posix" and path.stat().st_mode & 0o077:
             raise UsageError(f"the identity {path} can be read by others; run chmod 600 on it, or make a new one")
         data = path.read_bytes()
     try:

@@ -6,7 +6,6 @@ sides need only compare the fingerprint of one public key over another channel.
 
 import logging
 import secrets
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uge.config import first_problem
 from uge.errors import DataError, UsageError, WeightsError
-from uge.files import check_output, file_sha256, fingerprint, read_json, storage_errors, write_json
+from uge.files import (
+    check_output,
+    file_sha256,
+    fingerprint,
+    locked,
+    read_json,
+    recover,
+    storage_errors,
+    write_json,
+    writes,
+)
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS
 from uge.names import KEYED, behind_key
@@ -99,6 +108,7 @@ class Request(BaseModel):
         return RequestRecord(id=self.id, key_sha256=key_fingerprint(self.public_key))
 
 
+@writes("out")
 def write_request(
     out: Path,
     network: str,
@@ -154,23 +164,28 @@ def write_request(
         return {**places, **shape}
     key = open_identity(identity)
     public_key = public_key_of(key)
-    _write_secret_weights(theta0_path, theta0, recipe)
-    record = Theta0(
-        file=theta0_path.name,
-        bytes=theta0_path.stat().st_size,
-        sha256=file_sha256(theta0_path),
-        weights_sha256=weights_hash(theta0),
-    )
-    body: dict[str, Any] = {
-        "kind": "uge-request",
-        "schema_version": 1,
-        "created": created_date(None) or datetime.now(UTC).date().isoformat(),
-        **shape,
-        "theta0": record.model_dump(mode="json"),
-        "public_key": public_key,
-    }
-    body["id"] = _id(body)
-    write_json(out, sign(key, body))
+    # Others can never read θ0: it is made in a folder of mode 0700. Both files take their places together.
+    with storage_errors(out), locked(out) as hold, hold.staged(theta0_path, mode=0o700) as folder:
+        secret = folder / theta0_path.name
+        save_weights(secret, theta0, {"recipe": recipe.model_dump_json()})
+        secret.chmod(0o600)
+        record = Theta0(
+            file=theta0_path.name,
+            bytes=secret.stat().st_size,
+            sha256=file_sha256(secret),
+            weights_sha256=weights_hash(theta0),
+        )
+        body: dict[str, Any] = {
+            "kind": "uge-request",
+            "schema_version": 1,
+            "created": created_date(None) or datetime.now(UTC).date().isoformat(),
+            **shape,
+            "theta0": record.model_dump(mode="json"),
+            "public_key": public_key,
+        }
+        body["id"] = _id(body)
+        write_json(folder / out.name, sign(key, body))
+        hold.exchange([(secret, theta0_path), (folder / out.name, out)])
     return {**places, **body, "fingerprint": key_fingerprint(public_key)}
 
 
@@ -199,17 +214,6 @@ def _theta0(
     return network
 
 
-def _write_secret_weights(path: Path, network: ImageClassifier, recipe: Recipe) -> None:
-    """Write a file that others can never read: it is made in a folder of mode 0700, then moved."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".uge-", dir=path.parent) as folder:
-            made = Path(folder, path.name)
-            save_weights(made, network, {"recipe": recipe.model_dump_json()})
-            made.chmod(0o600)
-            made.replace(path)
-
-
 def _id(body: dict[str, Any]) -> str:
     return fingerprint({name: value for name, value in body.items() if name not in ("id", "signature")})[:16]
 
@@ -224,6 +228,7 @@ def read_request(path: Path) -> Request:
         WeightsError: θ0 is missing, not the file that was signed, holds NaN, does not fit the architecture, or has a
             wave key that no class can be written by.
     """
+    recover(path)
     try:
         raw = read_json(path)
     except DataError as error:
