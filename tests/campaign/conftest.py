@@ -9,8 +9,12 @@ sys.path.append(str(Path(__file__).parents[1] / "cli"))
 
 from command import make_folder
 
+from uge.requests.identity import open_identity
+
 
 @pytest.fixture(scope="session")
 def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six training images of 16 pixels in three classes, and three test images."""
-    return make_folder(tmp_path_factory.mktemp("six") / "six", train=2, test=1)
+    """Six training images of 16 pixels in three classes, and three test images; an identity beside them."""
+    images = make_folder(tmp_path_factory.mktemp("six") / "six", train=2, test=1)
+    open_identity(images.with_name("me.pem"))
+    return images

@@ -136,13 +136,20 @@ def kill_everywhere(command: Command, images: Path, tmp_path: Path, step: int) -
         if number % 2:
             for name in command.outputs:
                 recover(place / name)
-            assert pair(place, command) in (before, after) or not before, where
-            assert before or "copy" not in os.listdir(place) or pair(place, command) == after, where
+            assert_whole(place, command, before, after, where)
         go_on(command, images, place, where)
         assert pair(place, command) == after, where
         assert sorted(os.listdir(place)) == names, where
         shutil.rmtree(place)
     return len(operations.names)
+
+
+def assert_whole(place: Path, command: Command, before: dict[str, bytes], after: dict[str, bytes], where: str) -> None:
+    """The old outputs are there or the new ones; of the first run perhaps a private folder under way."""
+    exact = {name: data for name, data in pair(place, command).items() if data or name in before}
+    assert not any(name.startswith("copy/") for name in exact if name not in before) or exact == after, where
+    if any(name.startswith("copy/") for name in before) or "alice.json" in before:
+        assert exact in (before, after), where
 
 
 def go_on(command: Command, images: Path, place: Path, where: str) -> None:
@@ -181,3 +188,38 @@ def test_every_kill_is_survived(name: str, six: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", EXTRACT)
 def test_some_kills_are_survived(name: str, six: Path, tmp_path: Path) -> None:
     assert kill_everywhere(COMMANDS[name], six, tmp_path, EXTRACT[name]) > 20
+
+
+READERS = {
+    "verify": ("verify", "copy"),
+    "inspect": ("inspect", "copy"),
+    "inspect the private folder": ("inspect", "copy.private"),
+    "train": ("train", "copy", "--key", "copy.private/authorized-0.key.safetensors"),
+    "apply": ("apply", "copy.private/generator.safetensors", "SIX", "more"),
+    "audit": ("audit", "copy", "--test", "SIX", "--networks", "lenet", "--attacks", "direct", "--dry-run"),
+    "protect": ("protect", "SIX", "copy", *tiny(authorized_seed=7), "--resume"),
+}
+
+
+@pytest.mark.parametrize(("reader", "rename"), zip(READERS, (-3, -2, -1, -3, -2, -1, -3), strict=True))
+def test_any_command_completes_the_exchange(
+    reader: str, rename: int, monkeypatch: pytest.MonkeyPatch, six: Path, tmp_path: Path
+) -> None:
+    """The last four renames: the old public folder goes, the new one comes; then the private ones."""
+    command = COMMANDS["protect --overwrite"]
+    base = tmp_path / "base"
+    assert run_uge(*command.before(six, base)[0]).code == 0
+    for name in ("whole", "killed"):
+        shutil.copytree(base, tmp_path / name)
+    with killed_at(0, tmp_path / "whole") as operations:
+        assert run_uge(*command.arguments(six, tmp_path / "whole")).code == 0
+    renames = [number for number, name in enumerate(operations.names, 1) if name.startswith("rename")]
+    place = tmp_path / "killed"
+    with pytest.raises(Kill), killed_at(renames[rename], place):
+        main(list(command.arguments(six, place)))
+    assert pair(place, command) != pair(base, command)
+    monkeypatch.chdir(place)
+    ran = run_uge(*(str(six) if part == "SIX" else part for part in READERS[reader]), "-q")
+    assert ran.code == 0, ran.err
+    assert pair(place, command) == pair(tmp_path / "whole", command)
+    assert sorted(os.listdir(place)) == ["copy", "copy.private", *["more"] * (reader == "apply")]

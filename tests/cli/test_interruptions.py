@@ -223,50 +223,6 @@ def test_overwrite_replaces_both_folders(toy: Path, copy: Path, tmp_path: Path) 
         assert new[name] != old[name]
 
 
-READERS = {
-    "verify": ("verify", "copy"),
-    "inspect": ("inspect", "copy"),
-    "inspect the private folder": ("inspect", "copy.private"),
-    "train": ("train", "copy", "--key", "copy.private/authorized-0.key.safetensors", "--epochs", "1"),
-    "apply": ("apply", "copy.private/generator.safetensors", "TOY", "more"),
-    "audit": ("audit", "copy", "--test", "TOY", "--networks", "lenet", "--attacks", "direct", "--dry-run"),
-    "protect": ("protect", "TOY", "copy", *tiny(seed=7), "--resume"),
-}
-
-
-@pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("renames", [1, 2, 3])
-def test_any_command_completes_an_exchange_that_was_killed(
-    reader: str, renames: int, monkeypatch: pytest.MonkeyPatch, toy: Path, copy: Path, tmp_path: Path
-) -> None:
-    """Four renames: the old public folder goes, the new one comes, and so do the private ones."""
-    monkeypatch.chdir(tmp_path)
-    before = contents(tmp_path)
-    killing = """
-import os, signal
-from uge.cli.main import main
-real, renames = os.rename, [0]
-def rename(old, new, **kwargs):
-    renames[0] += "retired" in str(new) or "retired" in str(old) or renames[0] > 0
-    if renames[0] > {renames}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(old, new, **kwargs)
-os.rename = rename
-main({arguments!r})
-"""
-    arguments = ["protect", str(toy), "copy", *tiny(seed=7, authorized_seed=7), "--overwrite", "-q"]
-    killed = subprocess.run([sys.executable, "-c", killing.format(renames=renames, arguments=arguments)])
-    assert killed.returncode == -signal.SIGKILL
-    assert (tmp_path / ".copy.uge-journal").exists()
-    given = [str(toy) if part == "TOY" else part for part in READERS[reader]]
-    run_uge(*given, "-q")
-    assert {"copy", "copy.private"} <= set(os.listdir(tmp_path)) <= {"copy", "copy.private", "more"}
-    after = contents(tmp_path)
-    for name in ("copy/manifest.json", "copy.private/authorized-0.key.safetensors", "copy.private/run/run.json"):
-        assert after[name] != before[name]
-    assert run_uge("train", "copy", "--key", "copy.private/authorized-0.key.safetensors", "-q").err == ""
-
-
 def test_the_resume_hint_of_an_overwriting_run_does_not_overwrite(interrupt: Interrupt, toy: Path, copy: Path) -> None:
     interrupt("uge.methods.uge.stages.train_generator", KeyboardInterrupt)
     ran = run_uge("protect", toy, copy, *tiny(method="uge", seed=7), "--overwrite", "-q")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uge.errors import MissingExtraError, UsageError
-from uge.files import canonical_json, locked, storage_errors
+from uge.files import canonical_json, locked, recover, storage_errors
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -39,6 +39,7 @@ def open_identity(path: Path) -> Ed25519PrivateKey:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     except ImportError:
         raise MissingExtraError("cryptography", "sign", "signing a request") from None
+    recover(path)
     with storage_errors(path):
         if not path.exists():
             pem = Ed25519PrivateKey.generate().private_bytes(
