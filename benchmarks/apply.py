@@ -22,7 +22,7 @@ import torch
 from uge.budget import Budget
 from uge.data import load_images
 from uge.methods.apply import save_perturber
-from uge.methods.uge.generator import Generator, perturb_images
+from uge.methods.uge.generator import Generator
 from uge.runtime import Runtime, seeded
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     with runtime.autocast():
         for part in (pixels[:256], pixels):  # The first warms up.
             began = time.perf_counter()
-            list(perturb_images(generator, part))
+            list(generator.levels(part))
     alone = len(pixels) / (time.perf_counter() - began)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "generator.safetensors"

@@ -110,7 +110,7 @@ def baseline(name: str, images: ImageSet, runtime: Runtime, published: bool) -> 
     began = clocks()
     row.make(material)
     seconds = since(began)
-    settings = material.settings(row.settings).model_dump(mode="json")
+    settings = row.read_settings(options).model_dump(mode="json")
     return {**seconds, "gradients": figures_so_far["gradients"], "settings": settings, "rho": row.rho}
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from markupsafe import escape
 
 from uge.auditing.summarize import summarize
-from uge.auditing.summary import HackerResult
+from uge.auditing.summary import HackerResult, clean_shares
 from uge.cases.case import read_cases
 from uge.files import write_atomic
 from uge.names import behind_key
@@ -74,8 +74,8 @@ def measured(name: str, scale: str, folders: Sequence[Path], counted: Callable[[
     summary = summarize(cases.values(), classes=10)
     authorized = summary.authorized
     assert authorized is not None, f"no authorised network in {folders}"
-    judged = [hacker for hacker in summary.hackers if counted(hacker) and hacker.clean is not None]
-    top = max(judged, key=lambda hacker: hacker.kept(CHANCE) or 0.0)
+    judged = clean_shares(filter(counted, summary.hackers), CHANCE)
+    top, _ = max(judged, key=lambda pair: pair[1])
     # The front-end belongs to the authorised network's task: its control is that of the plain network.
     own = (authorized.network, behind_key(authorized.network))
     control = max(value for network, value in summary.clean.items() if network in own)

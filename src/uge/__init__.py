@@ -11,23 +11,26 @@
 Names are loaded on first use: ``import uge`` imports no torch.
 """
 
+# One statement for each module: names that are exported again stand in groups.
+# ruff: noqa: I001
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from uge import encoders as encoders
-    from uge.api import AuthorizedPath as AuthorizedPath
-    from uge.api import Protected as Protected
-    from uge.api import audit as audit
-    from uge.api import authorize as authorize
-    from uge.api import protect as protect
-    from uge.api import publish as publish
-    from uge.api import record_trajectory as record_trajectory
-    from uge.api import verify as verify
+    from uge.api import (
+        AuthorizedPath as AuthorizedPath,
+        Protected as Protected,
+        audit as audit,
+        authorize as authorize,
+        protect as protect,
+        publish as publish,
+        record_trajectory as record_trajectory,
+        verify as verify,
+    )
     from uge.attacks import attack as attack
     from uge.budget import Budget as Budget
-    from uge.data import ImageSet as ImageSet
-    from uge.data import load_images as load_images
+    from uge.data import ImageSet as ImageSet, load_images as load_images
     from uge.encoders import encoder as encoder
     from uge.errors import UGEError as UGEError
     from uge.learning.recipes import Recipe as Recipe

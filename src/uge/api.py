@@ -5,7 +5,7 @@ Everything here rests on the steps of the command line; nothing is computed in t
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from uge.budget import Budget
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
 from uge.data.images import ImageSet, Pixels, Sample
 from uge.encoders import FeatureSpace
-from uge.errors import UsageError
+from uge.errors import UsageError, refuse
 from uge.files import check_output, local_path, locked, storage_errors
 from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.trajectory import Trajectory
@@ -24,20 +24,16 @@ from uge.methods.apply import GENERATOR, Savable, save_perturber
 from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.names import is_keyed
 from uge.networks import ImageClassifier
-from uge.pipeline.audit import AuditRun, AuditSources
+from uge.pipeline.audit import AuditRun
 from uge.pipeline.images import publish_stream, read_store
 from uge.pipeline.private_folder import write_keys
 from uge.pipeline.protect import protect_task, provenance_of
 from uge.progress import Display, Silent
-from uge.publishing import Manifest, Provenance, is_private, is_published, private_folder
-from uge.publishing.manifest import Codec, Format
+from uge.publishing import Codec, Format, Manifest, Provenance, Verification, is_private, is_published, private_folder
+from uge.publishing import verify as verify_folder
 from uge.publishing.private import MODE
-from uge.publishing.verify import Verification
-from uge.publishing.verify import verify as verify_folder
 from uge.runtime import Runtime, stream_seed
 from uge.session import Session
-
-__all__ = ["AuthorizedPath", "Protected", "audit", "authorize", "protect", "publish", "record_trajectory", "verify"]
 
 
 @dataclass(frozen=True)
@@ -115,13 +111,12 @@ def authorize(
         DataError: The images cannot be trained on.
     """
     recipe = with_epochs(recipe or ProtectConfig().recipe, epochs)
-    files = () if weights is None else (weights,)
     method = METHODS[method_for(wave_key=is_keyed(network))]
     config = ProtectConfig.checked(
         authorized=network,
         method=method.name,
         authorized_seed=seed,
-        authorized_weights=files,
+        authorized_weights=() if weights is None else (weights,),
         size=size,
         rho=str(Budget.parse(budget).rho),
     )
@@ -174,7 +169,7 @@ def record_trajectory(
             snapshots=snapshots,
             progress=on_progress,
         )
-    return AuthorizedPath(theta0, authorized.recipe, path)
+    return replace(authorized, trajectory=path)
 
 
 def protect(
@@ -231,11 +226,17 @@ def protect(
     networks = [path.theta0 for path in paths]
     method = method or method_for(wave_key=not networks or is_keyed(networks[0].name))
     row = METHODS[method]
-    if row.authorizes != bool(paths):
-        wanted = "authorised networks of uge.authorize, at least one" if row.authorizes else "no authorised network"
-        raise UsageError(f"method '{method}' expects {wanted}, got {len(paths)}; give these, or another method")
-    if len({(path.theta0.size, path.theta0.channels, path.recipe) for path in paths}) > 1:
-        raise UsageError(f"expected authorised networks of one size and recipe, got {len(paths)} that differ")
+    wanted = "authorised networks of uge.authorize, at least one" if row.authorizes else "no authorised network"
+    refuse(
+        {
+            f"method '{method}' expects {wanted}, got {len(paths)}; give these, or another method": (
+                row.authorizes != bool(paths)
+            ),
+            f"expected authorised networks of one size and recipe, got {len(paths)} that differ": (
+                len({(path.theta0.size, path.theta0.channels, path.recipe) for path in paths}) > 1
+            ),
+        }
+    )
     defaults = ProtectConfig()
     config = ProtectConfig.checked(
         authorized=",".join(network.name for network in networks) or defaults.authorized,
@@ -413,15 +414,18 @@ def audit(
         epochs=epochs,
         recipe=recipe,
     )
-    sources = AuditSources(
+    run = AuditRun(
+        local_path(out),
+        config,
+        _session(runtime, progress),
         test=str(test),
         clean=None if clean is None else str(clean),
         public=None if public is None else str(public),
         keys=keys,
         trust_plugins=trust_plugins,
+        folder=None if folder is None else local_path(folder),
     )
-    folder = None if folder is None else local_path(folder)
-    return AuditRun(local_path(out), sources, config, _session(runtime, progress), folder).run()
+    return run.run()
 
 
 def _session(runtime: Runtime | None, progress: Display | None) -> Session:

@@ -73,8 +73,7 @@ class Budget:
         # Clipped before the cast: a delta of a wider type must not wrap around. A byte cannot even hold larger bounds.
         if delta.dtype.itemsize > 1 or self.levels <= 127:
             delta = delta.clip(-self.levels, self.levels)
-        moved = _cast(clean, wide) + _cast(delta, wide)
-        return _cast(moved.clip(0, 255), clean.dtype)
+        return _cast((_cast(clean, wide) + _cast(delta, wide)).clip(0, 255), clean.dtype)
 
     @staticmethod
     def measure(clean: NDArray[np.uint8], protected: NDArray[np.uint8]) -> int:

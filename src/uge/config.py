@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from cyclopts import Parameter
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from uge.errors import UsageError
@@ -18,8 +18,8 @@ STANDARD_ATTACKS = ("direct", "distill", "grayscale", "jpeg30", "jpeg10", "wave-
 
 
 def _split(names: str | Sequence[str]) -> tuple[str, ...]:
-    texts = [names] if isinstance(names, str) else names
-    listed = tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+    text = names if isinstance(names, str) else ",".join(names)
+    listed = tuple(name.strip() for name in text.split(",") if name.strip())
     if not listed:
         raise PydanticCustomError("names", "expected names separated by commas")
     return listed
@@ -29,9 +29,7 @@ Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=",".join)
 """Names, at least one; commas separate them on the command line and in files of settings."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Settings(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def checked(cls, **fields: Any) -> Self:
         """Settings from fields.
@@ -45,16 +43,12 @@ class _Settings(BaseModel):
             raise UsageError(first_problem(error)) from None
 
 
-def _known_method(name: str) -> str:
-    return METHODS[name].name
-
-
 class ProtectConfig(_Settings, MethodSettings):
     """Settings of a protection: those of its method, and of its images and receivers."""
 
     method: Annotated[
         str,
-        AfterValidator(_known_method),
+        AfterValidator(lambda name: METHODS[name].name),
         Field(
             description=f"How images are perturbed: {', '.join(METHODS)}.",
             json_schema_extra={"enum": list(METHODS)},
@@ -115,29 +109,19 @@ def first_problem(error: ValidationError) -> str:
     return f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a TOML or YAML file of settings.
+def read_config(path: Path, name: str) -> dict[str, Any]:
+    """Read a TOML or YAML file of settings, called ``name`` in messages.
 
     Raises:
         UsageError: The file is missing, is neither, or holds no table.
     """
+    kind = "TOML" if path.suffix == ".toml" else "YAML"
     try:
         text = path.read_text()
+        data = tomllib.loads(text) if kind == "TOML" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError):
-        raise UsageError(f"the config file {path} cannot be read; check its path") from None
-    return parse_config(text, path.suffix, f"config file {path}")
-
-
-def parse_config(text: str, suffix: str, name: str) -> dict[str, Any]:
-    """Settings from the text of a TOML (suffix ``.toml``) or YAML file.
-
-    Raises:
-        UsageError: The text is neither, or holds no table.
-    """
-    try:
-        data = tomllib.loads(text) if suffix == ".toml" else yaml.safe_load(text)
+        raise UsageError(f"the {name} cannot be read; check its path") from None
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        kind = "TOML" if suffix == ".toml" else "YAML"
         raise UsageError(f"the {name} is no valid {kind}: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise UsageError(f"the {name} must hold settings by name, got {type(data).__name__}")

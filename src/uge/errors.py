@@ -16,7 +16,7 @@ A message is one sentence: what was expected, what came, what to do.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UGEError(Exception):
@@ -33,6 +33,21 @@ class UsageError(UGEError, ValueError):
     """Wrong argument, flag or configuration value; another value helps."""
 
     exit_code = 2
+
+
+def refuse(faults: Mapping[str, bool], error: type[UGEError] = UsageError) -> None:
+    """Raise the message of the first fault that is there.
+
+    Args:
+        faults: For each message, True where its fault is there.
+        error: Class of the exception.
+
+    Raises:
+        UGEError: A fault is there.
+    """
+    for message, there in faults.items():
+        if there:
+            raise error(message)
 
 
 class UnknownNameError(UsageError):

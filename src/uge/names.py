@@ -1,13 +1,11 @@
 """Prefixes of network names outside the table, and the sign that joins names of attacks. Needs no torch."""
 
+#: Prefix of a network with a secret wave key in front of it.
 KEYED = "keyed:"
-"""Prefix of a network with a secret wave key in front of it."""
-TIMM = "timm:"
-"""Prefix of a model of timm."""
+#: Prefix of a file or folder on disk, whose features the network starts from.
 CHECKPOINT = "checkpoint:"
-"""Prefix of a file or folder on disk, whose features the network starts from."""
+#: Joins two attacks of which the first is done before the second.
 PLUS = "+"
-"""Joins two attacks of which the first is done before the second."""
 
 
 def behind_key(network: str) -> str:

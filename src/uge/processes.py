@@ -48,8 +48,9 @@ class Processes(Generic[Task, Answer]):
 
     def wait(self) -> list[tuple[Task, Answer | None]]:
         """Wait for at least one running task; gives its answer, or None if its process died."""
-        waiting: dict[Any, _Process] = {process.pipe: process for process in self._busy}
-        waiting |= {process.process.sentinel: process for process in self._busy}
+        waiting: dict[Any, _Process] = {
+            ready: process for process in self._busy for ready in (process.pipe, process.process.sentinel)
+        }
         answers = list[tuple[Task, Answer | None]]()
         for process in dict.fromkeys(waiting[ready] for ready in wait(list(waiting))):
             task = self._busy.pop(process)
@@ -62,7 +63,7 @@ class Processes(Generic[Task, Answer]):
         return answers
 
     def map(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer | None]]:
-        """Every task with its answer, as they come; None for a task whose process died twice."""
+        """Every task with its answer, in the order of the answers; None after the second death of a task's process."""
         pending = list(reversed(tasks))
         died = list[Task]()
         while pending or self._busy:
@@ -84,8 +85,6 @@ class Processes(Generic[Task, Answer]):
 
 
 class _Process:
-    """A process that runs one task after the other, and the pipe to it."""
-
     def __init__(self, opened: Opened[Any, Any]) -> None:
         context: Any = multiprocessing.get_context(_START)
         self.pipe, theirs = context.Pipe()
@@ -143,10 +142,5 @@ def loading() -> Iterator[None]:
     try:
         yield
     finally:
-        collect_again()
-
-
-def collect_again() -> None:
-    """Switch the garbage collector on for objects that are made from now on."""
-    gc.freeze()
-    gc.enable()
+        gc.freeze()
+        gc.enable()

@@ -1,11 +1,18 @@
-"""Progress of long stages: the callback of one stage, and the display of all stages."""
+"""Progress of long stages: the callback of one stage, the display of all stages, and durations in words."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+#: Callback of one stage, called with (steps done, steps in all, figures to show).
 Progress = Callable[[int, int, dict[str, float]], None]
-"""Callback of one stage, called with (steps done, steps in all, figures to show)."""
+
+
+def part_of(progress: Progress | None, number: int, parts: int) -> Progress | None:
+    """Callback of part ``number``, from 0, of a stage of ``parts`` parts of equal length; None without a stage."""
+    if progress is None:
+        return None
+    return lambda done, total, figures: progress(number * total + done, parts * total, figures)
 
 
 class Display(Protocol):
@@ -28,3 +35,10 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Drop the text."""
+
+
+def duration(seconds: float) -> str:
+    """Duration in words: ``45 s``, ``12 min`` or ``2.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,5 +1,6 @@
 """Tables of things chosen by name: rows of this package, and rows that other packages register."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -50,7 +51,6 @@ class Registry(Mapping[str, Row], Generic[Row]):
         self._adapt = adapt
         self._rows = dict(rows)
         self._own = frozenset(rows)
-        self._plugins: dict[str, EntryPoint] | None = None
 
     def register(self, name: str, entry: Registered, **options: Any) -> Registered:
         """Add a row.
@@ -73,7 +73,7 @@ class Registry(Mapping[str, Row], Generic[Row]):
 
     def origin(self, name: str) -> str:
         """Package that registered a row by an entry point; empty for own rows and rows registered in Python."""
-        point = self._points().get(name)
+        point = self._points.get(name)
         return point.dist.name if point is not None and point.dist is not None else ""
 
     def loadable(self) -> dict[str, Row]:
@@ -94,32 +94,31 @@ class Registry(Mapping[str, Row], Generic[Row]):
             UsageError: The package that registered it cannot be imported.
         """
         if name not in self._rows:
-            point = self._points().get(name)
-            if point is None:
+            if name not in self._points:
                 raise UnknownRowError(self.kind, name, self, self.hint)
-            loaded = self._load(point)
+            loaded = self._load(self._points[name])
             if name not in self._rows:  # A decorator in the loaded module may have registered it, with its options.
                 self._rows[name] = self._adapt(name, loaded)
         return self._rows[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._rows or name in self._points()
+        return name in self._rows or name in self._points
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*self._rows, *self._points()]))
+        return iter(dict.fromkeys([*self._rows, *self._points]))
 
     def __len__(self) -> int:
-        return len(self._rows.keys() | self._points().keys())
+        return len(self._rows.keys() | self._points.keys())
 
+    @functools.cached_property
     def _points(self) -> dict[str, EntryPoint]:
-        if self._plugins is None:
-            self._plugins = {}
-            for point in entry_points(group=self.group):
-                if point.name in self._own or point.name in self._plugins:
-                    log.warning("the %s '%s' of %s is left out: its name is taken", self.kind, point.name, point.value)
-                else:
-                    self._plugins[point.name] = point
-        return self._plugins
+        points: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self.group):
+            if point.name in self._own or point.name in points:
+                log.warning("the %s '%s' of %s is left out: its name is taken", self.kind, point.name, point.value)
+            else:
+                points[point.name] = point
+        return points
 
     def _load(self, point: EntryPoint) -> Any:
         try:

@@ -1,7 +1,5 @@
 """Device and precision of a run, and named streams of random numbers."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import hashlib
@@ -9,7 +7,7 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 
@@ -26,8 +24,7 @@ def stream_seed(root: int, *names: str | int) -> int:
     Streams with different names are independent, and none depends on the use of another. So an interrupted run that
     starts again at a step draws the numbers of an uninterrupted one.
     """
-    text = "/".join([str(root), *map(str, names)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256("/".join(map(str, (root, *names))).encode()).digest()[:8], "big") >> 1
 
 
 def stream(root: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -38,8 +35,7 @@ def stream(root: int, *names: str | int, device: torch.device | str = "cpu") -> 
 @contextlib.contextmanager
 def seeded(root: int, *names: str | int) -> Iterator[None]:
     """Seed torch's global generators inside the block only (for layers that take no generator)."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(stream_seed(root, *names))
         yield
 
@@ -60,7 +56,7 @@ class Runtime:
     memory_format: ClassVar[torch.memory_format] = torch.channels_last
 
     @classmethod
-    def create(cls, device: str = "auto", precision: str = "auto") -> Runtime:
+    def create(cls, device: str = "auto", precision: str = "auto") -> Self:
         """Runtime of a device and a precision; ``"auto"`` is a GPU if there is one, and bf16 if the hardware has it.
 
         Raises:
@@ -93,8 +89,7 @@ class Runtime:
 
     def place(self, network: Network) -> Network:
         """Move a network to the device, in the fastest memory layout; returns it."""
-        network.to(self.device)
-        network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         return network
 
     def environment(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from uge.attacks import ATTACKS, Context, purify
 from uge.attacks.base import stored
 from uge.attacks.knowledge import add_noise, start_from
-from uge.attacks.leak import leaked_rows, originals, part, repeated, replaced
+from uge.attacks.leak import leaked_rows, on_leak, originals, part, replaced
 from uge.attacks.purify import (
     autoencoder,
     inverted,
@@ -191,7 +191,7 @@ class TestLeak:
         store = make_store(torch.zeros(count, 1, 16, 16), torch.arange(count) % 5)
         assert part(make_context(store), percent) == min(count, max(5, round(count * percent / 100)))
 
-    def test_replaced_and_repeated_rows(self) -> None:
+    def test_replaced_rows(self) -> None:
         labels = torch.arange(40) % 4
         published, clean = (make_store(pictures(40, seed=seed), labels) for seed in (0, 1))
         rows = torch.tensor([3, 17])
@@ -199,9 +199,16 @@ class TestLeak:
         same = (mixed == everything(published)).all(1).all(1).all(1)
         assert (~same).nonzero().flatten().tolist() == [3, 17]
         assert torch.equal(mixed[rows], everything(clean)[rows])
-        again = repeated(clean, rows, 7)
-        assert again.labels.tolist() == [3, 1, 3, 1, 3, 1, 3]
-        assert torch.equal(everything(again)[5], everything(clean)[17])
+
+    def test_a_leak_is_repeated_to_as_many_steps(self) -> None:
+        labels = torch.arange(40) % 4
+        published, clean = (make_store(pictures(40, seed=seed), labels) for seed in (0, 1))
+        context = make_context(published, clean)
+        rows = leaked_rows(context, part(context, 10))
+        leak = on_leak(context, 10).store
+        assert len(leak) == 40
+        assert leak.labels.tolist() == labels[rows].repeat(10).tolist()
+        assert torch.equal(everything(leak)[5], everything(clean)[rows[1]])
 
     @pytest.mark.parametrize("count", [19, 20])
     def test_other_originals_are_refused(self, count: int) -> None:

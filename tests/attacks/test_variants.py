@@ -7,9 +7,8 @@ import torch
 
 from uge.attacks.variants import VARIANTS, choose_variants, without_class
 from uge.auditing.plan import plan
-from uge.cases.job import Job
+from uge.cases.case import Job
 from uge.cases.material import CopyMaterial
-from uge.cases.run import run_case
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError
 from uge.learning.recipes import Recipe
@@ -45,9 +44,9 @@ def test_every_variant_changes_what_it_says_and_nothing_else(
     ).jobs  # the hacker is the second
     varied = [job for job in others if job.role == "authorized"]
     assert [job.scheme for job in varied] == list(VARIANTS)
-    standard = run_case(usual, material.training(usual))
+    standard = material.run(usual)
     for job in varied:
-        case, variant = run_case(job, material.training(job)), VARIANTS[job.scheme]
+        case, variant = material.run(job), VARIANTS[job.scheme]
         changed = {name for name, value in case.recipe.items() if standard.recipe[name] != value}
         assert changed <= {"batch_size", "lr", "optimizer", "augment"}
         assert (case.family, case.about, case.role, case.start) == ("variant", variant.about, "authorized", "theta0")
@@ -71,7 +70,7 @@ def test_a_variant_has_the_usual_order_unless_it_is_about_that(
     material = make_material("lenet")
     for scheme in ("direct", "order", "lr-half", "jpeg95"):
         job = authorized("lenet", scheme)
-        run_case(job, material.training(job))
+        material.run(job)
     assert seeds["direct"] == seeds["lr-half"] == seeds["jpeg95"] != seeds["order"]
 
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from uge.attacks import ATTACKS, find_attack
 from uge.attacks.variants import VARIANTS
 from uge.auditing.plan import FIRST_STEPS, Choice, choose, combinations, plan
-from uge.cases.case import Case
-from uge.cases.job import Job
+from uge.cases.case import Case, Job
 from uge.errors import UnknownNameError, UsageError
 
 NEEDING = {need: [name for name, row in ATTACKS.items() if need in row.needs] for need in ("key", "clean", "public")}
@@ -80,10 +79,10 @@ class TestPlan:
             plan(["cnn"], choose([NEEDING[need][0]]), 1, **there)
 
     def test_a_folder_without_any_authorised_network_leaves_no_attack_on_it_out(self) -> None:
-        found = plan(["cnn"], choose(["all"]), 1, [], controls=False, public=True, variants=["order"])
-        left = {one.attack for one in found.without_key().left_out}
-        assert left == set(NEEDING["clean"]) - set(NEEDING["key"])
-        assert found.without_key().jobs == found.jobs
+        options: dict[str, Any] = {"controls": False, "public": True, "variants": ["order"]}
+        found = plan(["cnn"], choose(["all"]), 1, [], authorized=False, **options)
+        assert {entry.attack for entry in found.left_out} == set(NEEDING["clean"]) - set(NEEDING["key"])
+        assert found.jobs == plan(["cnn"], choose(["all"]), 1, [], **options).jobs
 
     def test_refuses(self) -> None:
         with pytest.raises(UnknownNameError, match="did you mean 'distill'"):

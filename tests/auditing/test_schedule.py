@@ -12,21 +12,17 @@ from fragile_networks import allowance
 from uge.auditing.plan import LeftOut, Plan, plan
 from uge.auditing.schedule import (
     AuditResult,
-    Deadline,
     Pace,
     Schedule,
     by_damage,
     execute,
-    in_words,
     parse_budget,
+    time_left,
     warm_up,
 )
-from uge.cases.case import Case, read_cases
-from uge.cases.job import Job
+from uge.cases.case import Case, Job, read_cases
 from uge.cases.material import CopyMaterial
-from uge.cases.pool import LocalProcesses, Outcome, Serial, require_ray
-from uge.cases.run import run_case
-from uge.cases.shared_images import SHARED, StoredImages, shared
+from uge.cases.pool import SHARED, LocalProcesses, Outcome, Serial, StoredImages, require_ray, shared
 from uge.data.store import PixelStore
 from uge.errors import MissingExtraError, UsageError
 from uge.learning.recipes import Recipe
@@ -259,8 +255,8 @@ def limited(make_material: Callable[..., CopyMaterial]) -> Callable[..., tuple[A
     def run(work: Plan, seconds: float, real: Callable[[Job], float] = takes) -> tuple[AuditResult, Fake]:
         watch = Watch()
         fake = Fake(watch, real)
-        deadline = Deadline.after(seconds, watch)
-        schedule = Schedule(make_material(), work, Silent(), lambda: fake, 1, deadline, PLAIN.__getitem__)
+        left = time_left(seconds, watch)
+        schedule = Schedule(make_material(), work, Silent(), lambda: fake, 1, left, PLAIN.__getitem__)
         return schedule.run(), fake
 
     return run
@@ -280,9 +276,6 @@ class TestBudget:
     def test_parse_refuses(self, text: str) -> None:
         with pytest.raises(UsageError, match="expected a budget such as"):
             parse_budget(text)
-
-    def test_words(self) -> None:
-        assert [in_words(seconds) for seconds in (1.4, 90, 600, 9000)] == ["1 s", "90 s", "10 min", "2.5 h"]
 
     def test_the_order_is_by_damage_per_second(self) -> None:
         work = plan(["lenet", "cnn"], ATTACKS, 2, ["resnet8"], controls=True, variants=["order", "adam"])
@@ -355,9 +348,7 @@ class TestBudget:
         material, work = make_material(), hackers("lenet", schemes=("direct", "grayscale"))
         whole = execute(material, work)
         asked: list[str] = []
-        run = Schedule(
-            material, work, Silent(), lambda: Serial(material, Silent()), 1, Deadline.after(1e-9), asked.append
-        )
+        run = Schedule(material, work, Silent(), lambda: Serial(material, Silent()), 1, time_left(1e-9), asked.append)
         assert results(run.run()) == results(whole)
         assert asked == []
 
@@ -381,7 +372,7 @@ class TestBudget:
         material = make_material(protected=make_store(count=480), test=make_store(count=60, seed=2), recipe=recipe)
         guess = warm_up(material, "lenet")
         job = Job("hacker", "lenet", "random", "direct", "protected", 0)
-        case = run_case(job, material.training(job))
+        case = material.run(job)
         assert case.seconds / 5 < guess < 5 * case.seconds
 
 

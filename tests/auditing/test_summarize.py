@@ -9,8 +9,7 @@ from made_cases import case
 from scipy import stats
 
 from uge.auditing.summarize import interval, summarize
-from uge.auditing.summary import Margin, Summary
-from uge.auditing.verdict import extent, separated, verdict
+from uge.auditing.summary import Margin, Summary, extent, separated, verdict
 from uge.cases.case import Case
 from uge.report.description import headline
 from uge.report.tables import text_table

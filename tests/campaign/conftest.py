@@ -9,7 +9,7 @@ sys.path.append(str(Path(__file__).parents[1] / "cli"))
 
 from command import make_folder
 
-from uge.requests.identity import open_identity
+from uge.requests.request import open_identity
 
 
 @pytest.fixture(scope="session")

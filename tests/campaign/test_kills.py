@@ -54,6 +54,14 @@ COMMANDS = {
         lambda images, place: protect(images, place, "--overwrite", authorized_seed=7),
         lambda images, place: (protect(images, place),),
     ),
+    "protect --method uge": Command(lambda images, place: protect(images, place, method="uge")),
+    "federated": Command(
+        lambda images, place: (
+            *("federated", str(images), str(place / "fed"), "--test", str(images), "--servers", "2", "--split", "iid"),
+            *("--networks", "lenet", "--no-federation.control", *tiny(), "-q"),
+        ),
+        outputs=tuple(f"fed/server-{number}/published{ending}" for number in (0, 1) for ending in ("", ".private")),
+    ),
     "protect --method lsp": Command(lambda images, place: protect(images, place, method="lsp", authorized=None)),
     "apply": Command(
         lambda images, place: (
@@ -102,6 +110,8 @@ COMMANDS = {
         ("copy", "copy.private", "copy.audit*"),
     ),
 }
+STEPS = {"protect --method uge": 5, "federated": 11}
+"""Distance of the kills of commands that take long, in the campaign."""
 EXTRACT = {
     "protect": 29,
     "protect --overwrite": 23,
@@ -181,8 +191,8 @@ def pair(place: Path, command: Command) -> dict[str, bytes]:
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_kill_is_survived(name: str, six: Path, tmp_path: Path) -> None:
-    count = kill_everywhere(COMMANDS[name], six, tmp_path, 1)
-    print(f"{name}: {count} kills")  # noqa: T201
+    count = kill_everywhere(COMMANDS[name], six, tmp_path, STEPS.get(name, 1))
+    print(f"{name}: {count} file operations, a kill before every {STEPS.get(name, 1)}.")  # noqa: T201
 
 
 @pytest.mark.parametrize("name", EXTRACT)
@@ -201,7 +211,7 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize(("reader", "rename"), zip(READERS, (-3, -2, -1, -3, -2, -1, -3), strict=True))
+@pytest.mark.parametrize(("reader", "rename"), tuple(zip(READERS, (-3, -2, -1, -3, -2, -1, -3), strict=True)))
 def test_any_command_completes_the_exchange(
     reader: str, rename: int, monkeypatch: pytest.MonkeyPatch, six: Path, tmp_path: Path
 ) -> None:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from uge.cases.case import Case
-from uge.cases.ledger import Ledger
+from uge.cases.case import Case, Ledger
 from uge.files import read_json
 from uge.networks import build, weights_hash
 

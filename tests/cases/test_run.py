@@ -10,10 +10,8 @@ import torch
 from uge.attacks import ATTACKS, Context
 from uge.auditing.plan import Plan, plan
 from uge.auditing.schedule import execute
-from uge.cases.case import Case, read_case, read_cases
-from uge.cases.job import Job
-from uge.cases.keys import key_network, key_recipe
-from uge.cases.material import CopyMaterial
+from uge.cases.case import Case, Job, read_case, read_cases
+from uge.cases.material import CopyMaterial, key_network, key_recipe
 from uge.data.store import PixelStore
 from uge.errors import UsageError, WeightsError
 from uge.learning.recipes import Recipe
@@ -333,10 +331,10 @@ class TestKey:
                 key_network(key, make_store(**other))
 
     def test_a_plug_in_runs_only_where_it_is_trusted(self, key: Path, make_store: MakeStore) -> None:
-        save_weights(key, build("fragile_networks:fragile", 3, seed=5, size=16))
-        with pytest.raises(UsageError, match="'fragile_networks:fragile', whose code would be run; give --trust-plug"):
+        save_weights(key, build("linear_network:linear", 3, seed=5, size=16))
+        with pytest.raises(UsageError, match="'linear_network:linear', whose code would be run; give --trust-plug"):
             key_network(key, make_store())
-        assert key_network(key, make_store(), plugins=True).name == "fragile_networks:fragile"
+        assert key_network(key, make_store(), plugins=True).name == "linear_network:linear"
 
     @pytest.mark.parametrize("recipe", ["{", '{"lr": -1}', '{"unknown": 1}'])
     def test_a_damaged_recipe(self, recipe: str, key: Path) -> None:

@@ -73,7 +73,7 @@ def test_interrupted_in_the_generator_resumes_to_the_same_bytes(
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        ("uge.methods.uge.refine", "move", 14),
+        ("uge.methods.uge.protector", "move", 14),
         ("uge.methods.uge.protector", "imitation", 3),
         ("uge.publishing.writer", "encode", 20),
         ("uge.pipeline.private_folder", "write_json", 2),
@@ -234,7 +234,7 @@ def test_an_interrupted_audit_goes_on(
     interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch, toy: Path, copy: Path
 ) -> None:
     arguments = ("audit", copy, "--test", toy, "--networks", "lenet", "--attacks", "direct,distill")
-    interrupt("uge.cases.ledger.write_case", KeyboardInterrupt, call=3)
+    interrupt("uge.cases.case.write_case", KeyboardInterrupt, call=3)
     ran = run_uge(*arguments)
     assert ran.code == 130
     monkeypatch.undo()
@@ -244,6 +244,6 @@ def test_an_interrupted_audit_goes_on(
 
 
 def test_an_audit_interrupted_at_once_leaves_no_folder(interrupt: Interrupt, toy: Path, copy: Path) -> None:
-    interrupt("uge.cases.ledger.write_case", KeyboardInterrupt)
+    interrupt("uge.cases.case.write_case", KeyboardInterrupt)
     assert run_uge("audit", copy, "--test", toy, "--networks", "lenet").code == 130
     assert sorted(os.listdir(copy.parent)) == ["copy", "copy.private"]

@@ -18,8 +18,14 @@ from uge.data import load_images
 from uge.files import canonical_json, fingerprint
 from uge.networks import build, from_weights, save_weights, weights_hash
 from uge.publishing import read_manifest
-from uge.requests.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
-from uge.requests.request import read_request
+from uge.requests.request import (
+    check_signature,
+    default_identity,
+    key_fingerprint,
+    open_identity,
+    read_request,
+    sign,
+)
 
 SHAPE = ("--network=lenet", "--classes=3", "--size=16", "--recipe.epochs=2")
 
@@ -126,7 +132,7 @@ def test_the_identity_is_made_once_and_found_again(tmp_path: Path, monkeypatch: 
     one, other = (
         run_uge("request", tmp_path / f"{name}.json", *SHAPE, "--json").json["fingerprint"] for name in ("a", "b")
     )
-    assert one == other == key_fingerprint(public_key_of(open_identity(default_identity())))
+    assert one == other == key_fingerprint(open_identity(default_identity()).public_key().public_bytes_raw().hex())
     assert default_identity() == tmp_path / "settings" / "uge" / "identity.pem"
 
 
@@ -258,7 +264,8 @@ def changed_recipe(path: Path) -> None:
 
 def foreign_signature(path: Path) -> None:
     raw = json.loads(path.read_text())
-    path.write_text(json.dumps(raw | {"public_key": public_key_of(Ed25519PrivateKey.generate())}))
+    other_key = Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex()
+    path.write_text(json.dumps(raw | {"public_key": other_key}))
 
 
 def no_signature(path: Path) -> None:

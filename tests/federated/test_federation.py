@@ -14,14 +14,14 @@ from uge.cases.case import read_cases
 from uge.config import ProtectConfig
 from uge.data import load_images
 from uge.errors import DataError, OutputExistsError, UsageError
-from uge.federated.servers import Server
+from uge.federated.parts import Server
 from uge.files import file_sha256, read_json
 from uge.networks import from_weights, weights_hash
 from uge.pipeline import federated
 from uge.pipeline.federated import run_federated
-from uge.pipeline.verify import run_verify
 from uge.progress import Silent
 from uge.publishing import read_manifest
+from uge.publishing.verify import run_verify
 from uge.report import write_report
 from uge.requests.configure import describe_requests
 from uge.requests.request import read_request, write_request

@@ -16,9 +16,18 @@ from fed_toy import CONFIG, RUNTIME, TWO, Wire, federate, in_process
 from uge.data.store import PixelStore, load_pixels
 from uge.errors import DataError, MissingExtraError, UGEError, WeightsError
 from uge.federated import flower
-from uge.federated.exchange import SENT_METRICS, array_record, check_reply, contents, exchanged, put
-from uge.federated.flower import EXCHANGED, check_flower, federated_averaging
-from uge.federated.servers import Server
+from uge.federated.flower import (
+    EXCHANGED,
+    SENT_METRICS,
+    array_record,
+    check_flower,
+    check_reply,
+    contents,
+    exchanged,
+    federated_averaging,
+    put,
+)
+from uge.federated.parts import Server
 from uge.files import read_events, read_json
 from uge.learning.training import History
 from uge.networks import ImageClassifier, build, from_weights, load_weights, weights_hash

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uge.errors import DataError, UnknownNameError, UsageError
-from uge.federated.split import SPLITS, split_rows
+from uge.federated.parts import SPLITS, split_rows
 
 
 def some_labels(classes: int, per_class: int, seed: int) -> np.ndarray:

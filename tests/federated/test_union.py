@@ -14,9 +14,7 @@ from uge.data import load_images
 from uge.data.images import ImageSet
 from uge.data.store import load_pixels
 from uge.errors import DataError
-from uge.federated.servers import Server, write_part
-from uge.federated.split import split_rows
-from uge.federated.union import union
+from uge.federated.parts import Server, split_rows, union, write_part
 
 Make = Callable[..., ImageSet]
 

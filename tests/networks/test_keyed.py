@@ -11,7 +11,7 @@ from torch import Tensor
 from uge.data.augment import crop_flip
 from uge.errors import UnknownNameError, UsageError, WeightsError
 from uge.files import stable_safetensors
-from uge.methods.uge.gradient_matching import gradient_matching
+from uge.methods.uge.matching import gradient_matching
 from uge.networks import KeyedClassifier, build, check_name, from_weights, save_weights, weights_hash
 
 Pairs = tuple[Tensor, Tensor, Tensor]

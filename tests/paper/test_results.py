@@ -17,8 +17,7 @@ from uge.paper.plan import Cell
 from uge.paper.render import as_json, beside, markdown, page, shared_seconds, write_pages
 from uge.paper.results import Entry, ExperimentResults, federated_value, read_results
 from uge.paper.scale import scale
-from uge.paper.table_specs import TableSpecs
-from uge.paper.tables import experiments
+from uge.paper.tables import TableSpecs, experiments
 
 SIZE = scale("cpu").changed(seeds=2)
 SPECS = TableSpecs(SIZE)
@@ -96,7 +95,7 @@ def test_results_of_other_images_do_not_count(ledger: PaperLedger) -> None:
 def test_a_failure_has_its_sentence_until_it_is_mended(ledger: PaperLedger) -> None:
     (first,), (second,) = CELL.units
     put_case(ledger, second, 10.0)
-    ledger.fail(first.of, "the disk is on fire")
+    ledger.fail(first.of.id, "the disk is on fire", fingerprint=ledger.fingerprint(first.of))
     assert (entry(ledger).measured.state, entry(ledger).measured.reason) == ("failed", "the disk is on fire")
     assert "Not measured: the disk is on fire." in markdown(read_results(TABLE, ledger), SIZE)
     put_case(ledger, first, 10.0)
@@ -118,7 +117,7 @@ def test_pictures_of_images_that_are_not_at_hand_are_missing(tmp_path: Path) -> 
     assert shown.counts == {"done": 0, "missing": 2, "failed": 0}
     assert {picture["state"] for picture in as_json(shown, SIZE)["pictures"]} == {"missing"}
     assert markdown(shown, SIZE).count("no such folder") == 2
-    ledger.fail(figure.pictures[0], "the disk is on fire")
+    ledger.fail(figure.pictures[0].id, "the disk is on fire", fingerprint=ledger.fingerprint(figure.pictures[0]))
     assert read_results(figure, ledger).counts == {"done": 0, "missing": 1, "failed": 1}
 
 
@@ -127,13 +126,13 @@ def test_what_is_made_again_leaves_nothing_of_itself_behind(ledger: PaperLedger,
     """Or protecting would go on with the old folder."""
     (unit,), _ = CELL.units
     spec = unit.of if room == "copies" else SPECS.federation("cifar10", seed=0)
-    place, picture = ledger.place(room, spec), ledger.picture(unit.of)
+    place, picture = ledger.place(room, spec), ledger.place("pictures", unit.of)
     other = place.with_name(f"{place.name}0")
     names = [place.name, f"{place.name}.private", f"{place.name}.private.new", f".{place.name}.staging-1"]
     for folder in (*(place.with_name(name) / "data" for name in names), other, picture):
         folder.mkdir(parents=True)
     ledger.keep_result(spec, {})
-    ledger.forget(spec)
+    ledger.remove(spec)
     assert list(place.parent.iterdir()) == [other]
     assert picture.exists() == (room == "federations")
     assert ledger.result(spec) is None

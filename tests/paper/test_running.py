@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny_scale import TINY
 
-from uge.cases import ledger
+from uge.cases import case
 from uge.cases.case import Case, read_cases
 from uge.cli.main import main
 from uge.paper import laboratory
@@ -66,7 +66,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     whole = Request.at("table1", TINY, {}, tmp_path / "whole", ("CIFAR-10/Keyed",))
     carry_out(whole.plan, whole.folder, whole.sources, Session(runtime))
     known = accuracies(whole.folder)
-    keep = ledger.write_case
+    keep = case.write_case
     count = 0
 
     def killed(folder: Path, case: Case) -> Path:
@@ -76,7 +76,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
             raise KeyboardInterrupt
         return keep(folder, case)
 
-    monkeypatch.setattr(ledger, "write_case", killed)
+    monkeypatch.setattr(case, "write_case", killed)
     with pytest.raises(KeyboardInterrupt):
         run("table1", "CIFAR-10/Keyed")
     assert 0 < len(accuracies(tmp_path)) < len(known)
@@ -152,7 +152,7 @@ def test_table_3_has_baselines_at_their_own_budget(run: Run) -> None:
 def test_figures_4_and_6_are_pictures(run: Run) -> None:
     request = run("fig4")
     (copy, count), *_ = request.plan.pictured
-    folder = PaperLedger(request.folder).picture(copy)
+    folder = PaperLedger(request.folder).place("pictures", copy)
     original, noise, protected = (
         np.asarray(Image.open(folder / f"00-{kind}.png")).astype(int) for kind in ("original", "noise", "protected")
     )

@@ -10,14 +10,12 @@ from sections import cell_at
 from uge.config import ProtectConfig
 from uge.errors import UnknownNameError, UsageError
 from uge.networks.table import check_name
-from uge.paper.laboratory import job_of, protect_config
+from uge.paper.laboratory import protect_config
 from uge.paper.ledger import PaperLedger
-from uge.paper.paper_numbers import paper_table
 from uge.paper.plan import Cell, Experiment, plan
 from uge.paper.scale import DATA, SCALES, Scale, parse_data, scale
 from uge.paper.specs import ORIGINAL, Unit
-from uge.paper.table_specs import TableSpecs
-from uge.paper.tables import EXPERIMENTS, experiments
+from uge.paper.tables import EXPERIMENTS, TableSpecs, experiments, paper_table
 
 PRINTED = {"table2": 16, "table3": 24, "table7": 14, "table8": 16, "table9": 29}
 each_scale = pytest.mark.parametrize("size", SCALES.values(), ids=SCALES)
@@ -41,14 +39,14 @@ def test_table_1_holds_every_number_of_the_paper_at_its_place(size: Scale) -> No
     assert [section.title for section in experiment.sections] == ["CIFAR-10", "CIFAR-100", "TinyImageNet"]
     for section in experiment.sections:
         paper = paper_table("table1", section.title)
-        assert section.columns == paper.columns
+        assert section.columns == tuple(next(iter(paper.values())))
         assert len({(c.row, c.column) for c in section.cells}) == len(section.cells)
-        for row in paper.rows:
-            for column in paper.columns:
-                number = paper.number(row, column)
+        for row, numbers in paper.items():
+            for column in numbers:
+                number = numbers[column]
                 beside = [cell.paper for cell in section.cells if (cell.row, cell.column) == (row, column)]
                 assert beside == ([] if number is None else [number])
-        assert not section.added & paper.rows.keys()
+        assert not section.added & paper.keys()
         assert {"Keyed (ours)/Normal", "Keyed (ours)/Distill"} <= section.added
         assert len(section.cells) == 6 * (2 * len(section.columns) - 1)
 
@@ -58,9 +56,9 @@ def test_table_1_holds_every_number_of_the_paper_at_its_place(size: Scale) -> No
 def test_other_tables_hold_every_number_of_the_paper_once(name: str, count: int, size: Scale) -> None:
     experiment, paper = one(name, size), paper_table(name)
     beside = [(cell.row, cell.column, cell.paper) for cell in cells(experiment) if cell.paper is not None]
-    printed = [number for numbers in paper.rows.values() for number in numbers if number is not None]
+    printed = [number for numbers in paper.values() for number in numbers.values() if number is not None]
     assert len(beside) == len({(row, column) for row, column, _ in beside}) == len(printed) == count
-    assert all(paper.number(row, column) == number for row, column, number in beside)
+    assert all(paper[row][column] == number for row, column, number in beside)
 
 
 @each_scale
@@ -83,7 +81,6 @@ def test_every_cell_has_a_run_per_repetition_that_the_product_knows(size: Scale)
 def test_ids_name_one_result_each(size: Scale) -> None:
     units = all_units(size.changed(seeds=2))
     assert len({unit.id for unit in units}) == len(units)
-    assert all(job_of(unit).id == unit.id for unit in units)
     assert max(Counter(unit.id.lower() for unit in units).values()) == 1
     copies = {unit.of for unit in units}
     assert len({copy.id for copy in copies}) == len(copies)

@@ -2,7 +2,6 @@
 
 from uge.cases.case import Case, Epoch, write_case
 from uge.learning.recipes import Recipe
-from uge.paper.laboratory import job_of
 from uge.paper.ledger import PaperLedger, variant
 from uge.paper.scale import PHOTOS, Scale
 from uge.paper.specs import Images, Unit
@@ -42,13 +41,13 @@ def put_case(kept: PaperLedger, unit: Unit, *accuracies: float, seconds: float =
     history = [Epoch(epoch=n + 1, test_accuracy=value) for n, value in enumerate(accuracies)]
     best = max(history, key=lambda epoch: epoch.test_accuracy)
     case = Case(
-        key=job_of(unit).key or 0,
+        key=unit.job.key or 0,
         id=unit.id,
-        role=unit.case_role,
+        role=unit.job.role,
         network=unit.network,
-        start=unit.start,
+        start=unit.job.start,
         scheme=unit.scheme,
-        data=unit.data,
+        data=unit.job.data,
         seed=unit.seed,
         recipe=unit.recipe.json_dict(),
         history=history,

@@ -80,7 +80,9 @@ def test_sound_folder(parquet, pictures, images):
         assert (found.ok, found.images, found.measured) == (True, 10, None)
         assert done[-1] == 10
         shuffled = images.subset(np.random.default_rng(0).permutation(10))
-        assert verify(folder, against=shuffled).to_json()["measured"]["linf_levels"] == 10
+        measured = verify(folder, against=shuffled).measured
+        assert measured is not None
+        assert measured.linf_levels == 10
 
 
 def test_published_part_of_a_larger_set(make, images, tmp_path):

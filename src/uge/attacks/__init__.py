@@ -13,12 +13,11 @@ from uge.attacks.base import (
     Need,
     batched,
     combination,
-    direct,
     entry_from,
     learn,
     with_images,
 )
-from uge.attacks.knowledge import DISTILLATION, KNOWLEDGE, distill
+from uge.attacks.knowledge import KNOWLEDGE, distill
 from uge.attacks.preprocess import PREPROCESSING
 from uge.attacks.purify import PURIFICATION
 from uge.attacks.train import TRAINING
@@ -29,23 +28,22 @@ from uge.registry import Registry
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+#: Attacks by name; any two of them are a third, named ``A+B`` (:func:`find_attack`).
 ATTACKS: Registry[Entry] = Registry(
     "attack",
     {
-        "direct": Entry(direct, "plain", "trains on the published images and labels as anybody would", expected=0.0),
+        "direct": Entry(learn, "plain", "trains on the published images and labels as anybody would", expected=0.0),
         **PREPROCESSING,
         **AUGMENTATION,
         **TRAINING,
         **PURIFICATION,
         **TRANSFER,
-        **DISTILLATION,
         **KNOWLEDGE,
     },
     "uge.attacks",
     adapt=entry_from,
     hint="two of them make a third: 'grayscale+ueraser'",
 )
-"""Attacks by name; any two of them are a third, named ``A+B`` (:func:`find_attack`)."""
 
 
 def find_attack(name: str) -> Entry:
@@ -131,7 +129,6 @@ __all__ = [
     "attack",
     "batched",
     "combination",
-    "direct",
     "distill",
     "find_attack",
     "learn",

@@ -17,24 +17,19 @@ from uge.data.augment import cutout
 from uge.learning.objectives import Objective, augmented, cutmix, error_maximising, mixup
 from uge.runtime import stream
 
+#: Pixels and a strength from -1 to 1 for each image, batch × 1 × 1 × 1, to pixels.
 Op = Callable[[Tensor, Tensor], Tensor]
-"""Pixels and a strength from -1 to 1 for each image, batch × 1 × 1 × 1, to pixels."""
-_LUMA = (0.299, 0.587, 0.114)
 _BITS_LOST = 4
-_DEGREES = 30.0
-_SHEAR = 0.3
-_SHIFT = 0.3
-_ENHANCE = 0.9
 
 
 def luma(x: Tensor) -> Tensor:
     """Brightness (BT.601), batch × 1 × height × width; one channel is brightness already."""
-    return x if x.shape[1] == 1 else torch.einsum("bchw,c->bhw", x, x.new_tensor(_LUMA))[:, None]
+    return x if x.shape[1] == 1 else torch.einsum("bchw,c->bhw", x, x.new_tensor((0.299, 0.587, 0.114)))[:, None]
 
 
 def _blend(x: Tensor, other: Tensor, strength: Tensor) -> Tensor:
     """Towards ``other`` for negative strengths, away from it for positive ones."""
-    return (other + (1 + _ENHANCE * strength) * (x - other)).clamp(0, 1)
+    return (other + (1 + 0.9 * strength) * (x - other)).clamp(0, 1)
 
 
 def _sharpness(x: Tensor, strength: Tensor) -> Tensor:
@@ -62,29 +57,20 @@ def _equalize(x: Tensor, strength: Tensor) -> Tensor:
     return (below + counts / 2).gather(2, levels).view_as(x) / levels.shape[2]
 
 
-def _warp(place: tuple[int, int], size: float) -> Op:
-    """Shear or shift: one entry of the affine matrix."""
-
-    def op(x: Tensor, strength: Tensor) -> Tensor:
-        matrix = torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1)
-        matrix[:, place[0], place[1]] += size * strength.flatten()
-        return _moved(x, matrix)
-
-    return op
-
-
 def _rotate(x: Tensor, strength: Tensor) -> Tensor:
-    angle = math.radians(_DEGREES) * strength.flatten()
-    zero = torch.zeros_like(angle)
-    rows = [torch.stack([angle.cos(), -angle.sin(), zero], 1), torch.stack([angle.sin(), angle.cos(), zero], 1)]
-    return _moved(x, torch.stack(rows, 1))
+    angle = math.radians(30) * strength
+    return _moved(x, {(0, 0): angle.cos(), (0, 1): -angle.sin(), (1, 0): angle.sin(), (1, 1): angle.cos()})
 
 
-def _moved(x: Tensor, matrix: Tensor) -> Tensor:
-    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, padding_mode="zeros", align_corners=False)
+def _moved(x: Tensor, entries: Mapping[tuple[int, int], Tensor]) -> Tensor:
+    """Images under the affine map that is the identity but for some entries of its matrix."""
+    matrix = torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1)
+    for (row, column), value in entries.items():
+        matrix[:, row, column] = value.flatten()
+    return F.grid_sample(x, F.affine_grid(matrix, list(x.shape), align_corners=False), align_corners=False)
 
 
+#: Operations that a policy draws from.
 OPS: dict[str, Op] = {
     "identity": lambda x, strength: x,
     "brightness": lambda x, strength: _blend(x, torch.zeros_like(x), strength),
@@ -96,14 +82,13 @@ OPS: dict[str, Op] = {
     "autocontrast": _autocontrast,
     "equalize": _equalize,
     "rotate": _rotate,
-    "shear-x": _warp((0, 1), _SHEAR),
-    "shear-y": _warp((1, 0), _SHEAR),
-    "shift-x": _warp((0, 2), 2 * _SHIFT),
-    "shift-y": _warp((1, 2), 2 * _SHIFT),
+    "shear-x": lambda x, strength: _moved(x, {(0, 1): 0.3 * strength}),
+    "shear-y": lambda x, strength: _moved(x, {(1, 0): 0.3 * strength}),
+    "shift-x": lambda x, strength: _moved(x, {(0, 2): 0.6 * strength}),
+    "shift-y": lambda x, strength: _moved(x, {(1, 2): 0.6 * strength}),
 }
-"""Operations that a policy draws from."""
+#: Operations of TrivialAugment as UEraser has it: posterising leaves one to four bits.
 WIDE = OPS | {"posterize": lambda x, strength: _with_bits(x, (_BITS_LOST * (1 - strength.abs())).clamp_min(1))}
-"""Operations of TrivialAugment as UEraser has it: posterising leaves one to four bits."""
 
 
 def one_operation(
@@ -137,8 +122,7 @@ def randaugment(x: Tensor, generator: torch.Generator, *, operations: int = 2, m
         magnitude: From 0 to 1; 0.3 is 9 of 30.
     """
     for _ in range(operations):
-        signs = torch.randint(0, 2, (len(x),), generator=generator) * 2.0 - 1
-        x = one_operation(x, magnitude * signs, generator)
+        x = one_operation(x, magnitude * (torch.randint(0, 2, (len(x),), generator=generator) * 2.0 - 1), generator)
     return x
 
 
@@ -147,25 +131,22 @@ def trivial(x: Tensor, generator: torch.Generator) -> Tensor:
     return one_operation(x, torch.rand(len(x), generator=generator) * 2 - 1, generator, WIDE)
 
 
-def plasma(shape: torch.Size, generator: torch.Generator, *, roughness: tuple[float, float] = (0.3, 0.7)) -> Tensor:
-    """Fractal noise: random grids of 2, 4, 8 ... cells a side, each finer one weaker by its image's roughness.
+def plasma(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Fractal noise: random grids of 2, 4, 8 ... cells a side, each finer one weaker by a factor from 0.3 to 0.7.
 
     Args:
         shape: Batch, channels, height, width.
         generator: Source of the noise.
-        roughness: Range of the factor from one octave to the next.
 
     Returns:
         On the CPU, every channel of every image stretched to [0, 1].
     """
     batch, channels, height, width = shape
-    low, high = roughness
-    factor = low + (high - low) * torch.rand((batch, 1, 1, 1), generator=generator)
+    factor = 0.3 + 0.4 * torch.rand((batch, 1, 1, 1), generator=generator)
     noise = torch.zeros(batch, channels, height, width)
     for octave in range(max(height, width).bit_length() - 1):
         cells = torch.rand((batch, channels, 2 << octave, 2 << octave), generator=generator) - 0.5
-        smooth = F.interpolate(cells, size=(height, width), mode="bilinear", align_corners=True)
-        noise += factor**octave * smooth
+        noise += factor**octave * F.interpolate(cells, size=(height, width), mode="bilinear", align_corners=True)
     noise -= noise.amin((2, 3), keepdim=True)
     return noise / noise.amax((2, 3), keepdim=True).clamp_min(1e-6)
 
@@ -189,17 +170,15 @@ def ueraser(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def random_colour(x: Tensor, generator: torch.Generator) -> Tensor:
     """Every image without one random direction of colour; brightness stays."""
-    if x.shape[1] != 3:
-        return x
-    return without_direction(x, chromatic(len(x), generator).to(x))
+    return without_direction(x, chromatic(len(x), generator).to(x)) if x.shape[1] == 3 else x
 
 
 def chromatic(count: int, generator: torch.Generator) -> Tensor:
     """Random unit vectors of colour without brightness, count × 3."""
     angle = torch.rand(count, generator=generator) * math.pi
-    first = torch.tensor([1.0, -1.0, 0.0]) / math.sqrt(2)
-    second = torch.tensor([1.0, 1.0, -2.0]) / math.sqrt(6)
-    return angle.cos()[:, None] * first + angle.sin()[:, None] * second
+    red_green = torch.tensor([1.0, -1.0, 0.0]) / math.sqrt(2)
+    yellow_blue = torch.tensor([1.0, 1.0, -2.0]) / math.sqrt(6)
+    return angle.cos()[:, None] * red_green + angle.sin()[:, None] * yellow_blue
 
 
 def without_direction(x: Tensor, directions: Tensor) -> Tensor:
@@ -207,51 +186,52 @@ def without_direction(x: Tensor, directions: Tensor) -> Tensor:
     return x - directions[:, :, None, None] * (x * directions[:, :, None, None]).sum(1, keepdim=True)
 
 
-COPIES = 5  # Augmentations of which UEraser takes the one with the largest loss.
-
-
 def drawn(name: str, make: Callable[[torch.Generator], Objective]) -> Attack:
     """Plain training by an objective that draws from the stream ``name`` of the attack's seed."""
     return lambda context: learn(context, make(stream(context.seed, name)))
 
 
-_ROWS: dict[str, tuple[Callable[[torch.Generator], Objective], str, float, float]] = {
+_ROWS: dict[str, tuple[Callable[[torch.Generator], Objective], str, float, float, int]] = {
     "cutout16": (
         functools.partial(augmented, cutout),
         "covers a random square of half the side (16 of 32 pixels)",
         1.0,
         5.0,
+        0,
     ),
-    "mixup": (mixup, "trains on blends of two images and of their labels", 1.1, 15.0),
-    "cutmix": (cutmix, "trains on images with a box of another image pasted in", 1.0, 8.0),
+    "mixup": (mixup, "trains on blends of two images and of their labels", 1.1, 15.0, 0),
+    "cutmix": (cutmix, "trains on images with a box of another image pasted in", 1.0, 8.0, 0),
     "randaugment": (
         functools.partial(augmented, randaugment),
         "trains with two random operations on every image (RandAugment)",
         1.1,
         10.0,
+        0,
     ),
     "random-colour": (
         functools.partial(augmented, random_colour),
         "drops another random direction of colour from every image in every step",
         1.1,
         15.0,
+        0,
     ),
     "ueraser": (
-        functools.partial(error_maximising, ueraser, count=COPIES),
+        functools.partial(error_maximising, ueraser, count=5),
         "trains on the hardest of five strong augmentations of every image (UEraser)",
         5.2,
         70.0,
+        1,
     ),
     "ueraser-lite": (
         functools.partial(augmented, ueraser),
         "trains on one strong augmentation of every image (UEraser without its worst of five)",
         1.6,
         50.0,
+        1,
     ),
 }
-_REVISIONS = {"ueraser": 1, "ueraser-lite": 1}
 
 AUGMENTATION: dict[str, Entry] = {
-    name: Entry(drawn(name, make), "augment", about, cost=cost, expected=expected, revision=_REVISIONS.get(name, 0))
-    for name, (make, about, cost, expected) in _ROWS.items()
+    name: Entry(drawn(name, make), "augment", about, cost=cost, expected=expected, revision=revision)
+    for name, (make, about, cost, expected, revision) in _ROWS.items()
 }

@@ -1,6 +1,5 @@
 """Attacks: their material (a context), their row in the table, and plain functions as attacks."""
 
-import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,21 +18,20 @@ from uge.progress import Progress
 from uge.registry import summary_of
 from uge.runtime import Runtime, seeded
 
+#: Kind of an attack.
 Family = Literal[
     "plain", "preprocess", "augment", "train", "purify", "transfer", "knowledge", "combination", "yardstick"
 ]
-"""Kind of an attack."""
+#: Possession beyond the published folder: the trained authorised network and θ0, originals, or other images.
 Need = Literal["key", "clean", "public"]
-"""Possession beyond the published folder: the trained authorised network and θ0, originals, or other images."""
 
-_BATCH = 500
-_BATCH_PIXELS = _BATCH * 32 * 32
+_BATCH = 500  # Images of 32 pixels or less.
 
 
 def batched(store: PixelStore, rows: Tensor | None = None) -> Sequence[Tensor]:
     """Rows of a store, all by default, in groups that take as much memory at any size of image."""
     rows = torch.arange(len(store)) if rows is None else rows
-    return torch.split(rows, max(1, min(_BATCH, _BATCH_PIXELS // store.size**2)))
+    return torch.split(rows, max(1, min(_BATCH, _BATCH * 32**2 // store.size**2)))
 
 
 def stored(values: Tensor) -> Tensor:
@@ -43,11 +41,6 @@ def stored(values: Tensor) -> Tensor:
 
 def _refuse(needed: str) -> Any:
     raise UsageError(f"this attack needs {needed}, or leave it out")
-
-
-_NO_CLEAN = functools.partial(_refuse, "originals of the published images; give --clean SOURCE")
-_NO_THETA0 = functools.partial(_refuse, "the authorised network's initial parameters; give --key FILE")
-_NO_PUBLIC = functools.partial(_refuse, "labelled images of another data set; give --public SOURCE")
 
 
 @dataclass(frozen=True)
@@ -83,21 +76,24 @@ class Context:
     runtime: Runtime
     teacher: Callable[[], nn.Module]
     progress: Progress | None = None
-    clean: Callable[[], PixelStore] = _NO_CLEAN
-    theta0: Callable[[], nn.Module] = _NO_THETA0
-    public: Callable[[], PixelStore] = _NO_PUBLIC
+    clean: Callable[[], PixelStore] = lambda: _refuse("originals of the published images; give --clean SOURCE")
+    theta0: Callable[[], nn.Module] = lambda: _refuse("the authorised network's initial parameters; give --key FILE")
+    public: Callable[[], PixelStore] = lambda: _refuse("labelled images of another data set; give --public SOURCE")
     leak_seed: int = 0
     checkpoint: Path | None = None
 
 
 Attack = Callable[[Context], History]  # Trains ``context.network`` and returns the measurements after each epoch.
 Preparation = Callable[[Context], Context]  # Changes the material (images, recipe, starting weights) before training.
+#: uint8 pixels, batch × channels × size × size, to pixels of the same shape and type.
 Transform = Callable[[Tensor], Tensor]
-"""uint8 pixels, batch × channels × size × size, to pixels of the same shape and type."""
 
 
 def learn(context: Context, objective: Objective = supervised) -> History:
-    """Train ``context.network`` on ``context.store`` by an objective, tested after every epoch."""
+    """Train ``context.network`` on ``context.store`` by an objective, tested after every epoch.
+
+    Without an objective this is plain training on images and labels as they are ("Normal" in the paper's tables).
+    """
     return fit(
         context.network,
         context.store,
@@ -109,11 +105,6 @@ def learn(context: Context, objective: Objective = supervised) -> History:
         checkpoint=context.checkpoint,
         progress=context.progress,
     )
-
-
-def direct(context: Context) -> History:
-    """Train on the published images and labels as they are ("Normal" in the paper's tables)."""
-    return learn(context)
 
 
 @dataclass(frozen=True)
@@ -146,7 +137,7 @@ class Entry:
 
 def prepared(prepare: Preparation, family: Family, about: str, **properties: Any) -> Entry:
     """An attack that changes its material and then trains plainly; ``properties`` are further fields of the entry."""
-    return Entry(lambda context: direct(prepare(context)), family, about, prepare=prepare, **properties)
+    return Entry(lambda context: learn(prepare(context)), family, about, prepare=prepare, **properties)
 
 
 def with_recipe(**changes: Any) -> Preparation:
@@ -202,10 +193,12 @@ def entry_from(
         return function
     unknown = [*set(needs) - set(get_args(Need)), *({family} - {None, *get_args(Family)})]
     if unknown:
-        choices = ", ".join([*get_args(Need), *get_args(Family)])
-        raise UsageError(f"the attack '{name}' must have needs and a family of {choices}, got {unknown[0]!r}")
+        raise UsageError(
+            f"the attack '{name}' must have needs and a family of {', '.join([*get_args(Need), *get_args(Family)])}, "
+            f"got {unknown[0]!r}"
+        )
     properties |= {"about": summary_of(function, about), "needs": frozenset(needs)}
-    match _parameters(function):
+    match _required_arguments(function):
         case 2:
             return prepared(_on_images(name, function, train_only), family or "preprocess", **properties)
         case 1 if "Context" in str(getattr(function, "__annotations__", {}).get("return")):
@@ -215,19 +208,19 @@ def entry_from(
     raise UsageError(f"the attack '{name}' must be a function of (context) or of (images, labels), got {function!r}")
 
 
-def _parameters(function: Any) -> int:
-    """Number of positional arguments without which a function cannot be called; 0 for anything else."""
+def _required_arguments(function: Any) -> int:
     if not callable(function):
         return 0
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
-    return sum(each.kind in kinds and each.default is inspect.Parameter.empty for each in parameters)
+    return sum(
+        each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) and each.default is each.empty
+        for each in inspect.signature(function).parameters.values()
+    )
 
 
 def _finished(name: str, function: Callable[[Context], Any]) -> Attack:
     def run(context: Context) -> History:
         result = function(context)
-        result = direct(result) if isinstance(result, Context) else result
+        result = learn(result) if isinstance(result, Context) else result
         if not isinstance(result, History):
             raise UsageError(f"the attack '{name}' must return a History or a Context, got {type(result).__name__}")
         return result

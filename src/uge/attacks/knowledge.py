@@ -2,9 +2,10 @@
 
 import copy
 import functools
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from uge.attacks.base import Context, Entry, Need, Preparation, changing, learn, prepared, with_recipe
 from uge.attacks.leak import on_leak
@@ -29,22 +30,17 @@ def distill(context: Context) -> History:
 
 def distill_inside(context: Context) -> History:
     """Distil from the trained network itself, which runs in training mode."""
-    return _learn(context, _InTrainingMode(copy.deepcopy(context.teacher())))
+    teacher = copy.deepcopy(context.teacher())
+    teacher.register_forward_pre_hook(_to_training_mode)
+    return _learn(context, teacher)
 
 
-class _InTrainingMode(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.network.train()(x)
-        return out
+def _to_training_mode(network: nn.Module, inputs: Any) -> None:
+    network.train()
 
 
 def _learn(context: Context, teacher: nn.Module) -> History:
-    recipe = context.recipe
-    return learn(context, distillation(teacher, temperature=recipe.temperature, alpha=recipe.alpha))
+    return learn(context, distillation(teacher, temperature=context.recipe.temperature, alpha=context.recipe.alpha))
 
 
 _distils = functools.partial(Entry, family="knowledge", cost=1.4, expected=20.0, needs=_KEY)
@@ -52,20 +48,6 @@ _distils = functools.partial(Entry, family="knowledge", cost=1.4, expected=20.0,
 
 def _after(prepare: Preparation, about: str) -> Entry:
     return _distils(lambda context: distill(prepare(context)), about=about)
-
-
-DISTILLATION: dict[str, Entry] = {
-    "distill": _distils(distill, about="learns from the trained authorised network's answers on the published images"),
-    "distill-inside": _distils(
-        distill_inside, about="holds the trained authorised network and learns from what it computes in training mode"
-    ),
-    "distill-t1": _after(with_recipe(temperature=1.0), "distils at temperature 1, so from nearly hard answers"),
-    "distill-t20": _after(with_recipe(temperature=20.0), "distils at temperature 20, so from very soft answers"),
-    "distill-hard": _after(with_recipe(alpha=1.0), "distils from the authorised network's answers alone, no labels"),
-    "distill-grayscale": _after(changing(TRANSFORMS["grayscale"]), "distils on gray copies of all images"),
-    "distill-jpeg75": _after(changing(TRANSFORMS["jpeg75"]), "distils on copies compressed as JPEG of quality 75"),
-}
-"""Distillation attacks by name; T and α not named are the recipe's."""
 
 
 def start_from(network: nn.Module, source: nn.Module) -> None:
@@ -83,21 +65,18 @@ def start_from(network: nn.Module, source: nn.Module) -> None:
     network.load_state_dict(source.state_dict())
 
 
+@torch.no_grad()
 def add_noise(network: nn.Module, percent: float, generator: torch.Generator) -> None:
     """Gaussian noise of ``percent`` of each parameter tensor's standard deviation, in place; buffers stay."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-            parameter.add_(percent / 100 * parameter.std(correction=0) * noise)
+    for parameter in network.parameters():
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+        parameter.add_(percent / 100 * parameter.std(correction=0) * noise)
 
 
-def _theta0(percent: int) -> Preparation:
-    def prepare(context: Context) -> Context:
-        start_from(context.network, context.theta0())
-        add_noise(context.network, percent, stream(context.seed, "theta0-noise"))
-        return context
-
-    return prepare
+def _from_theta0(context: Context, percent: int) -> Context:
+    start_from(context.network, context.theta0())
+    add_noise(context.network, percent, stream(context.seed, "theta0-noise"))
+    return context
 
 
 def _finetuned(context: Context) -> Context:
@@ -114,10 +93,24 @@ def _authorized_features(context: Context) -> History:
 _knows = functools.partial(prepared, family="knowledge", needs=_KEY, same_architecture=True)
 
 KNOWLEDGE: dict[str, Entry] = {
-    "theta0-known": _knows(_theta0(0), about="starts from the authorised network's secret parameters", expected=60.0),
+    # T and α not named are the recipe's.
+    "distill": _distils(distill, about="learns from the trained authorised network's answers on the published images"),
+    "distill-inside": _distils(
+        distill_inside, about="holds the trained authorised network and learns from what it computes in training mode"
+    ),
+    "distill-t1": _after(with_recipe(temperature=1.0), "distils at temperature 1, so from nearly hard answers"),
+    "distill-t20": _after(with_recipe(temperature=20.0), "distils at temperature 20, so from very soft answers"),
+    "distill-hard": _after(with_recipe(alpha=1.0), "distils from the authorised network's answers alone, no labels"),
+    "distill-grayscale": _after(changing(TRANSFORMS["grayscale"]), "distils on gray copies of all images"),
+    "distill-jpeg75": _after(changing(TRANSFORMS["jpeg75"]), "distils on copies compressed as JPEG of quality 75"),
+    "theta0-known": _knows(
+        functools.partial(_from_theta0, percent=0),
+        about="starts from the authorised network's secret parameters",
+        expected=60.0,
+    ),
     **{
         f"theta0-noise-{percent}": _knows(
-            _theta0(percent),
+            functools.partial(_from_theta0, percent=percent),
             about=f"starts from the secret parameters plus noise of {percent} % of their spread, buffers exact",
             expected=gain,
         )

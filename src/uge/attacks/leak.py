@@ -20,8 +20,7 @@ def leaked_rows(context: Context, count: int) -> Tensor:
     """
     if count < 1:
         raise UsageError(f"a leak needs at least one image, got {count}; publish more images or leave the attack out")
-    order = torch.randperm(len(context.store), generator=stream(context.leak_seed, "leak"))
-    return order[:count].sort().values
+    return torch.randperm(len(context.store), generator=stream(context.leak_seed, "leak"))[:count].sort().values
 
 
 def part(context: Context, percent: int) -> int:
@@ -56,12 +55,7 @@ def replaced(store: PixelStore, other: PixelStore, rows: Tensor) -> PixelStore:
     return result
 
 
-def repeated(store: PixelStore, rows: Tensor, count: int) -> PixelStore:
-    """A store of ``count`` images, ``rows`` of ``store`` again and again: as many steps as on a full set."""
-    return store.subset(rows[torch.arange(count) % len(rows)])
-
-
 def on_leak(context: Context, percent: int) -> Context:
     """The context with a share of leaked originals as the images to learn from, repeated to the same steps."""
     rows = leaked_rows(context, part(context, percent))
-    return replace(context, store=repeated(originals(context), rows, len(context.store)))
+    return replace(context, store=originals(context).subset(rows[torch.arange(len(context.store)) % len(rows)]))

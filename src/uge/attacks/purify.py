@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.attacks.base import Context, Entry, Preparation, Transform, batched, changing, prepared, stored
+from uge.attacks.base import Context, Entry, Transform, batched, changing, prepared, stored
 from uge.attacks.leak import REVISION, leaked_rows, originals
 from uge.attacks.waves import estimated_patterns_out
 from uge.data.loader import to_unit
@@ -18,10 +18,10 @@ from uge.learning.recipes import Recipe
 from uge.learning.training import fit
 from uge.runtime import Runtime, seeded, stream
 
+# Recipe of the logistic regression (Sandoval-Segura et al., 2023: 20 epochs of SGD).
 LINEAR = Recipe(epochs=20, lr=0.1, batch_size=128, weight_decay=0.0, augment="none")
-"""Recipe of the logistic regression (Sandoval-Segura et al., 2023: 20 epochs of SGD)."""
+# Largest structured noise that the autoencoder learns to remove, and spread of the noise that it adds, in [0, 1].
 NOISE = 16 / 255
-"""Largest structured noise that the autoencoder learns to remove, and spread of the noise that it adds, in [0, 1]."""
 STEPS = 400  # Steps of the image networks.
 WIDTH = 24  # Channels of the image networks.
 SIZE = 32  # Batch size of the image networks.
@@ -61,9 +61,11 @@ def _orthogonal_projection(context: Context) -> Transform:
 
 
 def _convolution(before: int, after: int, stride: int = 1, gap: int = 1) -> list[nn.Module]:
-    # Normalised, since pictures have far more contrast than the changes that are to be found in them.
-    convolution = nn.Conv2d(before, after, 3, stride, padding=gap, dilation=gap, bias=False)
-    return [convolution, nn.BatchNorm2d(after), nn.ReLU()]
+    return [
+        nn.Conv2d(before, after, 3, stride, padding=gap, dilation=gap, bias=False),
+        nn.BatchNorm2d(after),  # Pictures have far more contrast than the changes that are to be found in them.
+        nn.ReLU(),
+    ]
 
 
 class ImageNetwork(nn.Module):
@@ -84,23 +86,26 @@ class ImageNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels in [0, 1], (B, channels, H, W) of any size, to the same shape, about [0, 1]."""
-        hidden = F.interpolate(self.body(x), size=x.shape[2:], mode="nearest")
-        out: Tensor = x + 0.1 * self.last(hidden)
+        out: Tensor = x + 0.1 * self.last(F.interpolate(self.body(x), size=x.shape[2:], mode="nearest"))
         return out
 
 
 def autoencoder(channels: int, width: int = WIDTH) -> ImageNetwork:
     """Convolutions down to half the size, there, and up again."""
-    down = [*_convolution(channels, width), *_convolution(width, 2 * width, stride=2)]
-    up = [*_convolution(2 * width, 2 * width), *_convolution(2 * width, 4 * width), nn.PixelShuffle(2)]
-    return ImageNetwork([*down, *up], width, channels)
+    layers = [
+        *_convolution(channels, width),
+        *_convolution(width, 2 * width, stride=2),
+        *_convolution(2 * width, 2 * width),
+        *_convolution(2 * width, 4 * width),
+        nn.PixelShuffle(2),
+    ]
+    return ImageNetwork(layers, width, channels)
 
 
 def restorer(channels: int, width: int = WIDTH) -> ImageNetwork:
-    """Convolutions with growing gaps, whose receptive field covers most of a small image."""
+    """Convolutions with growing gaps: their receptive field covers most of a small image."""
     layers = _convolution(channels, width)
-    for gap in (1, 2, 4):
-        layers += _convolution(width, width, gap=gap)
+    layers += [layer for gap in (1, 2, 4) for layer in _convolution(width, width, gap=gap)]
     return ImageNetwork(layers, width, channels)
 
 
@@ -143,8 +148,7 @@ def random_noise(shape: torch.Size, generator: torch.Generator) -> Tensor:
         cells = int(2 ** (2 + (max(height.bit_length() - 3, 1)) * float(torch.rand((), generator=generator))))
         grains = torch.rand((len(rows), channels, cells, cells), generator=generator) * 2 - 1
         noise[rows] = F.interpolate(grains, size=(height, width), mode="nearest")
-    signs = torch.rand((batch, 1, 1, 1), generator=generator) < 0.5
-    return strength * torch.where(signs, noise.sign(), noise)
+    return strength * torch.where(torch.rand((batch, 1, 1, 1), generator=generator) < 0.5, noise.sign(), noise)
 
 
 def _autoencoder(context: Context) -> Transform:
@@ -161,19 +165,18 @@ def _autoencoder(context: Context) -> Transform:
         return x + NOISE * torch.randn(x.shape, generator=generator).to(x.device)
 
     def pairs(step: int) -> tuple[Tensor, Tensor]:
-        rows = torch.randint(len(public), (min(SIZE, len(public)),), generator=generator)
-        x = to_unit(public.pixels.read(rows))
+        x = to_unit(public.pixels.read(torch.randint(len(public), (min(SIZE, len(public)),), generator=generator)))
         return noisy(x + random_noise(x.shape, generator).to(x.device)), x
 
     with seeded(context.seed, "autoencoder"):
         network = autoencoder(public.channels)
     regress(network, pairs, context.runtime)
+    return lambda pixels: _output(network, noisy(to_unit(pixels)))
 
-    def change(pixels: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return stored(255 * network(noisy(to_unit(pixels))))
 
-    return change
+@torch.inference_mode()
+def _output(network: nn.Module, x: Tensor) -> Tensor:
+    return stored(255 * network(x))
 
 
 def inverted(context: Context, count: int) -> PixelStore:
@@ -203,25 +206,22 @@ def inverted(context: Context, count: int) -> PixelStore:
     regress(network, pairs, context.runtime)
     result = store.empty_like()
     for indices in batched(store):
-        with torch.inference_mode():
-            result.pixels.write(indices, stored(255 * network(given(indices))))
+        result.pixels.write(indices, _output(network, given(indices)))
     return result
 
 
 def _class_offsets(store: PixelStore, clean: PixelStore, rows: Tensor) -> Tensor:
     """Mean of original − published for each class, drawn towards the mean of all: classes × pixels, [0, 1] units."""
-    device = store.device
-    sums = torch.zeros(len(store.classes), *store.pixels.shape, device=device)
+    sums = torch.zeros(len(store.classes), *store.pixels.shape, device=store.device)
     for indices in batched(store, rows):
         change = to_unit(clean.pixels.read(indices)) - to_unit(store.pixels.read(indices))
-        sums.index_add_(0, store.labels[indices.to(device)], change)
-    counts = torch.bincount(store.labels[rows.to(device)], minlength=len(sums))[:, None, None, None]
+        sums.index_add_(0, store.labels[indices.to(store.device)], change)
+    counts = torch.bincount(store.labels[rows.to(store.device)], minlength=len(sums))[:, None, None, None]
     return (sums + sums.sum(0) / len(rows)) / (counts + 1)
 
 
-def _inversion(count: int) -> Preparation:
-    """Change the published images only, which then look like the test images."""
-    return lambda context: replace(context, store=inverted(context, count))
+def _with_estimate(context: Context, count: int) -> Context:
+    return replace(context, store=inverted(context, count))  # Only these: they then look like the test images.
 
 
 PURIFICATION: dict[str, Entry] = {
@@ -249,7 +249,7 @@ PURIFICATION: dict[str, Entry] = {
     ),
     **{
         f"inversion-{count}": prepared(
-            _inversion(count),
+            functools.partial(_with_estimate, count=count),
             "purify",
             f"learns from {count} leaked pairs of original and published image to undo the protection",
             cost=2.0,

@@ -1,8 +1,8 @@
 """Attacks that change training: adversarial, slower, faster, longer, with clean images, without the labels."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,6 @@ from uge.learning.objectives import Objective, adversarial, evaluating, full_pre
 from uge.learning.training import History
 from uge.runtime import stream
 
-RADIUS = 8 / 255
-"""Radius of adversarial training, in [0, 1] units: that of the public benchmark, with 10 steps of 2/255."""
 SURE = 0.95  # Probability above which a network's own answer counts as a label (FixMatch).
 LONGER = 3  # Factor of the epochs of ``longer``.
 
@@ -29,28 +27,21 @@ def _rate(factor: float) -> Preparation:
 
 
 def _longer(context: Context) -> Context:
-    recipe = context.recipe
-    milestones = tuple(LONGER * epoch for epoch in recipe.milestones)
-    return with_recipe(epochs=LONGER * recipe.epochs, milestones=milestones)(context)
+    milestones = tuple(LONGER * epoch for epoch in context.recipe.milestones)
+    return with_recipe(epochs=LONGER * context.recipe.epochs, milestones=milestones)(context)
 
 
-def _mixed(percent: int) -> Preparation:
-    def prepare(context: Context) -> Context:
-        rows = leaked_rows(context, part(context, percent))
-        return dataclasses.replace(context, store=replaced(context.store, originals(context), rows))
-
-    return prepare
+def _mixed(context: Context, percent: int) -> Context:
+    leak = leaked_rows(context, part(context, percent))
+    return replace(context, store=replaced(context.store, originals(context), leak))
 
 
-def _semi_supervised(percent: int, context: Context) -> History:
-    """Train on unlabelled published images and a percentage of labelled originals (after FixMatch, 2020)."""
-    clean = originals(context)
-    rows = leaked_rows(context, part(context, percent))
-    return learn(context, fixmatch(context, clean, rows))
+def _semi_supervised(context: Context, percent: int) -> History:
+    return learn(context, fixmatch(context, originals(context), leaked_rows(context, part(context, percent))))
 
 
 def fixmatch(context: Context, labelled: PixelStore, rows: Tensor) -> Objective:
-    """Cross-entropy on labelled images and, where the network is sure, on its own answers for the others.
+    """Cross-entropy on labelled images and, where the network is sure, on its own answers (after FixMatch, 2020).
 
     A batch's images come weakly augmented by the recipe. The network answers on them in evaluation mode, and answers
     above :data:`SURE` are the labels of a strongly augmented copy. The batch's own labels only enter the training
@@ -66,7 +57,6 @@ def fixmatch(context: Context, labelled: PixelStore, rows: Tensor) -> Objective:
 
     def objective(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         picked = rows[torch.randint(len(rows), (len(batch.y),), generator=choice)]
-        known = fetch(labelled, picked)
         x = to_unit(weak(labelled.pixels.read(picked), weakly))
         with evaluating(network), torch.no_grad():
             answers = full_precision(network(batch.x)).softmax(1)
@@ -74,23 +64,24 @@ def fixmatch(context: Context, labelled: PixelStore, rows: Tensor) -> Objective:
             strong = randaugment(batch.x, strongly)
         logits = network(torch.cat([x, strong]))
         exact = full_precision(logits)
-        on_labels = F.cross_entropy(exact[: len(x)], known.y)
-        sure = answers.amax(1) >= SURE
-        on_answers = (F.cross_entropy(exact[len(x) :], answers.argmax(1), reduction="none") * sure).mean()
-        return {"loss": on_labels + on_answers, "logits": logits[len(x) :]}
+        on_labels = F.cross_entropy(exact[: len(x)], fetch(labelled, picked).y)
+        on_answers = F.cross_entropy(exact[len(x) :], answers.argmax(1), reduction="none")
+        return {"loss": on_labels + (on_answers * (answers.amax(1) >= SURE)).mean(), "logits": logits[len(x) :]}
 
     return objective
 
 
 _CLEAN: frozenset[Need] = frozenset({"clean"})
+# Percent of leaked originals, and expected gains of mixing, of semi-supervision and of the leak alone.
 _PERCENT: dict[int, tuple[float, float, float]] = {1: (2.0, 15.0, 10.0), 10: (20.0, 40.0, 35.0), 50: (60.0, 60.0, 55.0)}
-"""Percent of leaked originals, and expected gains of mixing, of semi-supervision and of the leak alone."""
 
 
 def _pgd(name: str, step: float, steps: int) -> Callable[[Context], History]:
-    return drawn(name, functools.partial(adversarial, radius=RADIUS, step=step, steps=steps))
+    # The radius is that of the public benchmark, and so are 10 steps of 2/255.
+    return drawn(name, functools.partial(adversarial, radius=8 / 255, step=step, steps=steps))
 
 
+#: Attacks by name. Stopping early needs none: every case has its best epoch as well.
 TRAINING: dict[str, Entry] = {
     "adversarial": Entry(
         _pgd("adversarial", 2 / 255, 10),
@@ -111,7 +102,7 @@ TRAINING: dict[str, Entry] = {
     "longer": prepared(_longer, "train", "trains three times as many epochs", cost=float(LONGER), expected=3.0),
     **{
         f"mix-clean-{percent}": prepared(
-            _mixed(percent),
+            functools.partial(_mixed, percent=percent),
             "train",
             f"replaces {percent} % of the images by leaked originals",
             expected=gain,
@@ -122,7 +113,7 @@ TRAINING: dict[str, Entry] = {
     },
     **{
         f"semi-supervised-{percent}": Entry(
-            functools.partial(_semi_supervised, percent),
+            functools.partial(_semi_supervised, percent=percent),
             "train",
             f"knows labels of {percent} % leaked originals only and labels the published images itself",
             cost=2.7,
@@ -145,4 +136,3 @@ TRAINING: dict[str, Entry] = {
         for percent, (_, _, gain) in _PERCENT.items()
     },
 }
-"""Attacks by name. Stopping early needs none: every case has its best epoch as well."""

@@ -1,13 +1,13 @@
 """Attacks with features from other images, or with features that stay while the last layer is trained again."""
 
-import dataclasses
-from collections.abc import Callable
+import functools
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.attacks.base import Context, Entry, direct, learn, prepared
+from uge.attacks.base import Context, Entry, learn, prepared
 from uge.attacks.leak import REVISION, on_leak
 from uge.data.loader import Batch
 from uge.errors import UsageError
@@ -15,6 +15,7 @@ from uge.learning.objectives import full_precision
 from uge.learning.training import History, fit
 from uge.networks import ImageClassifier, build
 from uge.networks.head import feature_state, last_layer
+from uge.progress import part_of
 from uge.runtime import seeded, stream_seed
 
 
@@ -51,7 +52,6 @@ def probe(context: Context) -> History:
 
 
 def _pretrained(context: Context) -> Context:
-    """``context.network`` with features that a network of its architecture learned on public images."""
     network = classifier(context.network)
     public = context.public()
     if public.channels != network.channels:
@@ -60,29 +60,17 @@ def _pretrained(context: Context) -> Context:
     other = build(network.name, len(public.classes), channels=public.channels, size=public.size, seed=seed)
     fit(other, public, context.recipe, seed=seed, runtime=context.runtime)
     shapes = {name: value.shape for name, value in network.state_dict().items()}
-    state = {name: value for name, value in feature_state(other).items() if shapes[name] == value.shape}
-    network.load_state_dict(state, strict=False)
+    network.load_state_dict(
+        {name: value for name, value in feature_state(other).items() if shapes[name] == value.shape}, strict=False
+    )
     return context
 
 
-def _last_layer_again(percent: int) -> Callable[[Context], History]:
-    def attack(context: Context) -> History:
-        leak = on_leak(context, percent)  # first, so that nothing is trained where there are no originals
-        first = direct(_in_phase(context, 0, 2))
-        second = probe(_in_phase(leak, 1, 2))
-        return dataclasses.replace(second, seconds=first.seconds + second.seconds)
-
-    return attack
-
-
-def _in_phase(context: Context, number: int, phases: int) -> Context:
-    """A context whose progress is that of one of several phases of equal length."""
-    on_progress = context.progress
-    if on_progress is None:
-        return context
-    return dataclasses.replace(
-        context, progress=lambda done, total, figures: on_progress(done + number * total, phases * total, figures)
-    )
+def _last_layer_again(context: Context, percent: int) -> History:
+    leak = on_leak(context, percent)  # first, so that nothing is trained where there are no originals
+    first = learn(replace(context, progress=part_of(context.progress, 0, 2)))
+    second = probe(replace(leak, progress=part_of(context.progress, 1, 2)))
+    return replace(second, seconds=first.seconds + second.seconds)
 
 
 TRANSFER: dict[str, Entry] = {
@@ -107,7 +95,7 @@ TRANSFER: dict[str, Entry] = {
     ),
     **{
         f"last-layer-{percent}": Entry(
-            _last_layer_again(percent),
+            functools.partial(_last_layer_again, percent=percent),
             "transfer",
             f"trains on the published images and then the last layer again on {percent} % leaked originals",
             cost=1.5,

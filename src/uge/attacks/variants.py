@@ -1,9 +1,8 @@
 """Changes of the authorised user's training, each of which an audit measures."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -40,13 +39,17 @@ class Variant:
 
     def runtime(self, runtime: Runtime) -> Runtime:
         """Device and precision of the training."""
-        return dataclasses.replace(runtime, precision=self.precision or runtime.precision)
+        return replace(runtime, precision=self.precision or runtime.precision)
 
     def differs(self, recipe: Recipe, precision: str) -> bool:
         """True if the variant changes a training with this recipe and precision."""
-        if self.reorders or self.images is not None or self.objective is not None:
-            return True
-        return self.recipe(recipe) != recipe or (self.precision or precision) != precision
+        return (
+            self.reorders
+            or self.images is not None
+            or self.objective is not None
+            or self.recipe(recipe) != recipe
+            or (self.precision or precision) != precision
+        )
 
     def run(self, context: Context, repetition: int) -> History:
         """Train ``context.network``, which stands at θ0, and measure it after every epoch.
@@ -81,10 +84,7 @@ def _drop_class(store: PixelStore, test: PixelStore, repetition: int) -> tuple[P
     return without_class(store, number), without_class(test, number)
 
 
-def _as_jpeg(store: PixelStore, test: PixelStore, repetition: int) -> tuple[PixelStore, PixelStore]:
-    return transformed(store, functools.partial(jpeg, quality=95)), test
-
-
+#: The authorised user's changes by name; each is a case of role ``authorized`` with this name as its scheme.
 VARIANTS: dict[str, Variant] = {
     "order": Variant("another order of the images and other random crops", reorders=True),
     "batch-half": Variant(
@@ -114,9 +114,11 @@ VARIANTS: dict[str, Variant] = {
     "bf16": Variant("arithmetic in bf16", precision="bf16-mixed"),
     "fp32": Variant("arithmetic in fp32", precision="fp32"),
     "drop-class": Variant("one class missing in training, tested on the others", images=_drop_class),
-    "jpeg95": Variant("the published copy compressed as JPEG of quality 95", images=_as_jpeg),
+    "jpeg95": Variant(
+        "the published copy compressed as JPEG of quality 95",
+        images=lambda store, test, repetition: (transformed(store, functools.partial(jpeg, quality=95)), test),
+    ),
 }
-"""The authorised user's changes by name; each is a case of role ``authorized`` with this name as its scheme."""
 
 
 def choose_variants(words: Sequence[str]) -> list[str]:

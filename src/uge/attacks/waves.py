@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uge.attacks.base import Context, batched, stored, transformed, with_images
-from uge.networks import WaveKey
 from uge.networks.wave_key import (
     JITTER,
     LEVELS,
     STEPS,
     THRESHOLD,
+    WaveKey,
     coloured,
     contrast,
     field_contrasts,
@@ -30,15 +30,9 @@ from uge.runtime import stream
 STRENGTH = LEVELS / 255  # Amplitude of a pattern in [0, 1] units.
 _CANDIDATES = 8  # Waves that are tried for an image.
 _OFFSETS = 7  # Frequencies that are tried around each of those from which a key draws.
-_STARTS = 3  # Sets of waves that are refined.
-_SEARCHES = 6  # Number of times that every number of a wave is moved both ways.
 _SHRINK = 0.6  # Factor of the move from one time to the next.
 _CLUSTERS = 16  # Patterns that are searched for in a class.
 _FEWEST = 5  # Images that a pattern must have to be used.
-_MEANS = 4  # Rounds of k-means.
-_ROUNDS = 5  # Rounds of assigning images to patterns after k-means.
-_SWEEPS = 10  # Number of times that each pattern is adjusted in every round.
-_PIXELS = 2**22  # Pixels of a class from which patterns are estimated.
 
 
 def without_waves(pixels: Tensor, terms: int = 1) -> Tensor:
@@ -52,10 +46,9 @@ def without_waves(pixels: Tensor, terms: int = 1) -> Tensor:
         terms: Number of waves of a field; see :func:`wave_terms`.
     """
     x = pixels.float() / 255
-    gray = is_gray(x)
     borders = _borders(x)
     fields = [_nearest_signs(borders[:, number], terms) for number in range(1 if x.shape[1] == 1 else 2)]
-    return _restored(x, torch.stack([fields[0], fields[-1]], 1), gray)
+    return _restored(x, torch.stack([fields[0], fields[-1]], 1))
 
 
 def wave_terms(classes: int) -> int:
@@ -70,13 +63,9 @@ def _nearest_signs(borders: Tensor, terms: int) -> Tensor:
     choices = torch.combinations(torch.arange(_CANDIDATES, device=borders.device), terms)
     sets = _likely_waves(borders)[:, choices]  # batch × choices × terms × 3
     wins = torch.stack([_win(borders, _signs(own, size)) for own in sets.unbind(1)], 1)
-    best = sets[:, 0]
-    highest = torch.full_like(wins[:, 0], -math.inf)
-    for start in wins.topk(min(_STARTS, len(choices)), 1).indices.unbind(1):
-        waves, win = _refined(borders, sets[rows, start])
-        best = torch.where((win > highest)[:, None, None], waves, best)
-        highest = torch.maximum(highest, win)
-    return _signs(best, size)
+    starts = wins.topk(min(3, len(choices)), 1).indices.unbind(1)  # Only the best sets are refined.
+    waves, refined_wins = zip(*(_refined(borders, sets[rows, start]) for start in starts), strict=True)
+    return _signs(torch.stack(waves)[torch.stack(refined_wins).argmax(0), rows], size)
 
 
 def _likely_waves(borders: Tensor) -> Tensor:
@@ -108,7 +97,7 @@ def _refined(borders: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
     win = _win(borders, _signs(waves, size))
     widest = JITTER * highest_frequency(size) / 4
     moves = torch.diag(torch.tensor([widest, widest, 0.6], device=waves.device))
-    for search, term in itertools.product(range(_SEARCHES), range(waves.shape[1])):
+    for search, term in itertools.product(range(6), range(waves.shape[1])):  # Moves get smaller.
         for move in (*moves * _SHRINK**search, *-moves * _SHRINK**search):
             tried = waves.clone()
             tried[:, term] += move
@@ -121,8 +110,7 @@ def _refined(borders: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
 def _signs(waves: Tensor, size: int) -> Tensor:
     """Signs (batch, size, size) of sums of waves (batch, terms, 3: cycles across, cycles down, phase down)."""
     angles = 2 * math.pi * waves[..., :2, None] * _places(size, waves.device)
-    down = (angles[:, :, 1] + waves[..., 2, None]).cos()
-    return _as_signs(torch.einsum("btx,bty->byx", angles[:, :, 0].cos(), down))
+    return _as_signs(torch.einsum("btx,bty->byx", angles[:, :, 0].cos(), (angles[:, :, 1] + waves[..., 2, None]).cos()))
 
 
 def _places(size: int, device: torch.device) -> Tensor:
@@ -143,9 +131,8 @@ def _borders(x: Tensor) -> Tensor:
     step = 2 * STRENGTH
     fields = []
     for channels in (x[:, :2], x[:, 2:]):
-        gaps = [_padded(channels.diff(dim=dim), dim) for dim in (-2, -1)]
+        limited = [_padded(channels.diff(dim=dim).clamp(-step, step), dim) for dim in (-2, -1)]
         costs = [_padded((step - channels.diff(dim=dim).abs()).clamp_min(0), dim) for dim in (-2, -1)]
-        limited = [gap.clamp(-step, step) for gap in gaps]
         fields.append(torch.stack([values.sum(1) for values in (*limited, *costs)], 1))
     fields[1] = fields[1] * ~is_gray(x)[:, None, None, None]
     return torch.stack(fields, 1)
@@ -173,10 +160,10 @@ def _excess(borders: Tensor) -> Tensor:
     return down.roll(1, -2) - down + across.roll(1, -1) - across
 
 
-def _restored(x: Tensor, fields: Tensor, gray: Tensor) -> Tensor:
+def _restored(x: Tensor, fields: Tensor) -> Tensor:
     """Pixels of images (B, channels, size, size) in [0, 1] without fields of signs, where they gain by that."""
     clipped = x.clamp(STRENGTH, 1 - STRENGTH)
-    without = (x - STRENGTH * coloured(fields, gray, x.shape[1])).clamp(STRENGTH, 1 - STRENGTH)
+    without = (x - STRENGTH * coloured(fields, is_gray(x), x.shape[1])).clamp(STRENGTH, 1 - STRENGTH)
     carries = total_variation(without) < (1 - THRESHOLD) * total_variation(clipped)
     return stored(255 * torch.where(carries[:, None, None, None], without, clipped))
 
@@ -190,8 +177,8 @@ def estimated_patterns_out(context: Context) -> Context:
     store = context.store.empty_like()
     for label in range(len(store.classes)):
         rows = (context.store.labels == label).nonzero()[:, 0].cpu()
-        sample = batched(store, rows[: max(1, _PIXELS // store.size**2)])
-        pixels = torch.cat([context.store.pixels.read(part) for part in sample])
+        sample = rows[: max(1, 2**22 // store.size**2)]  # Enough for an estimate, and little memory.
+        pixels = torch.cat([context.store.pixels.read(part) for part in batched(store, sample)])
         patterns = estimated_patterns(pixels, stream(context.seed, "patterns", label))
         for part in batched(store, rows):
             store.pixels.write(part, _without(context.store.pixels.read(part), patterns))
@@ -215,11 +202,11 @@ def estimated_patterns(pixels: Tensor, draw: torch.Generator) -> Tensor:
     contrasts = contrast(x).clamp(-2 * STRENGTH, 2 * STRENGTH)  # A few edges must not outvote.
     fields = torch.stack([contrasts[:, :2].mean(1), contrasts[:, -1]], 1)
     number = _clusters(F.normalize(field_contrasts(contrasts, is_gray(x)).flatten(1)), draw)
-    for _ in range(_ROUNDS):
+    for _ in range(5):  # Images go to patterns, patterns follow their images.
         members = F.one_hot(number, _CLUSTERS).to(x.dtype).T
         patterns = _as_signs(torch.einsum("kb,bfyx->kfyx", members, fields))
         patterns = _adjusted(patterns, torch.einsum("kb,bfdyx->kfdyx", members, borders))
-        number = _numbers(borders, patterns)
+        number = _best_numbers(borders, patterns)
     return patterns[torch.bincount(number, minlength=_CLUSTERS) >= _FEWEST]
 
 
@@ -230,7 +217,7 @@ def _clusters(flat: Tensor, draw: torch.Generator) -> Tensor:
         far = (1 - (flat @ flat[chosen].T).amax(1)).clamp_min(1e-6)
         chosen.append(int(torch.multinomial(far.square().cpu(), 1, generator=draw)))
     means = flat[chosen]
-    for _ in range(_MEANS):
+    for _ in range(4):  # k-means
         sums = torch.zeros_like(means).index_add_(0, (flat @ means.T).argmax(1), flat)
         means = torch.where(sums.any(1, keepdim=True), F.normalize(sums), means)
     return (flat @ means.T).argmax(1)
@@ -248,15 +235,14 @@ def _adjusted(patterns: Tensor, borders: Tensor) -> Tensor:
     excess = _excess(borders)
     down = borders[..., 2, :, :]
     across = borders[..., 3, :, :]
-    for sweep in range(_SWEEPS):  # One colour of a chessboard at a time, since its squares are no neighbours.
+    for sweep in range(10):  # One colour of a chessboard at a time, since its squares are no neighbours.
         below = down * patterns.roll(-1, -2) + (down * patterns).roll(1, -2)
         beside = across * patterns.roll(-1, -1) + (across * patterns).roll(1, -1)
         patterns = torch.where(white == (sweep % 2 == 0), _as_signs(excess + below + beside), patterns)
     return patterns
 
 
-def _numbers(borders: Tensor, patterns: Tensor) -> Tensor:
-    """Number of the pattern that wins most in each image, (batch,)."""
+def _best_numbers(borders: Tensor, patterns: Tensor) -> Tensor:
     return (borders.flatten(1) @ _steps(patterns).flatten(1).T).argmax(1)
 
 
@@ -264,9 +250,8 @@ def _without(pixels: Tensor, patterns: Tensor) -> Tensor:
     if not len(patterns):
         return _clipped(pixels)
     x = pixels.float() / 255
-    return _restored(x, patterns[_numbers(_borders(x), patterns)], is_gray(x))
+    return _restored(x, patterns[_best_numbers(_borders(x), patterns)])
 
 
 def _clipped(pixels: Tensor) -> Tensor:
-    """Pixels clipped to the range in which patterns have room."""
-    return pixels.clamp(LEVELS, 255 - LEVELS)
+    return pixels.clamp(LEVELS, 255 - LEVELS)  # The range in which patterns have room.

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from uge.auditing.summary import NOISE, Doubt, Result, Summary
-from uge.auditing.verdict import listed, points, too_low
+from uge.auditing.summary import NOISE, Doubt, Result, Summary, listed, number, too_low, with_key
 from uge.cases.case import Case
 from uge.files import canonical_json
 from uge.names import behind_key, is_keyed
@@ -87,13 +86,17 @@ def find_doubts(cases: Sequence[Case], summary: Summary, facts: Mapping[str, Any
         facts: Facts about the data by name, as this module's docstring lists them.
     """
     evidence = Evidence(cases, summary, facts)
-    doubts = []
-    for name, check in CHECKS.items():
-        details = check.find(evidence)
-        if details:
-            what, meaning = check.what.format(*details), check.meaning.format(*details)
-            doubts.append(Doubt(check=name, what=what, meaning=meaning, advice=check.advice))
-    return doubts
+    details = {name: check.find(evidence) for name, check in CHECKS.items()}
+    return [
+        Doubt(
+            check=name,
+            what=check.what.format(*details[name]),
+            meaning=check.meaning.format(*details[name]),
+            advice=check.advice,
+        )
+        for name, check in CHECKS.items()
+        if details[name]
+    ]
 
 
 def _if(wrong: object) -> Details:
@@ -105,27 +108,11 @@ def _names(names: Iterable[str]) -> Details:
     return (text,) if text else ()
 
 
-def _control_low(evidence: Evidence) -> Details:
-    chance = evidence.summary.chance or 0.0
-    return _names(name for name, value in evidence.summary.clean.items() if too_low(value, chance))
-
-
-def _no_effect(evidence: Evidence) -> Details:
-    plain = [h for h in evidence.summary.hackers if h.scheme == "direct" and not is_keyed(h.network)]
-    return _names(h.network for h in plain if h.clean is not None and abs(h.clean - h.last) <= NOISE)
-
-
 def _diverged(case: Case) -> bool:
-    if not case.history:
+    last = case.history[-1] if case.history else None
+    if last is None or last.loss is not None:
         return False
-    last = case.history[-1]
-    measured = any(epoch.loss is not None for epoch in case.history) or last.train_accuracy is not None
-    return last.loss is None and measured
-
-
-def _few_seeds(evidence: Evidence) -> Details:
-    seeds = evidence.summary.seeds
-    return (f"{seeds}",) if evidence.results and seeds < ENOUGH_SEEDS else ()
+    return last.train_accuracy is not None or any(epoch.loss is not None for epoch in case.history)
 
 
 def _small_test(evidence: Evidence) -> Details:
@@ -134,17 +121,11 @@ def _small_test(evidence: Evidence) -> Details:
     if margin is None or not isinstance(images, int) or images < 1:
         return ()
     value, *_ = margin.smaller
-    hacker = min(max(margin.accuracy / 100, 0.0), 1.0)
-    other = min(max((margin.accuracy + margin.last) / 100, 0.0), 1.0)
+    shares = [min(max(accuracy / 100, 0.0), 1.0) for accuracy in (margin.accuracy, margin.accuracy + margin.last)]
     # Two independent binomial shares: an upper bound, since both networks see the same test images.
-    noise = 100 * 1.96 * math.sqrt((hacker * (1 - hacker) + other * (1 - other)) / images)
+    noise = 100 * 1.96 * math.sqrt(sum(share * (1 - share) for share in shares) / images)
     # Below the noise of seeds nothing is claimed.
-    return (f"{images:,}", margin.kind, points(value), points(noise)) if NOISE < value < noise else ()
-
-
-def _few_attacks(evidence: Evidence) -> Details:
-    families = {hacker.family for hacker in evidence.summary.hackers}
-    return _if(families and families.isdisjoint({"preprocess", "purify"}))
+    return (f"{images:,}", margin.kind, number(value), number(noise)) if NOISE < value < noise else ()
 
 
 def _mixed(evidence: Evidence) -> Details:
@@ -152,22 +133,9 @@ def _mixed(evidence: Evidence) -> Details:
     for case in evidence.cases:
         if case.data == "protected":
             recipe = {name: value for name, value in case.recipe.items() if name != "seed"}
-            group = f"{case.role} {case.network} ({case.scheme}{f', key {case.key}' if case.key else ''})"
+            group = f"{case.role} {case.network} ({with_key(case.scheme, case.key)})"
             settings.setdefault(group, set()).add(canonical_json([case.start, recipe]))
     return _names(group for group, different in settings.items() if len(different) > 1)
-
-
-def _weaker_keys(evidence: Evidence) -> Details:
-    first, others = evidence.summary.authorized, evidence.summary.authorized_all[1:]
-    return _names(result.name for result in others if first and result.last < first.last - NOISE)
-
-
-def _retention(evidence: Evidence) -> Details:
-    return _names(
-        f"{result.network} ({points(result.last)} of {points(result.clean)} %)"
-        for result in evidence.summary.authorized_all
-        if result.clean is not None and result.last < result.clean - RETENTION
-    )
 
 
 def _trained_start(evidence: Evidence) -> Details:
@@ -177,7 +145,7 @@ def _trained_start(evidence: Evidence) -> Details:
         return ()
     luck = 1.96 * math.sqrt(chance * (100 - chance) / images) if isinstance(images, int) and images > 0 else 0.0
     return _names(
-        f"θ0 of {case.network}{f', key {case.key},' if case.key else ''} reaches {points(case.start_accuracy)} %"
+        f"θ0 of {case.network}{f', key {case.key},' if case.key else ''} reaches {number(case.start_accuracy)} %"
         for case in evidence.cases
         if case.start_accuracy is not None and case.start_accuracy > chance + max(NOISE, luck)
     )
@@ -189,22 +157,23 @@ def _control_below_authorized(evidence: Evidence) -> Details:
     clean = controls.get(behind_key(chosen.network)) if chosen else None
     if chosen is None or clean is None or chosen.last <= clean + NOISE:
         return ()
-    return chosen.network, points(clean)
+    return chosen.network, number(clean)
 
 
 def _budget(evidence: Evidence) -> Details:
-    promised, measured = evidence.facts.get("budget_levels"), evidence.facts.get("linf_levels")
+    promised = evidence.facts.get("budget_levels")
+    measured = evidence.facts.get("linf_levels")
     return () if promised is None or measured is None or measured <= promised else (f"{measured}", f"{promised}")
 
 
-def _labels(evidence: Evidence) -> Details:
-    share = evidence.facts.get("label_agreement")
-    return () if share is None or share >= 1 else (f"{100 * (1 - share):.1f}",)
-
-
+# By name; the gravest first.
 CHECKS = {
     "labels": Check(
-        _labels,
+        lambda evidence: _names(
+            f"{100 * (1 - share):.1f}"
+            for share in [evidence.facts.get("label_agreement")]
+            if share is not None and share < 1
+        ),
         "{} % of the published labels are not those of the originals with the same ids.",
         "Hackers may fail because of wrong labels, not of the protection.",
         "Publish the labels unchanged.",
@@ -244,7 +213,11 @@ CHECKS = {
         advice="Give --test a source that has the originals as its training split.",
     ),
     "control-low": Check(
-        _control_low,
+        lambda evidence: _names(
+            network
+            for network, accuracy in evidence.summary.clean.items()
+            if too_low(accuracy, evidence.summary.chance or 0.0)
+        ),
         "The clean control of {} is hardly above chance: that training does not work even on clean data.",
         "A hacker's low number means nothing there.",
         "Train longer, or with another recipe.",
@@ -266,7 +239,12 @@ CHECKS = {
         "Give the control the same recipe and as many epochs.",
     ),
     "no-effect": Check(
-        _no_effect,
+        lambda evidence: _names(
+            hacker.network
+            for hacker in evidence.summary.hackers
+            if hacker.scheme == "direct" and not is_keyed(hacker.network)
+            if hacker.clean is not None and abs(hacker.clean - hacker.last) <= NOISE
+        ),
         f"Plain training on the published images is within {NOISE:.0f} points of clean for {{}}.",
         "The protection shows nothing there: what attacks add cannot be seen either.",
         "Check that the audited folder is the protected one; otherwise do not publish it.",
@@ -278,7 +256,11 @@ CHECKS = {
         "Audit a key whose θ0 is untrained.",
     ),
     "retention": Check(
-        _retention,
+        lambda evidence: _names(
+            f"{result.network} ({number(result.last)} of {number(result.clean)} %)"
+            for result in evidence.summary.authorized_all
+            if result.clean is not None and result.last < result.clean - RETENTION
+        ),
         f"The authorised network is more than {RETENTION:.0f} points worse than on clean images: {{}}.",
         "The receiver pays for the protection.",
         "Protect less, or tell the receiver.",
@@ -302,7 +284,9 @@ CHECKS = {
         "Believe the best epochs.",
     ),
     "few-seeds": Check(
-        _few_seeds,
+        lambda evidence: (
+            [f"{evidence.summary.seeds}"] if evidence.results and evidence.summary.seeds < ENOUGH_SEEDS else []
+        ),
         f"Fewer than {ENOUGH_SEEDS} seeds ({{}}): a small difference cannot be told from luck.",
         advice=f"Run with --seeds {ENOUGH_SEEDS} or more.",
     ),
@@ -313,7 +297,10 @@ CHECKS = {
         "Use more test images, or claim no difference.",
     ),
     "few-attacks": Check(
-        _few_attacks,
+        lambda evidence: _if(
+            evidence.summary.hackers
+            and {hacker.family for hacker in evidence.summary.hackers}.isdisjoint({"preprocess", "purify"})
+        ),
         "No filter of the images was tried, not even gray images or JPEG.",
         "Most protections of this kind fall to a filter.",
         "Run the default attacks, or --budget full.",
@@ -325,10 +312,13 @@ CHECKS = {
         "Audit each recipe in a folder of its own.",
     ),
     "weaker-keys": Check(
-        _weaker_keys,
+        lambda evidence: _names(
+            result.name
+            for result in evidence.summary.authorized_all[1:]
+            if evidence.summary.authorized and result.last < evidence.summary.authorized.last - NOISE
+        ),
         "Authorised networks clearly below the first, which the gap is about: {}.",
         "For them the gap is smaller.",
         "Judge each key by an audit of its own.",
     ),
 }
-"""Checks by name; the gravest first."""

@@ -9,13 +9,12 @@ from typing import get_args
 
 from uge.attacks import ATTACKS, find_attack
 from uge.attacks.base import Family, Need
-from uge.cases.case import YARDSTICK, Case
-from uge.cases.job import Job
+from uge.cases.case import YARDSTICK, Case, Job
 from uge.errors import UnknownNameError, UsageError
 from uge.names import PLUS
 
+# Families of which a combination has at least one: images that they changed can be attacked again.
 FIRST_STEPS: tuple[Family, ...] = ("preprocess", "purify", "augment")
-"""Families of which a combination has at least one: images that they changed can be attacked again."""
 MISSING: Mapping[Need, str] = {
     "key": "needs the authorised network's key; give --key FILE, or leave it out",
     "clean": "needs originals of the published images; give --clean SOURCE, or leave it out",
@@ -61,11 +60,6 @@ class Plan:
     left_out: tuple[LeftOut, ...] = ()
     combine: bool = False
 
-    def without_key(self) -> Plan:
-        """The same plan for a folder without authorised networks; attacks on one do not count as left out."""
-        reason = _reason("key")
-        return replace(self, left_out=tuple(entry for entry in self.left_out if reason not in entry.reason))
-
 
 def choose(words: Iterable[str], standard: Sequence[str] = ()) -> Choice:
     """Attacks from names, families, ``A+B``, ``all`` and ``standard``.
@@ -79,25 +73,23 @@ def choose(words: Iterable[str], standard: Sequence[str] = ()) -> Choice:
     """
     words = list(words)
     names = list[str]()
-    explicit = set[str]()
-    rows = ATTACKS.loadable()
-    groups = {family: [name for name, row in rows.items() if row.family == family] for family in get_args(Family)}
+    rows = ATTACKS.loadable().items()
+    groups = {family: [name for name, row in rows if row.family == family] for family in get_args(Family)}
     groups = {family: members for family, members in groups.items() if members and family not in ATTACKS}
     groups |= {"all": list(ATTACKS), "standard": list(standard)}
     for word in words:
         if word in groups:
             names += groups[word]
             continue
-        parts = word.split(PLUS)
-        for part in parts:
+        for part in word.split(PLUS):
             if part not in ATTACKS:
                 raise UnknownNameError(
                     "attack", part, ATTACKS, f"groups of them are {', '.join(groups)}, and A{PLUS}B does A before B"
                 )
         find_attack(word)
         names.append(word)
-        explicit.add(word)
-    return Choice(tuple(dict.fromkeys(names)), frozenset(explicit), "all" in words)
+    explicit = frozenset(word for word in words if word not in groups)
+    return Choice(tuple(dict.fromkeys(names)), explicit, "all" in words)
 
 
 def plan(
@@ -110,6 +102,7 @@ def plan(
     public: bool = False,
     variants: Sequence[str] = (),
     combine: bool = False,
+    authorized: bool = True,
 ) -> Plan:
     """Plan every case of an audit, teachers before their students.
 
@@ -122,6 +115,7 @@ def plan(
         public: True where labelled images of another data set are at hand.
         variants: Names in :data:`uge.attacks.variants.VARIANTS`, for every authorised network.
         combine: True combines the two best attacks (:func:`combinations`).
+        authorized: False for a folder without authorised networks: attacks on one do not count as left out.
 
     Raises:
         UnknownNameError: No such attack.
@@ -132,16 +126,24 @@ def plan(
         raise UsageError(f"an audit needs a network, an attack and a seed, got {networks}, {choice.names} and {seeds}")
     networks = list(dict.fromkeys(networks))
     there: dict[Need, bool] = {"key": bool(keys), "clean": controls, "public": public}
-    possible, left_out = _possible(choice, there, ", ".join(networks))
-    if variants and not keys:
+    possible = list[str]()
+    left_out = list[LeftOut]()
+    for name in choice.names:
+        needs = [need for need in MISSING if need in find_attack(name).needs and not there[need]]
+        if not needs:
+            possible.append(name)
+        elif name in choice.explicit:
+            raise UsageError(f"the attack '{name}' {MISSING[needs[0]]}")
+        elif authorized or needs[0] != "key":
+            left_out.append(LeftOut(name, ", ".join(networks), f"it {MISSING[needs[0]].partition(', or')[0]}"))
+    if authorized and not keys:
         left_out += [LeftOut(name, "authorised", f"the variant {MISSING['key']}") for name in variants]
     jobs = list[Job]()
     for seed in range(seeds):
         for number, name in enumerate(keys):
             own = Job("authorized", name, "theta0", "direct", "protected", seed, number)
             jobs += [replace(own, role="clean", data="clean"), own] if controls else [own]
-        if controls:
-            jobs += [Job("clean", name, "random", "direct", "clean", seed) for name in networks]
+        jobs += [Job("clean", name, "random", "direct", "clean", seed) for name in networks if controls]
         jobs += _hackers(networks, possible, seed, keys)
         jobs += [
             Job("authorized", name, "theta0", scheme, "protected", seed, number)
@@ -151,33 +153,14 @@ def plan(
     return Plan(tuple(dict.fromkeys(jobs)), tuple(left_out), combine)
 
 
-def _possible(choice: Choice, there: Mapping[Need, bool], networks: str) -> tuple[list[str], list[LeftOut]]:
-    possible = list[str]()
-    left_out = list[LeftOut]()
-    for name in choice.names:
-        needs = [need for need in MISSING if need in find_attack(name).needs and not there[need]]
-        if needs and name in choice.explicit:
-            raise UsageError(f"the attack '{name}' {MISSING[needs[0]]}")
-        if needs:
-            left_out.append(LeftOut(name, networks, f"it {_reason(needs[0])}"))
-        else:
-            possible.append(name)
-    return possible, left_out
-
-
-def _reason(need: Need) -> str:
-    return MISSING[need].partition(", or")[0]
-
-
 def _hackers(networks: Sequence[str], attacks: Iterable[str], seed: int, keys: Sequence[str]) -> list[Job]:
     jobs = list[Job]()
     for scheme in attacks:
         entry = find_attack(scheme)
+        numbers: Sequence[int | None] = range(len(keys)) if "key" in entry.needs else [None]
+        pairs: Iterable[tuple[str, int | None]] = itertools.product(networks, numbers)
         if entry.same_architecture:  # A hacker that knows θ0 builds the network that it belongs to.
-            pairs: list[tuple[str, int | None]] = [(name, number) for number, name in enumerate(keys)]
-        else:
-            numbers: Sequence[int | None] = range(len(keys)) if "key" in entry.needs else [None]
-            pairs = [(name, number) for name in networks for number in numbers]
+            pairs = [(name, number) for number, name in enumerate(keys)]
         jobs += [Job("hacker", name, "random", scheme, "protected", seed, number) for name, number in pairs]
     order = {name: place for place, name in enumerate(networks)}
     return sorted(jobs, key=lambda job: order.get(job.network, len(order)))
@@ -205,24 +188,23 @@ def combinations(cases: Iterable[Case], seeds: int) -> list[Job]:
     for network, accuracies in singles.items():
         pairs = [pair for pair in itertools.combinations(sorted(accuracies, key=_place), 2) if _combine(*pair)]
         free = [pair for pair in pairs if not any(ATTACKS[name].needs for name, _ in pair)]
-        for group in (free, pairs):
-            if group:
-                (first, first_key), (second, second_key) = max(group, key=lambda pair: sum(accuracies[a] for a in pair))
-                key = second_key if first_key is None else first_key
-                scheme = f"{first}{PLUS}{second}"
-                jobs += [Job("hacker", network, "random", scheme, "protected", seed, key) for seed in range(seeds)]
+        for group in filter(None, (free, pairs)):
+            (first, first_key), (second, second_key) = max(group, key=lambda pair: sum(accuracies[a] for a in pair))
+            key = second_key if first_key is None else first_key
+            scheme = f"{first}{PLUS}{second}"
+            jobs += [Job("hacker", network, "random", scheme, "protected", seed, key) for seed in range(seeds)]
     return list(dict.fromkeys(jobs))
 
 
 def _place(single: tuple[str, int | None]) -> tuple[bool, bool, str, int]:
-    """Rank of an attack in a combination: filters after mixing of images, before changes of the training."""
+    # Rank of an attack in a combination: filters after mixing of images, before changes of the training.
     name, key = single
     entry = ATTACKS[name]
     return entry.prepare is None, entry.family in FIRST_STEPS, name, key or 0
 
 
 def _combine(earlier: tuple[str, int | None], later: tuple[str, int | None]) -> bool:
-    """True where two attacks make a third, in this order."""
+    # True where two attacks make a third, in this order.
     name, key = earlier
     other, other_key = later
     first = ATTACKS[name]
@@ -235,5 +217,5 @@ def _combine(earlier: tuple[str, int | None], later: tuple[str, int | None]) -> 
 
 
 def _kind(name: str) -> str:
-    """Name without its setting: ``jpeg`` of ``jpeg30``."""
+    # Name without its setting: jpeg of jpeg30.
     return name.rstrip("0123456789").rstrip("-")

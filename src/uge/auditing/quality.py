@@ -4,6 +4,7 @@ For any folder whose originals are at hand. Memory grows with the number of clas
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,12 +38,11 @@ class Quality:
         stride: SSIM is measured on every so many-th pair.
         skipped: Pairs whose two images differ in size or channels.
         side: Side of the square, from the first pair.
-        seen: Pairs that are at least as large as the square.
         noise: Sum over images of the mean power of the noise per frequency, in levels².
         image: The same of the originals.
         energy: Sum of squared changes within the squares.
         sums: Sum of the changes per class, side × side × 3, in levels.
-        counts: Images per class.
+        counts: Images per class that are at least as large as the square.
     """
 
     classes: Sequence[str]
@@ -50,12 +50,11 @@ class Quality:
     stride: int = 1
     skipped: int = 0
     side: int = 0
-    seen: int = 0
-    noise: Array = field(default_factory=lambda: np.zeros(0))
-    image: Array = field(default_factory=lambda: np.zeros(0))
+    noise: Array = field(default_factory=lambda: np.zeros(()))
+    image: Array = field(default_factory=lambda: np.zeros(()))
     energy: int = 0
     sums: dict[int, NDArray[np.int32]] = field(default_factory=dict)
-    counts: dict[int, int] = field(default_factory=dict)
+    counts: Counter[int] = field(default_factory=Counter)
 
     def add(self, pairs: Sequence[Pair]) -> None:
         """Measure several pairs, together where they have one shape: small images take half the time then.
@@ -70,19 +69,16 @@ class Quality:
         self.skipped += len(pairs) - len(alike)
         sampled = [(self.tally.changes + place) % self.stride == 0 for place in range(len(alike))]
         for (_, original, published), wanted in zip(alike, sampled, strict=True):
-            change = compare(original, published, wanted)
-            self.tally.add(change)
+            self.tally.add(compare(original, published, wanted))
         while len(self.tally.ssims) > SSIM_SAMPLE:
             # SSIM is slow. The number of pairs is not known; every second sample keeps the rest evenly spread.
             self.tally.ssims = self.tally.ssims[::2]
             self.stride *= 2
         if alike and not self.side:
             self.side = min(SIDE, *alike[0][1].shape[:2])
-            self.noise = np.zeros((self.side, self.side))
-            self.image = np.zeros((self.side, self.side))
+        large = [pair for pair in alike if min(pair[1].shape[:2]) >= self.side]
         for channels in (1, 3):
-            same = [pair for pair in alike if colours(pair[1]).shape[2] == channels]
-            self._add_squares([pair for pair in same if min(pair[1].shape[:2]) >= self.side])
+            self._add_squares([pair for pair in large if colours(pair[1]).shape[2] == channels])
 
     def _add_squares(self, pairs: Sequence[Pair]) -> None:
         # Add spectra and class means of pairs with one number of channels, at least as large as the square.
@@ -92,14 +88,13 @@ class Quality:
         clean = np.stack([_middle(colours(original), self.side) for _, original, _ in pairs])
         ours = np.stack([_middle(colours(published), self.side) for _, _, published in pairs])
         change = ours.astype(np.int32) - clean
-        self.seen += len(pairs)
-        self.noise += _power(change)
-        self.image += _power(clean)
+        self.noise = self.noise + _power(change)
+        self.image = self.image + _power(clean)
         self.energy += int(np.square(change).sum()) * (3 // change.shape[3])
         for label in np.unique(labels).tolist():
             own = change[labels == label].sum(0, dtype=np.int32)  # A gray change counts in all three channels.
             self.sums[label] = self.sums.get(label, np.zeros((self.side, self.side, 3), np.int32)) + own
-            self.counts[label] = self.counts.get(label, 0) + int((labels == label).sum())
+        self.counts.update(labels.tolist())
 
     def shared(self) -> float | None:
         """Share of the noise's energy, 0 to 1, that is the same in all images of a class; None without noise."""
@@ -130,8 +125,7 @@ def _power(values: NDArray[Any]) -> Array:
     values = (values - values.mean(axis=(1, 2), keepdims=True)) * window[..., None].astype(np.float32)
     spectrum = fft2(values, axes=(1, 2))
     power = (spectrum.real**2 + spectrum.imag**2).sum(axis=(0, 3), dtype=np.float64)
-    centred: Array = np.fft.fftshift(power / (values.shape[3] * np.square(window).sum()))
-    return centred
+    return np.asarray(np.fft.fftshift(power / (values.shape[3] * np.square(window).sum())))
 
 
 def radial(power: Array) -> tuple[list[float], list[float]]:
@@ -191,7 +185,7 @@ def write_quality(folder: Path, pairs: Iterable[Pair], classes: Sequence[str]) -
         "skipped": quality.skipped,
         **quality.tally.measured().model_dump(),
         "class_share": quality.shared(),
-        "class_share_by_chance": len(quality.counts) / quality.seen if quality.seen else None,
+        "class_share_by_chance": len(quality.counts) / quality.counts.total() if quality.counts else None,
         "side": quality.side,
         "spectrum": None,
         "class_means": [],
@@ -205,7 +199,7 @@ def write_quality(folder: Path, pairs: Iterable[Pair], classes: Sequence[str]) -
 
 
 def _write_spectrum(folder: Path, quality: Quality) -> dict[str, Any]:
-    noise = quality.noise / quality.seen
+    noise = quality.noise / quality.counts.total()
     frequencies, power = radial(noise)
     top = math.log10(max(float(noise.max()), 1e-12))  # One constant change everywhere has no spectrum at all.
     shown = (np.log10(np.maximum(noise, 1e-12)) - top + DECADES) / DECADES
@@ -215,7 +209,7 @@ def _write_spectrum(folder: Path, quality: Quality) -> dict[str, Any]:
         "decades": DECADES,
         "frequency": [round(value, 6) for value in frequencies],
         "noise": [float(f"{value:.6g}") for value in power],
-        "image": [float(f"{value:.6g}") for value in radial(quality.image / quality.seen)[1]],
+        "image": [float(f"{value:.6g}") for value in radial(quality.image / quality.counts.total())[1]],
     }
 
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from uge.auditing.plan import LeftOut, Plan, combinations
-from uge.cases.case import YARDSTICK, Case
-from uge.cases.job import Job
+from uge.cases.case import YARDSTICK, Case, Job
 from uge.cases.material import CopyMaterial
-from uge.cases.pool import EXECUTORS, Outcome, Pool, open_pool, require_ray
-from uge.cases.shared_images import threads_each
+from uge.cases.pool import EXECUTORS, Outcome, Pool, open_pool, require_ray, threads_each
 from uge.errors import UsageError
 from uge.learning.training import evaluate, fit, steps_per_epoch
 from uge.processes import TRIES
-from uge.progress import Display, Silent
+from uge.progress import Display, Silent, duration
 from uge.runtime import stream_seed
 
 FULL = "full"
@@ -29,12 +29,8 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _WARM_STEPS = 3
 _STEPS = 8
 _TESTED = 500
-
-COMBINED = 1.5
-"""Time of a combination of two attacks in units of plain training, reserved in a limited audit."""
+COMBINED = 1.5  # Time kept for a combination of two attacks in a limited audit, in units of plain training.
 COMBINATION = "the combination of the two best attacks"
-
-Clock = Callable[[], float]
 
 
 def parse_budget(text: str) -> float | None:
@@ -50,13 +46,6 @@ def parse_budget(text: str) -> float | None:
     if not seconds or "".join(number + unit for number, unit in parts) != text:
         raise UsageError(f"expected a budget such as 90s, 10m, 1h or {FULL}, got '{text}'")
     return seconds
-
-
-def in_words(seconds: float) -> str:
-    """Duration as text: ``45 s``, ``12 min`` or ``2.5 h``."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass
@@ -92,53 +81,22 @@ def by_damage(jobs: Iterable[Job], seconds: Callable[[Job], float]) -> list[Job]
     """
 
     def place(job: Job) -> tuple[int, int, float]:
-        attack = job.role == "hacker" and job.family != YARDSTICK
-        kind = 0 if job.essential else 1 if attack else 2
+        kind = 0 if job.essential else 1 if job.role == "hacker" and job.family != YARDSTICK else 2
         worth = job.entry.expected / max(seconds(job), 1e-9) if kind == 1 else 0.0
         return job.seed, kind, -worth
 
     return sorted(jobs, key=place)
 
 
-@dataclass
-class Deadline:
-    """End of an audit.
+def time_left(seconds: float | None, clock: Callable[[], float] = time.monotonic) -> Callable[[], float]:
+    """Function that gives the seconds until the end of an audit.
 
-    Attributes:
-        end: On the clock; None for never.
-        clock: Seconds that only go forward.
+    Args:
+        seconds: Seconds from now to the end; None for never, which gives infinity.
+        clock: Gives seconds that only go forward.
     """
-
-    end: float | None = None
-    clock: Clock = time.monotonic
-
-    @classmethod
-    def after(cls, seconds: float | None, clock: Clock = time.monotonic) -> Deadline:
-        """Deadline some seconds from now; None for never."""
-        return cls(None if seconds is None else clock() + seconds, clock)
-
-    @property
-    def left(self) -> float:
-        """Seconds that are left; infinity where there is no end."""
-        return float("inf") if self.end is None else self.end - self.clock()
-
-    def check(self, essential: Iterable[Job], pace: Pace, workers: int) -> None:
-        """Refuse a budget that does not hold the essential cases.
-
-        Args:
-            essential: Clean controls, the authorised network and plain hackers that are still to be run.
-            pace: Estimates of their time.
-            workers: Cases that run at the same time.
-
-        Raises:
-            UsageError: They would take longer than the time that is left.
-        """
-        needed = sum(pace.seconds(job) for job in essential) / workers
-        if needed > max(self.left, 0.0):
-            raise UsageError(
-                f"clean controls, the authorised network and plain training alone take about {in_words(needed)}, but "
-                f"{in_words(max(self.left, 0))} of the budget are left; give a larger --budget or fewer networks"
-            )
+    end = math.inf if seconds is None else clock() + seconds
+    return lambda: end - clock()
 
 
 def warm_up(material: CopyMaterial, network: str, threads: int | None = None) -> float:
@@ -149,42 +107,36 @@ def warm_up(material: CopyMaterial, network: str, threads: int | None = None) ->
         network: Name of the architecture.
         threads: Threads of a worker; by default those of this process.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        return _plain_seconds(material, network)
-    finally:
-        torch.set_num_threads(before)
-
-
-def _plain_seconds(material: CopyMaterial, network: str) -> float:
     store = material.protected
     recipe = material.recipe
-    device = material.runtime.device
     size = min(recipe.batch_size, len(store))
-    count = min(len(store), (_WARM_STEPS + _STEPS) * size)
     learner = material.network(Job("hacker", network, "random", "direct", "protected", 0))
     marks = list[float]()
 
     def mark(step: int, _: object) -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if material.runtime.device.type == "cuda":
+            torch.cuda.synchronize(material.runtime.device)
         marks.append(time.perf_counter())
 
-    fit(
-        learner,
-        store.subset(torch.arange(count)),
-        recipe.model_copy(update={"epochs": 1, "lr": 1e-3}),
-        seed=stream_seed(material.seed, "warm-up"),
-        runtime=material.runtime,
-        observer=mark,
-    )
-    steps = [after - before for before, after in itertools.pairwise(marks)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        fit(
+            learner,
+            store.subset(torch.arange(min(len(store), (_WARM_STEPS + _STEPS) * size))),
+            recipe.model_copy(update={"epochs": 1, "lr": 1e-3}),
+            seed=stream_seed(material.seed, "warm-up"),
+            runtime=material.runtime,
+            observer=mark,
+        )
+        part = material.test.subset(torch.arange(min(len(material.test), _TESTED)))
+        began = time.perf_counter()
+        evaluate(learner, part, material.runtime)
+        tested = (time.perf_counter() - began) * len(material.test) / len(part)
+    finally:
+        torch.set_num_threads(before)
+    steps = [after - earlier for earlier, after in itertools.pairwise(marks)]
     step = statistics.median(steps[_WARM_STEPS:] or steps)
-    part = material.test.subset(torch.arange(min(len(material.test), _TESTED)))
-    began = time.perf_counter()
-    evaluate(learner, part, material.runtime)
-    tested = (time.perf_counter() - began) * len(material.test) / len(part)
     return recipe.epochs * (steps_per_epoch(len(store), size) * step + tested)
 
 
@@ -215,25 +167,24 @@ class Schedule:
         progress: Shows cases.
         open_pool: Opens the workers, when the first case is to be run.
         workers: Cases that run at the same time.
-        deadline: End of the audit. With one, cases are run in the order of :func:`by_damage`,
-            and none is started that would end after it.
-        warm_up: Gives the seconds of plain training of a network of which no case is finished; a short trial by
-            default.
+        left: Gives the seconds that are left. Where these are finite, cases are run in the order of :func:`by_damage`,
+            and none is started that would end too late.
+        warm_up: Gives the seconds of plain training of a network of which no case is finished.
     """
 
     material: CopyMaterial
     plan: Plan
     progress: Display
     open_pool: Callable[[], contextlib.AbstractContextManager[Pool]]
-    workers: int = 1
-    deadline: Deadline = field(default_factory=Deadline)
-    warm_up: Callable[[str], float] | None = None
+    workers: int
+    left: Callable[[], float]
+    warm_up: Callable[[str], float]
 
     def __post_init__(self) -> None:
         self._pace = Pace()
         self._cases: dict[Job, Case] = {}
-        self._failed: dict[Job, str] = {}
-        self._tries: dict[Job, int] = {}
+        self._failed: set[Job] = set()
+        self._tries = Counter[Job]()
         self._left_out = list(self.plan.left_out)
         self._planned = list(self.plan.jobs)
         self._stack = contextlib.ExitStack()
@@ -246,11 +197,16 @@ class Schedule:
             UsageError: The budget does not even hold the essential cases.
             UGEError: A setting, a file or the disk is wrong; finished cases are kept.
         """
+        jobs = self.plan.jobs
         with self._stack:
             if self.plan.combine:
-                self._run_with_combinations()
-            else:
-                self._run(self.plan.jobs)
+                # The combinations are of the best attacks of the first repetition.
+                first = [job for job in jobs if job.seed == 0]
+                self._run(first, reserved={job.network for job in first if job.role == "hacker"})
+                combined = combinations(self._cases.values(), 1 + max(job.seed for job in jobs))
+                jobs = (*(job for job in combined if job not in jobs), *(job for job in jobs if job.seed > 0))
+                self._planned += [job for job in jobs if job not in self._planned]
+            self._run(jobs)
         return AuditResult(
             [self._cases[job] for job in self._planned if job in self._cases],
             # One reason for each attack and network: those of other repetitions differ in the seconds that were left.
@@ -259,23 +215,30 @@ class Schedule:
             len(self._planned),
         )
 
-    def _run_with_combinations(self) -> None:
-        """Run the first repetition, then the combinations of its best attacks, then the other repetitions."""
-        first = [job for job in self.plan.jobs if job.seed == 0]
-        hackers = {job.network for job in first if job.role == "hacker"}
-        self._run(first, reserved=hackers)
-        seeds = 1 + max(job.seed for job in self.plan.jobs)
-        combined = [job for job in combinations(self._cases.values(), seeds) if job not in self._planned]
-        self._planned += combined
-        self._run([*combined, *(job for job in self.plan.jobs if job.seed > 0)])
-
     def _run(self, jobs: Sequence[Job], reserved: Iterable[str] = ()) -> None:
-        """Run jobs; a limited audit keeps time for a combination on each network of ``reserved``."""
-        pending = [job for job in jobs if not self._take_finished(job)]
-        if self.deadline.end is not None:
-            self._time_networks(pending)
+        """Run jobs; a limited audit keeps time for a combination on each network of ``reserved``.
+
+        Raises:
+            UsageError: The time that is left does not hold the essential cases.
+        """
+        finished = {job: case for job in jobs if (case := self.material.finished(job)) is not None}
+        self._cases |= finished
+        for job, case in finished.items():
+            self._pace.learn(job, case.seconds)
+        pending = [job for job in jobs if job not in finished]
+        if math.isfinite(self.left()):
+            for network in dict.fromkeys(job.network for job in pending if job.network not in self._pace.plain):
+                with self.progress.stage(f"time {network}"):
+                    self._pace.plain[network] = self.warm_up(network)
             pending = by_damage(pending, self._pace.seconds)
-            self.deadline.check([job for job in pending if job.essential and job.seed == 0], self._pace, self.workers)
+            essential = [job for job in pending if job.essential and job.seed == 0]
+            needed = sum(map(self._pace.seconds, essential)) / self.workers
+            left = max(self.left(), 0.0)
+            if needed > left:
+                raise UsageError(
+                    f"clean controls, the authorised network and plain training alone take about {duration(needed)}, "
+                    f"but {duration(left)} of the budget are left; give a larger --budget or fewer networks"
+                )
         seconds = COMBINED * sum(self._pace.plain.get(name, 0.0) for name in reserved) / self.workers
         while pending or self._running:
             self._start_ready(pending, seconds)
@@ -287,22 +250,8 @@ class Schedule:
     def _running(self) -> list[Job]:
         return [] if self._pool is None else self._pool.running
 
-    def _take_finished(self, job: Job) -> bool:
-        case = self.material.finished(job)
-        if case is not None:
-            self._cases[job] = case
-            self._pace.learn(job, case.seconds)
-        return case is not None
-
-    def _time_networks(self, pending: Iterable[Job]) -> None:
-        threads = threads_each(self.workers)
-        for network in dict.fromkeys(job.network for job in pending if job.network not in self._pace.plain):
-            with self.progress.stage(f"time {network}"):
-                seconds = self.warm_up(network) if self.warm_up else warm_up(self.material, network, threads)
-                self._pace.plain[network] = seconds
-
     def _start_ready(self, pending: list[Job], reserved: float) -> None:
-        """Start the jobs for which there are workers, and leave out those that cannot be run any more."""
+        # Start the jobs for which there are workers, and leave out those that cannot be run any more.
         for job in list(pending):
             teacher = self._teacher(job)
             if teacher is not None and (teacher in pending or teacher in self._running):
@@ -317,26 +266,25 @@ class Schedule:
             if len(self._pool.running) >= self._pool.size:
                 return
             pending.remove(job)
-            self._tries[job] = self._tries.get(job, 0) + 1
+            self._tries[job] += 1
             number = len(self._cases) + len(self._failed) + len(self._pool.running) + 1
             self._pool.start(job, f"audit {number}/{len(self._planned)} {job.id}")
 
     def _teacher(self, job: Job) -> Job | None:
-        if not job.taught:
-            return None
-        return next((t for t in self._planned if t.teaches and (t.seed, t.key) == (job.seed, job.key)), None)
+        same = (other for other in self._planned if (other.seed, other.key) == (job.seed, job.key))
+        return next((other for other in same if other.teaches), None) if job.taught else None
 
     def _obstacle(self, job: Job, teacher: Job | None, reserved: float) -> str:
-        """Reason why a job cannot be run, in one sentence; empty where it can."""
+        # Reason why a job cannot be run, in one sentence; empty where it can.
         if teacher is not None and teacher not in self._cases:
             return f"the authorised network of {teacher.id}, which it needs, was not trained"
         needed = self._pace.seconds(job)
-        left = self.deadline.left
+        left = self.left()
         free = left if job.essential else left - reserved
         if needed <= free:
             return ""
-        held = f", {in_words(reserved)} of them kept for {COMBINATION}" if free < left and needed <= left else ""
-        return f"no time: it takes about {in_words(needed)}, and {in_words(max(left, 0))} of the budget were left{held}"
+        held = f", {duration(reserved)} of them kept for {COMBINATION}" if free < left and needed <= left else ""
+        return f"no time: it takes about {duration(needed)}, and {duration(max(left, 0))} of the budget were left{held}"
 
     def _settle(self, outcome: Outcome, pending: list[Job]) -> None:
         job = outcome.job
@@ -348,7 +296,7 @@ class Schedule:
             self.progress.note(f"{job.id}: {outcome.error}; it is run once more")
             pending.insert(0, job)
         else:
-            self._failed[job] = outcome.error
+            self._failed.add(job)
             self.progress.note(f"{job.id}: failed, {outcome.error}")
             self.material.ledger.fail(job.id, outcome.error, tries=self._tries[job], job=vars(job))
 
@@ -360,7 +308,7 @@ def execute(
     progress: Display | None = None,
     workers: int = 1,
     executor: str = "local",
-    deadline: Deadline | None = None,
+    left: Callable[[], float] | None = None,
 ) -> AuditResult:
     """Run an audit and write every result to its ledger.
 
@@ -372,7 +320,7 @@ def execute(
         progress: Shows cases.
         workers: Cases that run at the same time, each in a process of its own; 1 runs them in this one.
         executor: A name in :data:`uge.cases.pool.EXECUTORS`.
-        deadline: End of the audit; none by default.
+        left: Seconds that are left, from :func:`time_left`; infinite by default.
 
     Raises:
         UsageError: The budget does not even hold the essential cases, or there is no such executor.
@@ -386,12 +334,12 @@ def execute(
         raise UsageError(f"expected at least one worker, got {workers}")
     if executor == "ray":
         require_ray()
-    schedule = Schedule(
+    return Schedule(
         material,
         plan,
         progress,
         lambda: open_pool(material, executor, workers, progress),
         workers,
-        deadline or Deadline(),
-    )
-    return schedule.run()
+        left or time_left(None),
+        lambda network: warm_up(material, network, threads_each(workers)),
+    ).run()

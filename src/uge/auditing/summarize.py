@@ -1,17 +1,28 @@
 """From cases to one summary: means over seeds, the one number with its interval. Needs no torch.
 
-The sentences are in :mod:`uge.auditing.verdict`, the reasons for doubt in :mod:`uge.auditing.checks`.
+The sentences are in :mod:`uge.auditing.summary`, the reasons for doubt in :mod:`uge.auditing.checks`.
 """
 
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 from uge.auditing.checks import find_doubts
-from uge.auditing.summary import HOLDS, HackerResult, Holds, Interval, Margin, Result, Summary, mean_std
-from uge.auditing.verdict import headline, label, verdict
+from uge.auditing.summary import (
+    LEVELS,
+    HackerResult,
+    Holds,
+    Interval,
+    Margin,
+    Result,
+    Summary,
+    headline,
+    label,
+    mean_std,
+    verdict,
+)
 from uge.cases.case import YARDSTICK, Case
 from uge.names import CHECKPOINT, behind_key
 
@@ -86,11 +97,10 @@ def _results(cases: Sequence[Case]) -> dict[str, Any]:
     meant = _grouped(case for case in keyed if case.scheme == "direct")
     attacks = _grouped(case for case in hacked if case.family != YARDSTICK)
     yardsticks = _grouped(case for case in hacked if case.family == YARDSTICK)
-    variants = _grouped(case for case in keyed if case.scheme != "direct")
-
     authorized = [Result(**_means(group, controls)) for group in meant]
     alone = [HackerResult(**_means(group, controls)) for group in yardsticks]
-    hackers = [_hacker(group, controls, alone, {behind_key(case.network) for case in keyed}) for group in attacks]
+    architectures = {behind_key(case.network) for case in keyed}
+    hackers = [_hacker(group, controls, alone, architectures) for group in attacks]
     hackers.sort(key=lambda hacker: (-hacker.last, -hacker.best, hacker.network, hacker.scheme))
     margins = _margins(meant[0] if meant else None, attacks, controls)
     gap = margins[-1] if margins and meant else None
@@ -98,7 +108,9 @@ def _results(cases: Sequence[Case]) -> dict[str, Any]:
         "clean": {name: _mean(_control(controls, name)) for name in sorted({case.network for case in controls})},
         "authorized": authorized[0] if authorized else None,
         "authorized_all": authorized,
-        "variants": [Result(**_means(group, controls)) for group in variants],
+        "variants": [
+            Result(**_means(group, controls)) for group in _grouped(case for case in keyed if case.scheme != "direct")
+        ],
         "hackers": hackers,
         "yardsticks": alone,
         "margin": margins[-1] if margins else None,
@@ -163,51 +175,47 @@ def _means(group: Sequence[Case], controls: Sequence[Case]) -> dict[str, Any]:
 def _hacker(
     group: Sequence[Case], controls: Sequence[Case], yardsticks: Sequence[HackerResult], authorized: set[str]
 ) -> HackerResult:
-    network, scheme = group[0].network, group[0].scheme
-    shares = [int(percent) for percent in _LEAKED_PERCENT.findall(scheme)]
+    first = group[0]
+    shares = [int(percent) for percent in _LEAKED_PERCENT.findall(first.scheme)]
     yardstick = f"clean-only-{max(shares)}" if shares else None
-    alone = [result.reached for result in yardsticks if (result.network, result.scheme) == (network, yardstick)]
+    alone = [result.reached for result in yardsticks if (result.network, result.scheme) == (first.network, yardstick)]
     return HackerResult(
         **_means(group, controls),
-        same_architecture=behind_key(network) in authorized,
+        same_architecture=behind_key(first.network) in authorized,
         alone=alone[-1] if alone else None,
     )
 
 
 def _holds(case: Case) -> Holds:
     needs = {*case.needs, "public"} if case.network.startswith(CHECKPOINT) else {*case.needs}
-    return next((name for name in reversed(HOLDS) if name in needs), "nothing")
+    return next((name for name in reversed(LEVELS) if name in needs), "nothing")
 
 
 def _margins(meant: list[Case] | None, attacks: list[list[Case]], controls: Sequence[Case]) -> list[Margin]:
     groups = attacks if meant else [group for group in attacks if _group_control(group, controls)]
-    levels = list(HOLDS)
-    tried = sorted({levels.index(_holds(group[0])) for group in groups})
-    return [
-        _margin(meant, [group for group in groups if levels.index(_holds(group[0])) <= level], controls, levels[level])
-        for level in tried
-    ]
-
-
-def _margin(meant: list[Case] | None, attacks: Sequence[list[Case]], controls: Sequence[Case], holds: Holds) -> Margin:
-    kind: Literal["gap", "protection"] = "gap" if meant else "protection"
-    last, last_interval, seeds, top = _difference(meant, attacks, controls, LAST)
-    best, best_interval, seeds_best, top_best = _difference(meant, attacks, controls, BEST)
-    return Margin(
-        kind=kind,
-        holds=holds,
-        last=last,
-        last_interval=last_interval,
-        best=best,
-        best_interval=best_interval,
-        seeds=min(seeds, seeds_best),
-        network=top[0].network,
-        scheme=top[0].scheme,
-        accuracy=_mean(top),
-        network_best=top_best[0].network,
-        scheme_best=top_best[0].scheme,
-        accuracy_best=_mean(top_best, BEST),
-    )
+    margins = []
+    for level in sorted({LEVELS.index(_holds(group[0])) for group in groups}):
+        holding = [group for group in groups if LEVELS.index(_holds(group[0])) <= level]
+        last, last_interval, seeds, top = _difference(meant, holding, controls, LAST)
+        best, best_interval, seeds_best, top_best = _difference(meant, holding, controls, BEST)
+        margins.append(
+            Margin(
+                kind="gap" if meant else "protection",
+                holds=LEVELS[level],
+                last=last,
+                last_interval=last_interval,
+                best=best,
+                best_interval=best_interval,
+                seeds=min(seeds, seeds_best),
+                network=top[0].network,
+                scheme=top[0].scheme,
+                accuracy=_mean(top),
+                network_best=top_best[0].network,
+                scheme_best=top_best[0].scheme,
+                accuracy_best=_mean(top_best, BEST),
+            )
+        )
+    return margins
 
 
 def _difference(
@@ -224,8 +232,7 @@ def _difference(
         return meant or _group_control(group, controls)
 
     def at(group: list[Case], seed: int) -> float:
-        same_seed = [case for case in group if case.seed == seed]
-        return _mean(same_seed or group, value)
+        return _mean([case for case in group if case.seed == seed] or group, value)
 
     def both(group: list[Case]) -> set[int]:
         return {case.seed for case in group} & {case.seed for case in reference(group)}

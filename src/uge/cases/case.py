@@ -1,18 +1,35 @@
-"""Case: one training run of one network as a JSON file, the unit of every audit. Needs no torch."""
+"""Case: one training run of one network as a JSON file, the unit of every audit; its job, and the ledger that keeps it.
+
+Needs no torch before an attack is looked up or a network loaded.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from uge.errors import DataError, UsageError
-from uge.files import write_json
+from uge.errors import DataError, UsageError, WeightsError
+from uge.files import read_json, write_json
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from uge.attacks.base import Entry
+    from uge.attacks.variants import Variant
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+Network = TypeVar("Network", bound="nn.Module")
 Role = Literal["clean", "authorized", "hacker"]
 Start = Literal["theta0", "random"]
 Data = Literal["clean", "protected"]
@@ -140,8 +157,7 @@ def case_id(
     Returns:
         For instance ``hacker-resnetc20-distill-protected-s0``.
     """
-    usual = "theta0" if role == "authorized" else "random"
-    unusual = "" if start == usual else start
+    unusual = "" if start == ("theta0" if role == "authorized" else "random") else start
     parts = [_slug(part) for part in (role, network, scheme, data, unusual, variant) if part]
     return "-".join([*parts, f"s{seed}"])
 
@@ -194,3 +210,164 @@ def read_cases(folder: Path) -> list[Case]:
         raise UsageError(f"expected an audit folder at {folder}, found none; run the audit first or check the path")
     inner = folder / "cases"
     return [read_case(path) for path in sorted((inner if inner.is_dir() else folder).glob("*.json")) if path.is_file()]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Network, training and data of one case; see :class:`Case`.
+
+    Attributes:
+        role: Clean control, authorised network, or hacker.
+        network: Name of the architecture.
+        start: Initial parameters.
+        scheme: Attack or variant by name; ``direct`` is plain training.
+        data: Kind of training images.
+        seed: Number of the repetition.
+        key: Number of the authorised network's key file; None where no key is used.
+        variant: Part of the id that tells apart jobs which are alike in all the rest.
+    """
+
+    role: Role
+    network: str
+    start: Start
+    scheme: str
+    data: Data
+    seed: int
+    key: int | None = None
+    variant: str = ""
+
+    @property
+    def id(self) -> str:
+        """Id of the case; the second and later keys are named by number."""
+        variant = "-".join(filter(None, [self.variant, f"key{self.key}" if self.key else ""]))
+        return case_id(self.role, self.network, self.scheme, self.data, self.seed, start=self.start, variant=variant)
+
+    @property
+    def entry(self) -> Entry:
+        """Attack of a hacker; plain training for authorised networks and clean controls."""
+        from uge.attacks import find_attack
+
+        return find_attack(self.scheme if self.role == "hacker" else "direct")
+
+    @property
+    def variation(self) -> Variant | None:
+        """Change to the authorised network's training; None for usual trainings and for all other networks."""
+        from uge.attacks.variants import VARIANTS
+
+        return VARIANTS.get(self.scheme) if self.role == "authorized" else None
+
+    @property
+    def family(self) -> str:
+        """Family of the attack; ``variant`` for changes to the authorised network's training."""
+        return "variant" if self.variation else self.entry.family
+
+    @property
+    def about(self) -> str:
+        """Description of the training in one plain sentence."""
+        return (self.variation or self.entry).about
+
+    @property
+    def essential(self) -> bool:
+        """True for plain training: clean controls, the authorised network, and the hacker without another attack."""
+        return self.scheme == "direct"
+
+    @property
+    def taught(self) -> bool:
+        """True where the authorised network of the same seed and key must be trained first."""
+        return self.role == "hacker" and "key" in self.entry.needs
+
+    @property
+    def teaches(self) -> bool:
+        """True for the authorised network that students of this seed and key need."""
+        return self.role == "authorized" and self.scheme == "direct"
+
+
+def readable(path: Path, read: Callable[[Path], Result]) -> Result | None:
+    """Contents of a result file; None where it is missing or damaged, which is logged."""
+    try:
+        return read(path) if path.is_file() else None
+    except DataError as error:
+        log.warning("%s", error)
+        return None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Results in ``cases/ID.json`` and ``failed/ID.json``, and trained networks in ``weights/``.
+
+    A result counts only for the fingerprint that it was written with, so that changed images or settings make a case
+    unfinished again.
+
+    Attributes:
+        folder: Place of the three folders, which are made when needed.
+    """
+
+    folder: Path
+
+    def finished(self, name: str, fingerprint: str) -> Case | None:
+        """Case with an id and a fingerprint; None where it is missing, damaged or of another fingerprint."""
+        case = readable(self.folder / "cases" / f"{name}.json", read_case)
+        return case if case is not None and case.fingerprint == fingerprint else None
+
+    def keep(self, case: Case) -> None:
+        """Write a case; remove its checkpoint and the note of an earlier failure.
+
+        Raises:
+            StorageError: The disk is full or read-only.
+        """
+        write_case(self.folder / "cases", case)
+        self.checkpoint(case.id, case.fingerprint).unlink(missing_ok=True)
+        self.mend(case.id)
+
+    def fail(self, name: str, error: str, **about: Any) -> None:
+        """Note the reason of a failure, one sentence, with more JSON values about it.
+
+        Raises:
+            StorageError: The disk is full or read-only.
+        """
+        write_json(self._failed(name), {"id": name, "error": error, **about})
+
+    def failure(self, name: str, fingerprint: str) -> str | None:
+        """Reason of a failure that was noted with a fingerprint; None where there is none."""
+        note = readable(self._failed(name), read_json) or {}
+        return str(note["error"]) if note.get("fingerprint") == fingerprint else None
+
+    def mend(self, name: str) -> None:
+        """Remove the note of a failure."""
+        self._failed(name).unlink(missing_ok=True)
+
+    def forget(self, name: str) -> None:
+        """Remove the case, the trained network and the failure of an id."""
+        for path in (self.folder / "cases" / f"{name}.json", self.weights(name), self._failed(name)):
+            path.unlink(missing_ok=True)
+
+    def weights(self, name: str) -> Path:
+        """File of a trained network."""
+        return self.folder / "weights" / f"{name}.safetensors"
+
+    def checkpoint(self, name: str, fingerprint: str) -> Path:
+        """File of a training that is not over yet."""
+        return self.folder / "run" / f"{name}.{fingerprint[:12]}.safetensors"
+
+    def save(self, name: str, network: nn.Module, fingerprint: str) -> None:
+        """Write a trained network.
+
+        Raises:
+            StorageError: The disk is full or read-only.
+        """
+        from uge.learning.resume import save_checkpoint
+
+        save_checkpoint(self.weights(name), {"network": network}, None, {"fingerprint": fingerprint})
+
+    def load(self, name: str, network: Network, fingerprint: str) -> Network | None:
+        """Network with trained weights; None where they are missing, do not fit, or have another fingerprint."""
+        from uge.learning.resume import load_checkpoint
+
+        try:
+            meta = load_checkpoint(self.weights(name), {"network": network})
+        except WeightsError:
+            return None
+        return network if meta.get("fingerprint") == fingerprint else None
+
+    def _failed(self, name: str) -> Path:
+        return self.folder / "failed" / f"{name}.json"

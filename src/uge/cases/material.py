@@ -1,30 +1,144 @@
-"""Material of all cases on one published copy: images, networks, recipes and seeds."""
+"""Training runs of cases, and their material on one published copy: keys, images, networks, recipes and seeds."""
 
 import copy
 import functools
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import nn
 
 from uge.attacks import Context
-from uge.attacks.variants import VARIANTS
-from uge.cases.case import YARDSTICK, Case
-from uge.cases.job import Job
-from uge.cases.keys import key_network
-from uge.cases.ledger import Ledger
-from uge.cases.run import Training
+from uge.cases.case import YARDSTICK, Case, Epoch, Job, Ledger
 from uge.data.store import PixelStore
-from uge.errors import UsageError
+from uge.errors import UsageError, WeightsError
 from uge.files import fingerprint
 from uge.learning.recipes import Recipe
-from uge.names import CHECKPOINT
-from uge.networks import ImageClassifier, build, weights_hash
+from uge.learning.training import DivergedError, evaluate
+from uge.names import CHECKPOINT, behind_key
+from uge.networks import ImageClassifier, build, from_weights, load_weights, weights_hash
 from uge.networks.checkpoint import checkpoint_hash
+from uge.networks.plugins import is_plugin
 from uge.progress import Progress
 from uge.runtime import Runtime, stream_seed
+
+log = logging.getLogger(__name__)
+
+
+def key_network(path: Path, store: PixelStore, *, plugins: bool = False) -> ImageClassifier:
+    """Network with θ0 from a key file, checked against the data that it is to be trained on.
+
+    Args:
+        path: The key.
+        store: The data.
+        plugins: True builds a network that is not in the table, too, which runs the code that the key names.
+
+    Raises:
+        WeightsError: The file is missing, damaged, or no key.
+        UsageError: It was made for other classes, channels or another size, or for a plug-in that is not allowed.
+    """
+    name = load_weights(path)[1].get("network", "")
+    if is_plugin(behind_key(name)) and not plugins:
+        raise UsageError(
+            f"the key {path} is for the plug-in network '{name}', whose code would be run; give --trust-plugins if you "
+            "trust the key"
+        )
+    network = from_weights(path, plugins=plugins)
+    expected = (len(store.classes), store.channels, store.size)
+    made_for = (network.classes, network.channels, network.size)
+    if made_for != expected:
+        raise UsageError(
+            f"the key {path} is for {made_for[0]} classes, {made_for[1]} channels and size {made_for[2]}, but the data "
+            f"has {expected[0]}, {expected[1]} and {expected[2]}; give the key that was made with this folder"
+        )
+    return network
+
+
+def key_recipe(path: Path) -> Recipe:
+    """Recipe of the authorised network from a key file.
+
+    Raises:
+        WeightsError: The file is missing or damaged.
+    """
+    text = load_weights(path)[1].get("recipe")
+    try:
+        return Recipe.model_validate_json(text) if text else Recipe()
+    except ValidationError as error:
+        raise WeightsError(f"the recipe in the key {path} cannot be read; name one with --recipe") from error
+
+
+def run_case(
+    job: Job,
+    context: Context,
+    digest: str,
+    *,
+    weights: Ledger | None = None,
+    part_tests: Sequence[PixelStore | None] = (),
+) -> Case:
+    """Train and test one network.
+
+    The case is left to the caller to write (:meth:`uge.cases.case.Ledger.keep`). A training that diverges is a
+    result.
+
+    Args:
+        job: Network, attack, data and repetition.
+        context: Network, images, recipe, seed and knowledge.
+        digest: sha256 of everything that determines the case.
+        weights: Ledger that takes the trained network; None where no later job needs it.
+        part_tests: Parts of the test images that are measured at the end; empty for none.
+
+    Returns:
+        The case, with accuracies in percent on the clean test images.
+
+    Raises:
+        UsageError: The job needs a trained authorised network that is not there.
+    """
+    runtime = context.runtime
+    variant = job.variation
+    began = time.perf_counter()
+    start = evaluate(context.network, context.test, runtime) if job.teaches else None
+    try:
+        history = variant.run(context, job.seed) if variant else job.entry.run(context)
+    except DivergedError as error:  # This network, so trained, learns nothing from these images.
+        log.warning("%s: %s", job.id, error)
+        history = error.history
+    seconds = time.perf_counter() - began
+    if weights:
+        weights.save(job.id, context.network, digest)
+    best = history.best
+    assert best is not None, "every epoch was tested"
+    recipe = (history.recipe or context.recipe).json_dict()
+    return Case(
+        id=job.id,
+        role=job.role,
+        network=job.network,
+        start=job.start,
+        scheme=job.scheme,
+        data=job.data,
+        seed=job.seed,
+        key=job.key or 0,
+        recipe={**recipe, "classes": len(context.store.classes), "size": context.store.size},
+        history=[
+            Epoch(epoch=e.epoch, loss=e.loss, train_accuracy=e.train_accuracy, test_accuracy=e.test_accuracy or 0.0)
+            for e in history.epochs
+        ],
+        last=history.last,
+        best=best.test_accuracy or 0.0,
+        best_epoch=best.epoch,
+        # Preparations before training count as well, and epochs of an earlier, interrupted run.
+        seconds=round(max(history.seconds, seconds), 2),
+        environment=(variant.runtime(runtime) if variant else runtime).environment(),
+        fingerprint=digest,
+        family=job.family,
+        needs=sorted(job.entry.needs),
+        about=job.about,
+        start_accuracy=start,
+        parts=[None if part is None else evaluate(context.network, part, runtime) for part in part_tests],
+    )
 
 
 @dataclass
@@ -76,10 +190,15 @@ class CopyMaterial:
         stores = {"protected": self.protected, "clean": self.clean, "test": self.test, "public": self.public}
         return {name: store for name, store in stores.items() if store is not None}
 
-    def training(self, job: Job, on_progress: Progress | None = None) -> Training:
-        """Training of a job, for :func:`uge.cases.run.run_case`."""
-        context = self.context(job, on_progress)
-        return Training(context, self.fingerprint(job), self.ledger, job.teaches, self.part_tests)
+    def run(self, job: Job, on_progress: Progress | None = None) -> Case:
+        """Case of a job, which is run; see :func:`run_case`."""
+        return run_case(
+            job,
+            self.context(job, on_progress),
+            self.fingerprint(job),
+            weights=self.ledger if job.teaches else None,
+            part_tests=self.part_tests,
+        )
 
     def finished(self, job: Job) -> Case | None:
         """Finished case of a job with these very images, key and settings; None where it must be run."""
@@ -90,7 +209,12 @@ class CopyMaterial:
         """sha256 of everything that determines a case; images count only for jobs that depend on them."""
         needs = {"clean": job.data == "clean" or "clean" in job.entry.needs, "public": "public" in job.entry.needs}
         needs |= {"protected": job.data == "protected" and job.family != YARDSTICK, "test": True}
-        parts: dict[str, Any] = {
+        optional = {
+            "checkpoint": checkpoint_hash(job.network) if job.network.startswith(CHECKPOINT) else "",
+            "revision": job.entry.revision,
+            "device": "" if self.runtime.device.type == "cpu" else self.runtime.device.type,
+        }
+        always = {
             "data": {name: self.digests.get(name) if needed else None for name, needed in needs.items()},
             "job": {name: value for name, value in vars(job).items() if name != "variant"},
             "theta0": None if job.key is None else self._theta0_hashes[job.key],
@@ -98,13 +222,7 @@ class CopyMaterial:
             "recipe": self._recipe(job).json_dict(),
             "precision": self.runtime.precision,
         }
-        if job.network.startswith(CHECKPOINT):
-            parts["checkpoint"] = checkpoint_hash(job.network)
-        if job.entry.revision:
-            parts["revision"] = job.entry.revision
-        if self.runtime.device.type != "cpu":
-            parts["device"] = self.runtime.device.type
-        return fingerprint(parts)
+        return fingerprint(always | {name: value for name, value in optional.items() if value})
 
     def context(self, job: Job, on_progress: Progress | None = None) -> Context:
         """Network, images, recipe, seed and knowledge of a job, for its attack.
@@ -115,7 +233,7 @@ class CopyMaterial:
         store = self.clean if job.data == "clean" else self.protected
         assert store is not None, "clean controls are planned only where the originals are at hand"
         # A variant differs from the usual authorised training in nothing but the change that it is named after.
-        order = "direct" if job.varied and not VARIANTS[job.scheme].reorders else job.scheme
+        order = "direct" if job.variation and not job.variation.reorders else job.scheme
         stores = self.stores
         given: dict[str, Any] = {
             name: functools.partial(stores.__getitem__, name) for name in ("clean", "public") if name in stores
@@ -156,8 +274,7 @@ class CopyMaterial:
         return self.recipe if job.start == "theta0" else self.recipes.get(job.network, self.recipe)
 
     def _trained(self, job: Job) -> nn.Module | None:
-        network = self.network(job)
-        return network if self.ledger.load(job.id, network, self.fingerprint(job)) else None
+        return self.ledger.load(job.id, self.network(job), self.fingerprint(job))
 
     def _teacher(self, job: Job) -> nn.Module:
         """Authorised network of the same seed and key, trained on the published data."""

@@ -5,19 +5,131 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from uge.cases.case import Case
-from uge.cases.job import Job
+import torch
+
+from uge.cases.case import Case, Job
 from uge.cases.material import CopyMaterial
-from uge.cases.run import run_case
-from uge.cases.shared_images import Setup, shared
+from uge.data.store import PixelStore, Records
 from uge.errors import DataError, MissingExtraError, UGEError, UsageError
+from uge.files import storage_errors
 from uge.processes import Processes
 from uge.progress import Display, Progress
+from uge.runtime import Runtime
+
+SHARED = ".images-"
+"""Start of the name of the folder, inside the ledger's, in which decoded images lie while workers run."""
+_SETTINGS = ("recipe", "keys", "recipes", "seed", "plugins", "digests")
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Pixel store in a file that any process can open."""
+
+    path: Path
+    shape: tuple[int, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def write(cls, store: PixelStore, path: Path) -> StoredImages:
+        """Write a store to a file.
+
+        Raises:
+            StorageError: The disk is full or read-only.
+        """
+        Records(len(store), store.pixels.shape, torch.uint8, path=path).copy(store.pixels)
+        return cls(path, store.pixels.shape, tuple(store.labels.tolist()), store.classes)
+
+    def open(self, device: torch.device) -> PixelStore:
+        """The store; on a CPU it reads the file, which all processes share, on another device it is copied there."""
+        count = len(self.labels)
+        pixels = Records(count, self.shape, torch.uint8, device=device, path=self.path)
+        if device.type != "cpu":
+            resident = Records(count, self.shape, torch.uint8, device=device)
+            resident.copy(pixels)
+            pixels = resident
+        return PixelStore(pixels, torch.tensor(self.labels, device=device), self.classes)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Description of material from which another process opens it.
+
+    Attributes:
+        folder: Folder of the ledger.
+        images: Images by name.
+        settings: Recipes, keys, seed and digests.
+        device: Name of the device.
+        precision: As for :meth:`uge.runtime.Runtime.create`.
+        threads: Threads of each process.
+    """
+
+    folder: Path
+    images: Mapping[str, StoredImages]
+    settings: Mapping[str, Any]
+    device: str
+    precision: str
+    threads: int
+
+    def open(self) -> CopyMaterial:
+        """The material, in this process, which takes its share of the threads."""
+        torch.set_num_threads(self.threads)
+        runtime = Runtime.create(self.device, self.precision)
+        stores: dict[str, Any] = {name: images.open(runtime.device) for name, images in self.images.items()}
+        return CopyMaterial(self.folder, runtime=runtime, **stores, **self.settings)
+
+
+@contextlib.contextmanager
+def shared(material: CopyMaterial, workers: int) -> Iterator[Setup]:
+    """Describe material for other processes, with its images in files for as long as the block lasts.
+
+    The files are read, not copied: the system keeps for all processes the parts that one of them has read.
+
+    Args:
+        material: The material.
+        workers: Processes; they divide this process's threads among them.
+
+    Raises:
+        StorageError: The disk is full or read-only.
+    """
+    place = material.folder / f"{SHARED}{os.getpid()}"
+    with storage_errors(place):
+        _remove_orphans(material.folder)
+        place.mkdir(parents=True, exist_ok=True)
+    try:
+        yield Setup(
+            material.folder,
+            {name: StoredImages.write(store, place / f"{name}.uint8") for name, store in material.stores.items()},
+            {name: getattr(material, name) for name in _SETTINGS},
+            str(material.runtime.device),
+            material.runtime.precision,
+            threads_each(workers),
+        )
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _remove_orphans(folder: Path) -> None:
+    for place in folder.glob(f"{SHARED}*"):
+        try:
+            os.kill(int(place.name.removeprefix(SHARED)), 0)
+        except (ProcessLookupError, ValueError):
+            shutil.rmtree(place, ignore_errors=True)
+        except PermissionError:
+            continue  # A process of another user is at work there.
+
+
+def threads_each(workers: int) -> int:
+    """Threads of each of several processes, out of those of this one."""
+    return max(1, torch.get_num_threads() // workers)
 
 
 @dataclass(frozen=True)
@@ -47,18 +159,15 @@ class Serial:
     size = 1
 
     def __init__(self, material: CopyMaterial, progress: Display) -> None:
+        self.running = list[Job]()
         self._material = material
         self._progress = progress
-        self._started: list[tuple[Job, str]] = []
-
-    @property
-    def running(self) -> list[Job]:
-        """Jobs that were started and are not over."""
-        return [job for job, _ in self._started]
+        self._name = ""
 
     def start(self, job: Job, name: str) -> None:
         """Note a job, only where none is running; ``name`` is for the progress."""
-        self._started.append((job, name))
+        self.running.append(job)
+        self._name = name
 
     def wait(self) -> list[Outcome]:
         """Run the job.
@@ -66,9 +175,8 @@ class Serial:
         Raises:
             UGEError: A setting, a file or the disk is wrong, so that going on makes no sense.
         """
-        job, name = self._started.pop()
-        with self._progress.stage(name) as on_progress:
-            return [attempt(job, self._material, on_progress)]
+        with self._progress.stage(self._name) as on_progress:
+            return [attempt(self.running.pop(), self._material, on_progress)]
 
 
 class Workers:
@@ -116,7 +224,7 @@ def attempt(job: Job, material: CopyMaterial, on_progress: Progress | None = Non
     """
     began = time.perf_counter()
     try:
-        case = run_case(job, material.training(job, on_progress))
+        case = material.run(job, on_progress)
     except UGEError:
         raise
     except Exception as error:
@@ -125,12 +233,20 @@ def attempt(job: Job, material: CopyMaterial, on_progress: Progress | None = Non
     return Outcome(job, case, time.perf_counter() - began)
 
 
-def answer(open_material: Callable[[], CopyMaterial], job: Job) -> Outcome:
-    """Outcome of a job in a process of its own; all errors become one, so that they can be sent."""
-    try:
-        return attempt(job, open_material())
-    except UGEError as error:
-        return Outcome(job, error=str(error), exit_code=error.exit_code)
+class Trainer:
+    """Runs jobs in a process of its own, which opens the material once; all errors become outcomes, to be sent."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._open = functools.cache(setup.open)
+
+    def run(self, job: Job) -> Outcome:
+        """Outcome of a job."""
+        try:
+            return attempt(job, self._open())
+        except UGEError as error:
+            return Outcome(job, error=str(error), exit_code=error.exit_code)
+
+    __call__ = run
 
 
 class LocalProcesses(Processes[Job, Outcome]):
@@ -142,11 +258,7 @@ class LocalProcesses(Processes[Job, Outcome]):
     """
 
     def __init__(self, setup: Setup, size: int) -> None:
-        super().__init__(functools.partial(_opened, setup), size, preload=__name__)
-
-
-def _opened(setup: Setup) -> Callable[[Job], Outcome]:
-    return functools.partial(answer, functools.cache(setup.open))
+        super().__init__(functools.partial(Trainer, setup), size, preload=__name__)
 
 
 def require_ray() -> Any:
@@ -159,16 +271,6 @@ def require_ray() -> Any:
         return importlib.import_module("ray")
     except ImportError:
         raise MissingExtraError("ray", "ray", "the executor 'ray'") from None
-
-
-class _Trainer:
-    """Runs jobs in a process of Ray; the material is opened once."""
-
-    def __init__(self, setup: Setup) -> None:
-        self._open = functools.cache(setup.open)
-
-    def run(self, job: Job) -> Outcome:
-        return answer(self._open, job)
 
 
 class RayActors:
@@ -190,7 +292,7 @@ class RayActors:
         if self._started:
             ray.init(num_cpus=size * setup.threads, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         gpus = {"num_gpus": 1 / size} if setup.device.startswith("cuda") else {}
-        self._class = ray.remote(num_cpus=setup.threads, max_restarts=0, **gpus)(_Trainer)
+        self._class = ray.remote(num_cpus=setup.threads, max_restarts=0, **gpus)(Trainer)
         self._idle = list[Any]()
         self._busy = dict[Any, tuple[Job, Any]]()
 
@@ -248,6 +350,6 @@ def open_pool(material: CopyMaterial, executor: str, workers: int, progress: Dis
     """
     if executor == "local" and workers == 1:
         yield Serial(material, progress)
-        return
-    with shared(material, workers) as setup, contextlib.closing(EXECUTORS[executor](setup, workers)) as remote:
-        yield Workers(remote, progress)
+    else:
+        with shared(material, workers) as setup, contextlib.closing(EXECUTORS[executor](setup, workers)) as remote:
+            yield Workers(remote, progress)

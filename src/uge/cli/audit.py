@@ -6,13 +6,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from uge.auditing.summary import HOLDS, Holds, Margin, Summary
-from uge.auditing.verdict import listed
+from uge.auditing.summary import LEVELS, Holds, Margin, Summary, listed
 from uge.cli.console import Outcome, open_session, set_logging
 from uge.cli.flags import FLAT, OutPath, Page, Resumable
 from uge.config import AuditConfig
 
-Key = Annotated[tuple[Path, ...], Parameter(name="--key")]
 _LISTED = 12
 _WORKERS = "uge.cases.pool"
 
@@ -21,7 +19,7 @@ def audit(
     out: OutPath,
     *,
     test: str,
-    key: Key = (),
+    key: Annotated[tuple[Path, ...], Parameter(name="--key")] = (),
     clean: str | None = None,
     public: str | None = None,
     config: Annotated[AuditConfig, FLAT] = AuditConfig(),
@@ -67,9 +65,19 @@ def audit(
     """
     several = config.workers != "1" and config.executor == "local" and not common.dry_run
     session = open_session(common, preload=_WORKERS if several else "")
-    from uge.pipeline.audit import AuditRun, AuditSources
+    from uge.pipeline.audit import AuditRun
 
-    run = AuditRun(out, AuditSources(test, clean, public, key, trust_plugins), config, session, folder)
+    run = AuditRun(
+        out,
+        config,
+        session,
+        test=test,
+        clean=clean,
+        public=public,
+        keys=key,
+        trust_plugins=trust_plugins,
+        folder=folder,
+    )
     if common.dry_run:
         would = run.describe()
         return Outcome(would, f"would run {len(would['cases'])} of {would['planned']} cases; nothing was written")
@@ -86,8 +94,7 @@ def smallest_gap(margins: Sequence[Margin], holding: Holds) -> float | None:
         margins: Margins of a summary, from least to most assets.
         holding: Largest asset of a hacker that counts.
     """
-    levels = list(HOLDS)
-    known = levels[: levels.index(holding) + 1]
+    known = LEVELS[: LEVELS.index(holding) + 1]
     gaps = [min(margin.last, margin.best) for margin in margins if margin.kind == "gap" and margin.holds in known]
     return gaps[-1] if gaps else None
 

@@ -92,18 +92,16 @@ def make_progress(*, quiet: bool) -> Display:
     """The progress that fits the terminal."""
     if quiet:
         return Silent()
-    return Bars() if sys.stderr.isatty() and not os.environ.get("CI") else Lines()
+    return _Bars() if sys.stderr.isatty() and not os.environ.get("CI") else _Lines()
 
 
-class Bars:
+class _Bars:
     """One bar per stage, with elapsed and remaining time."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
+    _console = Console(stderr=True)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Progress]:
-        """A bar for as long as the block lasts."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -120,34 +118,29 @@ class Bars:
             )
 
     def note(self, text: str) -> None:
-        """One line."""
         self._console.print(text, highlight=False)
 
 
-class Lines:
+class _Lines:
     """A line when a stage ends, and every quarter of a minute while it runs."""
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Progress]:
-        """Lines for as long as the block lasts."""
-        began = time.monotonic()
-        shown = began
-        latest: tuple[int, int, dict[str, float]] = (0, 0, {})
+        began = shown = time.monotonic()
+        latest: dict[str, float] = {}
 
         def on_progress(done: int, total: int, figures: dict[str, float]) -> None:
             nonlocal shown, latest
-            latest = (done, total, figures)
-            now = time.monotonic()
-            if now - shown >= _LINE_SECONDS and done:
-                shown = now
-                remaining = (now - began) / done * max(total - done, 0)
+            latest = figures
+            if time.monotonic() - shown >= _LINE_SECONDS and done:
+                shown = time.monotonic()
+                remaining = (shown - began) / done * max(total - done, 0)
                 self.note(f"{name}: {done}/{total}, ETA {remaining:.0f} s {_figures(figures)}".rstrip())
 
         yield on_progress
-        self.note(f"{name}: done in {time.monotonic() - began:.1f} s {_figures(latest[2])}".rstrip())
+        self.note(f"{name}: done in {time.monotonic() - began:.1f} s {_figures(latest)}".rstrip())
 
     def note(self, text: str) -> None:
-        """One line on stderr."""
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
 

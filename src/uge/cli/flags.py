@@ -3,14 +3,15 @@
 import difflib
 from collections.abc import Sequence
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from uge.config import first_problem, parse_config, read_config
+from uge.config import first_problem, read_config
 from uge.files import local_path
 
 _ON = Parameter(negative="")
@@ -18,10 +19,8 @@ OutPath = Annotated[Path, Parameter(converter=lambda _, tokens: local_path(token
 """A path that a command writes to; addresses such as ``s3://bucket/x`` are refused before anything is read."""
 
 
-class Common(BaseModel):
+class Common(BaseModel, frozen=True):
     """Flags of every command."""
-
-    model_config = ConfigDict(frozen=True)
 
     json_output: Annotated[
         bool, Parameter(name="--json", negative=""), Field(description="Print JSON on stdout, nothing else.")
@@ -47,10 +46,9 @@ class Compute(Common):
     threads: Annotated[int | None, Field(description="CPU threads; all cores by default.", ge=1)] = None
 
 
-class Writing(Compute):
+class Writing(Page, Compute):
     """Flags of the commands that write."""
 
-    overwrite: Annotated[bool, _ON, Field(description="Replace what is in the output.")] = False
     dry_run: Annotated[bool, _ON, Field(description="Check the input, say what would be done, and stop.")] = False
 
 
@@ -73,13 +71,12 @@ def settings_for(tokens: Sequence[str]) -> list[cyclopts.config.Dict]:
         UsageError: The file cannot be read.
     """
     verb = next((token for token in tokens if not token.startswith("-")), "")
-    layers = []
-    path = _config_path(tokens)
-    if path is not None:
-        layers += _layers(read_config(path), verb, str(path))
-    preset = resources.files("uge") / "presets" / f"{verb}.toml"
+    words = [word for token in tokens for word in (token.split("=", 1) if token.startswith("--config=") else [token])]
+    path = next((Path(following) for flag, following in pairwise(words) if flag == "--config"), None)
+    layers = [] if path is None else _layers(read_config(path, f"config file {path}"), verb, str(path))
+    preset = Path(str(resources.files("uge"))) / "presets" / f"{verb}.toml"
     if verb and preset.is_file():
-        layers += _layers(parse_config(preset.read_text(), ".toml", f"preset {verb}"), verb, f"preset {verb}")
+        layers += _layers(read_config(preset, f"preset {verb}"), verb, f"preset {verb}")
     return layers
 
 
@@ -107,12 +104,3 @@ def _unknown(error: cyclopts.UnknownOptionError) -> str:
     in_file = error.token.source != "cli"
     guess = f"; did you mean '{'' if in_file else '--'}{near[0]}'?" if near else "; see --help for what there is"
     return f"unknown setting '{key}' in {error.token.source}{guess}" if in_file else f"unknown flag '{word}'{guess}"
-
-
-def _config_path(tokens: Sequence[str]) -> Path | None:
-    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
-        if token == "--config" and following is not None:
-            return Path(following)
-        if token.startswith("--config="):
-            return Path(token.removeprefix("--config="))
-    return None

@@ -17,17 +17,15 @@ from uge.cli.flags import Common, Resumable, sentence, settings_for
 from uge.cli.verbs import VERBS
 from uge.errors import UGEError
 
-EPILOGUE = """\
-Exit codes: 0 done; 1 bad data or a failed check; 2 wrong use; 3 audit below `--fail-under`; 130 interrupted; 143 ended.
-
-Settings come from flags, then from `--config FILE` (TOML or YAML with the flags' names, nested ones as tables).
-"""
-
 app = App(
     name="uge",
     help="Publish images that your network can learn from and others should not (ungeneralizable examples).",
     help_format="markdown",
-    help_epilogue=EPILOGUE,
+    help_epilogue="""\
+Exit codes: 0 done; 1 bad data or a failed check; 2 wrong use; 3 audit below `--fail-under`; 130 interrupted; 143 ended.
+
+Settings come from flags, then from `--config FILE` (TOML or YAML with the flags' names, nested ones as tables).
+""",
     result_action="return_value",
 )
 for name, verb in VERBS.items():
@@ -89,7 +87,3 @@ def _how_to_go_on(tokens: Sequence[str], common: Common) -> str:
 
 def _complain(text: str) -> None:
     sys.stderr.write(f"uge: {text}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,5 +1,6 @@
 """Commands that protect: demo, protect, apply, request, federated."""
 
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ from uge.cli.audit import audit_text
 from uge.cli.console import Outcome, open_session
 from uge.cli.flags import FLAT, OutPath, Resumable, Writing
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
+from uge.errors import IntegrityError
 from uge.federated.settings import Federation
 from uge.learning.recipes import Recipe
 
@@ -29,11 +31,25 @@ def demo(
     out
         Folder to publish.
     """
+    began = time.monotonic()
     session = open_session(common)
-    from uge.pipeline.demo import run_demo
+    from uge.pipeline.audit import AuditRun
+    from uge.pipeline.protect import ProtectRun
+    from uge.publishing.verify import run_verify
 
-    result, summary = run_demo(out, config, audit, session)
-    return Outcome(result, audit_text(summary) if summary else f"would protect {out}; nothing was written")
+    source = "photos"
+    run = ProtectRun(source, out, config, PublishConfig(), session)
+    if common.dry_run:
+        return Outcome(
+            {**run.describe(), "audit": audit.model_dump(mode="json")}, f"would protect {out}; nothing was written"
+        )
+    run.run()
+    if problems := run_verify(out, source, session.progress)["problems"]:
+        raise IntegrityError(problems)
+    session.progress.note(f"{out}: verified from disk, no deviation")
+    summary = AuditRun(out, audit, session, test=source).run()
+    seconds = round(time.monotonic() - began, 1)
+    return Outcome({**summary.model_dump(mode="json"), "verified": True, "seconds": seconds}, audit_text(summary))
 
 
 def protect(
@@ -68,8 +84,9 @@ def protect(
     asked = describe_requests(run.requests)
     signers = "".join(f"\n{fingerprint_text(each['id'], each['key_sha256'])}" for each in asked)
     if common.dry_run:
-        text = f"would protect {len(run.images)} images into {out}; nothing was written{signers}"
-        return Outcome(run.describe(), text)
+        return Outcome(
+            run.describe(), f"would protect {len(run.images)} images into {out}; nothing was written{signers}"
+        )
     copy = run.run()
     manifest = copy.manifest
     result = {
@@ -202,12 +219,12 @@ def request(
         identity=identity,
         session=session,
     )
-    if common.dry_run:
-        return Outcome(result, f"would ask for a copy for {result['network']}; nothing was written")
     return Outcome(
         result,
-        f"wrote {result['request']} and {result['weights']}: send both to the data's owner, the second in confidence, "
-        f"for it is the key\n{fingerprint_text(result['id'], result['fingerprint'])}",
+        f"would ask for a copy for {result['network']}; nothing was written"
+        if common.dry_run
+        else f"wrote {result['request']} and {result['weights']}: send both to the data's owner, the second in "
+        f"confidence, for it is the key\n{fingerprint_text(result['id'], result['fingerprint'])}",
     )
 
 
@@ -261,8 +278,7 @@ def federated(
     )
     servers = len(result["servers"])
     if common.dry_run:
-        text = f"would divide {result['images']} images among {servers} servers; nothing was written"
-        return Outcome(result, text)
+        return Outcome(result, f"would divide {result['images']} images among {servers} servers; nothing was written")
     # Table 9: column, accuracy on each server's classes, on all.
     lines = [f"{'':14}" + "".join(f"{f'classes {k}':>11}" for k in range(servers)) + f"{'all':>8}{'best':>8}"]
     for name, row in result["columns"].items():

@@ -15,7 +15,6 @@ from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Resumable, Writi
 from uge.cli.protect import apply, demo, federated, protect, request
 from uge.errors import UsageError
 
-Texts = tuple[str, ...]
 TABLES = {
     "attacks": "uge.attacks:ATTACKS",
     "methods": "uge.methods:METHODS",
@@ -94,7 +93,7 @@ def verify(out: Path, *, against: str | None = None, common: Annotated[Common, F
         The originals; then the change of every stored pixel is measured too.
     """
     set_logging(common)
-    from uge.pipeline.verify import run_verify
+    from uge.publishing.verify import run_verify
 
     result = run_verify(out, against, make_progress(quiet=common.quiet))
     problems = result["problems"]
@@ -180,9 +179,9 @@ def reproduce(
     what: str,
     *,
     scale: str = "smoke",
-    data: Texts = (),
+    data: tuple[str, ...] = (),
     out: OutPath | None = None,
-    only: Texts = (),
+    only: tuple[str, ...] = (),
     seeds: int | None = None,
     limit: int | None = None,
     epochs: int | None = None,

@@ -35,13 +35,3 @@ class FeatureSpace(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """Values that determine the features, as JSON for the manifest: ``kind``, and name and hash of the weights."""
-
-
-def unit_length(features: Tensor) -> Tensor:
-    """Rows of (B, D) divided by their L2 norm, fp32."""
-    return torch.nn.functional.normalize(features.float(), dim=-1)
-
-
-def prompt(name: str) -> str:
-    """Sentence for a class, as in the paper; underscores of folder names become spaces."""
-    return f"A photo of a {name.replace('_', ' ')}"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from uge.encoders.base import prompt, unit_length
 from uge.errors import UsageError
 from uge.networks import weights_hash
 from uge.networks.checkpoint import first_line, import_transformers, preprocessing, read_json, resized
@@ -70,8 +70,9 @@ class ClipSpace:
         folder = _find_folder(str(id_or_folder))
         config = read_json(folder / "config.json", OTHERWISE)
         if config.get("model_type") != "clip":
-            kind = config.get("model_type")
-            raise UsageError(f"{id_or_folder} must be a CLIP checkpoint, its model type is '{kind}'; {OTHERWISE}")
+            raise UsageError(
+                f"{id_or_folder} must be a CLIP checkpoint, its model type is '{config.get('model_type')}'; {OTHERWISE}"
+            )
         try:
             model, report = transformers.CLIPModel.from_pretrained(
                 str(folder), use_safetensors=True, dtype=torch.float32, local_files_only=True, output_loading_info=True
@@ -81,15 +82,20 @@ class ClipSpace:
             raise UsageError(
                 f"the CLIP checkpoint in {folder} cannot be read ({first_line(error)}); {OTHERWISE}"
             ) from error
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise UsageError(f"the CLIP checkpoint in {folder} lacks the tensor '{missing[0]}'; {OTHERWISE}")
+        if report["missing_keys"]:
+            raise UsageError(
+                f"the CLIP checkpoint in {folder} lacks the tensor '{min(report['missing_keys'])}'; {OTHERWISE}"
+            )
         checkpoint = folder.resolve().name if Path(id_or_folder).is_dir() else str(id_or_folder)
         settings = preprocessing(folder, OTHERWISE)
-        mean = settings.get("image_mean", CLIP_MEAN)
-        std = settings.get("image_std", CLIP_STD)
         logger.info("CLIP checkpoint %s on %s", checkpoint, device)
-        return cls(model, tokenizer, checkpoint=checkpoint, mean=mean, std=std).to(device)
+        return cls(
+            model,
+            tokenizer,
+            checkpoint=checkpoint,
+            mean=settings.get("image_mean", CLIP_MEAN),
+            std=settings.get("image_std", CLIP_STD),
+        ).to(device)
 
     def image_features(self, x: Tensor) -> Tensor:
         """Features of images; see ``FeatureSpace``.
@@ -108,7 +114,7 @@ class ClipSpace:
         """
         if x.dim() != 4 or x.shape[1] not in (1, 3):
             raise UsageError(f"CLIP takes images (B, 1 or 3, H, W), got shape {tuple(x.shape)}; convert them")
-        return unit_length(_pooled(self._model.get_image_features(pixel_values=self.preprocess(x))))
+        return F.normalize(_pooled(self._model.get_image_features(pixel_values=self.preprocess(x))), dim=-1)
 
     @torch.no_grad()
     def text_features(self, classes: Sequence[str]) -> Tensor:
@@ -116,7 +122,7 @@ class ClipSpace:
         parts = []
         for start in range(0, len(classes), TEXT_BATCH):
             tokens = self._tokenizer(
-                [prompt(name) for name in classes[start : start + TEXT_BATCH]],
+                [f"A photo of a {name.replace('_', ' ')}" for name in classes[start : start + TEXT_BATCH]],
                 padding=True,
                 truncation=True,
                 max_length=self._model.config.text_config.max_position_embeddings,
@@ -125,7 +131,7 @@ class ClipSpace:
             parts.append(
                 self._model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
             )
-        return unit_length(torch.cat([_pooled(part) for part in parts]))
+        return F.normalize(torch.cat([_pooled(part) for part in parts]), dim=-1)
 
     def to(self, device: torch.device | str) -> Self:
         """Move the model to a device, in place; returns itself."""
@@ -157,7 +163,7 @@ class ClipSpace:
 
 def _pooled(output: Any) -> Tensor:
     features: Tensor = getattr(output, "pooler_output", output)  # transformers 5 wraps them in an output object.
-    return features
+    return features.float()
 
 
 def _find_folder(spec: str) -> Path:
@@ -192,7 +198,6 @@ def _find_folder(spec: str) -> Path:
 
 
 def _download(hub: Any, name: str, revision: str, spec: str) -> Path:
-    """Fetch a checkpoint's small files and its safetensors into the cache; returns its folder there."""
     api = hub.HfApi()
     try:  # asked once and with a short limit: the library's own retries take half a minute without a network
         files = api.model_info(name, revision=revision, timeout=10.0).siblings
@@ -200,20 +205,24 @@ def _download(hub: Any, name: str, revision: str, spec: str) -> Path:
             # This author opens pull requests on the hub that add safetensors to older checkpoints.
             pulls = api.get_repo_discussions(name, author="SFconvertbot")
             revision = next((f"refs/pr/{pull.num}" for pull in pulls if pull.is_pull_request), "")
-        wanted = ["*.json", "merges.txt", "*.safetensors"]
-        folder = hub.snapshot_download(name, revision=revision, allow_patterns=wanted) if revision else None
+        if revision:
+            patterns = ["*.json", "merges.txt", "*.safetensors"]
+            folder = Path(hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:
         raise UsageError(
             f"CLIP checkpoint '{spec}' is not in the cache and could not be fetched from the hub "
             f"({first_line(error)}); {OTHERWISE}"
         ) from error
-    if folder is None:
+    if not revision:
         raise UsageError(f"CLIP checkpoint '{spec}' has pickled weights only, which are not opened; {OTHERWISE}")
-    if not _is_complete(Path(folder)):
+    if not _is_complete(folder):
         raise UsageError(f"CLIP checkpoint '{spec}' lacks config.json, *.safetensors or its tokenizer; {OTHERWISE}")
-    return Path(folder)
+    return folder
 
 
 def _is_complete(folder: Path) -> bool:
-    tokenizer = (folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file()
-    return tokenizer and (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return (
+        ((folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file())
+        and (folder / "config.json").is_file()
+        and any(folder.glob("*.safetensors"))
+    )

@@ -1,10 +1,8 @@
 """A small feature space trained on the protector's own images, which needs no download."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +16,9 @@ from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.learning.training import evaluate, fit
 from uge.networks import build, weights_hash
-from uge.progress import Progress
+from uge.progress import Progress, part_of
 from uge.runtime import Runtime, seeded, stream_seed
 
-MEMBERS = ("cnn", "resnet8")
 RECIPE = Recipe(epochs=12, lr=0.1)
 
 
@@ -83,11 +80,11 @@ class LocalSpace:
         *,
         seed: int,
         runtime: Runtime,
-        members: Sequence[str] = MEMBERS,
+        members: Sequence[str] = ("cnn", "resnet8"),
         recipe: Recipe = RECIPE,
         path: Path | None = None,
         progress: Progress | None = None,
-    ) -> LocalSpace:
+    ) -> Self:
         """Train the towers and prototypes on labelled images.
 
         Args:
@@ -104,12 +101,17 @@ class LocalSpace:
         named = {f"member{number}": network for number, network in enumerate(networks)}
         if path is not None and path.exists():
             options = load_checkpoint(path, named)
-            for network in networks:
-                runtime.place(network)
+            runtime.place(nn.ModuleDict(named))
             return cls(networks, store.classes, options)
         for number, (name, network) in enumerate(zip(members, networks, strict=True)):
-            part = _part(progress, number, recipe.epochs, len(members))
-            fit(network, store, recipe, seed=stream_seed(seed, "encoder", name), runtime=runtime, progress=part)
+            fit(
+                network,
+                store,
+                recipe,
+                seed=stream_seed(seed, "encoder", name),
+                runtime=runtime,
+                progress=part_of(progress, number, len(members)),
+            )
         options["train_accuracy"] = [round(evaluate(network, store, runtime), 2) for network in networks]
         if path is not None:
             save_checkpoint(path, named, None, options)
@@ -132,7 +134,7 @@ class LocalSpace:
             )
         return _joined([member.text_features() for member in self._members])
 
-    def to(self, device: torch.device | str) -> LocalSpace:
+    def to(self, device: torch.device | str) -> Self:
         """Move to a device; returns itself."""
         self.modules.to(device)
         return self
@@ -158,8 +160,9 @@ def train(
         UsageError: Sizes are mixed and no ``size`` was given.
     """
     runtime = runtime or Runtime.create()
-    store = load_pixels(images, size=size, device=runtime.device)
-    return LocalSpace.train(store, seed=seed, runtime=runtime, recipe=recipe)
+    return LocalSpace.train(
+        load_pixels(images, size=size, device=runtime.device), seed=seed, runtime=runtime, recipe=recipe
+    )
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -173,10 +176,3 @@ def _prototype_network(name: str, store: PixelStore, seed: int) -> PrototypeNetw
         width = tower.features(torch.zeros(2, store.channels, store.size, store.size)).shape[1]
     with seeded(root, "prototypes"):
         return PrototypeNetwork(tower, width, len(store.classes))
-
-
-def _part(progress: Progress | None, number: int, epochs: int, parts: int) -> Progress | None:
-    """Progress of one of several runs with the same number of epochs."""
-    if progress is None:
-        return None
-    return lambda done, _, figures: progress(number * epochs + done, parts * epochs, figures)

@@ -47,6 +47,7 @@ def _row(name: str, entry: Any, about: str = "") -> Made:
     return Made(entry, summary_of(entry, about))
 
 
+#: Encoders by name; those named ``NAME:ID`` take an argument.
 ENCODERS: Registry[Made] = Registry(
     "encoder",
     {
@@ -70,7 +71,6 @@ ENCODERS: Registry[Made] = Registry(
     adapt=_row,
     hint="ID is a hub id or a local folder",
 )
-"""Encoders by name; those named ``NAME:ID`` take an argument."""
 
 
 def encoder(name: str, *, about: str = "") -> Callable[[Maker], Maker]:

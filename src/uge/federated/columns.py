@@ -1,25 +1,22 @@
-"""Training runs of Table 9, each measured on the classes of every server; one case each."""
+"""Training runs of Table 9, one case each, with accuracies on the classes of every server."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 
 from uge.auditing.summary import mean_std
-from uge.cases.case import Case
-from uge.cases.job import Job
+from uge.cases.case import Case, Job
 from uge.cases.material import CopyMaterial
-from uge.cases.run import run_case
 from uge.data.images import ImageSet
 from uge.data.store import load_pixels
-from uge.federated.union import union
+from uge.federated.parts import union
 from uge.files import JSON
-from uge.learning.recipes import Recipe
 from uge.networks import from_weights
-from uge.progress import Display, Silent
-from uge.runtime import Runtime
+from uge.progress import Display
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Run:
 
 
 def columns(network: str, hackers: Sequence[str], servers: int, seeds: int) -> list[Run]:
-    """Every run of Table 9, the teacher before its students.
+    """List every run of Table 9, the teacher before its students.
 
     The columns are ``joint`` (clean union), ``separate-K`` (clean part of server K), ``server-K`` (its published
     part), ``global`` (published union, Eq. 15), and per hacker ``NAME-n`` (clean union), ``NAME-h`` (published
@@ -56,110 +53,83 @@ def columns(network: str, hackers: Sequence[str], servers: int, seeds: int) -> l
         published = Job("authorized", network, "theta0", "direct", "protected", seed, 0)
         runs.append(Run("joint", clean))
         for server in range(servers):
-            runs.append(Run(f"separate-{server}", clean, server))
-            runs.append(Run(f"server-{server}", published, server))
+            runs += [Run(f"separate-{server}", clean, server), Run(f"server-{server}", published, server)]
         runs.append(Run("global", published))
         for name in dict.fromkeys(hackers):
             hacker = Job("hacker", name, "random", "direct", "protected", seed)
-            runs.append(Run(f"{name}-n", replace(hacker, role="clean", data="clean")))
-            runs.append(Run(f"{name}-h", hacker))
-            runs.append(Run(f"{name}-d", replace(hacker, scheme="distill", key=0)))
+            runs += [
+                Run(f"{name}-n", replace(hacker, role="clean", data="clean")),
+                Run(f"{name}-h", hacker),
+                Run(f"{name}-d", replace(hacker, scheme="distill", key=0)),
+            ]
     return runs
 
 
-class Table:
-    """Runs of Table 9 with their ledgers.
+def union_material(
+    folder: Path, published: Sequence[ImageSet], originals: Sequence[ImageSet], test: ImageSet, **options: Any
+) -> CopyMaterial:
+    """Material of runs on the union; its ``part_tests`` are the test images of each server's classes.
 
     Args:
-        folder: Audit folder: the ledger of runs on the union, and one ledger ``server-K`` for each server.
+        folder: Audit folder: the ledger of runs on the union, with one ledger ``server-K`` for each server.
         published: Published images of each server.
         originals: Clean images of the same servers, row by row the same.
         test: Clean test images of all classes.
-        key: Key file of the global network.
-        recipe: Recipe of all networks.
-        recipes: Recipes of hackers by network, where other than ``recipe``.
-        seed: Root seed of these runs.
-        runtime: Device and precision.
+        options: Further attributes of :class:`uge.cases.material.CopyMaterial`; its first key is the global network's.
+    """
+    theta0 = from_weights(options["keys"][0], plugins=True)  # Written here, for a network named by the user.
+    protected, tests, clean = (
+        load_pixels(images, size=theta0.size, channels=theta0.channels, device=options["runtime"].device)
+        for images in (union(published), test, union(originals))
+    )
+    own = [torch.isin(tests.labels.cpu(), torch.tensor(sorted(set(part.labels.tolist())))) for part in published]
+    part_tests = [tests.subset(torch.nonzero(mine).flatten()) for mine in own]
+    return CopyMaterial(
+        folder, protected, tests, clean=clean, plugins=True, part_tests=part_tests, checkpoints=True, **options
+    )
+
+
+def run_columns(
+    runs: Sequence[Run], material: CopyMaterial, sizes: Sequence[int], progress: Display
+) -> list[tuple[Run, Case]]:
+    """Do all runs that have no finished case for these images and settings.
+
+    Args:
+        runs: The runs.
+        material: Material of runs on the union.
+        sizes: Number of images of each server.
         progress: Shows runs.
 
-    Attributes:
-        union: Material of runs on the union; its ``part_tests`` are the test images of each server's classes.
+    Returns:
+        Every run with its case. ``parts`` of a case are accuracies on each server's classes; None for the classes
+        of other servers where the network was trained on one part only.
     """
+    results = []
+    for number, run in enumerate(runs):
+        of = material if run.server is None else _of_server(material, run.server, sizes)
+        case = of.finished(run.job)
+        if case is None:
+            with progress.stage(f"table {number + 1}/{len(runs)} {run.column}") as on_progress:
+                case = of.run(run.job, on_progress)
+            of.ledger.keep(case)
+        results.append((run, case))
+    return results
 
-    def __init__(
-        self,
-        folder: Path,
-        published: Sequence[ImageSet],
-        originals: Sequence[ImageSet],
-        test: ImageSet,
-        *,
-        key: Path,
-        recipe: Recipe,
-        recipes: Mapping[str, Recipe] | None = None,
-        seed: int,
-        runtime: Runtime,
-        progress: Display | None = None,
-    ) -> None:
-        theta0 = from_weights(key, plugins=True)  # The key was written here, for a network named by the user.
-        stores = [
-            load_pixels(images, size=theta0.size, channels=theta0.channels, device=runtime.device)
-            for images in (union(published), test, union(originals))
-        ]
-        protected, tests, clean = stores
-        own = [torch.isin(tests.labels.cpu(), torch.tensor(sorted(set(part.labels.tolist())))) for part in published]
-        self.union = CopyMaterial(
-            folder,
-            protected,
-            tests,
-            runtime,
-            recipe,
-            clean=clean,
-            keys=[key],
-            recipes=recipes or {},
-            seed=seed,
-            plugins=True,
-            part_tests=[tests.subset(torch.nonzero(mine).flatten()) for mine in own],
-            checkpoints=True,
-        )
-        self._sizes = [len(part) for part in published]
-        self._progress = progress or Silent()
 
-    def run(self, runs: Sequence[Run]) -> list[tuple[Run, Case]]:
-        """Do the runs whose case is missing or belongs to other images or settings.
-
-        Returns:
-            Every run with its case. ``parts`` of a case are accuracies on each server's classes; None for the classes
-            of other servers where the network was trained on one part only.
-        """
-        results = []
-        for number, run in enumerate(runs):
-            material = self.union if run.server is None else self._server(run.server)
-            case = material.finished(run.job)
-            if case is None:
-                with self._progress.stage(f"table {number + 1}/{len(runs)} {run.column}") as on_progress:
-                    case = run_case(run.job, material.training(run.job, on_progress))
-                material.ledger.keep(case)
-            results.append((run, case))
-        return results
-
-    def _server(self, server: int) -> CopyMaterial:
-        """Material of one server: its rows of the union, and the test images of its classes."""
-        tests = self.union.part_tests
-        test = tests[server]
-        clean = self.union.clean
-        assert test is not None
-        assert clean is not None
-        first = sum(self._sizes[:server])
-        rows = torch.arange(first, first + self._sizes[server])
-        return replace(
-            self.union,
-            folder=self.union.folder / f"server-{server}",
-            protected=self.union.protected.subset(rows),
-            clean=clean.subset(rows),
-            test=test,
-            part_tests=[part if number == server else None for number, part in enumerate(tests)],
-            digests={},
-        )
+def _of_server(union: CopyMaterial, server: int, sizes: Sequence[int]) -> CopyMaterial:
+    test = union.part_tests[server]
+    assert test is not None
+    assert union.clean is not None
+    rows = torch.arange(sizes[server]) + sum(sizes[:server])
+    return replace(
+        union,
+        folder=union.folder / f"server-{server}",
+        protected=union.protected.subset(rows),
+        clean=union.clean.subset(rows),
+        test=test,
+        part_tests=[part if number == server else None for number, part in enumerate(union.part_tests)],
+        digests={},
+    )
 
 
 def tabulate(results: Sequence[tuple[Run, Case]]) -> dict[str, JSON]:

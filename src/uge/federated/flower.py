@@ -1,4 +1,7 @@
-"""Federated averaging (McMahan et al., AISTATS 2017) on published parts, under Flower's simulation engine."""
+"""Federated averaging (McMahan et al., AISTATS 2017) on published parts, under Flower's simulation engine.
+
+Clients and server exchange the network's tensors and a few numbers; a check refuses replies that hold anything else.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,33 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from uge.cases.case import Data
-from uge.cases.keys import key_recipe
+from uge.cases.material import key_recipe
 from uge.data.store import PixelStore, load_pixels
-from uge.errors import MissingExtraError, UGEError, WeightsError
-from uge.federated.exchange import ARRAYS, CONFIG, METRICS, array_record, check_reply, contents, put
-from uge.federated.servers import Server
+from uge.errors import DataError, MissingExtraError, UGEError, WeightsError
+from uge.federated.parts import Server
 from uge.files import JSON, EventLog, fingerprint
 from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.learning.training import evaluate, fit
-from uge.networks import ImageClassifier, from_weights, weights_hash
+from uge.networks import ImageClassifier, KeyedClassifier, from_weights, restore, weights_hash
 from uge.progress import Display
 from uge.runtime import Runtime, stream_seed
 
 if TYPE_CHECKING:
-    from flwr.app import Context, Message
+    from flwr.app import ArrayRecord, Context, Message, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
 
+ARRAYS = "arrays"
+METRICS = "metrics"
+CONFIG = "config"
+SENT_METRICS = frozenset({"num-examples", "server", "loss", "train-accuracy"})
+"""All numbers that a client sends beside its weights."""
 EXCHANGED = "exchanged.jsonl"
-_FLOWER_SAYS = "Exception ClientAppException occurred. Message: "
 
 
 def check_flower() -> None:
@@ -50,12 +59,83 @@ def check_flower() -> None:
         raise MissingExtraError("flwr[simulation]", "fl", "federated averaging") from None
 
 
+def exchanged(network: ImageClassifier) -> dict[str, Tensor]:
+    """Part of a network's state that clients and server exchange, on the CPU.
+
+    Floating-point parameters and buffers, without the wave key: that never changes, every client has it from the
+    request, and averaging would only round it.
+    """
+    keyed = isinstance(network, KeyedClassifier)
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+        if tensor.is_floating_point() and not (keyed and name.startswith("key."))
+    }
+
+
+def contents(record: RecordDict) -> JSON:
+    """Contents of a message: shape of every array, all numbers and settings, and the bytes of the arrays."""
+    return {
+        "arrays": {name: list(array.shape) for part in record.array_records.values() for name, array in part.items()},
+        "bytes": sum(len(array.data) for part in record.array_records.values() for array in part.values()),
+        "metrics": {name: value for part in record.metric_records.values() for name, value in part.items()},
+        "config": {name: value for part in record.config_records.values() for name, value in part.items()},
+    }
+
+
+def check_reply(received: RecordDict, reply: RecordDict) -> None:
+    """Refuse a reply that holds anything but the network's tensors and the numbers that are meant to be sent.
+
+    Raises:
+        DataError: It holds something else or not all of that; the message names it.
+    """
+    asked = contents(received)
+    got = contents(reply)
+    wanted = asked["arrays"]
+    # Records of other names could hold the same tensors again, with other bytes.
+    strange = [
+        *sorted(set(reply.array_records) - {ARRAYS}),
+        *sorted(set(reply.metric_records) - {METRICS}),
+        *(name for name, shape in got["arrays"].items() if wanted.get(name) != shape),
+        *sorted(set(got["metrics"]) - SENT_METRICS),
+        *sorted(got["config"]),
+        *(name for name, value in got["metrics"].items() if not isinstance(value, int | float)),
+    ]
+    if strange:
+        raise DataError(f"a client may send the network's tensors and {sorted(SENT_METRICS)} only, not '{strange[0]}'")
+    if missing := sorted(wanted.keys() - got["arrays"].keys()):
+        raise DataError(f"a client must send all of the network's tensors, but '{missing[0]}' is missing")
+    if got["bytes"] > asked["bytes"] + 64:  # The same tensors may have another header.
+        raise DataError(f"a client may send {asked['bytes']} bytes of tensors, as many as it got, not {got['bytes']}")
+
+
+def put(network: ImageClassifier, arrays: Mapping[str, Any]) -> None:
+    """Replace the exchanged part of a network's state.
+
+    Raises:
+        WeightsError: The arrays are not those of this network.
+    """
+    if strange := set(arrays) ^ set(exchanged(network)):
+        raise WeightsError(
+            f"'{min(strange)}' is in the message or in {network.name}, but not in both; share one key file"
+        )
+    tensors = {name: torch.from_numpy(array.numpy().copy()) for name, array in arrays.items()}
+    restore(network, {**network.state_dict(), **tensors})
+
+
+def array_record(network: ImageClassifier) -> ArrayRecord:
+    """Message part with the exchanged state of a network."""
+    from flwr.app import Array, ArrayRecord
+
+    return ArrayRecord({name: Array(tensor.float().numpy()) for name, tensor in exchanged(network).items()})
+
+
 def client_app(out: Path, *, data: Data, local_epochs: int, seed: int, device: str, precision: str) -> ClientApp:
     """A Flower client: partition K is server K of the federation in ``out`` and reads nothing outside its folder.
 
     The client gets weights and a learning rate, trains from θ0's file and its own images by
     :func:`uge.learning.training.fit`, and sends back weights and the numbers of
-    :data:`uge.federated.exchange.SENT_METRICS`. All messages are noted in ``server-K/exchanged.jsonl``, and a reply
+    :data:`SENT_METRICS`. All messages are noted in ``server-K/exchanged.jsonl``, and a reply
     that holds anything else is not sent.
 
     Args:
@@ -90,18 +170,16 @@ def client_app(out: Path, *, data: Data, local_epochs: int, seed: int, device: s
         store = load_pixels(images, size=network.size, channels=network.channels, device=runtime.device)
         # The server's schedule runs over rounds: within one, the rate is constant.
         changes = {"epochs": local_epochs, "schedule": "constant", "lr": float(config["lr"])}
-        history = fit(
+        last = fit(
             network,
             store,
             key_recipe(server.key).model_copy(update=changes),
             seed=stream_seed(seed, "fedavg", server.number, int(config["server-round"])),
             runtime=runtime,
-        )
-        last = history.epochs[-1]
-        metrics = {"loss": last.loss, "train-accuracy": last.train_accuracy}
-        arrays = array_record(network)
-        numbers = MetricRecord({"num-examples": len(store), "server": server.number, **metrics})
-        return Message(RecordDict({ARRAYS: arrays, METRICS: numbers}), reply_to=message)
+        ).epochs[-1]
+        numbers: dict[str, Any] = {"num-examples": len(store), "server": server.number}
+        numbers |= {"loss": last.loss, "train-accuracy": last.train_accuracy}
+        return Message(RecordDict({ARRAYS: array_record(network), METRICS: MetricRecord(numbers)}), reply_to=message)
 
     app.train(mods=[guard])(train)
     return app
@@ -156,9 +234,18 @@ def federated_averaging(
     from flwr.simulation import run_simulation
 
     checkpoint = out / "fedavg" / f"{data}.safetensors"
-    about = {"theta0": weights_hash(theta0), "recipe": recipe.json_dict(), "rounds": rounds, "servers": servers}
-    about |= {"local_epochs": local_epochs, "seed": seed, "precision": runtime.precision}
-    wanted = fingerprint(about | {"tests": [test.digest() for test in tests]})
+    wanted = fingerprint(
+        {
+            "theta0": weights_hash(theta0),
+            "recipe": recipe.json_dict(),
+            "rounds": rounds,
+            "servers": servers,
+            "local_epochs": local_epochs,
+            "seed": seed,
+            "precision": runtime.precision,
+            "tests": [test.digest() for test in tests],
+        }
+    )
     network, done = _go_on(checkpoint, theta0, wanted)
     engine = {"flwr": flwr.__version__, "ray": ray.__version__, "backend": "ray"}
     if len(done) == rounds:
@@ -196,9 +283,10 @@ def federated_averaging(
                 on_progress(number, rounds, {"test": accuracies[0]})
 
     app.main()(main)
-    on_gpu = runtime.device.type == "cuda"
-    resources = {"num_cpus": 1, "num_gpus": 1 / servers if on_gpu else 0.0}
-    started = {"num_cpus": max(1, os.cpu_count() or 1), "include_dashboard": False, "log_to_driver": False}
+    backend = {
+        "init_args": {"num_cpus": max(1, os.cpu_count() or 1), "include_dashboard": False, "log_to_driver": False},
+        "client_resources": {"num_cpus": 1, "num_gpus": 1 / servers if runtime.device.type == "cuda" else 0.0},
+    }
     client = client_app(
         out.resolve(),
         data=data,
@@ -210,7 +298,7 @@ def federated_averaging(
     for name in ("flwr", "ray"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # Errors are raised, in one sentence.
     try:
-        run_simulation(app, client, servers, backend_config={"init_args": started, "client_resources": resources})
+        run_simulation(app, client, servers, backend_config=backend)
     except RuntimeError as error:
         raise UGEError(f"Flower's simulation failed: {error.__cause__ or error}; go on with --resume") from error
     finally:
@@ -250,7 +338,7 @@ def _ask(grid: Grid, messages: Iterable[Message], stopped: threading.Event) -> l
             stopped.wait(0.05)
     for reply in replies:
         if reply.has_error():
-            lines = [line for line in reply.error.reason.splitlines() if line.strip()]
-            said = lines[-1].strip() if lines else "no reason given"
-            raise UGEError(f"a client of federated averaging failed: {said.removeprefix(_FLOWER_SAYS)}")
+            said = (reply.error.reason.strip().splitlines() or ["no reason given"])[-1].strip()
+            said = said.removeprefix("Exception ClientAppException occurred. Message: ")
+            raise UGEError(f"a client of federated averaging failed: {said}")
     return sorted(replies, key=lambda reply: int(reply.content.metric_records[METRICS]["server"]))

@@ -4,8 +4,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Split = Literal["classes", "iid", "dirichlet"]
-
 
 class Federation(BaseModel):
     """Division of the images among servers, and trainings on the published parts.
@@ -14,7 +12,7 @@ class Federation(BaseModel):
 
     Attributes:
         servers: Number of servers, which are the clients of federated averaging too.
-        split: A name in :data:`uge.federated.split.SPLITS`.
+        split: A name in :data:`uge.federated.parts.SPLITS`.
         alpha: Concentration of the Dirichlet split; smaller is more uneven.
         networks: Architectures of the hackers, separated by commas.
         seeds: Repetitions of every training run of Table 9.
@@ -26,9 +24,10 @@ class Federation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     servers: Annotated[int, Field(description="Servers, each with a part of its own.", ge=2, le=10)] = 2
-    split: Annotated[Split, Field(description="classes: consecutive blocks; iid; dirichlet: uneven by --alpha.")] = (
-        "classes"
-    )
+    split: Annotated[
+        Literal["classes", "iid", "dirichlet"],
+        Field(description="classes: consecutive blocks; iid; dirichlet: uneven by --alpha."),
+    ] = "classes"
     alpha: Annotated[float, Field(description="Concentration of the Dirichlet split.", gt=0)] = 0.5
     networks: Annotated[str, Field(description="Architectures of the hackers, separated by commas.")] = "cnn"
     seeds: Annotated[int, Field(description="Repetitions of every training run.", ge=1)] = 1

@@ -12,8 +12,8 @@ from uge.data.loader import Batch
 from uge.errors import UsageError
 
 Objective = Callable[[nn.Module, Batch], dict[str, Tensor]]
+#: Random change of pixels in [0, 1], batch × channels × height × width; returns the same shape.
 Change = Callable[[Tensor, torch.Generator], Tensor]
-"""Random change of pixels in [0, 1], batch × channels × height × width; returns the same shape."""
 
 
 def full_precision(logits: Tensor) -> Tensor:
@@ -139,8 +139,8 @@ def cutmix(generator: torch.Generator) -> Objective:
         rows, columns = (_stretch(place, length, area) for place, length in ((down, height), (across, width)))
         x = batch.x.clone()
         x[:, :, rows, columns] = batch.x[other][:, :, rows, columns]
-        pasted = (rows.stop - rows.start) * (columns.stop - columns.start)
-        return _two_labels(network, x, batch.y, batch.y[other], 1 - pasted / (height * width))
+        share = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+        return _two_labels(network, x, batch.y, batch.y[other], share)
 
     return objective
 
@@ -155,8 +155,10 @@ def _stretch(place: float, length: int, area: float) -> slice:
 def _two_labels(network: nn.Module, x: Tensor, first: Tensor, second: Tensor, share: float) -> dict[str, Tensor]:
     logits = network(x)
     exact = full_precision(logits)
-    loss = share * F.cross_entropy(exact, first) + (1 - share) * F.cross_entropy(exact, second)
-    return {"loss": loss, "logits": logits}
+    return {
+        "loss": share * F.cross_entropy(exact, first) + (1 - share) * F.cross_entropy(exact, second),
+        "logits": logits,
+    }
 
 
 def adversarial(generator: torch.Generator, *, radius: float, step: float, steps: int) -> Objective:
@@ -175,15 +177,13 @@ def adversarial(generator: torch.Generator, *, radius: float, step: float, steps
 
 def pgd(network: nn.Module, batch: Batch, generator: torch.Generator, radius: float, step: float, steps: int) -> Tensor:
     """Images within ``radius`` of the batch's with the highest cross-entropy, in [0, 1]; see :func:`adversarial`."""
-    start = (torch.rand(batch.x.shape, generator=generator) * 2 - 1) * radius
     low = (batch.x - radius).clamp_min(0)
     high = (batch.x + radius).clamp_max(1)
-    x = (batch.x + start.to(batch.x.device)).clamp(0, 1)
+    x = (batch.x + ((torch.rand(batch.x.shape, generator=generator) * 2 - 1) * radius).to(batch.x.device)).clamp(0, 1)
     with evaluating(network):
         for _ in range(steps):
             x.requires_grad_()
-            loss = F.cross_entropy(full_precision(network(x)), batch.y)
-            (gradient,) = torch.autograd.grad(loss, x)
+            (gradient,) = torch.autograd.grad(F.cross_entropy(full_precision(network(x)), batch.y), x)
             x = torch.minimum(torch.maximum(x.detach() + step * gradient.sign(), low), high)
     return x.detach()
 

@@ -64,14 +64,15 @@ def _multistep(recipe: Recipe, progress: float) -> float:
     return recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones)
 
 
+#: Factor of the peak learning rate after a share of the run, in [0, 1].
 SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
     "one-cycle": _one_cycle,
     "multistep": _multistep,
     "cosine": lambda recipe, progress: 0.5 * (1 + math.cos(math.pi * progress)),
     "constant": lambda recipe, progress: 1.0,
 }
-"""Factor of the peak learning rate after a share of the run, in [0, 1]."""
 
+#: Recipes by name: ``paper-*`` are Tables 5 and 6, ``short`` and ``quick`` are one-cycle runs for a CPU.
 RECIPES: dict[str, Recipe] = {
     "short": Recipe(epochs=15),
     "quick": Recipe(epochs=8),
@@ -82,7 +83,6 @@ RECIPES: dict[str, Recipe] = {
         epochs=200, schedule="multistep", milestones=(60, 120, 160), gamma=0.2, temperature=20, augment="rotate-flip"
     ),
 }
-"""Recipes by name: ``paper-*`` are Tables 5 and 6, ``short`` and ``quick`` are one-cycle runs for a CPU."""
 
 
 def recipe(name: str, **changes: Any) -> Recipe:

@@ -65,8 +65,9 @@ def load_checkpoint(
                 state.setdefault(int(index), {})[name] = value
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     except (SafetensorError, OSError, RuntimeError, LookupError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise WeightsError(f"checkpoint {path} cannot be used ({first}); start again with --overwrite") from error
+        raise WeightsError(
+            f"checkpoint {path} cannot be used ({str(error).splitlines()[0]}); start again with --overwrite"
+        ) from error
     return meta
 
 

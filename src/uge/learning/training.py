@@ -1,13 +1,11 @@
 """The only training loop and the only evaluation loop of the project."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +19,6 @@ from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.progress import Progress
 from uge.runtime import Runtime, seeded, stream
-
-Observer = Callable[[int, nn.Module], None]
 
 
 @dataclass(frozen=True)
@@ -59,15 +55,18 @@ class History:
     @property
     def best(self) -> EpochResult | None:
         """First epoch of the highest test accuracy, the best for an attacker with test images; None without a test."""
-        tested = [epoch for epoch in self.epochs if epoch.test_accuracy is not None]
-        return max(tested, key=lambda epoch: epoch.test_accuracy or 0.0, default=None)
+        return max(
+            (epoch for epoch in self.epochs if epoch.test_accuracy is not None),
+            key=lambda epoch: epoch.test_accuracy or 0.0,
+            default=None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Epochs and seconds as JSON values."""
         return {"epochs": [asdict(result) for result in self.epochs], "seconds": self.seconds}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> History:
+    def from_json(cls, value: dict[str, Any]) -> Self:
         """A history from the value of :meth:`to_json`, without its recipe."""
         return cls([EpochResult(**epoch) for epoch in value["epochs"]], value["seconds"])
 
@@ -81,8 +80,10 @@ class DivergedError(UsageError):
 
     def __init__(self, history: History) -> None:
         self.history = history
-        last = history.epochs[-1]
-        super().__init__(f"the training loss became {last.loss} in epoch {last.epoch}; lower the learning rate")
+        super().__init__(
+            f"the training loss became {history.epochs[-1].loss} in epoch {history.epochs[-1].epoch}; "
+            "lower the learning rate"
+        )
 
 
 def fit(
@@ -94,7 +95,7 @@ def fit(
     runtime: Runtime,
     objective: Objective = supervised,
     test: PixelStore | None = None,
-    observer: Observer | None = None,
+    observer: Callable[[int, nn.Module], None] | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> History:
@@ -140,12 +141,18 @@ def fit(
         network.train()
         sums = torch.zeros(2, device=runtime.device)
         seen = 0
-        order = stream(seed, "order", epoch)
-        drawn = batches(store, size, order=order, augment=augment, generator=stream(seed, "augment", epoch))
+        drawn = batches(
+            store,
+            size,
+            order=stream(seed, "order", epoch),
+            augment=augment,
+            generator=stream(seed, "augment", epoch),
+        )
         with seeded(seed, "layers", epoch):
             for step, batch in enumerate(drawn, epoch * steps):
-                rate = recipe.rate(step / (recipe.epochs * steps))
-                sums += _step(network, batch, objective, optimizer, rate, runtime)
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.rate(step / (recipe.epochs * steps))
+                sums += _step(network, batch, objective, optimizer, runtime)
                 seen += len(batch.y)
                 if observer is not None:
                     observer(step + 1, network)
@@ -172,8 +179,7 @@ def evaluate(network: nn.Module, store: PixelStore, runtime: Runtime, *, batch_s
     right = 0
     with evaluating(network), torch.inference_mode(), runtime.autocast():
         for batch in batches(store, batch_size):
-            logits = network(batch.x.to(memory_format=runtime.memory_format))
-            right += int((logits.argmax(1) == batch.y).sum())
+            right += int((network(batch.x.to(memory_format=runtime.memory_format)).argmax(1) == batch.y).sum())
     return 100 * right / len(store)
 
 
@@ -188,12 +194,9 @@ def _step(
     batch: Batch,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
-    rate: float,
     runtime: Runtime,
 ) -> Tensor:
     """One optimiser step; returns the sum of the losses and the number of right predictions, (2,)."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     with runtime.autocast():
         parts = objective(network, batch)

@@ -1,10 +1,9 @@
 """Snapshots of an authorised network on its way from θ0, on the clean data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -19,6 +18,7 @@ from uge.progress import Progress
 from uge.runtime import Runtime
 
 State = dict[str, Tensor]
+_FILE = "step-{:07d}.safetensors"
 
 
 @dataclass
@@ -48,14 +48,14 @@ class Trajectory:
         step = self.steps[index]
         if self.folder is None:
             return self._states[step]
-        path = self.folder / _name(step)
+        path = self.folder / _FILE.format(step)
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise WeightsError(f"snapshot {path} cannot be read ({error}); start again with --overwrite") from error
 
     @classmethod
-    def load(cls, folder: Path) -> Trajectory:
+    def load(cls, folder: Path) -> Self:
         """Trajectory that was recorded in a folder.
 
         Raises:
@@ -119,13 +119,12 @@ def record_trajectory(
     states = dict[int, State]()
 
     def take_snapshot(step: int, module: nn.Module) -> None:
-        if step not in steps:
-            return
-        state = {key: value.detach().cpu().clone().contiguous() for key, value in module.state_dict().items()}
-        if folder is None:
-            states[step] = state
-        else:
-            write_atomic(folder / _name(step), save(state))
+        if step in steps:
+            state = {key: value.detach().cpu().clone().contiguous() for key, value in module.state_dict().items()}
+            if folder is None:
+                states[step] = state
+            else:
+                write_atomic(folder / _FILE.format(step), save(state))
 
     history = fit(
         network,
@@ -147,7 +146,3 @@ def network_at(network: nn.Module, trajectory: Trajectory, index: int, runtime: 
     """``network`` with the weights of snapshot ``index``, on the run's device, frozen, in evaluation mode."""
     network.load_state_dict(trajectory.state(index))
     return runtime.place(network).eval().requires_grad_(False)
-
-
-def _name(step: int) -> str:
-    return f"step-{step:07d}.safetensors"

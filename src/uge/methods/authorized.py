@@ -1,11 +1,12 @@
-"""Methods that protect for authorised networks: names, θ0 and common checks. Needs no torch until it builds one."""
+"""Methods that protect for authorised networks: by a wave key, or as the paper does. Names need no torch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from uge.errors import UsageError
-from uge.methods.base import ImagesInfo, Method, MethodSettings
+from uge.methods.base import ImagesInfo, Method, MethodSettings, Perturbation, Task
+from uge.methods.uge.settings import LOSSES, NEED_PATH
 from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
 
 if TYPE_CHECKING:
@@ -83,14 +84,124 @@ class ForNetworks(Method):
         size = info.training_size(settings.size)
         if files and len(files) != len(names):
             raise UsageError(f"{len(names)} authorised networks need as many --authorized-weights, got {len(files)}")
-        networks = []
-        for number, name in enumerate(names):
-            seed = stream_seed(settings.authorized_seed + number, "theta0", info.digest)
-            network = build(name, len(info.classes), channels=info.channels, size=size, seed=seed)
-            if files:
-                restore(network, *load_weights(files[number]))
-            networks.append(network)
+        networks = [
+            build(
+                name,
+                len(info.classes),
+                channels=info.channels,
+                size=size,
+                seed=stream_seed(settings.authorized_seed + number, "theta0", info.digest),
+            )
+            for number, name in enumerate(names)
+        ]
+        for network, file in zip(networks, files, strict=False):
+            restore(network, *load_weights(file))
         return networks
+
+
+class Keyed(ForNetworks):
+    """Adds patterns of a wave key to images at their own size; nothing is trained, and images are read only once."""
+
+    name = "keyed"
+    about = (
+        "every class has secret wave patterns of its own, which the authorised network's key finds and takes out "
+        "again; other networks take the waves for the classes"
+    )
+    reads_store = False
+    wave_key = True
+
+    def check(self, settings: MethodSettings) -> None:
+        """Refuse, besides unknown names, refinement and rotations."""
+        super().check(settings)
+        if settings.recipe.augment == "rotate-flip":
+            raise UsageError(
+                f"method '{self.name}' cannot follow rotations, got the augmentation 'rotate-flip'; give "
+                "--recipe.augment crop-flip, or --method uge"
+            )
+
+    def networks(self, info: ImagesInfo, settings: MethodSettings) -> list[ImageClassifier]:
+        """θ0 of every authorised network; those from seeds share one key, which is as strong as the budget.
+
+        Raises:
+            UsageError: As in :meth:`ForNetworks.networks`, or the key would have to clip away too much of an image.
+        """
+        from uge.methods.keyed.wave_code import share_key
+        from uge.networks.wave_key import MOST_LEVELS
+
+        networks = super().networks(info, settings)
+        if settings.authorized_weights:
+            return networks
+        levels = self.budget(settings).levels
+        if levels > MOST_LEVELS:
+            raise UsageError(
+                f"method '{self.name}' gives up the ends of the range of pixels and takes a rho of at most "
+                f"{MOST_LEVELS}/255, got {settings.rho}; give a smaller --rho, or --method uge"
+            )
+        share_key(networks, levels)
+        return networks
+
+    def perturb(self, task: Task) -> Perturbation:
+        """Wave code of the networks' key, which perturbs any image."""
+        from uge.methods.apply import GENERATOR, save_perturber
+        from uge.methods.keyed.wave_code import WaveCode, shared_key
+
+        code = WaveCode(shared_key(task.networks), task.budget, task.images.classes)
+        if task.folder is not None:
+            save_perturber(task.folder / GENERATOR, code)
+        network = task.networks[0]
+        details = {
+            "training_size": network.size,
+            "channels": network.channels,
+            "recipe": task.settings.recipe.json_dict(),
+        }
+        return Perturbation(task.budget, code, details=details)
+
+
+class Paper(ForNetworks):
+    """Trains a generator under losses of the paper (Algorithm 1), and refines images where asked to.
+
+    Args:
+        name: A name in :data:`uge.methods.uge.settings.LOSSES`.
+        about: One sentence for lists of methods.
+    """
+
+    refines = True
+
+    def __init__(self, name: str, about: str) -> None:
+        self.name = name
+        self.about = about
+        self.needs_paths = bool(LOSSES[name] & NEED_PATH)
+
+    def check(self, settings: MethodSettings) -> None:
+        """Refuse, besides other unknown names, that of the undistill loss's hacker."""
+        from uge.networks import check_name
+
+        super().check(settings)
+        if "undistill" in LOSSES[self.name]:
+            check_name(settings.hacker)
+
+    def perturb(self, task: Task) -> Perturbation:
+        """Trained generator, and refined perturbations where asked for."""
+        from uge.methods.uge.stages import Stages
+
+        return Stages(task, LOSSES[self.name]).run()
+
+
+FORMS = (
+    Paper(
+        "uge",
+        "three losses at once: gradient matching keeps the images learnable for the authorised network, feature "
+        "distance leads other networks astray, undistill makes the authorised network a poor teacher",
+    ),
+    Paper(
+        "uge-no-ud",
+        "two losses: gradient matching keeps the images learnable for the authorised network, feature distance leads "
+        "other networks astray; nothing is done against distillation",
+    ),
+    Paper("unlearn", "the feature distance alone, which leads every network astray; no network is favoured"),
+    Paper("undistill", "the undistill loss alone, which makes the authorised network a poor teacher"),
+)
+"""The variants of the paper's Table 1."""
 
 
 def split_names(text: str) -> list[str]:
@@ -103,13 +214,3 @@ def split_names(text: str) -> list[str]:
     if not names:
         raise UsageError(f"expected names separated by commas, got '{text}'")
     return names
-
-
-def public_name(network: str) -> str:
-    """Network's name for a manifest: a checkpoint is named by its content, not by its place."""
-    from uge.networks.checkpoint import checkpoint_hash
-
-    name = behind_key(network)
-    if not name.startswith(CHECKPOINT):
-        return network
-    return network.removesuffix(name) + CHECKPOINT + checkpoint_hash(name)[:12]

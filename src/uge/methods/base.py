@@ -10,13 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe
 from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
+from uge.names import CHECKPOINT, behind_key
 from uge.progress import Display, Silent
 
 if TYPE_CHECKING:
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
     from uge.runtime import Runtime
 
 
-class MethodSettings(BaseModel):
+class MethodSettings(BaseModel, frozen=True, extra="forbid"):
     """Everything that a method may read; each field's description says what it sets."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     authorized: Annotated[str, Field(description="Authorised network, or several separated by commas.")] = "cnn"
     authorized_seed: Annotated[
@@ -85,18 +84,17 @@ class ImagesInfo:
     @classmethod
     def of(cls, images: ImageSet) -> ImagesInfo:
         """Read the images of the probe, each once."""
+        probe = images.probe()
         digest = hashlib.sha256()
-        shapes = []
-        for pixels in images.probe():
-            shapes.append(pixels.shape)
+        for pixels in probe:
             digest.update(str(pixels.shape).encode() + pixels.tobytes())
-        sizes = {shape[:2] for shape in shapes}
+        sizes = {pixels.shape[:2] for pixels in probe}
         height, width = next(iter(sizes))
         return cls(
             name=images.name,
             classes=images.classes,
             native_size=int(height) if len(sizes) == 1 and height == width else None,
-            channels=1 if all(shape[2] <= 2 for shape in shapes) else 3,
+            channels=1 if all(pixels.shape[2] <= 2 for pixels in probe) else 3,
             digest=digest.hexdigest(),
         )
 
@@ -216,18 +214,13 @@ class Method(ABC):
     refines = False
     has_options = False
 
-    @property
-    def default_budget(self) -> Budget:
-        """Budget where the settings name none."""
-        return Budget()
-
     def budget(self, settings: MethodSettings) -> Budget:
-        """Budget that settings name, or the default.
+        """Budget that settings name, or the method's own.
 
         Raises:
             UsageError: It is no budget.
         """
-        return self.default_budget if settings.rho is None else Budget.parse(settings.rho)
+        return Budget() if settings.rho is None else Budget.parse(settings.rho)
 
     def check(self, settings: MethodSettings) -> None:
         """Refuse settings that the method cannot follow, before any image is read.
@@ -273,3 +266,13 @@ class Method(ABC):
         Raises:
             UGEError: A stage failed; finished stages stay in the task's folder.
         """
+
+
+def public_name(network: str) -> str:
+    """Network's name for a manifest: a checkpoint is named by its content, not by its place."""
+    from uge.networks.checkpoint import checkpoint_hash
+
+    name = behind_key(network)
+    if not name.startswith(CHECKPOINT):
+        return network
+    return network.removesuffix(name) + CHECKPOINT + checkpoint_hash(name)[:12]

@@ -16,11 +16,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from uge.errors import UsageError
+from uge.methods.authorized import FORMS, Keyed
 from uge.methods.base import Method
-from uge.methods.baselines import BASELINES
-from uge.methods.baselines.published import OfFunction
-from uge.methods.keyed.method import Keyed
-from uge.methods.uge.method import FORMS
+from uge.methods.baselines import BASELINES, OfFunction
 from uge.registry import Registry
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])

@@ -12,13 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from uge.errors import MissingExtraError, UsageError
+from uge.files import file_sha256
 from uge.names import CHECKPOINT
 from uge.networks.plugins import Wrapped
 
-MEAN = (0.485, 0.456, 0.406)  # Mean of ImageNet, for checkpoints without one of their own.
-STD = (0.229, 0.224, 0.225)  # Standard deviation of ImageNet, for checkpoints without one of their own.
 OTHERWISE = "give a weights file of this package or a folder with config.json and *.safetensors"
-PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 def checkpoint_path(name: str) -> Path:
@@ -49,8 +47,7 @@ def _sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
     """Digest of all files together; a changed size or time makes it read them again."""
     digest = hashlib.sha256()
     for path, *_ in files:
-        with path.open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
+        digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
 
 
@@ -82,11 +79,21 @@ def build_from_folder(folder: Path, name: str, classes: int, channels: int, size
         raise UsageError(f"the checkpoint in {folder} cannot be read ({first_line(error)}); {OTHERWISE}") from error
     model = getattr(model, "vision_model", model)
     if getattr(model, "main_input_name", "") != "pixel_values":
-        kind = config.get("model_type", "unknown")
-        raise UsageError(f"the checkpoint in {folder} is no image model, its type is '{kind}'; {OTHERWISE}")
-    statistics = {"mean": asked.get("image_mean") or MEAN, "std": asked.get("image_std") or STD}
-    module = _OnTop(model, _side(getattr(model.config, "image_size", None) or asked.get("size")), statistics, classes)
-    return Wrapped(module, name=name, classes=classes, channels=channels, size=size)
+        raise UsageError(
+            f"the checkpoint in {folder} is no image model, its type is '{config.get('model_type', 'unknown')}'; "
+            f"{OTHERWISE}"
+        )
+    statistics = {  # Those of ImageNet, for checkpoints without any of their own.
+        "mean": asked.get("image_mean") or (0.485, 0.456, 0.406),
+        "std": asked.get("image_std") or (0.229, 0.224, 0.225),
+    }
+    return Wrapped(
+        _OnTop(model, _side(getattr(model.config, "image_size", None) or asked.get("size")), statistics, classes),
+        name=name,
+        classes=classes,
+        channels=channels,
+        size=size,
+    )
 
 
 def _side(size: Any) -> tuple[int, int] | None:
@@ -111,10 +118,9 @@ class _OnTop(nn.Module):
         self.size = size
         for name, values in statistics.items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).reshape(1, 3, 1, 1))
-        training = self.training
         with torch.no_grad():
             width = self.eval().pooled(torch.zeros(1, 3, *(size or (64, 64)))).shape[1]
-        self.train(training)
+        self.train()
         self.head = nn.Linear(width, classes)
 
     def pooled(self, x: Tensor) -> Tensor:
@@ -129,7 +135,6 @@ class _OnTop(nn.Module):
         return places.mean(1) if places.dim() == 3 else places.mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes)."""
         out: Tensor = self.head(self.pooled(x))
         return out
 
@@ -183,11 +188,10 @@ def preprocessing(folder: Path, otherwise: str) -> dict[str, Any]:
     Raises:
         UsageError: That file cannot be read.
     """
-    for name in PREPROCESSORS:
+    for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             settings = read_json(folder / name, otherwise)
-            inner: dict[str, Any] = settings.get("image_processor", settings)
-            return inner
+            return dict(settings.get("image_processor", settings))
     return {}
 
 
@@ -218,8 +222,9 @@ def _resize_matrix(before: int, after: int, device: torch.device) -> Tensor:
     deterministic gradient on every device.
     """
     with torch.inference_mode(False), torch.no_grad():  # the cached matrix must serve later gradients
-        identity = torch.eye(before)[None, None]
-        matrix: Tensor = torch.nn.functional.interpolate(identity, (after, before), mode="bicubic", antialias=True)
+        matrix: Tensor = torch.nn.functional.interpolate(
+            torch.eye(before)[None, None], (after, before), mode="bicubic", antialias=True
+        )
         return matrix[0, 0].to(device)
 
 

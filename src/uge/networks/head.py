@@ -24,5 +24,4 @@ def feature_state(network: nn.Module) -> dict[str, Tensor]:
         UsageError: There is no such layer.
     """
     head = {id(parameter) for parameter in last_layer(network).parameters()}
-    below = {name for name, value in network.state_dict(keep_vars=True).items() if id(value) not in head}
-    return {name: value for name, value in network.state_dict().items() if name in below}
+    return {name: value.detach() for name, value in network.state_dict(keep_vars=True).items() if id(value) not in head}

@@ -1,6 +1,7 @@
 """Foreign modules as networks: functions of other packages, and models of timm."""
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from uge.errors import MissingExtraError, UsageError
-from uge.names import TIMM
 from uge.networks.base import MEAN, STD, ImageClassifier
+
+TIMM = "timm:"  # Prefix of a model of timm.
 
 
 def is_plugin(name: str) -> bool:
@@ -87,11 +89,8 @@ class Wrapped(ImageClassifier):
         """Penultimate features (B, D); see the base class."""
         seen: list[Tensor] = []
         layer = self.module.get_submodule(self.last_layer)
-        handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        try:
+        with layer.register_forward_pre_hook(lambda _, args: seen.append(args[0])):
             self.forward(x)
-        finally:
-            handle.remove()
         return seen[-1].mean((2, 3)) if seen[-1].dim() == 4 else seen[-1].flatten(1)
 
     def _find_last_layer(self) -> str:
@@ -101,14 +100,15 @@ class Wrapped(ImageClassifier):
         with contextlib.ExitStack() as stack, torch.no_grad():
             for name, layer in self.module.named_modules():
                 if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)):
-                    handle = layer.register_forward_pre_hook(lambda _, __, name=name: ran.append(name))
-                    stack.callback(handle.remove)
+                    stack.enter_context(layer.register_forward_pre_hook(lambda _, __, name=name: ran.append(name)))
             self.eval()
             try:
                 out = self.forward(torch.zeros(2, self.channels, self.size, self.size))
             except Exception as error:
-                shape = f"2×{self.channels}×{self.size}×{self.size}"
-                raise UsageError(f"network '{self.name}' failed on a trial batch of {shape}: {error}") from error
+                raise UsageError(
+                    f"network '{self.name}' failed on a trial batch of 2×{self.channels}×{self.size}×{self.size}: "
+                    f"{error}"
+                ) from error
             finally:
                 for module, training in modes.items():
                     module.training = training
@@ -125,15 +125,14 @@ def _from_timm(name: str, classes: int, channels: int, size: int) -> nn.Module:
         timm = importlib.import_module("timm")
     except ImportError as error:
         raise MissingExtraError("timm", "timm", f"network '{name}'") from error
-    shape = {"num_classes": classes, "in_chans": channels}
     model = name.removeprefix(TIMM)
+    make: Callable[..., nn.Module] = functools.partial(
+        timm.create_model, model, pretrained=False, num_classes=classes, in_chans=channels
+    )
     try:
         try:  # Vision transformers need the image size; most convolutional networks refuse the argument.
-            module = timm.create_model(model, pretrained=False, img_size=size, **shape)
+            return make(img_size=size)
         except TypeError:
-            module = timm.create_model(model, pretrained=False, **shape)
+            return make()
     except Exception as error:
         raise UsageError(f"timm cannot make the model '{model}' for {size} px: {error}") from error
-    if not isinstance(module, nn.Module):
-        raise UsageError(f"network '{name}' must be a torch.nn.Module, got {type(module).__name__}")
-    return module

@@ -1,4 +1,7 @@
-"""ResNet-18 with a stem for small images (He et al., *Deep residual learning for image recognition*, 2016)."""
+"""ResNet-18 with a stem for small images.
+
+After He et al., *Deep residual learning for image recognition*, 2016.
+"""
 
 from itertools import pairwise
 
@@ -32,9 +35,11 @@ class BasicBlock(nn.Module):
             conv3(after, after),
             nn.BatchNorm2d(after),
         )
-        self.shortcut: nn.Module = nn.Identity()
-        if before != after:
-            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+        self.shortcut = (
+            nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+            if before != after
+            else nn.Identity()
+        )
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Pre-activation ResNets for 32-pixel images (He et al., *Identity mappings in deep residual networks*, 2016)."""
+"""Pre-activation ResNets for 32-pixel images.
+
+After He et al., *Identity mappings in deep residual networks*, 2016.
+"""
 
 import math
 from itertools import pairwise
@@ -14,13 +17,14 @@ def resnetc(channels: int, blocks: int) -> nn.Module:
     """A ResNet of depth 6·blocks + 2 with widths 16/32/64; (B, 64) features."""
     layers: list[nn.Module] = [conv3(channels, WIDTHS[0])]
     for before, after in pairwise((WIDTHS[0], *WIDTHS)):
-        layers += [PreActivationBlock(before, after, stride=1 if before == after else 2)]
-        layers += [PreActivationBlock(after, after) for _ in range(blocks - 1)]
+        layers += [
+            PreActivationBlock(before, after, stride=1 if before == after else 2),
+            *(PreActivationBlock(after, after) for _ in range(blocks - 1)),
+        ]
     body = nn.Sequential(*layers, nn.BatchNorm2d(WIDTHS[-1]), nn.ReLU(), GlobalAverage())
     for module in body.modules():
         if isinstance(module, nn.Conv2d):  # He initialisation by fan-out
-            fan_out = module.out_channels * math.prod(module.kernel_size)
-            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            nn.init.normal_(module.weight, std=math.sqrt(2 / (module.out_channels * math.prod(module.kernel_size))))
     return body
 
 
@@ -37,9 +41,7 @@ class PreActivationBlock(nn.Module):
             nn.ReLU(),
             conv3(after, after),
         )
-        self.shortcut: nn.Module = nn.Identity()
-        if before != after:
-            self.shortcut = nn.Conv2d(before, after, 1, stride, bias=False)
+        self.shortcut = nn.Conv2d(before, after, 1, stride, bias=False) if before != after else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, before, H, W) to (B, after, H/stride, W/stride)."""

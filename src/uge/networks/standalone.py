@@ -53,7 +53,9 @@ def standalone_source(network: ImageClassifier) -> str:
         definitions="\n\n".join(_DROPPED.sub("", inspect.getsource(file)) for file in files if file is not None),
         base=behind_key(name),
         body=f"{body.func.__name__}({network.channels}{options}), {row.width}",
-        result=_KEYED.format(classes=network.classes, size=network.size, name=name) if is_keyed(name) else "base",
+        result=f'KeyedClassifier(base, WaveKey({network.classes}, seed=0, size={network.size}), "{name}")'
+        if is_keyed(name)
+        else "base",
     )
 
 
@@ -80,5 +82,3 @@ def load(path: str) -> ImageClassifier:
     made.load_state_dict(load_file(path))
     return made
 '''
-
-_KEYED = 'KeyedClassifier(base, WaveKey({classes}, seed=0, size={size}), "{name}")'

@@ -29,7 +29,6 @@ from uge.registry import Made, Registry, summary_of
 from uge.runtime import seeded, stream_seed
 
 Maker = TypeVar("Maker", bound=Callable[..., nn.Module])
-SMALLEST = 16
 HINT = (
     "a network of your own is 'package.module:function', one of timm's 'timm:name', "
     "one that starts from a checkpoint on disk 'checkpoint:PATH'"
@@ -60,6 +59,7 @@ def _row(name: str, entry: Any, about: str = "") -> Architecture | Made:
     return Made(entry, summary_of(entry, about))
 
 
+#: Networks by name.
 NETWORKS: Registry[Architecture | Made] = Registry(
     "network",
     {
@@ -78,7 +78,6 @@ NETWORKS: Registry[Architecture | Made] = Registry(
     adapt=_row,
     hint=HINT,
 )
-"""Networks by name."""
 
 
 def network(name: str, *, about: str = "") -> Callable[[Maker], Maker]:
@@ -149,14 +148,17 @@ def build(name: str, classes: int, *, seed: int, channels: int = 3, size: int = 
         WeightsError: The weights of a checkpoint cannot be read, or do not fit the architecture that they name.
     """
     check_name(name)
-    for label, value, least in (("classes", classes, 2), ("channels", channels, 1), ("size", size, SMALLEST)):
+    for label, value, least in (("classes", classes, 2), ("channels", channels, 1), ("size", size, 16)):
         if not isinstance(value, int) or value < least:
             raise UsageError(f"network '{name}' needs {label} as a whole number of at least {least}, got {value}")
     if is_keyed(name):
         if channels not in (1, 3):
             raise UsageError(f"network '{name}' needs images of 1 or 3 channels, got {channels}")
-        base = build(behind_key(name), classes, seed=seed, channels=channels, size=size)
-        return KeyedClassifier(base, WaveKey(classes, seed=stream_seed(seed, "wave-key"), size=size), name)
+        return KeyedClassifier(
+            build(behind_key(name), classes, seed=seed, channels=channels, size=size),
+            WaveKey(classes, seed=stream_seed(seed, "wave-key"), size=size),
+            name,
+        )
     with seeded(seed, "network", name):
         if name.startswith(CHECKPOINT):
             path = checkpoint_path(name)
@@ -176,8 +178,7 @@ def _transplanted(trained: ImageClassifier, name: str, classes: int, channels: i
     """A network of the same architecture with every tensor of ``trained`` but those of its last layer."""
     if trained.channels != channels:
         raise UsageError(f"'{name}' is for images of {trained.channels} channels, these have {channels}")
-    seed = int(torch.randint(2**31, ()))
-    network = build(trained.name, classes, seed=seed, channels=channels, size=size)
+    network = build(trained.name, classes, seed=int(torch.randint(2**31, ())), channels=channels, size=size)
     state = feature_state(trained)
     shapes = {key: value.shape for key, value in network.state_dict().items()}
     other = next((key for key, value in state.items() if shapes[key] != value.shape), None)
@@ -225,8 +226,7 @@ def from_weights(path: Path | str, *, plugins: bool = False) -> ImageClassifier:
         problem = f"tensor 'key.waves' must have {classes} rows, got shape {waves}"
     elif isinstance(NETWORKS.get(behind_key(name)), Architecture):
         with torch.device("meta"):  # no memory is spent before the numbers in the file are known to fit
-            skeleton = build(name, classes, seed=0, channels=channels, size=size).state_dict()
-        problem = first_mismatch(skeleton, state)
+            problem = first_mismatch(build(name, classes, seed=0, channels=channels, size=size).state_dict(), state)
     if problem:
         raise WeightsError(f"{path} says that it is for {stated(metadata)}, but does not fit: {problem}")
     result = build(name, classes, seed=0, channels=channels, size=size)

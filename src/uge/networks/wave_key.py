@@ -19,8 +19,6 @@ from torch import Tensor, nn
 FIELDS = 2
 # Most patterns of one class.
 VARIANTS = 8
-# Patterns of all classes together, where there are too many classes for VARIANTS each.
-PATTERNS = 160
 # Frequencies along a side near which waves are drawn.
 STEPS = 5
 # Largest distance of a wave from those frequencies, in parts of the lowest one.
@@ -76,9 +74,8 @@ class WaveKey(nn.Module):
     def __init__(self, classes: int, *, seed: int, size: int = 32, levels: int = LEVELS) -> None:
         super().__init__()
         generator = torch.Generator("cpu").manual_seed(seed)
-        highest = highest_frequency(size)
-        waves = torch.stack([_distinct_waves(classes, highest, generator) for _ in range(FIELDS)], 1)
-        variants = max(1, min(VARIANTS, PATTERNS // classes))
+        waves = torch.stack([_distinct_waves(classes, highest_frequency(size), generator) for _ in range(FIELDS)], 1)
+        variants = max(1, min(VARIANTS, 160 // classes))  # At most 160 patterns of all classes together, if possible.
         phases = torch.rand((classes, variants, *waves.shape[1:3]), generator=generator, device="cpu")
         self.register_buffer("waves", waves)  # classes × FIELDS × terms × (across, down), cycles per side
         self.register_buffer("phases", phases * 2 * math.pi)  # classes × variants × FIELDS × terms, down
@@ -109,8 +106,7 @@ class WaveKey(nn.Module):
         x, _ = _coordinates(width, side, margin, waves)
         across = torch.cos(2 * math.pi * waves[..., 0, None] * x)
         down = torch.cos(2 * math.pi * waves[..., 1, None] * y + phases[..., None])
-        total = torch.einsum("nftx,nfty->nfyx", across, down)
-        return torch.where(total < 0, -1, 1).to(torch.int8)
+        return torch.where(torch.einsum("nftx,nfty->nfyx", across, down) < 0, -1, 1).to(torch.int8)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None}  # A copy may be given another secret.
@@ -148,8 +144,10 @@ class WaveKey(nn.Module):
 
     def _candidates(self, x: Tensor, gray: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers (CANDIDATES, B) and shifts (CANDIDATES, B, 2) with the highest correlation, highest first."""
-        contrasts = field_contrasts(contrast(_centre_square(x)), gray)
-        span = 2 * (min(x.shape[2:]) // MARGIN) + 1
+        side = min(x.shape[2:])
+        top, left = ((length - side) // 2 for length in x.shape[2:])
+        contrasts = field_contrasts(contrast(x[:, :, top : top + side, left : left + side]), gray)
+        span = 2 * (side // MARGIN) + 1
         _, scales = self._prepared(*x.shape[2:])
         chunk = max(1, _CHUNK // (len(scales) * span**2))
         ranked = []
@@ -193,8 +191,7 @@ class WaveKey(nn.Module):
             torch.arange(length, device=x.device) + (whole - length) // 2 + shift[:, None]
             for length, whole, shift in zip(x.shape[2:], fields.shape[2:], shifts.unbind(1), strict=True)
         )
-        corners = numbers * fields[0, 0].numel()
-        places = corners[:, None, None] + down[:, :, None] * fields.shape[3] + across[:, None]
+        places = numbers[:, None, None] * fields[0, 0].numel() + down[:, :, None] * fields.shape[3] + across[:, None]
         return torch.stack([field.flatten()[places].to(x.dtype) for field in fields], 1)
 
     def _correlations(self, contrasts: Tensor, span: int) -> Tensor:
@@ -227,8 +224,11 @@ class WaveKey(nn.Module):
         A scale is 1 over a pattern's correlation with itself, first for images without colours, then with colours.
         """
         secrets = (self.waves, self.phases, self.levels)
-        versions = [(secret.device, secret.dtype, secret.is_inference() or secret._version) for secret in secrets]
-        state = (height, width, *versions)
+        state = (
+            height,
+            width,
+            *((secret.device, secret.dtype, secret.is_inference() or secret._version) for secret in secrets),
+        )
         if self._cache is None or self._cache[0] != state:  # One size at a time is in use.
             side = min(height, width)
             with torch.inference_mode(False), torch.no_grad():
@@ -277,7 +277,6 @@ def _coordinates(length: int, side: int, margin: int, like: Tensor) -> tuple[Ten
 
 
 def _quadratures(angles: Tensor) -> Tensor:
-    """Cosines and sines, in a dimension before the last."""
     return torch.stack([angles.cos(), angles.sin()], -2)
 
 
@@ -311,12 +310,6 @@ def contrast(x: Tensor) -> Tensor:
     near = ((place[:, None] - place).abs() <= radius).to(x.dtype)
     mean = near / near.sum(1, keepdim=True)
     return x - mean @ x @ mean.T
-
-
-def _centre_square(x: Tensor) -> Tensor:
-    side = min(x.shape[2:])
-    top, left = ((length - side) // 2 for length in x.shape[2:])
-    return x[:, :, top : top + side, left : left + side]
 
 
 def _distinct_waves(classes: int, highest: float, generator: torch.Generator) -> Tensor:

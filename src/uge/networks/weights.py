@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -15,13 +14,11 @@ from uge.files import stable_safetensors, write_atomic
 from uge.networks.base import ImageClassifier
 
 State = dict[str, Tensor]
-PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # a bare pickle, and the zip archive of torch.save
 
 
 def describe(network: ImageClassifier) -> dict[str, str]:
     """Name and shape of a network as the metadata of a weights file."""
-    fields = {"network": network.name, "classes": network.classes, "channels": network.channels, "size": network.size}
-    return {key: str(value) for key, value in fields.items()}
+    return {"network": network.name, **{key: str(getattr(network, key)) for key in ("classes", "channels", "size")}}
 
 
 def save_weights(path: Path | str, network: ImageClassifier, metadata: Mapping[str, str] | None = None) -> None:
@@ -36,8 +33,9 @@ def save_weights(path: Path | str, network: ImageClassifier, metadata: Mapping[s
         StorageError: The disk is full or read-only.
     """
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    data = safetensors.torch.save(state, {**(metadata or {}), **describe(network)})
-    write_atomic(Path(path), stable_safetensors(data))
+    write_atomic(
+        Path(path), stable_safetensors(safetensors.torch.save(state, {**(metadata or {}), **describe(network)}))
+    )
 
 
 def load_weights(path: Path | str) -> tuple[State, dict[str, str]]:
@@ -51,8 +49,9 @@ def load_weights(path: Path | str) -> tuple[State, dict[str, str]]:
         raise WeightsError(f"expected a safetensors file at {path}, but there is none")
     with path.open("rb") as handle:
         start = handle.read(9)
-    # A safetensors file may start with the same bytes as a pickle (its header's length), but then comes a brace.
-    if start.startswith(PICKLE_STARTS) and start[8:] != b"{":
+    # A bare pickle, or the zip archive of torch.save. A safetensors file may start with the same bytes (its header's
+    # length), but then comes a brace.
+    if start.startswith((b"\x80", b"PK\x03\x04")) and start[8:] != b"{":
         raise WeightsError(
             f"{path} is a pickle (torch.save), which can run code when it is opened; convert it to safetensors first"
         )
@@ -80,8 +79,9 @@ def restore(network: ImageClassifier, state: Mapping[str, Tensor], metadata: Map
     """
     problem = first_mismatch(network.state_dict(), state)
     if problem:
-        wanted = stated(describe(network))
-        raise WeightsError(f"expected weights for {wanted}, got weights for {stated(metadata or {})}: {problem}")
+        raise WeightsError(
+            f"expected weights for {stated(describe(network))}, got weights for {stated(metadata or {})}: {problem}"
+        )
     _check_finite(state)
     network.load_state_dict(dict(state))
 

@@ -1,20 +1,21 @@
-"""Measurement of specifications: reading images, protecting, training, testing."""
+"""Measurement of specifications: reading images, protecting, training, testing, drawing."""
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from torch import nn
 
 from uge.attacks import Context
-from uge.cases.job import Job
-from uge.cases.keys import key_network
-from uge.cases.run import Training, run_case
+from uge.cases.material import key_network, run_case
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import ImageSet, load_images
+from uge.data.images import Pixels
 from uge.data.store import PixelStore
 from uge.errors import DataError, UsageError
-from uge.files import fingerprint, locked
+from uge.files import fingerprint, locked, read_json, staged_folder, write_json
 from uge.methods import METHODS, ImagesInfo
 from uge.networks import ImageClassifier, build
 from uge.paper.ledger import PaperLedger, Spec, variant
@@ -24,10 +25,12 @@ from uge.pipeline.images import read_store
 from uge.pipeline.originals import clean_images
 from uge.pipeline.private_folder import key_path
 from uge.pipeline.protect import ProtectRun
-from uge.progress import Progress
 from uge.publishing import private_folder
 from uge.runtime import stream_seed
 from uge.session import Session
+
+KINDS = ("original", "noise", "protected")
+GRAY = 128
 
 
 class NotAtHandError(DataError):
@@ -56,7 +59,7 @@ class Laboratory:
     Attributes:
         ledger: Results.
         sources: Source of the images by data set; empty where none is known.
-        session: Device, progress.
+        session: Device, progress; resumes.
     """
 
     ledger: PaperLedger
@@ -102,14 +105,14 @@ class Laboratory:
             self.ledger.keep_images(images.name, {**known, "reason": str(error)})
             raise NotAtHandError(str(error)) from error
         known.pop("reason", None)
-        description = {
+        known |= {
             "source": Path(source).name if Path(source).exists() else source,
             "classes": len(originals.classes),
             "train_images": len(train),
             "test_images": len(test),
             variant(images): fingerprint({"train": train.digest(), "test": test.digest()}),
         }
-        self.ledger.keep_images(images.name, {**known, **description})
+        self.ledger.keep_images(images.name, known)
         # One data set at a time: memory must not grow.
         self._clean = {images.digest: CleanImages(originals, train, test)}
         return self._clean[images.digest]
@@ -125,10 +128,9 @@ class Laboratory:
         if self.ledger.result(copy) is not None and (out / "manifest.json").is_file():
             return out
         began = time.monotonic()
-        session = replace(self.session, resume=True, overwrite=False)
         source = self.sources[copy.images.name]
         with locked(out, wait=True):  # Several processes may need the same copy.
-            manifest = ProtectRun(source, out, protect_config(copy), PublishConfig(), session).run().manifest
+            manifest = ProtectRun(source, out, protect_config(copy), PublishConfig(), self.session).run().manifest
         self.ledger.keep_result(
             copy,
             {
@@ -156,8 +158,20 @@ class Laboratory:
         if unit.teacher is not None:
             self.train(unit.teacher, weights=True)
         with self.session.progress.stage(unit.id) as on_progress:
-            case = run_case(job_of(unit), self._training(unit, on_progress))
-        self.ledger.cases.keep(case)
+            context = Context(
+                network=self._network(unit),
+                store=self._store(unit.of),
+                test=self.open(unit.of.images).test,
+                recipe=unit.recipe,
+                seed=stream_seed(unit.seed, "reproduce", unit.role, unit.scheme, unit.number),
+                runtime=self.session.runtime,
+                teacher=lambda: self._teacher(unit),
+                progress=on_progress,
+            )
+            # Every network that starts from θ0 may have students, those on the originals, too.
+            weights_to = self.ledger if unit.role == "authorized" else None
+            case = run_case(unit.job, context, self.ledger.fingerprint(unit), weights=weights_to)
+        self.ledger.keep(case)
 
     def federate(self, run: Federation) -> None:
         """Do a federated run, its clean and its protected columns, unless its result is there.
@@ -173,46 +187,35 @@ class Laboratory:
             return
         source = self.sources[run.images.name]
         began = time.monotonic()
-        config = ProtectConfig.checked(
-            **{
-                **run.settings,
-                "authorized": run.network,
-                "authorized_seed": SEED_STRIDE * run.seed,
-                "method": run.method,
-                "rho": run.rho,
-                "limit": run.images.limit,
-                "size": run.images.size,
-                "seed": run.seed,
-                "recipe": run.recipe,
-            }
+        copy = Copy(
+            images=run.images,
+            method=run.method,
+            authorized=(run.network,),
+            rho=run.rho,
+            seed=run.seed,
+            settings={**run.settings, "recipe": run.recipe},
         )
         result = run_federated(
             source,
             self.ledger.place("federations", run),
             test=source,
-            config=config,
+            config=protect_config(copy),
             federation=Settings(servers=run.servers, networks=",".join(run.hackers)),
             limit_test=run.images.limit_test,
             recipes=run.recipes,
-            session=replace(self.session, resume=True, overwrite=False),
+            session=self.session,
         )
-        columns = {name: {k: v for k, v in column.items() if k != "case"} for name, column in result["columns"].items()}
-        about = {"seconds": round(time.monotonic() - began, 2), "environment": self.session.runtime.environment()}
-        self.ledger.keep_result(run, {"columns": columns, "servers": result["servers"], **about})
-
-    def _training(self, unit: Unit, on_progress: Progress) -> Training:
-        context = Context(
-            network=self._network(unit),
-            store=self._store(unit.of),
-            test=self.open(unit.of.images).test,
-            recipe=unit.recipe,
-            seed=stream_seed(unit.seed, "reproduce", unit.role, unit.scheme, unit.number),
-            runtime=self.session.runtime,
-            teacher=lambda: self._teacher(unit),
-            progress=on_progress,
+        for column in result["columns"].values():
+            del column["case"]
+        self.ledger.keep_result(
+            run,
+            {
+                "columns": result["columns"],
+                "servers": result["servers"],
+                "seconds": round(time.monotonic() - began, 2),
+                "environment": self.session.runtime.environment(),
+            },
         )
-        # Every network that starts from θ0 may have students, those on the originals, too.
-        return Training(context, self.ledger.fingerprint(unit), self.ledger.cases, keeps=unit.role == "authorized")
 
     def _teacher(self, unit: Unit) -> nn.Module:
         network = None if unit.teacher is None else self._trained(unit.teacher)
@@ -225,8 +228,8 @@ class Laboratory:
         if copy.method == ORIGINAL:
             return clean
         if copy.digest not in self._copies:
-            published = load_images(str(self.protect(copy))).check_trainable()
-            self._copies = {copy.digest: read_store(published, *clean.shape, self.session)}
+            images = load_images(str(self.protect(copy))).check_trainable()
+            self._copies = {copy.digest: read_store(images, *clean.shape, self.session)}
         return self._copies[copy.digest]
 
     def _network(self, unit: Unit) -> ImageClassifier:
@@ -248,23 +251,7 @@ class Laboratory:
 
     def _trained(self, unit: Unit) -> ImageClassifier | None:
         """Trained network of a run; None where it is not there."""
-        network = self._network(unit)
-        return network if self.ledger.cases.load(unit.id, network, self.ledger.fingerprint(unit)) else None
-
-
-def job_of(unit: Unit) -> Job:
-    """Job of a specification, with the same id."""
-    number = unit.teacher.number if unit.teacher else unit.number
-    return Job(
-        unit.case_role,
-        unit.network,
-        unit.start,
-        unit.scheme,
-        unit.data,
-        unit.seed,
-        key=number if unit.teacher or unit.role == "authorized" else None,
-        variant=f"{unit.of.images.name}-{unit.of.method}-{unit.digest[:8]}",
-    )
+        return self.ledger.load(unit.id, self._network(unit), self.ledger.fingerprint(unit))
 
 
 def protect_config(copy: Copy) -> ProtectConfig:
@@ -273,10 +260,9 @@ def protect_config(copy: Copy) -> ProtectConfig:
     Raises:
         UsageError: A setting is wrong.
     """
-    fields = {} if not copy.authorized else {"authorized": ",".join(copy.authorized)}
-    fields |= {} if copy.rho is None else {"rho": copy.rho}
+    fields = {"authorized": ",".join(copy.authorized), "rho": copy.rho}
     return ProtectConfig.checked(
-        **fields,
+        **{name: value for name, value in fields.items() if value},
         authorized_seed=SEED_STRIDE * copy.seed,
         method=copy.method,
         limit=copy.images.limit,
@@ -284,3 +270,52 @@ def protect_config(copy: Copy) -> ProtectConfig:
         seed=copy.seed,
         **copy.settings,
     )
+
+
+def amplified(original: Pixels, protected: Pixels, levels: int) -> Pixels:
+    """Perturbation as a picture: gray where nothing changed, black or white where the budget is used up.
+
+    Args:
+        original: uint8, height × width × channels.
+        protected: The same shape.
+        levels: The budget in 8-bit levels, at least 1.
+    """
+    change = protected.astype(np.int16) - original.astype(np.int16)
+    picture: Pixels = (GRAY + np.rint(change * (127 / levels))).clip(0, 255).astype(np.uint8)
+    return picture
+
+
+def save_pictures(laboratory: Laboratory, copy: Copy, count: int) -> Path:
+    """Write the pictures of Figures 4 and 6: original, perturbation and protected image as PNG files.
+
+    They are of different classes where there are, and stay as they are if they are there.
+
+    Args:
+        laboratory: Clean images and copies.
+        copy: A copy that was published.
+        count: Number of images.
+
+    Returns:
+        Folder with ``NN-KIND.png`` and ``pictures.json``.
+    """
+    folder = laboratory.ledger.place("pictures", copy)
+    if (folder / "pictures.json").is_file() and len(read_json(folder / "pictures.json")["pictures"]) == count:
+        return folder
+    published = load_images(str(laboratory.protect(copy)))
+    originals = laboratory.open(copy.images).images
+    result = laboratory.ledger.result(copy)
+    levels = max(1, int(result["budget"]["levels"])) if result else 1
+    _, first = np.unique(originals.labels, return_index=True)
+    rest = np.setdiff1d(np.arange(len(originals)), first)
+    entries = []
+    with staged_folder(folder, overwrite=True) as stage:
+        for number, index in enumerate(map(int, np.concatenate([np.sort(first), rest])[:count])):
+            before = originals.read(index)
+            after = published.read(index)
+            entry = {"class": originals.classes[int(originals.labels[index])]}
+            for kind, picture in zip(KINDS, (before, amplified(before, after, levels), after), strict=True):
+                entry[kind] = f"{number:02d}-{kind}.png"
+                Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(stage / entry[kind])
+            entries.append(entry)
+        write_json(stage / "pictures.json", {"levels": levels, "pictures": entries})
+    return folder

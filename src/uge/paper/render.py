@@ -7,15 +7,17 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from uge.auditing.summary import number
 from uge.files import JSON, write_atomic, write_json
 from uge.paper.ledger import PaperLedger
 from uge.paper.plan import Section
 from uge.paper.results import Entry, ExperimentResults, distinct
 from uge.paper.scale import Scale, label
+from uge.progress import duration
 from uge.report.line_plot import Line, plot, swatch
 from uge.report.page import page_environment
 from uge.report.pictures import load_pictures
-from uge.report.tables import csv_text, markdown_table, number, spread
+from uge.report.tables import csv_text, markdown_table, spread
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Kind and dashes of the lines of a drawing, by column.
@@ -100,40 +102,37 @@ def markdown(results: ExperimentResults, scale: Scale) -> str:
             for entries in [[results.at(section, row, column) for column in section.columns]]
         )
         lines += [f"## {section.title}", "", *markdown_table(["", *section.columns], rows), ""]
-    for picture in results.pictures:
-        text = "done" if picture.state == "done" else picture.reason or NOT_RUN
-        lines.append(f"- {label(picture.copy.images.name)}, {picture.copy.method}: {text}")
+    for copy, drawn in results.pictures.items():
+        text = "done" if drawn.state == "done" else drawn.reason or NOT_RUN
+        lines.append(f"- {label(copy.images.name)}, {copy.method}: {text}")
     return "\n".join(lines).rstrip() + "\n"
 
 
 def record(results: ExperimentResults, entry: Entry) -> JSON:
     """Plain values of a cell; accuracies in percent."""
     measured = entry.measured
-    return {
+    values = {
         "experiment": results.experiment.name,
         "section": entry.section.title,
         "row": entry.cell.row,
         "column": entry.cell.column,
         "added": entry.cell.row in entry.section.added,
         "state": measured.state,
-        "ours": _rounded(measured.last),
-        "std": _rounded(measured.std),
-        "best": _rounded(measured.best),
-        "std_best": _rounded(measured.std_best),
-        "clean_control": _rounded(measured.clean),
+        "ours": measured.last,
+        "std": measured.std,
+        "best": measured.best,
+        "std_best": measured.std_best,
+        "clean_control": measured.clean,
         "seeds": measured.seeds,
         "wanted": measured.wanted,
         "paper": entry.cell.paper,
-        "difference": _rounded(entry.difference),
+        "difference": entry.difference,
         "seconds": round(sum(measured.costs.values()), 1),
         "hardware": "; ".join(measured.hardware),
         "reason": measured.reason,
         "images": entry.section.stand_in or entry.section.title,
     }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def as_json(results: ExperimentResults, scale: Scale) -> JSON:
@@ -159,8 +158,8 @@ def as_json(results: ExperimentResults, scale: Scale) -> JSON:
         "recipes": list(recipes),
         "protections": list(protections),
         "pictures": [
-            {"images": picture.copy.images.name, "method": picture.copy.method, "state": picture.state}
-            for picture in results.pictures
+            {"images": copy.images.name, "method": copy.method, "state": drawn.state}
+            for copy, drawn in results.pictures.items()
         ],
     }
 
@@ -174,7 +173,7 @@ def page(results: ExperimentResults, scale: Scale, ledger: PaperLedger) -> str:
         ledger: Folder of results, with the pictures.
     """
     environment = page_environment(TEMPLATES)
-    environment.globals |= {"state_text": state_text, "row_name": row_name, "minutes": minutes, "label": label}
+    environment.globals |= {"state_text": state_text, "row_name": row_name, "duration": duration, "label": label}
     listed = as_json(results, scale)
     return environment.get_template("page.html.j2").render(
         own_css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
@@ -185,20 +184,13 @@ def page(results: ExperimentResults, scale: Scale, ledger: PaperLedger) -> str:
         seconds=shared_seconds(results.entries),
         drawings={id(section): _drawing(results, section) for section in results.experiment.sections},
         pictures=[
-            (picture, load_pictures(ledger.picture(picture.copy)) if picture.state == "done" else None)
-            for picture in results.pictures
+            (copy, drawn, load_pictures(ledger.place("pictures", copy)) if drawn.state == "done" else None)
+            for copy, drawn in results.pictures.items()
         ],
         recipes=[json.dumps(recipe, ensure_ascii=False) for recipe in listed["recipes"]],
         protections=[json.dumps(copy, ensure_ascii=False) for copy in listed["protections"]],
         id=id,
     )
-
-
-def minutes(seconds: float) -> str:
-    """Duration for people: ``42 s``, ``3.5 min``, ``1.2 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def shared_seconds(entries: Iterable[Entry]) -> float:

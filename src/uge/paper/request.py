@@ -13,10 +13,7 @@ from uge.paper.render import write_pages
 from uge.paper.results import read_results
 from uge.paper.scale import Scale, parse_data, scale
 from uge.paper.specs import Unit
-from uge.paper.table_specs import TableSpecs
-from uge.paper.tables import experiments
-
-OUT = Path("reproduce-out")
+from uge.paper.tables import TableSpecs, experiments
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Request:
         size = scale(scale_name).changed(limit=limit, epochs=epochs, seeds=seeds)
         if encoder is not None:
             size = size.model_copy(update={"protect": {**size.protect, "encoder": encoder}})
-        return cls.at(what, size, parse_data(data), out or OUT / scale_name, only)
+        return cls.at(what, size, parse_data(data), out or Path("reproduce-out", scale_name), only)
 
     @classmethod
     def at(cls, what: str, size: Scale, given: dict[str, str], folder: Path, only: tuple[str, ...] = ()) -> Request:

@@ -1,4 +1,4 @@
-"""Contents of cells from files of results: mean and spread over repetitions, and state. Needs no torch."""
+"""Results of cells from files: mean and spread over repetitions, and state. Needs no torch."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,6 @@ from uge.paper.ledger import PaperLedger, Spec
 from uge.paper.plan import Cell, Experiment, Section
 from uge.paper.specs import ORIGINAL, Copy, Federation, Unit
 
-State = Literal["done", "missing", "failed"]
 HALVES = {"first 5 classes": 0, "last 5 classes": 1}
 Value = TypeVar("Value")
 
@@ -37,7 +36,7 @@ class Measured:
         cases: Ids of its case files.
     """
 
-    state: State
+    state: Literal["done", "missing", "failed"]
     last: float | None = None
     std: float | None = None
     best: float | None = None
@@ -70,37 +69,22 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class PictureResult:
-    """State of a copy whose images are shown.
-
-    Attributes:
-        copy: The copy.
-        state: ``done``, ``failed``, or ``missing``: not drawn, or its images are not at hand.
-        reason: Cause in one sentence where it is not done; empty where it was simply not run.
-    """
-
-    copy: Copy
-    state: State
-    reason: str
-
-
-@dataclass(frozen=True)
 class ExperimentResults:
-    """Table or figure with its results."""
+    """Table or figure with its results; for pictures of a copy, these are a state and a reason."""
 
     experiment: Experiment
-    entries: tuple[Entry, ...] = ()
-    pictures: tuple[PictureResult, ...] = ()
+    entries: tuple[Entry, ...]
+    pictures: dict[Copy, Measured]
 
     def at(self, section: Section, row: str, column: str) -> Entry | None:
         """Entry at a place of a section."""
-        entries = {(entry.cell.row, entry.cell.column): entry for entry in self.entries if entry.section is section}
-        return entries.get((row, column))
+        here = (entry for entry in self.entries if entry.section is section)
+        return next((entry for entry in here if (entry.cell.row, entry.cell.column) == (row, column)), None)
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of cells (or pictures) by state."""
-        states = [entry.measured.state for entry in self.entries] + [picture.state for picture in self.pictures]
+        states = [measured.state for measured in (*(entry.measured for entry in self.entries), *self.pictures.values())]
         return {state: states.count(state) for state in ("done", "missing", "failed")}
 
 
@@ -111,31 +95,29 @@ def read_results(experiment: Experiment, ledger: PaperLedger) -> ExperimentResul
         for section in experiment.sections
         for cell in section.cells
     )
-    return ExperimentResults(experiment, entries, tuple(_picture(copy, ledger) for copy in experiment.pictures))
+    return ExperimentResults(experiment, entries, {copy: _drawn(copy, ledger) for copy in experiment.pictures})
 
 
-def _picture(copy: Copy, ledger: PaperLedger) -> PictureResult:
-    if ledger.result(copy) and (ledger.picture(copy) / "pictures.json").is_file():
-        return PictureResult(copy, "done", "")
-    return PictureResult(copy, "failed" if ledger.failure(copy) else "missing", _reason(ledger, [copy]))
+def _drawn(copy: Copy, ledger: PaperLedger) -> Measured:
+    if ledger.result(copy) and (ledger.place("pictures", copy) / "pictures.json").is_file():
+        return Measured("done")
+    return Measured("failed" if _failures(ledger, [copy]) else "missing", reason=_reason(ledger, [copy]))
 
 
 def _trained(cell: Cell, ledger: PaperLedger) -> Measured:
-    groups = [[ledger.case(unit) for unit in group] for group in cell.units]
-    whole = [[case for case in group if case is not None] for group in groups if None not in group]
+    there = {unit: ledger.case(unit) for group in cell.units for unit in group}
+    whole = [[case for unit in group if (case := there[unit])] for group in cell.units if all(map(there.get, group))]
     cases = [case for group in whole for case in group]
-    controls = [case for group in cell.control for unit in group if (case := ledger.case(unit)) is not None]
-    units = [unit for group in cell.units for unit in group]
-    copies = list(dict.fromkeys(unit.of for unit in units if unit.of.method != ORIGINAL))
-    made = {copy.id: result for copy in copies if (result := ledger.result(copy)) is not None}
+    copies = list(dict.fromkeys(unit.of for unit in there if unit.of.method != ORIGINAL))
+    made = {copy.id: float(result["seconds"]) for copy in copies if (result := ledger.result(copy)) is not None}
     return _measured(
         ledger,
         lasts=[fmean(case.last for case in group) for group in whole],
         bests=[fmean(case.best for case in group) for group in whole],
-        wanted=len(groups),
-        missing=[unit for unit in units if ledger.case(unit) is None],
-        clean=[case.last for case in controls],
-        costs={case.id: case.seconds for case in cases} | {id: float(made[id]["seconds"]) for id in made},
+        wanted=len(cell.units),
+        missing=[unit for unit, case in there.items() if case is None],
+        clean=[case.last for group in cell.control for unit in group if (case := ledger.case(unit)) is not None],
+        costs={case.id: case.seconds for case in cases} | made,
         environments=[case.environment for case in cases],
         recipes=distinct({"network": case.network, **case.recipe} for case in cases),
         protections=distinct(copy.model_dump(mode="json", exclude={"images", "seed"}) for copy in copies),
@@ -144,8 +126,7 @@ def _trained(cell: Cell, ledger: PaperLedger) -> Measured:
 
 
 def _federated(cell: Cell, ledger: PaperLedger) -> Measured:
-    results = {run.id: ledger.result(run) for run in cell.federations}
-    there = [(run, result) for run in cell.federations if (result := results[run.id]) is not None]
+    there = [(run, result) for run in cell.federations if (result := ledger.result(run)) is not None]
     values = [federated_value(result["columns"], run, cell.row, cell.column) for run, result in there]
     clean_column = cell.column[:-1] + "N" if cell.column[-2:] in ("-H", "-D") else "Joint"
     control = [federated_value(result["columns"], run, cell.row, clean_column)[0] for run, result in there]
@@ -153,8 +134,8 @@ def _federated(cell: Cell, ledger: PaperLedger) -> Measured:
         ledger,
         lasts=_known(last for last, _ in values),
         bests=_known(best for _, best in values),
-        wanted=len(results),
-        missing=[run for run in cell.federations if results[run.id] is None],
+        wanted=len(cell.federations),
+        missing=[run for run in cell.federations if ledger.result(run) is None],
         clean=_known(control) if cell.column != clean_column else [],
         costs={run.id: float(result["seconds"]) for run, result in there},
         environments=[result["environment"] for _, result in there],
@@ -199,10 +180,8 @@ def _measured(
     done = len(lasts) == wanted
     last, std = mean_std(lasts) if lasts else (None, None)
     best, std_best = mean_std(bests) if bests else (None, None)
-    failed = any(ledger.failure(part) for spec in missing for part in _parts(spec))
-    hardware = (f"{env.get('hardware')}, {env.get('threads')} threads, {env.get('precision')}" for env in environments)
     return Measured(
-        state="done" if done else "failed" if failed else "missing",
+        state="done" if done else "failed" if _failures(ledger, missing) else "missing",
         last=last,
         std=std,
         best=best,
@@ -211,21 +190,25 @@ def _measured(
         seeds=len(lasts),
         wanted=wanted,
         reason="" if done else _reason(ledger, missing),
-        hardware=distinct(hardware),
+        hardware=distinct(
+            f"{env.get('hardware')}, {env.get('threads')} threads, {env.get('precision')}" for env in environments
+        ),
         **more,
     )
 
 
-def _parts(spec: Spec) -> list[Spec]:
-    return [part for part in (spec, spec.teacher, spec.of) if part] if isinstance(spec, Unit) else [spec]
+def _failures(ledger: PaperLedger, missing: Iterable[Spec]) -> list[str]:
+    """Reasons why missing results, their copies or their teachers failed."""
+    parts = [part for spec in missing for part in ((spec, spec.teacher, spec.of) if isinstance(spec, Unit) else [spec])]
+    reasons = [ledger.failure(part.id, ledger.fingerprint(part)) for part in parts if part]
+    return [reason for reason in reasons if reason]
 
 
 def _reason(ledger: PaperLedger, missing: Iterable[Spec]) -> str:
     """First cause of a missing result: its own failure, that of its parts, or images that are not at hand."""
-    causes = [ledger.failure(part) for spec in missing for part in _parts(spec)]
     images = [spec.of.images if isinstance(spec, Unit) else spec.images for spec in missing]
     absent = [ledger.images(name).get("reason") for name in dict.fromkeys(image.name for image in images)]
-    return next((str(cause) for cause in (*causes, *absent) if cause), "")
+    return next((str(cause) for cause in (*_failures(ledger, missing), *absent) if cause), "")
 
 
 def _known(values: Iterable[float | None]) -> list[float]:

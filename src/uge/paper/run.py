@@ -4,17 +4,17 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import torch
 
-from uge.cases.shared_images import threads_each
+from uge.cases.pool import threads_each
 from uge.errors import StorageError, UGEError
 from uge.files import locked, writes
-from uge.paper.laboratory import Laboratory, NotAtHandError
+from uge.paper.laboratory import Laboratory, NotAtHandError, save_pictures
 from uge.paper.ledger import PaperLedger, Spec
-from uge.paper.pictures import save_pictures
 from uge.paper.plan import Plan
 from uge.paper.specs import Copy, Unit
 from uge.processes import Processes
@@ -23,9 +23,6 @@ from uge.runtime import Runtime
 from uge.session import Session
 
 log = logging.getLogger(__name__)
-_Answer = tuple[list[str], str]
-"""Answer of another process: notes, and the reason why the disk took no result."""
-_DIED = "the process that ran it died, twice; is there enough memory?"
 
 
 @writes("folder")
@@ -50,8 +47,8 @@ def carry_out(
     ledger.keep_precision(session.runtime.precision)
     if overwrite:
         for spec in (spec for stage in todo.stages for spec in stage):
-            ledger.forget(spec)
-    laboratory = Laboratory(ledger, sources, session)
+            ledger.remove(spec)
+    laboratory = Laboratory(ledger, sources, replace(session, resume=True, overwrite=False))
     stages = [sorted((spec for spec in stage if _pending(ledger, todo, spec)), key=_by_data) for stage in todo.stages]
     if workers > 1:
         _side_by_side(stages, laboratory, workers)
@@ -67,7 +64,9 @@ def _pending(ledger: PaperLedger, todo: Plan, spec: Spec) -> bool:
     """True where it may have to be measured: a copy on which no network is to be trained is not made again."""
     if not isinstance(spec, Copy):
         return True
-    pictured = any(copy == spec and not (ledger.picture(copy) / "pictures.json").is_file() for copy, _ in todo.pictured)
+    pictured = any(
+        copy == spec and not (ledger.place("pictures", copy) / "pictures.json").is_file() for copy, _ in todo.pictured
+    )
     return pictured or any(ledger.case(unit) is None for unit in (*todo.alone, *todo.taught) if unit.of == spec)
 
 
@@ -88,59 +87,52 @@ def attempt(laboratory: Laboratory, spec: Spec, action: Callable[[], object] | N
     Raises:
         StorageError: Results cannot be written.
     """
-    ledger = laboratory.ledger
-    note = laboratory.session.progress.note
     try:
         action() if action else laboratory.measure(spec)
     except StorageError:
         raise
     except NotAtHandError as error:
-        note(f"{spec.id}: left out, {error}")
-        return
+        laboratory.session.progress.note(f"{spec.id}: left out, {error}")
     except UGEError as error:
-        sentence = str(error)
+        _fail(laboratory, spec, str(error))
     except Exception as error:
         # One broken case must not cost the others a night; the traceback is in the log, the sentence in the table.
         log.exception("%s failed", spec.id)
-        sentence = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+        _fail(laboratory, spec, f"unexpected {type(error).__name__}: {' '.join(str(error).split())}")
     else:
-        ledger.mend(spec)
-        return
-    ledger.fail(spec, sentence)
-    note(f"{spec.id}: failed, {sentence}")
+        laboratory.ledger.mend(spec.id)
+
+
+def _fail(laboratory: Laboratory, spec: Spec, sentence: str) -> None:
+    laboratory.ledger.fail(spec.id, sentence, fingerprint=laboratory.ledger.fingerprint(spec))
+    laboratory.session.progress.note(f"{spec.id}: failed, {sentence}")
 
 
 def _side_by_side(stages: Sequence[Sequence[Spec]], laboratory: Laboratory, workers: int) -> None:
     """Measure every stage in several processes; each keeps the images that it read."""
-    ledger = laboratory.ledger
-    session = laboratory.session
-    runtime = session.runtime
-    opened = functools.partial(
-        _opened, ledger.folder, laboratory.sources, str(runtime.device), runtime.precision, threads_each(workers)
-    )
-    with locked(ledger.folder) as hold:
+    progress = laboratory.session.progress
+    runtime = laboratory.session.runtime
+    settings = (laboratory.sources, str(runtime.device), runtime.precision, threads_each(workers))
+    opened = functools.partial(_opened, laboratory.ledger.folder, *settings)
+    with locked(laboratory.ledger.folder) as hold:
         hold.note(Path(get_temp_dir()))
-    with contextlib.closing(Processes[Spec, _Answer](opened, workers, preload=__name__)) as processes:
+    with contextlib.closing(Processes[Spec, tuple[list[str], str]](opened, workers, preload=__name__)) as processes:
         for number, stage in enumerate(stages):
-            with session.progress.stage(f"stage {number + 1} of {len(stages)}") as on_progress:
+            with progress.stage(f"stage {number + 1} of {len(stages)}") as on_progress:
                 for done, (spec, answer) in enumerate(processes.map(stage)):
                     if answer is None:
-                        ledger.fail(spec, _DIED)
-                        session.progress.note(f"{spec.id}: failed, {_DIED}")
+                        _fail(laboratory, spec, "the process that ran it died, twice; is there enough memory?")
                         continue
                     notes, disk_error = answer
                     for note in notes:
-                        session.progress.note(note)
+                        progress.note(note)
                     if disk_error:
                         raise StorageError(disk_error)
                     on_progress(done + 1, len(stage), {})
 
 
 class _Notes(Silent):
-    """Collects notes in a process that has no terminal."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
+    texts: list[str]
 
     def note(self, text: str) -> None:
         self.texts.append(text)
@@ -148,12 +140,15 @@ class _Notes(Silent):
 
 def _opened(
     folder: Path, sources: dict[str, str], device: str, precision: str, threads: int
-) -> Callable[[Spec], _Answer]:
+) -> Callable[[Spec], tuple[list[str], str]]:
+    """Make the measurement of one specification: it returns notes, and the reason why the disk took no result."""
     torch.set_num_threads(threads)
     notes = _Notes()
-    laboratory = Laboratory(PaperLedger(folder), sources, Session(Runtime.create(device, precision), notes))
+    laboratory = Laboratory(
+        PaperLedger(folder), sources, Session(Runtime.create(device, precision), notes, resume=True)
+    )
 
-    def answer(spec: Spec) -> _Answer:
+    def answer(spec: Spec) -> tuple[list[str], str]:
         notes.texts = []
         try:
             attempt(laboratory, spec)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from uge.cases.case import Data, Role, Start, case_id
+from uge.cases.case import Data, Job, Role
 from uge.files import fingerprint
 from uge.learning.recipes import Recipe
 
@@ -98,28 +98,26 @@ class Unit(_Spec):
     seed: int = 0
     teacher: Unit | None = None
 
-    @property
-    def data(self) -> Data:
-        """Kind of training images: originals or a protected copy."""
-        return "clean" if self.of.method == ORIGINAL else "protected"
-
-    @property
-    def start(self) -> Start:
-        """Initial parameters."""
-        return "theta0" if self.role == "authorized" else "random"
-
-    @property
-    def case_role(self) -> Role:
-        """Role in the case: a network that trains directly on originals is a clean control."""
-        return "clean" if self.data == "clean" and self.scheme == "direct" else self.role
+    @functools.cached_property
+    def job(self) -> Job:
+        """Training run as a job; a network that trains directly on originals is a clean control."""
+        data: Data = "clean" if self.of.method == ORIGINAL else "protected"
+        keyed = self.role == "authorized"
+        return Job(
+            role="clean" if data == "clean" and self.scheme == "direct" else self.role,
+            network=self.network,
+            start="theta0" if keyed else "random",
+            scheme=self.scheme,
+            data=data,
+            seed=self.seed,
+            key=self.teacher.number if self.teacher else self.number if keyed else None,
+            variant=f"{self.of.images.name}-{self.of.method}-{self.digest[:8]}",
+        )
 
     @functools.cached_property
     def id(self) -> str:
         """Name of the case."""
-        number = self.teacher.number if self.teacher else self.number
-        variant = f"{self.of.images.name}-{self.of.method}-{self.digest[:8]}" + (f"-key{number}" if number else "")
-        start = self.start if self.case_role == "clean" else None
-        return case_id(self.case_role, self.network, self.scheme, self.data, self.seed, start=start, variant=variant)
+        return self.job.id
 
 
 class Federation(_Spec):

@@ -4,24 +4,48 @@ Every cell names the training runs whose mean it is, and the paper's number besi
 that several tables need has one specification (:mod:`uge.paper.specs`), so it is done once.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
+from importlib import resources
+from typing import Any
 
 from uge.errors import UnknownNameError
-from uge.paper.paper_numbers import NOWHERE, PaperTable, paper_table
+from uge.learning.recipes import Recipe
+from uge.methods.table import METHODS
+from uge.methods.uge.settings import LOSSES
+from uge.names import KEYED
 from uge.paper.plan import Cell, Experiment, Section
-from uge.paper.scale import DATA, label
-from uge.paper.specs import ORIGINAL, Unit
-from uge.paper.table_specs import HACKERS, KEYED, TableSpecs
+from uge.paper.scale import DATA, Scale, label
+from uge.paper.specs import ORIGINAL, Copy, Federation, Images, Unit
 
+NETWORKS = {
+    "CNN": "cnn",
+    "ResNetC-20": "resnetc20",
+    "ResNetC-32": "resnetc32",
+    "ResNet-18": "resnet18",
+    "MobileNetV2": "mobilenetv2",
+    "ShuffleNetV2": "shufflenetv2",
+}
+"""Networks by their names in the paper."""
+LARGER = ("MobileNetV2", "ShuffleNetV2", "ResNet-18")
+HACKERS = {
+    "cifar10": ("CNN", "ResNetC-20", "ResNetC-32", "ResNet-18"),
+    "cifar100": LARGER,
+    "tinyimagenet": LARGER,
+    "tinyimagenet20": LARGER,
+}
+"""Hackers of Table 1 on each data set."""
+RHO = "0.04"
+"""Budget of the paper."""
 VARIANTS = {
     "Original": "original",
     "Unlearn": "unlearn",
     "UnDistill": "undistill",
     "UGEs w-o UD": "uge-no-ud",
     "UGEs": "uge",
-    "Keyed (ours)": KEYED,
+    "Keyed (ours)": "keyed",
 }
 """Rows of Table 1 and the methods behind them; the last is this project's default, not the paper's."""
 ULES = {
@@ -36,11 +60,161 @@ ULES = {
     "AR": "ar",
     "OPS": "ops",
     "PIL": "pil",
-    "Keyed (ours)": KEYED,
+    "Keyed (ours)": "keyed",
 }
 """Rows of Table 3 and the methods behind them; from ``random noise`` on they are not in the paper's table."""
+PaperTable = dict[str, dict[str, float | None]]
 Run = Callable[..., Unit]
 """Training run once its ``seed`` is given."""
+
+
+def has_key(method: str) -> bool:
+    """True where authorised networks carry a wave key."""
+    return method != ORIGINAL and METHODS[method].wave_key
+
+
+def authorized_name(method: str, network: str) -> str:
+    """Name of an authorised network, with the prefix of its wave key."""
+    return f"{KEYED}{network}" if has_key(method) else network
+
+
+@dataclass(frozen=True)
+class TableSpecs:
+    """Makes the specifications of tables.
+
+    Attributes:
+        scale: Sizes, recipes and seeds.
+        given: Sources of the data sets that the user has, by name.
+    """
+
+    scale: Scale
+    given: dict[str, str] = field(default_factory=dict)
+
+    def data_sets(self, *names: str) -> list[str]:
+        """Data sets of the paper, and others only where they were given."""
+        return [name for name in names if name != "tinyimagenet20" or name in self.given]
+
+    def network(self, name: str) -> str:
+        """Network that stands for one of the paper."""
+        return self.scale.networks.get(NETWORKS[name], NETWORKS[name])
+
+    def images(self, data: str) -> Images:
+        """Clean images of a data set, or of its stand-in."""
+        name = self.scale.named(data, self.given)
+        return Images(name=name, limit=self.scale.limit, limit_test=self.scale.limit_test, size=self.scale.size)
+
+    def copy(self, data: str, method: str, authorized: Sequence[str], *, seed: int, rho: str | None = RHO) -> Copy:
+        """Published copy; the originals are the same for every seed and every network."""
+        images = self.images(data)
+        if method == ORIGINAL:
+            return Copy(images=images, method=method)
+        names = tuple(authorized_name(method, name) for name in authorized)
+        settings = self._settings(images.name, method, names)
+        return Copy(images=images, method=method, authorized=names, rho=rho, seed=seed, settings=settings)
+
+    def authorized(
+        self, data: str, method: str, names: Sequence[str], number: int, *, seed: int, rho: str = RHO
+    ) -> Unit:
+        """Training of authorised network ``number`` from θ0 on a copy (or on the originals)."""
+        of = self.copy(data, method, names, seed=seed, rho=rho)
+        return Unit(
+            of=of,
+            role="authorized",
+            network=authorized_name(method, names[number]),
+            number=number,
+            recipe=self._recipe(of, names[number]),
+            seed=seed,
+        )
+
+    def hacker(
+        self,
+        data: str,
+        method: str,
+        authorized: Sequence[str],
+        network: str,
+        *,
+        seed: int,
+        teacher: int | None = None,
+        rho: str | None = RHO,
+    ) -> Unit:
+        """Training of a hacker, on labels or on the answers of authorised network ``teacher``."""
+        of = self.copy(data, method, authorized, seed=seed, rho=rho)
+        return Unit(
+            of=of,
+            role="hacker",
+            network=network,
+            scheme="direct" if teacher is None else "distill",
+            recipe=self._recipe(of, network),
+            seed=seed,
+            teacher=None
+            if teacher is None
+            else self.authorized(data, method, authorized, teacher, seed=seed, rho=rho or RHO),
+        )
+
+    def clean(self, data: str, network: str, *, seed: int) -> Unit:
+        """Clean control: a hacker on the originals."""
+        return self.hacker(data, ORIGINAL, (), network, seed=seed)
+
+    def victim(self, data: str, method: str, network: str, *, seed: int) -> Unit:
+        """Network that an unlearnable copy is to hold back; the paper's own runs are those of Table 1."""
+        if LOSSES.get(method):
+            return self.authorized(data, method, [network], 0, seed=seed)
+        if has_key(method):
+            return self.hacker(data, method, [network], network, seed=seed)
+        return self.hacker(data, method, (), network, seed=seed, rho=None)
+
+    def federation(self, data: str, *, seed: int) -> Federation:
+        """Federated run of Table 9: two servers, a ResNet-18 for all of them."""
+        images = self.images(data)
+        network = self.network("ResNet-18")
+        hackers = (self.network("CNN"), network)
+        recipes = {name: self.scale.recipe(images.name, name) for name in hackers}
+        return Federation(
+            images=images,
+            method="uge",
+            network=network,
+            hackers=hackers,
+            rho=RHO,
+            recipe=recipes[network],
+            recipes={name: recipe for name, recipe in recipes.items() if recipe != recipes[network]},
+            seed=seed,
+            settings=self._settings(images.name, "uge", (network,)),
+        )
+
+    def _recipe(self, of: Copy, network: str) -> Recipe:
+        recipe = self.scale.recipe(of.images.name, network)
+        # A wave key cannot follow rotations, so no network rotates the images that it protects.
+        rotated = has_key(of.method) and recipe.augment == "rotate-flip"
+        return recipe.model_copy(update={"augment": "crop-flip"}) if rotated else recipe
+
+    def _settings(self, data: str, method: str, names: Sequence[str]) -> dict[str, Any]:
+        """Settings of ``uge protect`` that matter to this method."""
+        scale = self.scale
+        if not LOSSES.get(method):
+            options = scale.baselines.get(method)
+            return {"baseline": {name: str(value) for name, value in options.items()}} if options else {}
+        settings = {**scale.protect, "recipe": scale.recipe(data, names[0]).json_dict()}
+        if data in scale.losses:
+            settings["loss"] = {**settings.get("loss", {}), **scale.losses[data]}
+        if data in scale.steps:
+            settings["generator"] = {**settings.get("generator", {}), "max_steps": scale.steps[data]}
+        return settings
+
+
+@cache
+def paper_table(name: str, part: str = "") -> PaperTable:
+    """Table as printed in the paper (CVPR 2024): row to column to test accuracy in percent, None where it has none.
+
+    Args:
+        name: ``"table1"`` and so on.
+        part: The data set, as the paper writes it, where a table has one block for each.
+
+    Raises:
+        KeyError: There is no such table or part.
+    """
+    table = json.loads((resources.files("uge.paper") / "paper_tables.json").read_text(encoding="utf-8"))[name]
+    table = table[part] if part else table
+    return {row: dict(zip(table["columns"], values, strict=True)) for row, values in table["rows"].items()}
 
 
 @dataclass
@@ -58,21 +232,20 @@ class _Block:
         units = tuple(tuple(run(seed=seed) for run in runs) for seed in seeds)
         controls = () if control is None else tuple((control(seed=seed),) for seed in seeds)
         # Where authorised and hackers' columns have the same names, the paper's columns tell them apart.
-        printed = column if column in self.paper.columns else column.removeprefix("hacker ")
-        self.cells.append(Cell(row, column, self.paper.number(row, printed), units, controls))
+        printed = self.paper.get(row, {})
+        number = printed.get(column, printed.get(column.removeprefix("hacker ")))
+        self.cells.append(Cell(row, column, number, units, controls))
 
     def done(self, title: str = "") -> Section:
-        rows = dict.fromkeys(cell.row for cell in self.cells)
-        columns = tuple(dict.fromkeys(cell.column for cell in self.cells))
+        rows = tuple(dict.fromkeys(cell.row for cell in self.cells))
         printed = {cell.row for cell in self.cells if cell.paper is not None}
-        added = frozenset(row for row in rows if printed and row not in printed)
         images = self.specs.images(self.data).name
         return Section(
             title=title or label(self.data),
-            rows=tuple(rows),
-            columns=columns,
+            rows=rows,
+            columns=tuple(dict.fromkeys(cell.column for cell in self.cells)),
             cells=tuple(self.cells),
-            added=added,
+            added=frozenset(rows) - printed if printed else frozenset(),
             stand_in=images if images != self.data else "",
         )
 
@@ -99,8 +272,7 @@ def table1(specs: TableSpecs) -> Experiment:
     """Ablation: variants × schemes × hackers × data sets."""
     sections = []
     for data in specs.data_sets("cifar10", "cifar100", "tinyimagenet", "tinyimagenet20"):
-        paper = NOWHERE if data == "tinyimagenet20" else paper_table("table1", DATA[data].label)
-        block = _Block(specs, data, paper)
+        block = _Block(specs, data, {} if data == "tinyimagenet20" else paper_table("table1", DATA[data].label))
         for variant in VARIANTS:
             _rows(block, variant, [specs.network("ResNet-18")], ["authorised"], HACKERS[data])
         sections.append(block.done())
@@ -133,7 +305,7 @@ def fig3(specs: TableSpecs) -> Experiment:
     sections = []
     networks = [specs.network("ResNet-18")]
     for data in specs.data_sets("cifar10", "cifar100"):
-        block = _Block(specs, data, NOWHERE)
+        block = _Block(specs, data, {})
         hacker = HACKERS[data][0]
         name = specs.network(hacker)
         own = partial(specs.authorized, data, ORIGINAL, networks, 0)
@@ -153,7 +325,7 @@ def fig3(specs: TableSpecs) -> Experiment:
 def fig7(specs: TableSpecs) -> Experiment:
     """Accuracy against the number of authorised networks; a plain CNN is the hacker."""
     hacker = specs.network("CNN")
-    block = _Block(specs, "cifar10", NOWHERE)
+    block = _Block(specs, "cifar10", {})
     clean = partial(specs.clean, block.data, hacker)
     for count in range(1, specs.scale.networks_most + 1):
         row = f"{count} authorised"
@@ -168,7 +340,7 @@ def fig7(specs: TableSpecs) -> Experiment:
 
 def _pictures(specs: TableSpecs, name: str, title: str, data: Sequence[str]) -> Experiment:
     copy = partial(specs.copy, authorized=[specs.network("ResNet-18")], seed=0)
-    shown = [copy(images, method) for images in specs.data_sets(*data) for method in ("uge", KEYED)]
+    shown = [copy(images, method) for images in specs.data_sets(*data) for method in ("uge", "keyed")]
     return Experiment(name, title, pictures=tuple(dict.fromkeys(shown)))
 
 
@@ -177,9 +349,9 @@ def table9(specs: TableSpecs) -> Experiment:
     paper = paper_table("table9")
     runs = tuple(specs.federation("cifar10", seed=seed) for seed in range(specs.scale.seeds))
     block = _Block(specs, "cifar10", paper)
-    places = [(row, column, paper.number(row, column)) for row in paper.rows for column in paper.columns]
+    places = [(row, column, number) for row, numbers in paper.items() for column, number in numbers.items()]
     block.cells += [Cell(*place, federations=runs) for place in places if place[2] is not None]
-    section = replace(block.done(), columns=paper.columns)
+    section = replace(block.done(), columns=tuple(paper["average"]))
     return Experiment("table9", "Table 9: federated learning", (section,))
 
 

@@ -55,7 +55,11 @@ def run_apply(
     if is_noise(noise):
         foreign = open_noise(noise, images, scope)
         _check_apart(out, foreign.path)
-        session.progress.note(_sentence(foreign))
+        each = "one perturbation per image" if foreign.scope == "sample" else "one pattern per class"
+        shape = f"{'×'.join(map(str, foreign.rows.shape))} {foreign.rows.dtype}"
+        session.progress.note(
+            f"{foreign.name}: {shape}, {each}, read as {foreign.unit}, largest {foreign.largest} levels"
+        )
         budget = Budget(foreign.largest / 255) if rho is None else Budget.parse(rho)
         pairs = foreign.pairs(images, budget)
         provenance = _foreign_provenance(foreign, images, budget)
@@ -67,8 +71,10 @@ def run_apply(
         _check_apart(out, noise)
         budget = generator.budget
         pairs = protected_images(images, generator, session.runtime)
-        details: dict[str, Any] = {"generator_sha256": weights_hash(generator), "channels": generator.channels}
-        provenance = Provenance(method="generator", method_details=details)
+        provenance = Provenance(
+            method="generator",
+            method_details={"generator_sha256": weights_hash(generator), "channels": generator.channels},
+        )
     result["rho"] = budget.rho
     if session.dry_run:
         return result
@@ -84,15 +90,8 @@ def _check_apart(out: Path, noise: Path) -> None:
         raise UsageError(f"the output {out} and the folder of {noise} overlap; choose an output outside that folder")
 
 
-def _sentence(noise: ForeignNoise) -> str:
-    each = "one perturbation per image" if noise.scope == "sample" else "one pattern per class"
-    shape = "×".join(map(str, noise.rows.shape))
-    return f"{noise.name}: {shape} {noise.rows.dtype}, {each}, read as {noise.unit}, largest {noise.largest} levels"
-
-
 def _foreign_provenance(noise: ForeignNoise, images: ImageSet, budget: Budget) -> Provenance:
     height, width = noise.size
-    size = {"training_size": height} if height == width else {}
     return Provenance(
         method="foreign",
         method_details={
@@ -102,6 +101,6 @@ def _foreign_provenance(noise: ForeignNoise, images: ImageSet, budget: Budget) -
             "largest_levels": noise.largest,
             "clipped": budget.levels < noise.largest,
             "channels": images.channels(),
-            **size,
+            **({"training_size": height} if height == width else {}),
         },
     )

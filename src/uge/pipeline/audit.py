@@ -1,63 +1,50 @@
-"""Attacking a published folder: ``uge audit``."""
+"""Audit of a published folder: its images read, its cases planned and run, and pictures for its report."""
 
 import contextlib
+import itertools
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
 
 from uge.attacks import ATTACKS
 from uge.attacks.variants import VARIANTS, choose_variants
 from uge.auditing.checks import overlap
 from uge.auditing.plan import choose, plan
 from uge.auditing.quality import write_quality
-from uge.auditing.schedule import Deadline, execute, parse_budget
+from uge.auditing.schedule import execute, parse_budget, time_left
 from uge.auditing.summarize import summarize
 from uge.auditing.summary import Summary
-from uge.cases.case import YARDSTICK, Case
-from uge.cases.keys import key_recipe
-from uge.cases.material import CopyMaterial
+from uge.cases.case import YARDSTICK, Case, Job
+from uge.cases.material import CopyMaterial, key_recipe
 from uge.config import STANDARD_ATTACKS, AuditConfig
 from uge.data import ImageSet, load_images
+from uge.data.images import Pixels
 from uge.data.store import PixelStore
 from uge.errors import UsageError
-from uge.files import locked, storage_errors, write_json
-from uge.learning.recipes import Recipe, with_epochs
+from uge.files import locked, staged_folder, storage_errors, write_json
 from uge.learning.recipes import recipe as named_recipe
+from uge.learning.recipes import with_epochs
 from uge.names import is_keyed
 from uge.networks import check_name
 from uge.pipeline.images import read_store
 from uge.pipeline.originals import clean_images, find_originals, hashes, pairs
-from uge.pipeline.pictures import save_attacked, save_pictures
 from uge.publishing import private_folder, read_manifest
 from uge.report.page import AuditedFolder, write_report
 from uge.runtime import Runtime
 from uge.session import Session
 
 PAGE = "report.html"
+_PICTURES = 9
+_ATTACKED = 3
+_SAMPLE = 200  # Images that a transform may learn from, for instance where the spectrum has its peaks.
 _MOST_PAIRS = 20_000  # Original and published images that quality is measured on.
-
-
-@dataclass(frozen=True)
-class AuditSources:
-    """Sources of everything that an audit needs beside the published folder.
-
-    Attributes:
-        test: Clean test images; with a train split too, its images are the clean control.
-        clean: The originals, if they are not the train split of ``test``.
-        public: Labelled images of another data set, for attacks that need some.
-        keys: Key files; those in ``OUT.private`` by default. Without one there is no authorised side and no
-            distillation.
-        trust_plugins: Allows keys to name code that is then run as their network.
-    """
-
-    test: str
-    clean: str | None = None
-    public: str | None = None
-    keys: Sequence[Path] = ()
-    trust_plugins: bool = False
 
 
 class AuditRun:
@@ -65,9 +52,14 @@ class AuditRun:
 
     Args:
         out: The published folder, or any labelled image folder, however it was made.
-        sources: Test images, originals and keys.
         config: Networks, attacks, seeds, how much time there is and how many cases run at once.
         session: Device, progress; ``overwrite`` throws finished cases away first.
+        test: Clean test images; with a train split too, its images are the clean control.
+        clean: The originals, if they are not the train split of ``test``.
+        public: Labelled images of another data set, for attacks that need some.
+        keys: Key files; those in ``OUT.private`` by default. Without one there is no authorised side and no
+            distillation.
+        trust_plugins: Allows keys to name code that is then run as their network.
         folder: Audit folder; ``OUT.audit`` by default. Finished cases in it are not run again.
 
     Raises:
@@ -77,22 +69,34 @@ class AuditRun:
     """
 
     def __init__(
-        self, out: Path, sources: AuditSources, config: AuditConfig, session: Session, folder: Path | None = None
+        self,
+        out: Path,
+        config: AuditConfig,
+        session: Session,
+        *,
+        test: str,
+        clean: str | None = None,
+        public: str | None = None,
+        keys: Sequence[Path] = (),
+        trust_plugins: bool = False,
+        folder: Path | None = None,
     ) -> None:
         self.out = out
         self.config = config
         self.session = session
-        self.deadline = Deadline.after(parse_budget(config.budget))
+        self.left = time_left(parse_budget(config.budget))
         self.folder = folder or out.with_name(f"{out.name}.audit")
         if self.folder.resolve().is_relative_to(out.resolve()):
             raise UsageError(f"the audit folder {self.folder} lies inside the published folder {out}; keep it outside")
         with contextlib.ExitStack() as lock:
             if not session.dry_run:
                 lock.enter_context(locked(self.folder))
-            self._plan(sources)
+            self._plan(test, clean, public, keys, trust_plugins)
             self._lock = lock.pop_all()
 
-    def _plan(self, sources: AuditSources) -> None:
+    def _plan(
+        self, test: str, clean: str | None, public: str | None, keys: Sequence[Path], trust_plugins: bool
+    ) -> None:
         out, config, session = self.out, self.config, self.session
         for name in config.networks:
             check_name(name)
@@ -100,11 +104,38 @@ class AuditRun:
         variants = choose_variants(config.variants)
         self.published = load_images(str(out)).check_trainable()
         self.manifest = read_manifest(out) if (out / "manifest.json").is_file() else None
-        self.material = self._read(sources)
-        recipe = self.material.recipe
+        keys = list(keys) or sorted(private_folder(out).glob("authorized-*.key.safetensors"))
+        base = named_recipe(config.recipe) if config.recipe else key_recipe(keys[0]) if keys else named_recipe("short")
+        recipe = with_epochs(base, config.epochs)
+        details = self.manifest.model_dump(mode="json")["method_details"] if self.manifest else {}
+        channels = int(details.get("channels") or self.published.channels())
+        protected = read_store(self.published, config.size or details.get("training_size"), channels, session)
+
+        def alike(images: ImageSet) -> PixelStore:
+            return read_store(images, *protected.shape, session)
+
+        test_images = alike(clean_images(test, self.published, config.limit_test))
+        self.originals = find_originals(test, clean, self.published)
+        self.material = CopyMaterial(
+            self.folder,
+            protected,
+            test_images,
+            session.runtime,
+            recipe,
+            clean=None if self.originals.images is None else alike(self.originals.images),
+            public=alike(load_images(public)) if public else None,
+            keys=keys,
+            seed=config.seed,
+            plugins=trust_plugins,
+        )
         names = [network.name for network in self.material.theta0]
-        _check_augmentation(recipe, names)
-        planned = plan(
+        rotated = next(filter(is_keyed, names), None) if recipe.augment == "rotate-flip" else None
+        if rotated is not None:
+            raise UsageError(
+                f"the authorised network '{rotated}' cannot follow rotations, got the augmentation 'rotate-flip'; give "
+                "a --recipe without it, and --variants rotate to see what rotations cost"
+            )
+        self.planned = plan(
             config.networks,
             choice,
             config.seeds,
@@ -113,34 +144,7 @@ class AuditRun:
             public=self.material.public is not None,
             variants=[name for name in variants if VARIANTS[name].differs(recipe, session.runtime.precision)],
             combine=config.combine or choice.everything,
-        )
-        meant = names or (self.manifest and self.manifest.authorized)
-        self.planned = planned if meant else planned.without_key()
-
-    def _read(self, sources: AuditSources) -> CopyMaterial:
-        config, published, session = self.config, self.published, self.session
-        keys = list(sources.keys) or sorted(private_folder(self.out).glob("authorized-*.key.safetensors"))
-        recipe = _recipe(config, keys)
-        details = self.manifest.model_dump(mode="json")["method_details"] if self.manifest else {}
-        channels = int(details.get("channels") or published.channels())
-        protected = read_store(published, config.size or details.get("training_size"), channels, session)
-
-        def alike(images: ImageSet) -> PixelStore:
-            return read_store(images, *protected.shape, session)
-
-        test = alike(clean_images(sources.test, published, config.limit_test))
-        self.originals = find_originals(sources.test, sources.clean, published)
-        return CopyMaterial(
-            self.folder,
-            protected,
-            test,
-            session.runtime,
-            recipe,
-            clean=None if self.originals.images is None else alike(self.originals.images),
-            public=alike(load_images(sources.public)) if sources.public else None,
-            keys=keys,
-            seed=config.seed,
-            plugins=sources.trust_plugins,
+            authorized=bool(names or (self.manifest and self.manifest.authorized)),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -168,7 +172,10 @@ class AuditRun:
             return self._run()
 
     def _run(self) -> Summary:
-        self._open_folder()
+        with storage_errors(self.folder):
+            for part in ("cases", "failed", "weights") if self.session.overwrite else ():
+                shutil.rmtree(self.folder / part, ignore_errors=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             executed = execute(
                 self.material,
@@ -176,7 +183,7 @@ class AuditRun:
                 progress=self.session.progress,
                 workers=workers(self.config.workers, self.session.runtime),
                 executor=self.config.executor,
-                deadline=self.deadline,
+                left=self.left,
             )
         except BaseException:
             with contextlib.suppress(OSError):
@@ -184,49 +191,38 @@ class AuditRun:
             raise
         facts = self._facts()
         save_attacked(self.folder / "attacked", self.material, executed.cases, self.published)
-        self._copy_records()
+        for record in (self.out / "manifest.json", private_folder(self.out) / "protect.jsonl"):
+            if record.is_file():
+                shutil.copyfile(record, self.folder / record.name)
         summary = summarize(
             executed.cases,
             classes=len(self.published.classes),
             left_out=[vars(left_out) for left_out in executed.left_out],
             planned=executed.planned,
             failed=executed.failed,
-            facts={name: value for name, value in facts.items() if value is not None},
+            facts=facts,
         )
         return judge(self.folder, executed.cases, summary, report=str(self.folder / PAGE))
 
-    def _open_folder(self) -> None:
-        with storage_errors(self.folder):
-            for part in ("cases", "failed", "weights") if self.session.overwrite else ():
-                shutil.rmtree(self.folder / part, ignore_errors=True)
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
     def _facts(self) -> dict[str, Any]:
+        """Facts for the checks; where there are originals, quality and pictures are written on the way."""
         material = self.material
+        originals = self.originals.images
+        quality = None
+        if originals is not None and material.clean is not None:
+            measured = pairs(originals, self.published, _MOST_PAIRS, clean=material.clean, protected=material.protected)
+            quality = write_quality(self.folder, measured, self.published.classes)
+            save_pictures(self.folder / "pictures", originals, self.published)
         trained_on = [*hashes(material.protected), *(hashes(material.clean) if material.clean else ())]
-        return {
+        facts = {
             "test_images": len(material.test),
             "attacks": sum(entry.family != YARDSTICK for entry in ATTACKS.loadable().values()),
             "overlap": overlap(trained_on, hashes(material.test)),
             "label_agreement": self.originals.label_agreement,
             "budget_levels": self.manifest.budget.levels if self.manifest else None,
-            "linf_levels": self._measure_originals(),
+            "linf_levels": quality["linf_levels"] if quality else None,
         }
-
-    def _measure_originals(self) -> int | None:
-        """Largest change in levels, if there are originals; quality and pictures are written on the way."""
-        originals, clean = self.originals.images, self.material.clean
-        if originals is None or clean is None:
-            return None
-        measured = pairs(originals, self.published, _MOST_PAIRS, clean=clean, protected=self.material.protected)
-        quality = write_quality(self.folder, measured, self.published.classes)
-        save_pictures(self.folder / "pictures", originals, self.published)
-        return quality["linf_levels"] if quality else None
-
-    def _copy_records(self) -> None:
-        for record in (self.out / "manifest.json", private_folder(self.out) / "protect.jsonl"):
-            if record.is_file():
-                shutil.copyfile(record, self.folder / record.name)
+        return {name: value for name, value in facts.items() if value is not None}
 
 
 def workers(text: str, runtime: Runtime) -> int:
@@ -259,15 +255,51 @@ def judge(folder: Path, cases: Sequence[Case], summary: Summary, *, report: str)
     return summary
 
 
-def _recipe(config: AuditConfig, keys: Sequence[Path]) -> Recipe:
-    base = named_recipe(config.recipe) if config.recipe else key_recipe(keys[0]) if keys else named_recipe("short")
-    return with_epochs(base, config.epochs)
+def save_pictures(folder: Path, originals: ImageSet, published: ImageSet) -> None:
+    """Save originals and their protected form as PNG files for the report, of different classes where there are."""
+    entries = []
+    with staged_folder(folder, overwrite=True) as stage:
+        for number, index in enumerate(_first_of_classes(published, _PICTURES)):
+            entry = {"id": published.ids[index], "class": published.classes[int(published.labels[index])]}
+            for kind, images in (("original", originals), ("protected", published)):
+                entry[kind] = f"{number:02d}-{kind}.png"
+                _save(images.read(index), stage / entry[kind])
+            entries.append(entry)
+        write_json(stage / "pictures.json", {"pictures": entries})
 
 
-def _check_augmentation(recipe: Recipe, authorized: Sequence[str]) -> None:
-    name = next(filter(is_keyed, authorized), None)
-    if name is not None and recipe.augment == "rotate-flip":
-        raise UsageError(
-            f"the authorised network '{name}' cannot follow rotations, got the augmentation 'rotate-flip'; give a "
-            "--recipe without it, and --variants rotate to see what rotations cost"
-        )
+def save_attacked(folder: Path, material: CopyMaterial, cases: Iterable[Case], published: ImageSet) -> None:
+    """Save what the preprocessing attacks of the cases make of some published images, at the training size.
+
+    Args:
+        folder: The new folder, which takes the place of an older one.
+        material: Images, recipe and seeds of the audit.
+        cases: Its finished cases.
+        published: The published images, in the order of the audit's.
+    """
+    schemes = dict.fromkeys(case.scheme for case in cases if case.role == "hacker" and case.family == "preprocess")
+    chosen = _first_of_classes(published, _ATTACKED)
+    others = [row for row in range(min(len(published), _SAMPLE)) if row not in chosen]
+    sample = material.protected.subset(torch.tensor(chosen + others))
+    job = Job("hacker", "lenet", "random", "direct", "protected", 0)
+    context = replace(material.context(job), store=sample, test=sample)
+    prepares = ((name, ATTACKS[name].prepare) for name in schemes if name in ATTACKS)
+    attacked = ((name, prepare(context).store) for name, prepare in prepares if prepare is not None)
+    entries = []
+    with staged_folder(folder, overwrite=True) as stage:
+        for name, store in itertools.chain([("published", sample)], attacked):
+            shown = store.pixels.read(torch.arange(len(chosen))).permute(0, 2, 3, 1).cpu().numpy()
+            for number, (index, pixels) in enumerate(zip(chosen, shown, strict=True)):
+                file = f"{name}-{number:02d}.png"
+                _save(pixels, stage / file)
+                label = published.classes[int(published.labels[index])]
+                entries.append({"attack": name, "file": file, "class": label, "id": published.ids[index]})
+        write_json(stage / "attacked.json", {"pictures": entries})
+
+
+def _first_of_classes(images: ImageSet, count: int) -> list[int]:
+    return [int(index) for index in np.unique(images.labels, return_index=True)[1][:count]]
+
+
+def _save(pixels: Pixels, path: Path) -> None:
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)

@@ -9,31 +9,30 @@ from pathlib import Path
 import numpy as np
 
 from uge.auditing.summarize import summarize
-from uge.cases.case import Case, Data
+from uge.cases.case import Data
 from uge.cases.material import CopyMaterial
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
 from uge.data.images import ImageSet
 from uge.errors import DataError, UsageError
-from uge.federated.columns import Table, columns, tabulate
-from uge.federated.servers import Server, write_part
+from uge.federated.columns import columns, run_columns, tabulate, union_material
+from uge.federated.flower import check_flower, federated_averaging
+from uge.federated.parts import Server, split_rows, write_part
 from uge.federated.settings import Federation
-from uge.federated.split import split_rows
-from uge.files import JSON, fingerprint, storage_errors, write_json, writes
+from uge.files import JSON, fingerprint, recover, storage_errors, write_json, writes
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS, ImagesInfo
 from uge.methods.authorized import split_names
 from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
 from uge.pipeline.originals import clean_images
-from uge.pipeline.private_folder import FederationFolder, key_path, write_keys
-from uge.publishing import create_private, read_manifest
+from uge.pipeline.private_folder import DONE, FederationFolder, key_path, write_keys
+from uge.publishing import create_private, private_folder, read_manifest
 from uge.requests.configure import check_fits, describe_requests, with_requests
 from uge.requests.request import Request, theta0_file
 from uge.runtime import stream_seed
 from uge.session import Session
 
-RESULT = "federated.json"
 REQUEST = "request"
 RECEIVED = "received"
 SETTINGS = "settings.yaml"
@@ -83,7 +82,7 @@ def run_federated(
     for name in hackers:
         check_name(name)
     given = config
-    config, requests = with_requests(given)
+    config, requests = with_requests(config)
     method = METHODS[config.method]
     if len(split_names(config.authorized)) != 1 or not method.authorizes:
         fitting = ", ".join(name for name, row in METHODS.items() if row.authorizes)
@@ -92,8 +91,6 @@ def run_federated(
             f"{config.method}; name one network and a method that protects for it ({fitting})"
         )
     if federation.rounds:
-        from uge.federated.flower import check_flower
-
         check_flower()
     images = load_images(source, split="train", limit=config.limit).check_trainable()
     check_fits(config, requests, ImagesInfo.of(images))
@@ -101,30 +98,49 @@ def run_federated(
     seed = stream_seed(config.seed, "federated")
     parts = split_rows(images.labels, federation.servers, federation.split, alpha=federation.alpha, seed=seed)
     if session.dry_run:
-        servers_hold = [held(images.subset(rows)) for rows in parts]
-        return {"images": len(images), "requests": describe_requests(requests), "servers": servers_hold}
+        return {
+            "images": len(images),
+            "requests": describe_requests(requests),
+            "servers": [held(images.subset(rows)) for rows in parts],
+        }
     folder = FederationFolder(out, images.root, session)
     (theta0,) = method.networks(ImagesInfo.of(tests), config)
-    with folder.opened(_fingerprint(images, theta0, config, requests, federation, publishing)) as place:
+    protection = config.model_dump(mode="json", exclude={"authorized_weights", "requests"})
+    # Of everything that determines the published parts; training runs have fingerprints of their own.
+    digest = fingerprint(
+        {
+            "ids": list(images.ids),
+            "labels": images.labels.tolist(),
+            "classes": images.classes,
+            "config": protection,
+            "theta0": weights_hash(theta0),
+            "publishing": publishing.model_dump(mode="json"),
+            "split": federation.model_dump(mode="json", include={"servers", "split", "alpha"}),
+            **({"requests": describe_requests(requests)} if requests else {}),
+        }
+    )
+    with folder.opened(digest) as place:
         _request(place, theta0, given, requests, publishing)
         servers = [Server.at(place, number) for number in range(federation.servers)]
         for server, rows in zip(servers, parts, strict=True):
             write_part(server, source, images, rows.tolist(), limit=config.limit)
             with session.progress.stage(f"server {server.number} protects {len(rows)} images"):
                 _protect(place, server, session)
-        table = Table(
+        material = union_material(
             place / "audit",
             [server.images() for server in servers],
             [server.originals() for server in servers],
             tests,
-            key=key_path(place / REQUEST, 0),
+            keys=[key_path(place / REQUEST, 0)],
             recipe=config.recipe,
-            recipes=recipes,
+            recipes=recipes or {},
             seed=seed,
             runtime=session.runtime,
-            progress=session.progress,
         )
-        results = table.run(columns(theta0.name, hackers, federation.servers, federation.seeds))
+        runs = columns(theta0.name, hackers, federation.servers, federation.seeds)
+        results = run_columns(runs, material, [len(rows) for rows in parts], session.progress)
+        whole = [case for run, case in results if run.server is None]
+        summary = summarize(whole, classes=len(images.classes))
         result: JSON = {
             "network": theta0.name,
             "weights_sha256": weights_hash(theta0),
@@ -132,39 +148,15 @@ def run_federated(
             "classes": list(images.classes),
             "servers": [_server(server) for server in servers],
             "columns": tabulate(results),
-            "fedavg": _averaging(place, table.union, federation, session) if federation.rounds else None,
-            **_judge(place, [case for run, case in results if run.server is None], len(images.classes)),
-            "settings": {
-                "protect": config.model_dump(mode="json", exclude={"authorized_weights", "requests"}),
-                "federation": federation.model_dump(mode="json"),
-            },
+            "fedavg": _averaging(place, material, federation, session) if federation.rounds else None,
+            **judge(place / "audit", whole, summary, report=PAGE).model_dump(include={"gap", "gap_best", "verdict"}),
+            # Relative, since the folder may be moved to its place yet.
+            "report": f"audit/{PAGE}",
+            "settings": {"protect": protection, "federation": federation.model_dump(mode="json")},
             "environment": session.runtime.environment(),
         }
-        write_json(place / RESULT, result)
+        write_json(place / "federated.json", result)
     return result
-
-
-def _fingerprint(
-    images: ImageSet,
-    theta0: ImageClassifier,
-    config: ProtectConfig,
-    requests: Sequence[Request],
-    federation: Federation,
-    publishing: PublishConfig,
-) -> str:
-    """sha256 of everything that determines the published parts; training runs have fingerprints of their own."""
-    return fingerprint(
-        {
-            "ids": list(images.ids),
-            "labels": images.labels.tolist(),
-            "classes": images.classes,
-            "config": config.model_dump(mode="json", exclude={"authorized_weights", "requests"}),
-            "theta0": weights_hash(theta0),
-            "publishing": publishing.model_dump(mode="json"),
-            "split": federation.model_dump(mode="json", include={"servers", "split", "alpha"}),
-            **({"requests": describe_requests(requests)} if requests else {}),
-        }
-    )
 
 
 def _request(
@@ -180,12 +172,11 @@ def _request(
         publishing: Layout and codec of the published parts.
     """
     folder = create_private(place / REQUEST)
-    recipe = requests[0].recipe if requests else given.recipe
-    write_keys(folder, [theta0], recipe)
+    write_keys(folder, [theta0], requests[0].recipe if requests else given.recipe)
     # Paths are relative: published bytes must not depend on where the federation lies.
-    changes: JSON = {"authorized_weights": () if requests else (key_path(Path(REQUEST), 0),), "requests": ()}
-    shared = given.model_copy(update={**changes, "limit": None, "size": theta0.size})
-    settings = shared.model_dump(mode="json", exclude_defaults=True)
+    keys = () if requests else (key_path(Path(REQUEST), 0),)
+    changes: JSON = {"authorized_weights": keys, "requests": (), "limit": None, "size": theta0.size}
+    settings = given.model_copy(update=changes).model_dump(mode="json", exclude_defaults=True)
     for path, request in zip(given.requests, requests, strict=True):
         received = create_private(folder / RECEIVED)
         with storage_errors(received):
@@ -202,12 +193,13 @@ def _protect(place: Path, server: Server, session: Session) -> None:
         DataError: Its images cannot be used.
         UsageError: It failed otherwise; the message is the server's.
     """
-    if server.finished:
+    recover(server.published)
+    finished = (private_folder(server.published) / DONE, server.published / "manifest.json")
+    if all(path.is_file() for path in finished):
         return
     part, published = (str(path.relative_to(place)) for path in (server.part, server.published))
-    runtime = session.runtime
     command = [sys.executable, "-m", "uge", "protect", part, published, "--config", f"{REQUEST}/{SETTINGS}", "--resume"]
-    command += ["--device", str(runtime.device), "--precision", runtime.precision, "--quiet"]
+    command += ["--device", str(session.runtime.device), "--precision", session.runtime.precision, "--quiet"]
     done = subprocess.run(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         said = done.stderr.strip().splitlines()
@@ -216,8 +208,6 @@ def _protect(place: Path, server: Server, session: Session) -> None:
 
 
 def _averaging(place: Path, material: CopyMaterial, federation: Federation, session: Session) -> JSON:
-    from uge.federated.flower import federated_averaging
-
     kinds: tuple[Data, ...] = ("protected", "clean") if federation.control else ("protected",)
     return {
         kind: federated_averaging(
@@ -237,20 +227,12 @@ def _averaging(place: Path, material: CopyMaterial, federation: Federation, sess
     }
 
 
-def _judge(place: Path, cases: list[Case], classes: int) -> JSON:
-    """Judge the audit of the union; paths are relative, since the folder may be moved to its place yet."""
-    summary = judge(place / "audit", cases, summarize(cases, classes=classes), report=PAGE)
-    return {**summary.model_dump(include={"gap", "gap_best", "verdict"}), "report": f"audit/{PAGE}"}
-
-
 def _server(server: Server) -> JSON:
-    manifest = read_manifest(server.published)
-    place = server.folder.parent
     return {
         "server": server.number,
-        "published": str(server.published.relative_to(place)),
+        "published": str(server.published.relative_to(server.folder.parent)),
         **held(server.images()),
-        "measured": manifest.measured.model_dump(mode="json"),
+        "measured": read_manifest(server.published).measured.model_dump(mode="json"),
     }
 
 

@@ -10,7 +10,6 @@ from uge.files import read_json, recover
 from uge.networks import load_weights, weights_hash
 from uge.pipeline.private_folder import DONE, STATE
 from uge.publishing import read_manifest
-from uge.requests.identity import key_fingerprint
 from uge.requests.request import read_request
 
 
@@ -36,39 +35,31 @@ def inspect(target: str) -> dict[str, Any]:
         return {
             "kind": "request",
             **request.model_dump(mode="json"),
-            "fingerprint": key_fingerprint(request.public_key),
+            "fingerprint": request.record.key_sha256,
         }
     if path.is_file() and path.suffix == ".safetensors":
-        return _weights(path)
+        state, metadata = load_weights(path)
+        return {
+            "kind": metadata.get("kind") or ("network weights" if "network" in metadata else "weights"),
+            "metadata": metadata,
+            "values": sum(tensor.numel() for tensor in state.values()),
+            "sha256": weights_hash(state),
+        }
     if (path / STATE).is_file():
         return {"kind": "private folder", "finished": (path / DONE).is_file(), **read_json(path / STATE)}
     if (path / "generator.safetensors").is_file():
         keys = sorted(key.name for key in path.glob("authorized-*.key.safetensors"))
         return {"kind": "private folder", "finished": True, "keys": keys}
-    return {"kind": "image source", **_source(target)}
-
-
-def _weights(path: Path) -> dict[str, Any]:
-    state, metadata = load_weights(path)
-    count = sum(tensor.numel() for tensor in state.values())
-    kind = metadata.get("kind") or ("network weights" if "network" in metadata else "weights")
-    return {"kind": kind, "metadata": metadata, "values": count, "sha256": weights_hash(state)}
-
-
-def _source(target: str) -> dict[str, Any]:
     splits: dict[str, Any] = {}
-    for split in ("train", "test"):
-        if not has_split(target, split):
-            continue
+    for split in (name for name in ("train", "test") if has_split(target, name)):
         images = load_images(target, split=split)
-        sizes = Counter(f"{image.shape[1]}x{image.shape[0]}" for image in images.probe())
         counts = Counter(images.classes[label] for label in images.labels.tolist())
         splits[split] = {
             "images": len(images),
             "classes": {name: counts[name] for name in images.classes},
             "channels": images.channels(),
-            "sizes": dict(sizes.most_common(5)),
+            "sizes": dict(Counter(f"{image.shape[1]}x{image.shape[0]}" for image in images.probe()).most_common(5)),
         }
     if not splits:
         raise UsageError(f"{target} has neither a train nor a test split that this tool can read")
-    return {"source": target, "splits": splits}
+    return {"kind": "image source", "source": target, "splits": splits}

@@ -59,17 +59,11 @@ def clean_images(source: str, published: ImageSet, limit: int | None) -> ImageSe
         DataError: Their classes are not those of the published images, or they are the originals of those.
     """
     split = "test" if has_split(source, "test") else "train"
-    images = aligned(load_images(source, split=split, limit=limit), published.classes, "test images")
-    _check_apart(images, published)
-    return images
-
-
-def _check_apart(test: ImageSet, published: ImageSet) -> None:
-    """Refuse to test on the originals of the published images: every network would be tested on its training images."""
+    test = aligned(load_images(source, split=split, limit=limit), published.classes, "test images")
     place = {name: number for number, name in enumerate(published.ids)}
     rows = [number for number, name in enumerate(test.ids) if name in place]
     if len(rows) < max(_FEW, len(test) / 2):
-        return
+        return test
     common = test.subset(rows)
     copies = published.subset([place[name] for name in common.ids])
     if _same_shapes(common, copies) and _alike(common, copies):
@@ -77,6 +71,7 @@ def _check_apart(test: ImageSet, published: ImageSet) -> None:
             f"the test images are the originals of the published ones ({len(rows)} of {len(test)} have their ids and "
             "look like them); give test images that were not protected, such as a source with a test split"
         )
+    return test
 
 
 def find_originals(test_source: str, clean_source: str | None, published: ImageSet) -> Originals:
@@ -88,16 +83,14 @@ def find_originals(test_source: str, clean_source: str | None, published: ImageS
     Raises:
         DataError: ``clean_source`` is given and lacks the originals.
     """
-    if clean_source is None:
-        if not (has_split(test_source, "test") and has_split(test_source, "train")):
-            return Originals()
-        images = load_images(test_source, split="train")
-        same = sorted(images.classes) == sorted(published.classes)
-        return _matched(aligned(images, published.classes, "originals"), published) if same else Originals()
-    split = "train" if has_split(clean_source, "train") else "test"
-    images = aligned(load_images(clean_source, split=split), published.classes, "originals")
-    originals = _matched(images, published)
-    if originals.images is None:
+    if clean_source is None and not (has_split(test_source, "test") and has_split(test_source, "train")):
+        return Originals()
+    source = test_source if clean_source is None else clean_source
+    images = load_images(source, split="train" if has_split(source, "train") else "test")
+    if clean_source is None and sorted(images.classes) != sorted(published.classes):
+        return Originals()
+    originals = _matched(aligned(images, published.classes, "originals"), published)
+    if clean_source is not None and originals.images is None:
         raise DataError(
             f"{clean_source} has not the originals of the published images: expected {len(published)} images of the "
             f"same sizes with the same ids, or in the same order with the same labels, got {len(images)} others; "
@@ -112,9 +105,8 @@ def _matched(images: ImageSet, published: ImageSet) -> Originals:
         originals = images.subset([place[name] for name in published.ids])
         agreement = float((originals.labels == published.labels).mean())
         return Originals(originals if agreement == 1 and _same_shapes(originals, published) else None, agreement)
-    if len(images) != len(published) or not np.array_equal(images.labels, published.labels):
-        return Originals()
-    return Originals(images if _same_shapes(images, published) and _alike(images, published) else None)
+    same = np.array_equal(images.labels, published.labels) and _same_shapes(images, published)
+    return Originals(images if same and _alike(images, published) else None)
 
 
 def _same_shapes(images: ImageSet, published: ImageSet) -> bool:
@@ -126,8 +118,7 @@ def _same_shapes(images: ImageSet, published: ImageSet) -> bool:
 def _alike(images: ImageSet, published: ImageSet) -> bool:
     """True where most images at the same place resemble each other more than those at other places."""
     clean, copies = (np.stack([_thumbnail(pixels) for pixels in each.probe(_PROBES)]) for each in (images, published))
-    nearest = (copies @ clean.T).argmax(1)
-    return bool((nearest == np.arange(len(clean))).mean() > 0.5)
+    return bool(((copies @ clean.T).argmax(1) == np.arange(len(clean))).mean() > 0.5)
 
 
 def _thumbnail(pixels: Pixels) -> NDArray[np.float64]:
@@ -152,8 +143,8 @@ def pairs(
     ``clean`` and ``protected`` are the same images for training: where they are exact, nothing is decoded again.
     """
     rows = np.unique(np.linspace(0, len(published) - 1, min(most, len(published))).astype(np.int64))
-    both = zip(_read(originals, clean, rows), _read(published, protected, rows), strict=True)
-    for row, (original, copy) in zip(rows.tolist(), both, strict=True):
+    originals_pixels = _read(originals, clean, rows)
+    for row, original, copy in zip(rows.tolist(), originals_pixels, _read(published, protected, rows), strict=True):
         yield int(published.labels[row]), original, copy
 
 

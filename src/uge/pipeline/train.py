@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from uge.cases.keys import key_network, key_recipe
+from uge.cases.material import key_network, key_recipe
 from uge.data import load_images
-from uge.errors import UsageError
+from uge.errors import UsageError, refuse
 from uge.files import check_output, fingerprint, recover, writes
 from uge.learning.recipes import with_epochs
 from uge.learning.training import fit
@@ -59,26 +59,35 @@ def run_train(
     recover(key.parent)
     published = load_images(str(out)).check_trainable()
     recipe = with_epochs(key_recipe(key), epochs)
-    size, channels = _key_shape(key)
+    metadata = load_weights(key)[1]
+    try:
+        size, channels = (int(metadata[name]) for name in ("size", "channels"))
+    except (KeyError, ValueError):
+        raise UsageError(
+            f"{key} is no key file of this project; give OUT.private/authorized-0.key.safetensors"
+        ) from None
     store = read_store(published, size, channels, session)
     network = key_network(key, store, plugins=trust_plugins)
     _warn_of_another_key(out, key, network)
-    test = None
-    if test_source is not None:
-        test = read_store(clean_images(test_source, published, limit_test), size, channels, session)
+    test = (
+        None
+        if test_source is None
+        else read_store(clean_images(test_source, published, limit_test), size, channels, session)
+    )
     if session.dry_run:
         return {"network": network.name, "images": len(store), "recipe": recipe.json_dict()}
-    checkpoint = None
-    if save is not None:
-        parts = {
+    checkpoint = save and _checkpoint(
+        save,
+        {
             "network": weights_hash(network),
             "data": store.digest(),
             "recipe": recipe.json_dict(),
             "test": test and test.digest(),
             "seed": seed,
             "precision": session.runtime.precision,
-        }
-        checkpoint = _checkpoint(save, fingerprint(parts)[:12], resume=session.resume)
+        },
+        resume=session.resume,
+    )
     with session.progress.stage(f"train {network.name}") as on_progress:
         history = fit(
             network,
@@ -90,7 +99,7 @@ def run_train(
             checkpoint=checkpoint,
             progress=on_progress,
         )
-    if save is not None and checkpoint is not None:
+    if save and checkpoint:
         save_weights(save, network, {"recipe": recipe.model_dump_json()})
         checkpoint.unlink(missing_ok=True)
     best = history.best
@@ -115,19 +124,23 @@ def _check_save(save: Path | None, out: Path, session: Session) -> None:
         return
     half_done = session.resume and any(_checkpoints(save))  # Killed between the weights and their checkpoint's end.
     check_output(save, overwrite=session.overwrite or half_done)
-    if save.is_dir():
-        raise UsageError(f"expected a file name for the weights, got the folder {save}; name a file in it")
-    if save.resolve().is_relative_to(out.resolve()):
-        raise UsageError(f"the weights file {save} lies inside the published folder {out}; choose another place")
+    refuse(
+        {
+            f"expected a file name for the weights, got the folder {save}; name a file in it": save.is_dir(),
+            f"the weights file {save} lies inside the published folder {out}; choose another place": (
+                save.resolve().is_relative_to(out.resolve())
+            ),
+        }
+    )
 
 
-def _checkpoint(save: Path, settings: str, *, resume: bool) -> Path:
+def _checkpoint(save: Path, settings: dict[str, Any], *, resume: bool) -> Path:
     """Checkpoint of a training that ends in ``save``, named by its settings.
 
     Raises:
         UsageError: The training to resume had other settings.
     """
-    wanted = save.with_name(f".{save.name}.{settings}.checkpoint")
+    wanted = save.with_name(f".{save.name}.{fingerprint(settings)[:12]}.checkpoint")
     others = [path for path in _checkpoints(save) if path != wanted]
     if resume and others and not wanted.exists():
         raise UsageError(
@@ -158,13 +171,3 @@ def _warn_of_another_key(out: Path, key: Path, network: ImageClassifier) -> None
             "%s was made for %s, but %s holds %s %s; expect it to learn as a hacker does, or ask for the right key",
             *(out, names, key, network.name, digest[:12]),
         )
-
-
-def _key_shape(key: Path) -> tuple[int, int]:
-    metadata = load_weights(key)[1]
-    try:
-        return int(metadata["size"]), int(metadata["channels"])
-    except (KeyError, ValueError):
-        raise UsageError(
-            f"{key} is no key file of this project; give OUT.private/authorized-0.key.safetensors"
-        ) from None

@@ -4,13 +4,24 @@
 secrets go to ``private_folder`` beside it.
 """
 
-from uge.publishing.manifest import Authorized, Manifest, Measured, Provenance, is_published, read_manifest
+from uge.publishing.manifest import (
+    Authorized,
+    Codec,
+    Format,
+    Manifest,
+    Measured,
+    Provenance,
+    is_published,
+    read_manifest,
+)
 from uge.publishing.private import create_private, is_private, private_folder
 from uge.publishing.verify import Verification, is_complete, verify
 from uge.publishing.writer import Protected, publish
 
 __all__ = [
     "Authorized",
+    "Codec",
+    "Format",
     "Manifest",
     "Measured",
     "Protected",

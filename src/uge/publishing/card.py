@@ -89,13 +89,13 @@ def _budget(manifest: Manifest) -> str:
 
 def _measured(manifest: Manifest) -> str:
     measured = manifest.measured
-    parts = [f"largest change {measured.linf_levels} levels"]
-    if measured.psnr_db is not None:
-        parts.append(f"mean PSNR {measured.psnr_db:.1f} dB (lowest {measured.psnr_min_db:.1f})")
-    if measured.ssim is not None:
-        parts.append(f"mean SSIM {measured.ssim:.3f} (on {measured.ssim_sample} images)")
-    parts.append(f"{100 * measured.changed_pixels:.1f} % of the pixels changed")
-    return f"- Measured on the stored files: {'; '.join(parts)}."
+    changed = measured.psnr_db is not None
+    psnr = f"; mean PSNR {measured.psnr_db:.1f} dB (lowest {measured.psnr_min_db:.1f})" if changed else ""
+    ssim = f"; mean SSIM {measured.ssim:.3f} (on {measured.ssim_sample} images)" if measured.ssim is not None else ""
+    return (
+        f"- Measured on the stored files: largest change {measured.linf_levels} levels{psnr}{ssim}; "
+        f"{100 * measured.changed_pixels:.1f} % of the pixels changed."
+    )
 
 
 def _authorized(manifest: Manifest) -> str:

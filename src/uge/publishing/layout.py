@@ -5,20 +5,20 @@ This module alone knows which files a layout has, how they are written and how t
 
 import csv
 import hashlib
+import itertools
 import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uge.errors import DataError
+from uge.errors import DataError, refuse
 from uge.files import file_sha256
 from uge.publishing.manifest import INDEX, Codec, FileRecord, Format, Manifest
 from uge.publishing.stream import batches
@@ -101,11 +101,9 @@ def class_folders(classes: Sequence[str]) -> dict[str, str]:
     for name in classes:
         plain = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]', "_", unicodedata.normalize("NFC", name))
         plain = re.sub(r"^[.\s]+", "_", plain.encode()[:150].decode(errors="ignore")).rstrip(". ") or "class"
-        base = folder = f"_{plain}" if RESERVED.match(plain) else plain
-        number = 2
-        while folder.casefold() in taken:
-            folder = f"{base}-{number}"
-            number += 1
+        base = f"_{plain}" if RESERVED.match(plain) else plain
+        candidates = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
+        folder = next(candidate for candidate in candidates if candidate.casefold() not in taken)
         taken.add(folder.casefold())
         folders[name] = folder
     return folders
@@ -119,7 +117,7 @@ def table_schema(classes: Sequence[str]) -> pa.Schema:
         "id": {"dtype": "string", "_type": "Value"},
     }
     image = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-    fields = [pa.field("image", image), pa.field("label", pa.int64()), pa.field("id", pa.string())]
+    fields = {"image": image, "label": pa.int64(), "id": pa.string()}
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
@@ -131,23 +129,17 @@ def _write_parquet(
     shards = -(-count // rows_per_file)
     records = []
     (folder / "data").mkdir()
-    for number, shard in groupby(enumerate(rows), key=lambda numbered: numbered[0] // rows_per_file):
+    for number, shard in itertools.groupby(enumerate(rows), key=lambda numbered: numbered[0] // rows_per_file):
         path = f"data/train-{number:05d}-of-{shards:05d}.parquet"
-        written = 0
         with (folder / path).open("wb") as handle, pq.ParquetWriter(handle, schema, **PARQUET) as writer:
             images = (row for _, row in shard)
             for group in batches(images, lambda row: len(row[1]), most=GROUP_ROWS, most_bytes=GROUP_BYTES):
-                writer.write_table(_table(group, schema))
-                written += len(group)
-        records.append(file_record(folder, path, written))
+                names, encoded, labels, ids = zip(*group, strict=True)
+                columns = [pa.array(encoded, pa.binary()), pa.array(names)]
+                image = pa.StructArray.from_arrays(columns, fields=list(schema.field("image").type))
+                writer.write_table(pa.table([image, pa.array(labels, pa.int64()), pa.array(ids)], schema=schema))
+        records.append(file_record(folder, path, min(rows_per_file, count - number * rows_per_file)))
     return records
-
-
-def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
-    names, images, labels, ids = zip(*rows, strict=True)
-    parts = [pa.array(images, pa.binary()), pa.array(names)]
-    image = pa.StructArray.from_arrays(parts, fields=list(schema.field("image").type))
-    return pa.table([image, pa.array(labels, pa.int64()), pa.array(ids)], schema=schema)
 
 
 def _parquet_records(folder: Path, manifest: Manifest, sound: frozenset[str], problem: Problem) -> Iterator[Record]:
@@ -161,9 +153,21 @@ def _parquet_records(folder: Path, manifest: Manifest, sound: frozenset[str], pr
 
 def _shard_records(folder: Path, manifest: Manifest, file: FileRecord) -> Iterator[Record]:
     with pq.ParquetFile(folder / file.path) as shard:
-        _check_schema(shard.schema_arrow, manifest.classes)
-        if shard.metadata.num_rows != file.count:
-            raise DataError(f"holds {shard.metadata.num_rows} images instead of {file.count}")
+        schema = shard.schema_arrow
+        wanted = table_schema(manifest.classes)
+        count = shard.metadata.num_rows
+        refuse(
+            {
+                f"expected the columns {', '.join(wanted.names)} only, got {', '.join(schema.names)}": (
+                    not schema.remove_metadata().equals(wanted.remove_metadata())
+                ),
+                "its metadata does not hold the class names of manifest.json and nothing else": (
+                    schema.metadata != wanted.metadata
+                ),
+                f"holds {count} images instead of {file.count}": count != file.count,
+            },
+            DataError,
+        )
         rows = (row for batch in shard.iter_batches(batch_size=ROWS_READ_AT_ONCE) for row in batch.to_pylist())
         for number, row in enumerate(rows):
             image = row["image"] or {}
@@ -171,14 +175,6 @@ def _shard_records(folder: Path, manifest: Manifest, file: FileRecord) -> Iterat
             if None in fields:
                 raise DataError(f"row {number} lacks its image, path, label or id")
             yield Record(f"{file.path} row {number}", *fields)
-
-
-def _check_schema(schema: pa.Schema, classes: tuple[str, ...]) -> None:
-    wanted = table_schema(classes)
-    if not schema.remove_metadata().equals(wanted.remove_metadata()):
-        raise DataError(f"expected the columns {', '.join(wanted.names)} only, got {', '.join(schema.names)}")
-    if schema.metadata != wanted.metadata:
-        raise DataError("its metadata does not hold the class names of manifest.json and nothing else")
 
 
 def _write_image_folder(
@@ -227,9 +223,9 @@ def _image_folder_records(
                     yield Record(path, name, (folder / path).read_bytes(), int(label), id)
     except (csv.Error, DataError, OSError, ValueError) as error:
         problem(f"{INDEX}: {error}; publish again")
-        return
-    for path in +waiting:
-        problem(f"{path}: {INDEX} does not name it; publish again")
+    else:
+        for path in +waiting:
+            problem(f"{path}: {INDEX} does not name it; publish again")
 
 
 LAYOUTS: dict[Format, Layout] = {

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from uge.errors import UsageError
+from uge.errors import UsageError, refuse
 from uge.files import storage_errors
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,16 @@ def create_private(path: Path, *, published: Path | None = None) -> Path:
         UsageError: ``path`` lies inside ``published``, is a link, or is a file.
         StorageError: It cannot be created, or its mode cannot be set.
     """
-    if published is not None and path.resolve().is_relative_to(published.resolve()):
-        raise UsageError(f"the private folder {path} lies inside the published folder {published}; keep it outside")
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise UsageError(f"the private folder {path} must be a folder, but a file or link has its name; remove that")
+    refuse(
+        {
+            f"the private folder {path} lies inside the published folder {published}; keep it outside": (
+                published is not None and path.resolve().is_relative_to(published.resolve())
+            ),
+            f"the private folder {path} must be a folder, but a file or link has its name; remove that": (
+                path.is_symlink() or (path.exists() and not path.is_dir())
+            ),
+        }
+    )
     with storage_errors(path):
         path.mkdir(mode=MODE, parents=True, exist_ok=True)
         if path.stat().st_mode & 0o777 != MODE:

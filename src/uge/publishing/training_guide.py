@@ -53,9 +53,8 @@ def script(manifest: Manifest) -> list[str]:
     single = manifest.count % batch == 1  # Batch statistics need two images, so a last batch of one is left out.
     loader = f"DataLoader(train, {batch}, shuffle=True{', drop_last=True' if single else ''})"
     rate = RATES[recipe.schedule](recipe, -(-manifest.count // batch) - single)
-    optimizer = f"Adam(net.parameters(), lr={recipe.lr:g}"
-    if recipe.optimizer == "sgd":
-        optimizer = f"SGD(net.parameters(), lr={recipe.lr:g}, momentum={recipe.momentum:g}"
+    momentum = f", momentum={recipe.momentum:g}" if recipe.optimizer == "sgd" else ""
+    optimizer = f"{'SGD' if momentum else 'Adam'}(net.parameters(), lr={recipe.lr:g}{momentum}"
     return [
         *_reading(manifest, size, channels == 3),
         f'net = network.load("{first.id}.key.safetensors")',

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from uge.budget import Budget
+from uge.data import load_images
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, IntegrityError
 from uge.files import code_version, file_sha256
+from uge.progress import Display
 from uge.publishing.codec import decode, kind_of, metadata_problem
 from uge.publishing.layout import IMAGE_NAME, LAYOUTS, PUBLISHABLE, Problem, Record
 from uge.publishing.manifest import MANIFEST, Manifest, Measured, SizeRecord, read_manifest
@@ -63,16 +65,6 @@ class Verification:
         if self.problems:
             raise IntegrityError(list(self.problems))
 
-    def to_json(self) -> dict[str, Any]:
-        """Findings as JSON values."""
-        return {
-            "ok": self.ok,
-            "folder": str(self.folder),
-            "images": self.images,
-            "measured": self.measured.model_dump(mode="json") if self.measured else None,
-            "problems": list(self.problems),
-        }
-
 
 def verify(
     folder: Path,
@@ -100,57 +92,55 @@ def verify(
         UsageError: There is no such folder, or a newer version published it.
         DataError: An original cannot be read.
     """
-    folder = Path(folder)
     try:
         manifest = read_manifest(folder)
     except IntegrityError as error:
         return Verification(folder, None, problems=tuple(error.problems))
-    problems = _Problems()
-    _check_claims(manifest, problems.add)
-    sound = check_files(folder, manifest, problems.add)
-    _check_pages(folder, manifest, sound, problems.add)
+    problems: list[str] = []
+    _check_claims(manifest, against, problems)
+    sound = _check_files(folder, manifest, problems.append)
+    _check_pages(folder, manifest, sound, problems.append)
     images = _Images(manifest, against, problems)
-    rows = images.paired(LAYOUTS[manifest.format].records(folder, manifest, sound, problems.add))
+    rows = images.paired(LAYOUTS[manifest.format].records(folder, manifest, sound, problems.append))
     grouped = batches(rows, lambda row: len(row[1].data) if row[2] is None else row[2].nbytes)
-    checked_batches = ordered_map(lambda batch: [images.check(*row) for row in batch], grouped, workers=workers)
-    with closing(checked_batches) as results:
+    with closing(ordered_map(lambda batch: [images.check(*row) for row in batch], grouped, workers=workers)) as results:
         for batch in results:
             for checked in batch:
                 images.add(*checked)
             if progress is not None:
-                progress(images.count)
+                progress(images.codecs.total())
     if len(sound) == len(manifest.files):
         images.check_totals()
     measured = images.tally.measured() if against is not None and images.tally.changes else None
-    return Verification(folder, manifest, images.count, measured, problems.listed())
+    if left := len(problems[PROBLEM_LIMIT:]):
+        problems[PROBLEM_LIMIT:] = [f"{MANIFEST}: {left} further deviations are not listed"]
+    return Verification(folder, manifest, images.codecs.total(), measured, tuple(problems))
 
 
-@dataclass
-class _Problems:
-    count: int = 0
-    sentences: list[str] = field(default_factory=list)
-
-    def add(self, sentence: str) -> None:
-        self.count += 1
-        if len(self.sentences) < PROBLEM_LIMIT:
-            self.sentences.append(sentence)
-
-    def listed(self) -> tuple[str, ...]:
-        left = self.count - len(self.sentences)
-        return (*self.sentences, *([f"{MANIFEST}: {left} further deviations are not listed"] if left else []))
-
-
-def check_files(folder: Path, manifest: Manifest, problem: Problem) -> frozenset[str]:
-    """Compare every file with the manifest, byte for byte.
+def run_verify(out: Path, against: str | None, progress: Display) -> dict[str, Any]:
+    """Check a published folder as ``uge verify`` does.
 
     Args:
-        folder: The published folder.
-        manifest: Its manifest.
-        problem: Takes one sentence per deviation.
+        out: The published folder.
+        against: The originals; None leaves out the checks that need them.
+        progress: Shows images.
 
     Returns:
-        The listed files that are exactly as listed.
+        ``count``, ``measured`` and ``problems``: one sentence per deviation, each naming its file.
     """
+    try:
+        manifest = read_manifest(out)
+    except IntegrityError as error:
+        return {"count": 0, "measured": None, "problems": error.problems}
+    originals = None if against is None else load_images(against, split=manifest.split)
+    with progress.stage("verify") as on_progress:
+        result = verify(out, against=originals, progress=lambda done: on_progress(done, manifest.count, {}))
+    measured = result.measured and result.measured.model_dump(mode="json")
+    return {"count": result.images, "measured": measured, "problems": list(result.problems)}
+
+
+def _check_files(folder: Path, manifest: Manifest, problem: Problem) -> frozenset[str]:
+    # Listed files that are exactly as listed, byte for byte; each other file is a problem.
     files = dict(_files(folder, manifest, problem))
     listed: set[str] = set()
     sound: set[str] = set()
@@ -180,7 +170,7 @@ def is_complete(folder: Path) -> bool:
         manifest = read_manifest(folder)
     except IntegrityError:
         return False
-    return len(check_files(folder, manifest, lambda sentence: None)) == len(manifest.files)
+    return len(_check_files(folder, manifest, lambda sentence: None)) == len(manifest.files)
 
 
 def _files(folder: Path, manifest: Manifest, problem: Problem) -> Iterator[tuple[str, Path]]:
@@ -210,15 +200,37 @@ def _unwanted(path: str, otherwise: str) -> str:
     return f"{path} {otherwise}"
 
 
+def _deviations(where: str, faults: dict[str, bool]) -> list[str]:
+    return [f"{where}: {sentence}" for sentence, there in faults.items() if there]
+
+
+def _check_claims(manifest: Manifest, against: ImageSet | None, problems: list[str]) -> None:
+    counts = manifest.class_counts
+    problems += _deviations(
+        MANIFEST,
+        {
+            "count, classes and class_counts contradict one another; publish again": (
+                len(counts) != len(manifest.classes) or sum(counts) != manifest.count
+            ),
+            "the budget's rho and levels contradict one another; publish again": (
+                manifest.budget.levels != Budget(manifest.budget.rho).levels
+            ),
+            "the measured change exceeds the budget; do not use this folder": (
+                manifest.measured.linf_levels > manifest.budget.levels
+            ),
+            "the classes are not those of the originals; compare with the right originals": (
+                against is not None and against.classes != manifest.classes
+            ),
+        },
+    )
+
+
 # Position in the order of publication, image, and its original where that is given.
 _Row = tuple[int, Record, Pixels | None]
-# Image, problem with it, and its distance from the original, or from itself without one.
-_Checked = tuple[Record, str | None, Change | None]
 
 
 class _Images:
-    def __init__(self, manifest: Manifest, against: ImageSet | None, problems: _Problems) -> None:
-        self.count = 0
+    def __init__(self, manifest: Manifest, against: ImageSet | None, problems: list[str]) -> None:
         self.tally = Tally()
         self._manifest = manifest
         self._against = against
@@ -226,108 +238,92 @@ class _Images:
         self._place = {} if against is None else {id: place for place, id in enumerate(against.ids)}
         self._sample = ssim_positions(manifest.count)
         self._labels: Counter[int] = Counter()
+        self.codecs: Counter[str] = Counter()
         self._ids: set[str] = set()
         self._constant: list[str] = []
-        self._codecs: set[str] = set()
-        if against is not None and against.classes != manifest.classes:
-            problems.add(f"{MANIFEST}: the classes are not those of the originals; compare with the right originals")
 
     def paired(self, records: Iterator[Record]) -> Iterator[_Row]:
         """Rows with their originals, which are read here because a reader need not stand several threads."""
+        against = self._against
+        last = len(self._manifest.classes) - 1
         for position, record in enumerate(records):
-            if record.id in self._ids:
-                self._problems.add(f"{record.where}: the id '{record.id}' came before; publish again")
+            place = self._place.get(record.id)
+            original_label = record.label if against is None or place is None else int(against.labels[place])
+            self._problems += _deviations(
+                record.where,
+                {
+                    f"the id '{record.id}' came before; publish again": record.id in self._ids,
+                    f"the label {record.label} is not 0..{last}": not 0 <= record.label <= last,
+                    f"the originals have no image '{record.id}'": against is not None and place is None,
+                    f"the label is not that of the original '{record.id}'": original_label != record.label,
+                },
+            )
             self._ids.add(record.id)
             self._labels[record.label] += 1
-            if not 0 <= record.label < len(self._manifest.classes):
-                last = len(self._manifest.classes) - 1
-                self._problems.add(f"{record.where}: the label {record.label} is not 0..{last}")
-            yield position, record, None if self._against is None else self._original(record, self._against)
+            yield position, record, None if against is None or place is None else against.read(place)
 
-    def _original(self, record: Record, against: ImageSet) -> Pixels | None:
-        place = self._place.get(record.id)
-        if place is None:
-            self._problems.add(f"{record.where}: the originals have no image '{record.id}'")
-            return None
-        if int(against.labels[place]) != record.label:
-            self._problems.add(f"{record.where}: the label is not that of the original '{record.id}'")
-        return against.read(place)
-
-    def check(self, position: int, record: Record, clean: Pixels | None) -> _Checked:
-        problem = metadata_problem(record.data)
-        if problem is None and not IMAGE_NAME.fullmatch(record.name):
-            problem = f"is stored under the name '{record.name}', which may tell where it came from"
-        if problem is not None:
-            return record, problem, None
+    def check(self, position: int, record: Record, clean: Pixels | None) -> tuple[Record, str | Change]:
+        """Image with the problem with it, or with its distance from the original (from itself without one)."""
         try:
+            if problem := metadata_problem(record.data):
+                raise DataError(problem)
+            if not IMAGE_NAME.fullmatch(record.name):
+                raise DataError(f"is stored under the name '{record.name}', which may tell where it came from")
             pixels = decode(record.data)
         except DataError as error:
-            return record, str(error), None
+            return record, str(error)
         if clean is None:
-            return record, None, Change(0, 0, 0, pixels.shape, is_constant(pixels))
+            return record, Change(0, 0, 0, pixels.shape, is_constant(pixels))
         if clean.shape != pixels.shape:
-            return record, f"has the shape {pixels.shape}, its original {clean.shape}", None
+            return record, f"has the shape {pixels.shape}, its original {clean.shape}"
         if clean.shape[2] in (2, 4) and not np.array_equal(clean[..., -1], pixels[..., -1]):
-            return record, "has another alpha channel than its original", None
-        change = compare(clean, pixels, position in self._sample)
-        allowed = self._manifest.budget.levels
-        if change.levels > allowed:
-            problem = f"differs by {change.levels} levels from its original, more than the budget of {allowed}"
-        return record, problem, change
+            return record, "has another alpha channel than its original"
+        return record, compare(clean, pixels, position in self._sample)
 
-    def add(self, record: Record, problem: str | None, change: Change | None) -> None:
-        self.count += 1
-        self._codecs.add(kind_of(record.data))
-        if problem is not None:
-            self._problems.add(f"{record.where}: {problem}")
-        if change is not None:
-            self.tally.add(change)
-            if change.constant:
-                self._constant.append(record.where)
+    def add(self, record: Record, outcome: str | Change) -> None:
+        self.codecs[kind_of(record.data)] += 1
+        if isinstance(outcome, str):
+            self._problems.append(f"{record.where}: {outcome}")
+            return
+        self.tally.add(outcome)
+        allowed = self._manifest.budget.levels
+        excess = f"differs by {outcome.levels} levels from its original, more than the budget of {allowed}"
+        self._problems += _deviations(record.where, {excess: outcome.levels > allowed})
+        if outcome.constant:
+            self._constant.append(record.where)
 
     def check_totals(self) -> None:
         """Compare sums with the manifest's claims; only sensible if every file was as listed."""
         claimed = self._manifest
-        before = self._problems.count
+        before = len(self._problems)
         single = claimed.measured.constant_images
-        if self._against is None and len(self._constant) > single:
-            for where in self._constant:
-                self._problems.add(
-                    f"{where}: the image is of one single colour; {single} such are claimed, "
-                    f"{len(self._constant)} are there"
-                )
-        if self._problems.count == before and self.tally.changes and SizeRecord.of(self.tally.shapes) != claimed.size:
-            self._problems.add(f"{MANIFEST}: the claimed image sizes are not those of the images; publish again")
-        codec = "mixed" if len(self._codecs) > 1 else "".join(self._codecs)
-        if codec and codec != claimed.codec:
-            self._problems.add(f"{MANIFEST}: claims the codec {claimed.codec}, the images are {codec}; publish again")
-        if self.count != claimed.count:
-            self._problems.add(f"{MANIFEST}: claims {claimed.count} images, {self.count} are there")
+        there = len(self._constant)
+        if self._against is None and there > single:
+            fault = f"the image is of one single colour; {single} such are claimed, {there} are there"
+            self._problems += [f"{where}: {fault}" for where in self._constant]
+        measurable = len(self._problems) == before and self.tally.changes > 0
+        sizes = SizeRecord.of(self.tally.shapes) if measurable else claimed.size
+        count = self.codecs.total()
+        codec = "mixed" if len(self.codecs) > 1 else "".join(self.codecs)
+        faults = {
+            "the claimed image sizes are not those of the images; publish again": sizes != claimed.size,
+            f"claims the codec {claimed.codec}, the images are {codec}; publish again": (
+                codec not in ("", claimed.codec)
+            ),
+            f"claims {claimed.count} images, {count} are there": count != claimed.count,
+        }
         for label, (name, wanted) in enumerate(zip(claimed.classes, claimed.class_counts, strict=False)):
-            if self._labels[label] != wanted:
-                self._problems.add(
-                    f"{MANIFEST}: claims {wanted} images of class '{name}', {self._labels[label]} are there"
-                )
-        if self._against is not None and self._problems.count == before and self.tally.changes == claimed.count:
-            self._check_measured()
-
-    def _check_measured(self) -> None:
-        for name, value in self.tally.measured().model_dump().items():
-            claim = getattr(self._manifest.measured, name)
-            same = claim is value
-            if claim is not None and value is not None:
+            images = self._labels[label]
+            faults[f"claims {wanted} images of class '{name}', {images} are there"] = images != wanted
+        self._problems += _deviations(MANIFEST, faults)
+        if self._against is None or len(self._problems) > before or self.tally.changes != claimed.count:
+            return
+        for name, value in self.tally.measured():
+            claim = getattr(claimed.measured, name)
+            same = claim is value  # Both are None where a figure does not exist.
+            if None not in (claim, value):
                 same = math.isclose(value, claim, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-            if not same:
-                self._problems.add(f"{MANIFEST}: claims {name} = {claim}, measured was {value}")
-
-
-def _check_claims(manifest: Manifest, problem: Problem) -> None:
-    if len(manifest.class_counts) != len(manifest.classes) or sum(manifest.class_counts) != manifest.count:
-        problem(f"{MANIFEST}: count, classes and class_counts contradict one another; publish again")
-    if manifest.budget.levels != Budget(manifest.budget.rho).levels:
-        problem(f"{MANIFEST}: the budget's rho and levels contradict one another; publish again")
-    if manifest.measured.linf_levels > manifest.budget.levels:
-        problem(f"{MANIFEST}: the measured change exceeds the budget; do not use this folder")
+            self._problems += _deviations(MANIFEST, {f"claims {name} = {claim}, measured was {value}": not same})
 
 
 def _check_pages(folder: Path, manifest: Manifest, sound: frozenset[str], problem: Problem) -> None:

@@ -1,34 +1,35 @@
 """Several audits side by side: arranged, and written as page, Markdown, CSV and JSON. Needs no torch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from uge.auditing.summary import HOLDS, NOISE, HackerResult, Result, Summary
-from uge.auditing.verdict import HELD_SHARE, judgeable, listed
+from uge.auditing.summary import (
+    HELD_SHARE,
+    HOLDS,
+    NOISE,
+    HackerResult,
+    Result,
+    Summary,
+    capital,
+    clean_shares,
+    listed,
+    number,
+)
 from uge.errors import OutputExistsError, UsageError
 from uge.files import check_output, write_atomic, write_json
 from uge.report.description import value_at
 from uge.report.heat_map import AttackRow, Cell, HeatMap, arrange, scale_of
-from uge.report.page import AuditedFolder, capital, load_audit, page_environment
-from uge.report.tables import FAMILY_TITLES, csv_text, markdown_table, number, spread
+from uge.report.page import AuditedFolder, load_audit, page_environment
+from uge.report.tables import FAMILY_TITLES, csv_text, markdown_table, spread
 
 COMBINED = "the two best"
 COMBINATION = "combination"
 CSV_COLUMNS = ["protection", "role", "network", "scheme", "family", "holds", "last", "best", "std", "clean", "seeds"]
-STANDING_COLUMNS = [
-    "protection",
-    "claimed bound",
-    "plain training",
-    "strongest with the folder alone",
-    "strongest of all",
-    "authorised",
-    "gap",
-    "verdict",
-]
 SAME_IN_RECIPES = [
     "optimizer",
     "lr",
@@ -114,20 +115,23 @@ def load_audits(runs: Sequence[str | Path]) -> dict[str, AuditedFolder]:
 
 def compare(audits: Mapping[str, AuditedFolder]) -> Comparison:
     """Arrange audits: protections by the strongest hacker with the folder alone, attacks by family."""
-    standings = [_standing(name, audit) for name, audit in audits.items()]
-    standings.sort(key=lambda standing: (standing.free.reached if standing.free else -1.0, standing.name))
-    in_order = {standing.name: audits[standing.name].summary for standing in standings}
+    standings = sorted(
+        (_standing(name, audit) for name, audit in audits.items()),
+        key=lambda standing: (standing.free.reached if standing.free else -1.0, standing.name),
+    )
+    heat = _heat({standing.name: audits[standing.name].summary for standing in standings})
     summaries = {name: audit.summary for name, audit in audits.items()}
-    return Comparison(standings, _heat(in_order), _warnings(audits, standings), summaries)
+    return Comparison(standings, heat, _warnings(audits, standings), summaries)
 
 
 def _standing(name: str, audit: AuditedFolder) -> Standing:
-    summary, manifest = audit.summary, audit.manifest
+    summary = audit.summary
+    manifest = audit.manifest
     unbounded = value_at(manifest, "method_details", "linf_claimed") is False
     plain = [hacker for hacker in summary.hackers if hacker.scheme == "direct"]
     free = [hacker for hacker in summary.hackers if hacker.holds == "nothing"]
     chance = summary.chance or 0.0
-    shares = [hacker.kept(chance) or 0.0 for hacker in judgeable(free, chance)]
+    shares = [share for _, share in clean_shares(free, chance)]
     return Standing(
         name=name,
         method=value_at(manifest, "method") or "",
@@ -137,15 +141,11 @@ def _standing(name: str, audit: AuditedFolder) -> Standing:
         holds=max(shares) <= HELD_SHARE if shares else None,
         label=summary.label,
         partial=summary.partial,
-        plain=_top(plain),
-        free=_top(free),
-        strongest=_top(summary.hackers),
+        plain=max(plain, key=_strength, default=None),
+        free=max(free, key=_strength, default=None),
+        strongest=max(summary.hackers, key=_strength, default=None),
         authorized=summary.authorized,
     )
-
-
-def _top(hackers: Iterable[HackerResult]) -> HackerResult | None:
-    return max(hackers, key=_strength, default=None)
 
 
 def _strength(hacker: HackerResult) -> tuple[float, float]:
@@ -153,31 +153,24 @@ def _strength(hacker: HackerResult) -> tuple[float, float]:
 
 
 def _heat(summaries: Mapping[str, Summary]) -> HeatMap:
-    order = list(FAMILY_TITLES.values())
-    attacks = _by_family(summaries)
-    titles = sorted(attacks, key=lambda title: order.index(title) if title in order else len(order))
+    # Title of the family → attack → audit → its strongest result.
+    attacks: dict[str, dict[str, dict[str, HackerResult]]] = {title: {} for title in FAMILY_TITLES.values()}
+    for name, summary in summaries.items():
+        for hacker in (*summary.hackers, *summary.yardsticks):
+            # Which two are combined depends on the protection: all stand in one line.
+            row = COMBINED if hacker.family == COMBINATION else hacker.scheme
+            results = attacks.setdefault(FAMILY_TITLES.get(hacker.family, hacker.family), {}).setdefault(row, {})
+            results[name] = max(results.get(name, hacker), hacker, key=_strength)
     meant = [summary.authorized for summary in summaries.values()]
     cells = [None if top is None else Cell(top.last, top.best, "", "", top.seeds) for top in meant]
     return arrange(
         list(summaries),
         scale_of(list(summaries.values())),
-        {title: attacks[title] for title in titles},
+        {title: rows for title, rows in attacks.items() if rows},
         clean=[max(summary.clean.values(), default=None) for summary in summaries.values()],
         authorized=[AttackRow("authorised", "from its key", "", cells)] if any(cells) else [],
         strongest=[max(summary.hackers, key=_strength) for summary in summaries.values() if summary.hackers],
     )
-
-
-def _by_family(summaries: Mapping[str, Summary]) -> dict[str, dict[str, dict[str, HackerResult]]]:
-    # Title of the family → attack → audit → its strongest result.
-    families: dict[str, dict[str, dict[str, HackerResult]]] = {}
-    for name, summary in summaries.items():
-        for hacker in (*summary.hackers, *summary.yardsticks):
-            family = families.setdefault(FAMILY_TITLES.get(hacker.family, hacker.family), {})
-            # Which two are combined depends on the protection: all stand in one line.
-            results = family.setdefault(COMBINED if hacker.family == COMBINATION else hacker.scheme, {})
-            results[name] = max(results.get(name, hacker), hacker, key=_strength)
-    return families
 
 
 def _warnings(audits: Mapping[str, AuditedFolder], standings: Sequence[Standing]) -> list[str]:
@@ -189,7 +182,7 @@ def _warnings(audits: Mapping[str, AuditedFolder], standings: Sequence[Standing]
         warnings += [f"Not the same {condition} ({_listed(values)})."] if len(set(values.values())) > 1 else []
     controls = {standing.name: standing.clean for standing in standings if standing.clean is not None}
     differ = max(controls.values(), default=0.0) - min(controls.values(), default=0.0) > NOISE
-    shown = _listed({name: number(value) for name, value in controls.items()})
+    shown = {name: number(value) for name, value in controls.items()}
     # Which combination is the best depends on the folder.
     single = {name: [h for h in summary.hackers if h.family != COMBINATION] for name, summary in summaries.items()}
     free = {name: {h.scheme for h in hackers if h.holds == "nothing"} for name, hackers in single.items()}
@@ -198,7 +191,7 @@ def _warnings(audits: Mapping[str, AuditedFolder], standings: Sequence[Standing]
     without = "; ".join(f"{name}: without {listed(names)}" for name, names in lacking.items())
     partial = ", ".join(name for name, summary in summaries.items() if summary.partial)
     warnings += [
-        f"Clean controls differ by more than {NOISE:.0f} points ({shown})." if differ else "",
+        f"Clean controls differ by more than {NOISE:.0f} points ({_listed(shown)})." if differ else "",
         f"Not the same attacks ({without}). A protection that was attacked less may look stronger." if without else "",
         f"Not complete: {partial}. What was not tried there may do better." if partial else "",
         f"One seed: differences under about {NOISE:.0f} points mean nothing."
@@ -267,8 +260,7 @@ def as_page(comparison: Comparison) -> str:
     environment = page_environment()
     environment.globals |= {"result_text": result_text, "named": named}
     title, sentence = _verdict(comparison.standings)
-    page = environment.get_template("comparison.html.j2")
-    return page.render(comparison=comparison, title=title, sentence=sentence)
+    return environment.get_template("comparison.html.j2").render(comparison=comparison, title=title, sentence=sentence)
 
 
 def _verdict(standings: Sequence[Standing]) -> tuple[str, str]:
@@ -281,8 +273,10 @@ def _verdict(standings: Sequence[Standing]) -> tuple[str, str]:
     best = f"Hackers stay furthest back on {first.name}: {named(first.free)}, of {number(first.clean)} on clean images."
     if not holding:
         return "None of them holds", f"On every copy some hacker with the folder alone learns. {best}"
-    title = f"{len(holding)} of {len(judged)} hold{'s' * (len(holding) == 1)}{so_far} against hackers without help"
-    return title, f"Hackers with the folder alone fail on {', '.join(holding)}{so_far}. {best}"
+    return (
+        f"{len(holding)} of {len(judged)} hold{'s' if len(holding) == 1 else ''}{so_far} against hackers without help",
+        f"Hackers with the folder alone fail on {', '.join(holding)}{so_far}. {best}",
+    )
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -301,17 +295,26 @@ def as_markdown(comparison: Comparison) -> str:
         for standing in comparison.standings
     ]
     heat = comparison.heat
-    references = [*([heat.clean] if heat.clean else []), *heat.authorized]
-    attacks = [
-        [row.name, row.held, *map(_cell_text, row.cells)]
-        for row in [*references, *(row for family in heat.families for row in family.shown)]
+    columns = [
+        "protection",
+        "claimed bound",
+        "plain training",
+        "strongest with the folder alone",
+        "strongest of all",
+        "authorised",
+        "gap",
+        "verdict",
     ]
+    rows = itertools.chain(filter(None, [heat.clean]), heat.authorized, *(family.shown for family in heat.families))
+    attacks = [[row.name, row.held, *map(_cell_text, row.cells)] for row in rows]
     lines = [
-        *markdown_table(STANDING_COLUMNS, standings),
+        *markdown_table(columns, standings),
         "",
         *markdown_table(["attack", "holds", *heat.columns], attacks),
+        "",
+        *(f"- {warning}" for warning in comparison.warnings),
     ]
-    return "\n".join([*lines, "", *(f"- {warning}" for warning in comparison.warnings)]).rstrip() + "\n"
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _cell_text(cell: Cell | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from uge.auditing.summary import Summary
+from uge.auditing.summary import Summary, with_key
 from uge.cases.case import Case, Role
 from uge.report.line_plot import Line, plot, swatch
 from uge.report.tables import by_family
@@ -47,19 +47,19 @@ def by_attack(cases: Sequence[Case], summary: Summary) -> dict[str, list[Panel]]
     dashes = dash_patterns(hackers)
     authorized = _lines(meant, "authorized", dash_patterns(meant), thin=True)
     best = max((case.best for case in cases if len(case.history) > 1), default=100.0)
-    top = min(100.0, 1.04 * best + 1)
     groups: dict[str, list[Panel]] = {}
-    for family, attacks in by_family(summary).items():
+    for family, attacks in by_family([*summary.hackers, *summary.yardsticks]).items():
         for scheme, results in attacks.items():
             mine = [case for case in hackers if case.scheme == scheme]
             if not mine:
                 continue
-            same = [case for case in controls if case.network in {hacker.network for hacker in mine}]
-            ends = (f"{name((result.network, result.key))} ends at {result.last:.1f} %" for result in results)
+            networks = {case.network for case in mine}
+            same = [case for case in controls if case.network in networks]
+            ends = (f"{with_key(result.network, result.key)} ends at {result.last:.1f} %" for result in results)
             drawn = plot(
                 [*_lines(same, "clean", dashes, thin=True), *authorized, *_lines(mine, "hacker", dashes)],
                 low=0,
-                high=top,
+                high=min(100.0, 1.04 * best + 1),
                 x_label="epoch",
                 description=f"Test accuracy by epoch under {scheme}: {', '.join(ends)}.",
             )
@@ -73,22 +73,15 @@ def dash_patterns(cases: Iterable[Case]) -> dict[Learner, str]:
     return dict(zip(sorted({(case.network, case.key) for case in cases}), itertools.cycle(DASHES), strict=False))
 
 
-def name(learner: Learner) -> str:
-    """A network, with the number of the key where it is not the first."""
-    network, key = learner
-    return f"{network}, key {key}" if key else network
-
-
 def legend(cases: Sequence[Case]) -> list[tuple[Markup, str]]:
     """(Piece of line, words) for the plots by attack."""
     hackers = dash_patterns(_drawn(cases, "hacker"))
     meant = dash_patterns(_drawn(cases, "authorized"))
-    several = len(meant) > 1
     return [
-        *((swatch("hacker", dash), f"hacker, {name(learner)}") for learner, dash in hackers.items()),
+        *((swatch("hacker", dash), f"hacker, {with_key(*learner)}") for learner, dash in hackers.items()),
         *([(swatch("clean thin"), "clean controls")] if _drawn(cases, "clean") else []),
         *(
-            (swatch("authorized thin", dash), f"authorised, {name(learner)}" if several else "authorised")
+            (swatch("authorized thin", dash), f"authorised, {with_key(*learner)}" if len(meant) > 1 else "authorised")
             for learner, dash in meant.items()
         ),
     ]
@@ -108,20 +101,26 @@ def losses(events: Sequence[Mapping[str, Any]], kind: str, axis: str) -> list[Pa
         points = _series(rows, field)
         if len(points) < 2:
             continue
-        low = min(y for _, y in points)
-        high = max(y for _, y in points)
-        margin = 0.08 * (high - low) or 0.5
-        said = f"{words} by {axis}: from {points[0][1]:.3g} to {points[-1][1]:.3g}."
-        line = Line(_thinned(points))
-        drawn = plot([line], low=low - margin, high=high + margin, x_label=axis, description=said)
-        panels.append(Panel(words, f"{points[-1][1]:.3g}", drawn))
+        values = [y for _, y in points]
+        margin = 0.08 * (max(values) - min(values)) or 0.5
+        drawn = plot(
+            [Line(_thinned(points))],
+            low=min(values) - margin,
+            high=max(values) + margin,
+            x_label=axis,
+            description=f"{words} by {axis}: from {values[0]:.3g} to {values[-1]:.3g}.",
+        )
+        panels.append(Panel(words, f"{values[-1]:.3g}", drawn))
     return panels
 
 
 def _drawn(cases: Iterable[Case], role: Role) -> list[Case]:
     # Cases of a role with a curve; authorised training as meant, without its variants.
-    cases = [case for case in cases if case.role == role and len(case.history) > 1]
-    return [case for case in cases if case.role != "authorized" or case.scheme == "direct"]
+    return [
+        case
+        for case in cases
+        if case.role == role and len(case.history) > 1 and (role != "authorized" or case.scheme == "direct")
+    ]
 
 
 def _lines(cases: Sequence[Case], kind: str, dashes: Mapping[Learner, str], *, thin: bool = False) -> list[Line]:
@@ -129,17 +128,15 @@ def _lines(cases: Sequence[Case], kind: str, dashes: Mapping[Learner, str], *, t
     groups: dict[Learner, list[Case]] = {}
     for case in cases:
         groups.setdefault((case.network, case.key), []).append(case)
-    return [_line(group, kind, dashes.get(learner, ""), thin=thin) for learner, group in groups.items()]
-
-
-def _line(group: Sequence[Case], kind: str, dash: str, *, thin: bool) -> Line:
-    # Only epochs that every seed has: otherwise the mean would jump where a shorter run ends.
-    length = min(len(case.history) for case in group)
-    columns = [[case.history[i].test_accuracy for case in group] for i in range(length)]
-    epochs = [float(epoch.epoch) for epoch in group[0].history[:length]]
-    points = list(zip(epochs, map(fmean, columns), strict=True))
-    band = [] if thin or len(group) < 2 else [(min(column), max(column)) for column in columns]
-    return Line(points, kind, dash, band, thin)
+    lines = []
+    for learner, group in groups.items():
+        # Only epochs that every seed has: otherwise the mean would jump where a shorter run ends.
+        epochs = list(zip(*(case.history for case in group), strict=False))
+        columns = [[epoch.test_accuracy for epoch in same] for same in epochs]
+        points = [(float(same[0].epoch), fmean(column)) for same, column in zip(epochs, columns, strict=True)]
+        band = [] if thin or len(group) < 2 else [(min(column), max(column)) for column in columns]
+        lines.append(Line(points, kind, dashes.get(learner, ""), band, thin))
+    return lines
 
 
 def _series(rows: Sequence[Mapping[str, Any]], field: str) -> list[tuple[float, float]]:
@@ -147,9 +144,8 @@ def _series(rows: Sequence[Mapping[str, Any]], field: str) -> list[tuple[float, 
     values: dict[float, float] = {}
     passes: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
-        done = passes.setdefault(str(row.get("name", number)), len(passes) + 1)
         value = row.get(field)
-        place = row.get("step", done)
+        place = row.get("step", passes.setdefault(str(row.get("name", number)), len(passes) + 1))
         if isinstance(value, int | float) and isinstance(place, int | float) and math.isfinite(value):
             values[float(place)] = float(value)
     return sorted(values.items())

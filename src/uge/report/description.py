@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uge.auditing.checks import STARTED
-from uge.auditing.summary import Summary
-from uge.auditing.verdict import counted, extent
+from uge.auditing.summary import Summary, capital, counted, extent
 from uge.cases.case import Case
 from uge.files import canonical_json
 from uge.methods import METHODS
 from uge.names import is_keyed
-from uge.report.tables import FAMILY_TITLES
+from uge.progress import duration
+from uge.report.tables import by_family
 
 Facts = list[tuple[str, str]]
 
@@ -27,19 +27,21 @@ def headline(manifest: Mapping[str, Any], cases: Sequence[Case], summary: Summar
     count, classes = (value_at(manifest, key) for key in ("count", "classes"))
     levels = value_at(manifest, "measured", "linf_levels")
     networks = counted(len({hacker.network for hacker in summary.hackers}), "network")
-    parts = [
+    parts = (
         f"{count:,} images" if isinstance(count, int) else "",
         f"{len(classes)} classes" if isinstance(classes, list) else "",
         "" if levels is None else f"largest change {levels} of 255 levels",
         f"{extent(summary)} on {networks}" if summary.hackers else "",
         counted(summary.seeds, "seed"),
         counted(len(cases), "training run"),
-    ]
+    )
     return " · ".join(filter(None, parts))
 
 
 def protection(manifest: Mapping[str, Any]) -> Facts:
     """Making of the published images, from the manifest."""
+    steps = value_at(manifest, "method_details", "generator", "max_steps")
+    passes, rounds = (value_at(manifest, "method_details", "refinement", key) for key in ("passes", "rounds"))
     texts = {
         "Images": _images(manifest),
         "Method": _method(manifest),
@@ -47,8 +49,10 @@ def protection(manifest: Mapping[str, Any]) -> Facts:
         "Measured": _measured(manifest),
         "Made for": _receivers(manifest),
         "Feature space": _feature_space(manifest),
-        "Generator": _generator(manifest),
-        "Refinement": _refinement(manifest),
+        "Generator": f"Trained for at most {steps:,} steps." if steps else "" if steps is None else "Left untrained.",
+        "Refinement": f"Every image's noise optimised directly: {counted(rounds, 'round')} of {passes} passes."
+        if isinstance(rounds, int)
+        else "",
     }
     return [(title, text) for title, text in texts.items() if text]
 
@@ -83,7 +87,8 @@ def _measured(manifest: Mapping[str, Any]) -> str:
     measured = value_at(manifest, "measured") or {}
 
     def text(template: str, field: str, rest: str = "", more: str = "") -> str:
-        value, extra = measured.get(field), measured.get(more)
+        value = measured.get(field)
+        extra = measured.get(more)
         return "" if value is None else template.format(value) + ("" if extra is None else rest.format(extra))
 
     unchanged = measured.get("unchanged_images")
@@ -120,44 +125,27 @@ def _feature_space(manifest: Mapping[str, Any]) -> str:
     return f"{kind} encoder{trained}{f' ({detail})' if detail else ''}."
 
 
-def _generator(manifest: Mapping[str, Any]) -> str:
-    steps = value_at(manifest, "method_details", "generator", "max_steps")
-    return "" if steps is None else f"Trained for at most {steps:,} steps." if steps else "Left untrained."
-
-
-def _refinement(manifest: Mapping[str, Any]) -> str:
-    passes, rounds = (value_at(manifest, "method_details", "refinement", key) for key in ("passes", "rounds"))
-    rounds_of = f"{counted(rounds, 'round')} of {passes} passes" if isinstance(rounds, int) else ""
-    return f"Every image's noise optimised directly: {rounds_of}." if rounds_of else ""
-
-
 def audit(summary: Summary, cases: Sequence[Case]) -> Facts:
     """Training runs of the audit: how many, which networks and attacks."""
     count = {role: sum(case.role == role for case in cases) for role in ("clean", "authorized", "hacker")}
-    kinds: dict[str, set[str]] = {}
-    for hacker in summary.hackers:
-        kinds.setdefault(FAMILY_TITLES.get(hacker.family, hacker.family).lower(), set()).add(hacker.scheme)
-    attacks = ", ".join(f"{len(schemes)} of {kind}" for kind, schemes in kinds.items()) or "none"
-    length = sum(case.seconds for case in cases)
-    short = f"{length:.0f} seconds" if length < 90 else f"{length / 60:.0f} minutes"
-    duration = f"{length / 3600:.1f} hours" if length >= 5400 else short
+    kinds = by_family(summary.hackers)
+    attacks = ", ".join(f"{len(schemes)} of {kind.lower()}" for kind, schemes in kinds.items()) or "none"
     return [
         (
             "Training runs",
             f"{count['clean']} clean controls, {count['authorized']} of the authorised network, "
-            f"{count['hacker']} of hackers; {duration} in all.",
+            f"{count['hacker']} of hackers; {duration(sum(case.seconds for case in cases))} in all.",
         ),
         ("Networks", ", ".join(dict.fromkeys(case.network for case in cases)) + "."),
         *(("Before training", doubt.what) for doubt in summary.doubts if doubt.check == STARTED),
-        ("Attacks", f"{attacks[0].upper()}{attacks[1:]}."),
+        ("Attacks", f"{capital(attacks)}."),
         ("Measure", "Accuracy on the clean test set, after the last epoch and at the best epoch."),
     ]
 
 
 def settings(manifest: Mapping[str, Any], cases: Sequence[Case]) -> list[tuple[str, Facts]]:
     """Settings that repeat the audit, in titled groups of (name, value)."""
-    seeds = sorted({case.seed for case in cases})
-    made: Facts = [("audit seeds", ", ".join(map(str, seeds)))]
+    made: Facts = [("audit seeds", ", ".join(map(str, sorted({case.seed for case in cases}))))]
     if isinstance(manifest.get("seeds"), Mapping):
         made.append(("protection seeds", _shown(manifest["seeds"])))
     fields = {
@@ -200,12 +188,13 @@ def limits(summary: Summary, cases: Sequence[Case]) -> list[str]:
     recipes = counted(len({canonical_json({**case.recipe, "seed": 0}) for case in hackers}), "recipe")
     keyed = any(is_keyed(result.network) for result in summary.authorized_all)
     same = not keyed and any(hacker.same_architecture for hacker in summary.hackers)
-    weaker = "The effect weakens with every further network that is authorised."
-    shared = "The authorised networks share one wave key: a leak by one receiver is a leak by all."
-    hardest = (
+    several = len(summary.authorized_all) > 1
+    remarks = {
         "A hacker with the authorised architecture differs from the authorised network only in its initial weights. "
-        "That is the hardest case; a small gap there means that the architecture must stay secret too."
-    )
+        "That is the hardest case; a small gap there means that the architecture must stay secret too.": same,
+        "The authorised networks share one wave key: a leak by one receiver is a leak by all.": several and keyed,
+        "The effect weakens with every further network that is authorised.": several and not keyed,
+    }
     return [
         f"An audit covers only what it ran: here {extent(summary)} with {networks} and {recipes}. A hacker with "
         "another network, more epochs, stronger augmentation or a pre-trained start may do better.",
@@ -215,6 +204,5 @@ def limits(summary: Summary, cases: Sequence[Case]) -> list[str]:
         "A leaked key cannot be called back, and what was public before stays public.",
         "The pictures are not encrypted: people see them as before. Only learning from them is made harder.",
         "The numbers belong to these images, this training size and this recipe; they do not carry over to others.",
-        *([hardest] if same else []),
-        *([shared if keyed else weaker] if len(summary.authorized_all) > 1 else []),
+        *(remark for remark, holds in remarks.items() if holds),
     ]

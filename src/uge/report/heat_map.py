@@ -1,11 +1,9 @@
 """The heat map: attacks down, networks across, the hackers' accuracy in every cell."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from uge.auditing.summary import HackerResult, Result, Summary
+from uge.auditing.summary import HackerResult, Result, Summary, with_key
 from uge.names import behind_key
 from uge.report.tables import ASSETS, by_family
 
@@ -13,6 +11,23 @@ from uge.report.tables import ASSETS, by_family
 _STOPS = ("ffffe5", "fff7bc", "fee391", "fec44f", "fe9929", "ec7014", "cc4c02", "993404", "662506")
 OPEN = 24  # Number of attacks up to which all rows are shown.
 SHOWN = 3  # Rows of a family that are shown where there are more attacks.
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Colours of accuracies from ``low`` (chance) to ``high`` (the best clean control)."""
+
+    low: float
+    high: float
+
+    def colours(self, value: float) -> tuple[str, str]:
+        """Colours of background and text."""
+        return shade((value - self.low) / (self.high - self.low))
+
+    @property
+    def steps(self) -> list[str]:
+        """Nine backgrounds from ``low`` to ``high``."""
+        return [shade(i / 8)[0] for i in range(9)]
 
 
 @dataclass(frozen=True)
@@ -59,32 +74,11 @@ class HeatMap:
     scale: Scale
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Colours of accuracies from ``low`` (chance) to ``high`` (the best clean control)."""
-
-    low: float
-    high: float
-
-    def cell(self, result: Result, *, note: str = "", strongest: bool = False) -> Cell:
-        """A result in the colours of its last epoch."""
-        return Cell(result.last, result.best, *self.colours(result.last), result.seeds, note, strongest)
-
-    def colours(self, value: float) -> tuple[str, str]:
-        """Colours of background and text."""
-        return shade((value - self.low) / (self.high - self.low))
-
-    @property
-    def steps(self) -> list[str]:
-        """Nine backgrounds from ``low`` to ``high``."""
-        return [shade(i / 8)[0] for i in range(9)]
-
-
 def scale_of(summaries: Sequence[Summary]) -> Scale:
     """From chance to the largest accuracy of all."""
     accuracies = [value for summary in summaries for value in summary.clean.values()]
-    for summary in summaries:
-        accuracies += [r.last for r in (*summary.hackers, *summary.yardsticks, *summary.authorized_all)]
+    groups = [(*summary.hackers, *summary.yardsticks, *summary.authorized_all) for summary in summaries]
+    accuracies += [result.last for group in groups for result in group]
     low = min((summary.chance or 0.0 for summary in summaries), default=0.0)
     return Scale(low, max([*accuracies, low + 1]))
 
@@ -92,14 +86,13 @@ def scale_of(summaries: Sequence[Summary]) -> Scale:
 def heat_map(summary: Summary) -> HeatMap | None:
     """Arrange the results of an audit, a column for each network; ``None`` without any."""
     networks = sorted({hacker.network for hacker in summary.hackers}) or sorted(summary.clean)
-    if not networks and not summary.authorized_all:
+    networks = networks or [result.network for result in summary.authorized_all[:1]]
+    if not networks:
         return None
-    networks = networks or [summary.authorized_all[0].network]
-    many = len({hacker.scheme for hacker in summary.hackers}) > OPEN
     # Of two keys the stronger hacker, which comes first: a cell must not hide it.
     attacks = {
         family: {scheme: {result.network: result for result in reversed(results)} for scheme, results in rows.items()}
-        for family, rows in by_family(summary).items()
+        for family, rows in by_family([*summary.hackers, *summary.yardsticks]).items()
     }
     return arrange(
         networks,
@@ -108,7 +101,7 @@ def heat_map(summary: Summary) -> HeatMap | None:
         clean=[summary.clean.get(network) for network in networks],
         authorized=[_authorized(result, networks) for result in summary.authorized_all],
         strongest=summary.hackers[:1],
-        shown=SHOWN if many else None,
+        shown=SHOWN if len({hacker.scheme for hacker in summary.hackers}) > OPEN else None,
     )
 
 
@@ -134,16 +127,16 @@ def arrange(
         shown: Number of rows of a family that are not folded away; all by default.
     """
 
-    def cell(row: str, result: HackerResult | None) -> Cell | None:
-        if result is None:
-            return None
+    def cell(row: str, result: HackerResult) -> Cell:
         note = "" if result.scheme == row else result.scheme
-        return scale.cell(result, note=note, strongest=any(result is top for top in strongest))
+        top = any(result is other for other in strongest)
+        return Cell(result.last, result.best, *scale.colours(result.last), result.seeds, note, top)
 
     def attack_row(name: str, results: Mapping[str, HackerResult]) -> AttackRow:
         first = next(iter(results.values()))
         about, held = (first.about, ASSETS[first.holds]) if first.scheme == name else ("", "")
-        return AttackRow(name, about, held, [cell(name, results.get(column)) for column in columns])
+        cells = [cell(name, results[column]) if column in results else None for column in columns]
+        return AttackRow(name, about, held, cells)
 
     families = []
     for title, named in attacks.items():
@@ -162,12 +155,12 @@ def arrange(
 
 def _authorized(result: Result, networks: Sequence[str]) -> AttackRow:
     # A row with its cell in the column of the network, or of the same one without its wave key; else in the first.
-    plain = behind_key(result.network)
-    column = next((networks.index(name) for name in (result.network, plain) if name in networks), 0)
+    names = (result.network, behind_key(result.network))
+    column = next((networks.index(name) for name in names if name in networks), 0)
     note = "" if networks[column] == result.network else result.network
-    cells: list[Cell | None] = [None] * len(networks)
-    cells[column] = Cell(result.last, result.best, "", "", result.seeds, note)
-    return AttackRow("authorised" + (f", key {result.key}" if result.key else ""), "from its key", "", cells)
+    cell = Cell(result.last, result.best, "", "", result.seeds, note)
+    cells = [cell if place == column else None for place in range(len(networks))]
+    return AttackRow(with_key("authorised", result.key), "from its key", "", cells)
 
 
 def shade(share: float) -> tuple[str, str]:
@@ -176,13 +169,9 @@ def shade(share: float) -> tuple[str, str]:
     low = min(int(place), len(_STOPS) - 2)
     a, b = (tuple(int(_STOPS[low + i][j : j + 2], 16) for j in (0, 2, 4)) for i in (0, 1))
     mixed = [round(x + (y - x) * (place - low)) for x, y in zip(a, b, strict=True)]
-    light = _luminance(mixed)
+    parts = (value / 255 for value in mixed)
+    red, green, blue = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in parts)
+    light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     # Whichever of near-black and white has the larger contrast by WCAG.
     ink = "#1b1d21" if (light + 0.05) / (0.012 + 0.05) >= 1.05 / (light + 0.05) else "#ffffff"
     return "#" + "".join(f"{value:02x}" for value in mixed), ink
-
-
-def _luminance(colour: Sequence[int]) -> float:
-    parts = [value / 255 for value in colour]
-    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -51,8 +51,8 @@ def plot(lines: Sequence[Line], *, low: float, high: float, x_label: str, descri
         description: The plot in words, for screen readers.
     """
     xs = [x for line in lines for x, _ in line.points]
-    left, right = min(xs), max(xs)
-    right = right if right > left else left + 1
+    left = min(xs)
+    right = max(xs) if max(xs) > left else left + 1
 
     def place(x: float, y: float) -> str:
         across = LEFT + (x - left) / (right - left) * (WIDTH - LEFT - RIGHT)
@@ -64,27 +64,26 @@ def plot(lines: Sequence[Line], *, low: float, high: float, x_label: str, descri
     ]
     for tick in ticks(low, high, 4):
         across, down = place(left, tick).split()
-        parts.append(Markup('<path class="grid" d="M{} {}H{}"/>').format(across, down, WIDTH - RIGHT))
-        parts.append(Markup('<text x="{}" y="{}" class="y">{}</text>').format(LEFT - 5, float(down) + 3.5, f"{tick:g}"))
+        drawn = Markup('<path class="grid" d="M{} {}H{}"/><text x="{}" y="{}" class="y">{}</text>')
+        parts.append(drawn.format(across, down, WIDTH - RIGHT, LEFT - 5, float(down) + 3.5, f"{tick:g}"))
     whole = all(x == int(x) for x in xs)  # There is no epoch 1.5.
-    for tick in (tick for tick in ticks(left, right, 4) if tick == int(tick) or not whole):
-        across, _ = place(tick, low).split()
-        parts.append(Markup('<text x="{}" y="{}" class="x">{}</text>').format(across, HEIGHT - 10, f"{tick:g}"))
+    parts += [
+        Markup('<text x="{}" y="{}" class="x">{}</text>').format(place(x, low).split()[0], HEIGHT - 10, f"{x:g}")
+        for x in ticks(left, right, 4)
+        if x == int(x) or not whole
+    ]
     parts.append(Markup('<text x="{}" y="{}" class="x name">{}</text>').format(WIDTH - RIGHT, HEIGHT - 1, x_label))
     for line in lines:
         if line.band:
             upper = [place(x, b) for (x, _), (_, b) in zip(line.points, line.band, strict=True)]
             lower = [place(x, a) for (x, _), (a, _) in zip(line.points, line.band, strict=True)]
-            parts.append(
-                Markup('<path class="band {}" d="M{}Z"/>').format(line.kind, "L".join([*upper, *reversed(lower)]))
-            )
+            outline = "L".join([*upper, *reversed(lower)])
+            parts.append(Markup('<path class="band {}" d="M{}Z"/>').format(line.kind, outline))
         path = "L".join(place(x, y) for x, y in line.points)
-        style = Markup(' stroke-dasharray="{}"').format(line.dash) if line.dash else Markup("")
-        thin = " thin" if line.thin else ""
-        parts.append(Markup('<path class="line {}{}" d="M{}"{}/>').format(line.kind, thin, path, style))
+        kind = line.kind + (" thin" if line.thin else "")
+        parts.append(_path(kind, f"M{path}", line.dash))
         if line.dots:
-            places = "".join(f"M{place(x, y)}h0" for x, y in line.points)
-            parts.append(Markup('<path class="line dots {}" d="{}"/>').format(line.kind, places))
+            parts.append(_path(f"dots {line.kind}", "".join(f"M{place(x, y)}h0" for x, y in line.points)))
     return Markup("").join([*parts, Markup("</svg>")])
 
 
@@ -99,7 +98,11 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def swatch(kind: str, dash: str = "") -> Markup:
-    """A short piece of a line for a legend."""
-    style = Markup(' stroke-dasharray="{}"').format(dash) if dash else ""
-    path = Markup('<path class="line {}" d="M1 5H33"{}/>').format(kind, style)
+    """Short piece of a line for a legend."""
+    path = _path(kind, "M1 5H33", dash)
     return Markup('<svg viewBox="0 0 34 10" class="swatch" aria-hidden="true">{}</svg>').format(path)
+
+
+def _path(kind: str, steps: str, dash: str = "") -> Markup:
+    style = Markup(' stroke-dasharray="{}"').format(dash) if dash else ""
+    return Markup('<path class="line {}" d="{}"{}/>').format(kind, steps, style)

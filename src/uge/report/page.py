@@ -1,11 +1,10 @@
 """An audit folder as one self-contained HTML page: no script, nothing fetched, equal input gives equal bytes."""
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -13,15 +12,14 @@ from pydantic import ValidationError
 
 from uge.auditing.checks import RETENTION
 from uge.auditing.summarize import summarize
-from uge.auditing.summary import HOLDS, NOISE, Summary
-from uge.auditing.verdict import certainty, partial
+from uge.auditing.summary import HOLDS, NOISE, Summary, capital, certainty, number, partial
 from uge.cases.case import Case, read_cases
 from uge.errors import DataError, OutputExistsError, UsageError
 from uge.files import JSON, check_output, read_events, read_json, write_atomic
 from uge.report import curves, description
 from uge.report.heat_map import heat_map
 from uge.report.pictures import QualityView, load_attacked, load_pictures, load_quality
-from uge.report.tables import number, rows, spread
+from uge.report.tables import rows, spread
 
 log = logging.getLogger(__name__)
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,13 +40,13 @@ class AuditedFolder:
     cases: Sequence[Case]
     summary: Summary
 
-    @cached_property
+    @functools.cached_property
     def manifest(self) -> JSON:
         """The published folder's manifest; empty where that had none."""
         path = self.folder / "manifest.json"
         return read_json(path) if path.is_file() else {}
 
-    @cached_property
+    @functools.cached_property
     def quality(self) -> QualityView | None:
         """Measured differences between published images and originals, if there are any."""
         return load_quality(self.folder / "quality")
@@ -96,7 +94,11 @@ def load_audit(folder: Path) -> AuditedFolder:
         raise UsageError(
             f"expected audit cases in {folder / 'cases'}, found none; run the audit first or check the path"
         )
-    stored = _stored(folder / "summary.json")
+    path = folder / "summary.json"
+    try:
+        stored = Summary.model_validate(read_json(path)) if path.is_file() else Summary()
+    except ValidationError as error:
+        raise DataError(f"expected a summary in {path}, got {error.errors()[0]['msg']}; run the audit again") from error
     by_id = {case.id: case for case in cases}
     counted = [by_id[name] for name in stored.cases or by_id if name in by_id]
     audit = AuditedFolder(folder, counted, stored)
@@ -115,79 +117,76 @@ def page_environment(*folders: Path) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    css = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
-    environment.globals |= {"css": css, "number": number, "spread": spread, "certainty": certainty}
+    environment.globals |= {
+        "css": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        "number": number,
+        "spread": spread,
+        "certainty": certainty,
+    }
     return environment
 
 
 def render(audit: AuditedFolder) -> str:
     """The page as text; see :func:`write_report`."""
-    cases, manifest, summary, quality = audit.cases, audit.manifest, audit.summary, audit.quality
+    cases = audit.cases
+    manifest = audit.manifest
+    summary = audit.summary
     events = read_events(audit.folder / "protect.jsonl")
-    page = page_environment().get_template("report.html.j2")
-    return page.render(
-        name=description.value_at(manifest, "name") or "",
-        headline=description.headline(manifest, cases, summary),
-        label=capital(summary.label),
-        partial=partial(summary),
-        summary=summary,
-        margin=summary.margin,
-        holds=HOLDS,
-        noise_points=NOISE,
-        retention=RETENTION,
-        heat=heat_map(summary),
-        rows=rows(summary),
-        groups=curves.by_attack(cases, summary),
-        legend=curves.legend(cases),
-        losses=[*curves.losses(events, "step", "step"), *curves.losses(events, "refine", "pass")],
-        attacked=load_attacked(audit.folder / "attacked"),
-        pictures=load_pictures(audit.folder / "pictures", description.value_at(manifest, "budget", "levels")),
-        quality=quality,
-        protection=description.protection(manifest),
-        audit=description.audit(summary, cases),
-        settings=description.settings(manifest, cases),
-        limits=description.limits(summary, cases),
+    return (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            name=description.value_at(manifest, "name") or "",
+            headline=description.headline(manifest, cases, summary),
+            label=capital(summary.label),
+            partial=partial(summary),
+            summary=summary,
+            margin=summary.margin,
+            holds=HOLDS,
+            noise_points=NOISE,
+            retention=RETENTION,
+            heat=heat_map(summary),
+            rows=rows(summary),
+            groups=curves.by_attack(cases, summary),
+            legend=curves.legend(cases),
+            losses=[*curves.losses(events, "step", "step"), *curves.losses(events, "refine", "pass")],
+            attacked=load_attacked(audit.folder / "attacked"),
+            pictures=load_pictures(audit.folder / "pictures", description.value_at(manifest, "budget", "levels")),
+            quality=audit.quality,
+            protection=description.protection(manifest),
+            audit=description.audit(summary, cases),
+            settings=description.settings(manifest, cases),
+            limits=description.limits(summary, cases),
+        )
     )
-
-
-def capital(text: str) -> str:
-    """The text with a capital first letter; the others stay."""
-    return text[:1].upper() + text[1:]
-
-
-def _stored(path: Path) -> Summary:
-    try:
-        return Summary.model_validate(read_json(path)) if path.is_file() else Summary()
-    except ValidationError as error:
-        raise DataError(f"expected a summary in {path}, got {error.errors()[0]['msg']}; run the audit again") from error
 
 
 def _counted_again(audit: AuditedFolder) -> Summary:
     # Summarize the cases, with the rest from the stored summary; a warning says if their numbers differ.
-    stored, manifest, quality = audit.summary, audit.manifest, audit.quality
+    stored = audit.summary
+    manifest = audit.manifest
     classes = description.value_at(manifest, "classes")
-    count = len(classes) if isinstance(classes, list) else round(100 / stored.chance) if stored.chance else None
-    measured = [description.value_at(manifest, "measured", "linf_levels"), quality and quality.figures["linf_levels"]]
-    facts: dict[str, Any] = {
-        "budget_levels": description.value_at(manifest, "budget", "levels"),
-        "linf_levels": max((levels for levels in measured if isinstance(levels, int)), default=None),
-    }
-
-    def again(given: Sequence[str]) -> Summary:
-        return summarize(
-            audit.cases,
-            classes=count,
-            left_out=stored.left_out,
-            planned=stored.planned,
-            failed=stored.failed,
-            warnings=given,
-            facts={**facts, **stored.facts},
-        )
-
-    summary = again(stored.given)
+    measured = [
+        description.value_at(manifest, "measured", "linf_levels"),
+        audit.quality and audit.quality.figures["linf_levels"],
+    ]
+    again = functools.partial(
+        summarize,
+        audit.cases,
+        classes=len(classes) if isinstance(classes, list) else round(100 / stored.chance) if stored.chance else None,
+        left_out=stored.left_out,
+        planned=stored.planned,
+        failed=stored.failed,
+        facts={
+            "budget_levels": description.value_at(manifest, "budget", "levels"),
+            "linf_levels": max((levels for levels in measured if isinstance(levels, int)), default=None),
+            **stored.facts,
+        },
+    )
+    summary = again(warnings=stored.given)
     accuracies = [
         sorted((result.name, round(result.last, 6)) for result in (counted.authorized, *counted.hackers) if result)
         for counted in (summary, stored)
     ]
     unchanged = stored == Summary() or accuracies[0] == accuracies[1]
-    return summary if unchanged else again([*stored.given, _CHANGED])
+    return summary if unchanged else again(warnings=[*stored.given, _CHANGED])

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 from PIL import Image
 
+from uge.data.images import Pixels
 from uge.errors import DataError
 from uge.files import read_json
 from uge.report.line_plot import Line, plot
@@ -26,7 +26,6 @@ MOST_ATTACKED = 4
 ATTACKED_PIXELS = 96
 GRAY = 128
 MOST_CLASSES = 20
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -88,26 +87,25 @@ def load_pictures(folder: Path, levels: int | None = None) -> Pictures | None:
                 f"got {clean.shape} and {protected.shape}; run the audit again to write them anew"
             )
     differences = [protected.astype(np.int16) - clean.astype(np.int16) for _, clean, protected in pairs]
-    shown = max(int(np.abs(difference).max()) for difference in differences)
-    span = max(levels or 0, shown, 1)
+    span = max(levels or 0, 1, *(int(np.abs(difference).max()) for difference in differences))
     factor = 127 / span
-    items = [_picture(*pair, difference, factor) for pair, difference in zip(pairs, differences, strict=True)]
+    items = []
+    for (name, clean, protected), difference in zip(pairs, differences, strict=True):
+        height, width = clean.shape[:2]
+        noise = np.clip(np.rint(GRAY + factor * difference), 0, 255).astype(np.uint8)
+        cut = max(height, width) > MOST_PIXELS
+        items.append(
+            Picture(
+                name=name,
+                original=_uri(clean),
+                noise=_uri(noise),
+                protected=_uri(protected),
+                size=f"{width} × {height}" + (f", middle {MOST_PIXELS} × {MOST_PIXELS} shown" if cut else ""),
+                levels=int(np.abs(difference).max()),
+                small=max(height, width) <= 128,
+            )
+        )
     return Pictures(items, factor, span)
-
-
-def _picture(name: str, clean: Pixels, protected: Pixels, difference: NDArray[np.int16], factor: float) -> Picture:
-    height, width = clean.shape[:2]
-    noise = np.clip(np.rint(GRAY + factor * difference), 0, 255).astype(np.uint8)
-    cut = max(height, width) > MOST_PIXELS
-    return Picture(
-        name=name,
-        original=_uri(clean),
-        noise=_uri(noise),
-        protected=_uri(protected),
-        size=f"{width} × {height}" + (f", middle {MOST_PIXELS} × {MOST_PIXELS} shown" if cut else ""),
-        levels=int(np.abs(difference).max()),
-        small=max(height, width) <= 128,
-    )
 
 
 def _entries(index: Path, *fields: str) -> list[tuple[str, ...]]:
@@ -130,7 +128,7 @@ def _entries(index: Path, *fields: str) -> list[tuple[str, ...]]:
 
 
 def _pixels(folder: Path, file: str) -> Pixels:
-    """Colour channels (1 or 3) of a picture; transparency is left out, since the protection leaves it alone."""
+    # Colour channels (1 or 3); transparency is left out, since the protection leaves it alone.
     path = folder / Path(file).name  # Only the name: an index that came from elsewhere must not reach other folders.
     try:
         with Image.open(path) as image:
@@ -193,15 +191,14 @@ def load_quality(folder: Path) -> QualityView | None:
     try:
         spectrum = figures["spectrum"]
         means = sorted(figures["class_means"], key=lambda mean: -float(mean["largest_levels"]))
-        shown = [
-            (str(mean["class"]), _uri(_pixels(folder, mean["file"])), float(mean["largest_levels"]))
-            for mean in means[:MOST_CLASSES]
-        ]
         return QualityView(
             figures=figures,
             spectrum=_uri(_pixels(folder, spectrum["file"])) if spectrum else "",
             radial=_radial(spectrum) if spectrum else Markup(""),
-            classes=shown,
+            classes=[
+                (str(mean["class"]), _uri(_pixels(folder, mean["file"])), float(mean["largest_levels"]))
+                for mean in means[:MOST_CLASSES]
+            ],
             white_levels=max((float(mean["white_levels"]) for mean in means), default=0.0),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -212,23 +209,25 @@ def load_quality(folder: Path) -> QualityView | None:
 
 
 def _radial(spectrum: dict[str, Any]) -> Markup:
-    def line(name: str, kind: str, dash: str = "") -> Line:
+    lines = []
+    for name, kind, dash in (("image", "clean", "6 2.5"), ("noise", "hacker", "")):
         pairs = zip(spectrum["frequency"], spectrum[name], strict=True)
         # The constant was taken out of every image, so the first ring says nothing.
-        return Line([(float(f), math.log10(max(float(p), 1e-6))) for f, p in pairs][1:], kind, dash)
-
-    noise, image = line("noise", "hacker"), line("image", "clean", "6 2.5")
-    values = [y for _, y in [*noise.points, *image.points]]
+        points = [(float(frequency), math.log10(max(float(power), 1e-6))) for frequency, power in pairs][1:]
+        lines.append(Line(points, kind, dash))
+    values = [y for line in lines for _, y in line.points]
     if not values:
         return Markup("")
+    low = math.floor(min(values))
+    high = math.ceil(max(values) + 1e-9)
     said = "Power of the noise (solid) and of the originals (dashed) by frequency, in powers of ten of squared levels."
-    low, high = math.floor(min(values)), math.ceil(max(values) + 1e-9)
-    return plot([image, noise], low=low, high=max(high, low + 1), x_label="cycles per pixel", description=said)
+    return plot(lines, low=low, high=max(high, low + 1), x_label="cycles per pixel", description=said)
 
 
 def _uri(pixels: Pixels, most: int = MOST_PIXELS) -> str:
     height, width = pixels.shape[:2]
-    top, left = max(0, (height - most) // 2), max(0, (width - most) // 2)
+    top = max(0, (height - most) // 2)
+    left = max(0, (width - most) // 2)
     part = np.ascontiguousarray(pixels[top : top + most, left : left + most])
     buffer = io.BytesIO()
     Image.fromarray(part[..., 0] if part.shape[2] == 1 else part).save(buffer, format="PNG", optimize=True)

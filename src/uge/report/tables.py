@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from uge.auditing.summary import HackerResult, Result, Summary
-from uge.auditing.verdict import counted, extent, points
+from uge.auditing.summary import HackerResult, Result, Summary, counted, extent, number, with_key
 
 ASSETS = {"nothing": "", "public": "public images", "clean": "originals", "key": "key"}
 FAMILY_TITLES = {
@@ -43,7 +42,7 @@ class Row:
 
 def rows(summary: Summary) -> list[Row]:
     """Authorised networks in their order, then hackers, strongest first."""
-    table = [Row("authorised", result, _with_key("from its key", result)) for result in summary.authorized_all]
+    table = [Row("authorised", result, with_key("from its key", result.key)) for result in summary.authorized_all]
     for hacker in summary.hackers:
         remarks = {
             "strongest": hacker is summary.hackers[0],
@@ -51,17 +50,8 @@ def rows(summary: Summary) -> list[Row]:
             "no more than from the originals alone": hacker.owes_nothing,
         }
         shown = ", ".join(remark for remark, holds in remarks.items() if holds)
-        table.append(Row("hacker", hacker, _with_key(hacker.scheme, hacker), shown))
+        table.append(Row("hacker", hacker, with_key(hacker.scheme, hacker.key), shown))
     return table
-
-
-def _with_key(how: str, result: Result) -> str:
-    return f"{how}, key {result.key}" if result.key else how
-
-
-def number(value: float | None, *, signed: bool = False) -> str:
-    """One decimal with a real minus sign; an en dash for ``None``."""
-    return "–" if value is None else points(value, signed=signed)
 
 
 def spread(value: float, std: float | None) -> str:
@@ -96,10 +86,10 @@ def csv_text(columns: Sequence[str], records: Iterable[Mapping[str, Any]]) -> st
     return buffer.getvalue()
 
 
-def by_family(summary: Summary) -> dict[str, dict[str, list[HackerResult]]]:
-    """Title of the family → attack → results, the strongest family and attack first, yardsticks last."""
+def by_family(results: Iterable[HackerResult]) -> dict[str, dict[str, list[HackerResult]]]:
+    """Title of the family → attack → results, each in the order of ``results``."""
     families: dict[str, dict[str, list[HackerResult]]] = {}
-    for hacker in (*summary.hackers, *summary.yardsticks):  # Hackers come strongest first.
+    for hacker in results:
         family = families.setdefault(FAMILY_TITLES.get(hacker.family, hacker.family), {})
         family.setdefault(hacker.scheme, []).append(hacker)
     return families
@@ -119,7 +109,16 @@ def text_table(summary: Summary, most: int = 5) -> str:
     lines += _columns([*authorized[:3], *hackers[:most]])
     rest = len(hackers) - most
     lines += ["", "* strongest hacker" + (f"; {rest} weaker ones are in the report" if rest > 0 else "")]
-    lines.append(_counts(summary))
+    counts = [
+        counted(summary.ran, "case"),
+        extent(summary),
+        counted(len({hacker.network for hacker in summary.hackers}), "network"),
+        counted(summary.seeds, "seed"),
+        f"{len(summary.left_out)} left out" if summary.left_out else "",
+        f"{len(summary.failed)} failed" if summary.failed else "",
+        "" if summary.chance is None else f"chance {number(summary.chance)} %",
+    ]
+    lines.append(", ".join(filter(None, counts)))
     shown = summary.warnings[: MOST_LINES - len(lines) - 1]
     lines += [f"doubt: {warning}" for warning in shown]
     hidden = len(summary.warnings) - len(shown)
@@ -130,9 +129,10 @@ def _columns(results: Sequence[Row]) -> list[str]:
     lines = [["who", "network", "how", "last %", "best %", "clean %", "Δ clean", "seeds"]]
     for row in results:
         result = row.result
-        cells = [row.role, result.network, row.how + (" *" if row.remarks.startswith("strongest") else "")]
+        how = row.how + (" *" if row.remarks.startswith("strongest") else "")
+        texts = [row.role, result.network, how, spread(result.last, result.std)]
         numbers = [number(result.best), number(result.clean), number(result.delta, signed=True), f"{result.seeds}"]
-        lines.append([*cells, spread(result.last, result.std), *numbers])
+        lines.append(texts + numbers)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     # Text to the left, numbers to the right.
     padded = [
@@ -141,16 +141,3 @@ def _columns(results: Sequence[Row]) -> list[str]:
         for line in lines
     ]
     return ["  ".join(line).rstrip() for line in padded]
-
-
-def _counts(summary: Summary) -> str:
-    parts = [
-        counted(summary.ran, "case"),
-        extent(summary),
-        counted(len({hacker.network for hacker in summary.hackers}), "network"),
-        counted(summary.seeds, "seed"),
-        f"{len(summary.left_out)} left out" if summary.left_out else "",
-        f"{len(summary.failed)} failed" if summary.failed else "",
-        "" if summary.chance is None else f"chance {number(summary.chance)} %",
-    ]
-    return ", ".join(filter(None, parts))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uge.config import ProtectConfig
-from uge.errors import UsageError
+from uge.errors import UsageError, refuse
 from uge.methods import METHODS, ImagesInfo, method_for
 from uge.names import is_keyed
 from uge.networks import load_weights, weights_hash
@@ -34,26 +34,34 @@ def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, 
     requests = tuple(read_request(path) for path in config.requests)
     first = requests[0]
     for path, request in zip(config.requests, requests, strict=True):
-        if method.wave_key != is_keyed(request.network):
-            raise UsageError(
-                f"the request {path} is for '{request.network}', which does not go with method '{config.method}'; "
-                f"give --method {method_for(wave_key=not method.wave_key)}, or have the request made with --method "
-                f"{method_for(wave_key=method.wave_key)}"
-            )
-        if (request.size, request.channels, request.recipe) != (first.size, first.channels, first.recipe):
-            raise UsageError(
-                f"the requests {config.requests[0]} and {path} differ in size, channels or recipe; "
-                "publish one copy for each"
-            )
+        other_kind = (
+            f"the request {path} is for '{request.network}', which does not go with method '{config.method}'; "
+            f"give --method {method_for(wave_key=not method.wave_key)}, or have the request made with --method "
+            f"{method_for(wave_key=method.wave_key)}"
+        )
+        differ = (
+            f"the requests {config.requests[0]} and {path} differ in size, channels or recipe; "
+            "publish one copy for each"
+        )
+        refuse(
+            {
+                other_kind: method.wave_key != is_keyed(request.network),
+                differ: (request.size, request.channels, request.recipe) != (first.size, first.channels, first.recipe),
+            }
+        )
     files = tuple(theta0_file(path, request) for path, request in zip(config.requests, requests, strict=True))
     if method.wave_key and len({_key_hash(file) for file in files}) > 1:
         raise UsageError(
             f"method '{config.method}' writes by one wave key, but each of these requests has its own; publish one "
             f"copy for each receiver, or have requests made with --method {method_for(wave_key=False)}"
         )
-    names = ",".join(request.network for request in requests)
-    changes = {"authorized": names, "authorized_weights": files, "recipe": first.recipe}
-    return config.model_copy(update=changes), requests
+    return config.model_copy(
+        update={
+            "authorized": ",".join(request.network for request in requests),
+            "authorized_weights": files,
+            "recipe": first.recipe,
+        }
+    ), requests
 
 
 def _key_hash(file: Path) -> str:
@@ -68,29 +76,35 @@ def check_fits(config: ProtectConfig, requests: Sequence[Request], info: ImagesI
     """
     size = config.size or info.native_size
     for path, request in zip(config.requests, requests, strict=True):
-        if request.classes != len(info.classes):
-            raise UsageError(
-                f"the request {path} is for {request.classes} classes, but {info.name} has {len(info.classes)}; "
-                "ask for one with the right number"
-            )
-        if (request.size, request.channels) != (size, info.channels):
-            have = f"size {size}" if size else "mixed sizes"
-            raise UsageError(
-                f"the request {path} is for size {request.size} and {request.channels} channels, but {info.name} has "
-                f"{have} and {info.channels}; ask for a request that fits, or give --size {request.size} if only "
-                "the size differs"
-            )
+        other_classes = (
+            f"the request {path} is for {request.classes} classes, but {info.name} has {len(info.classes)}; "
+            "ask for one with the right number"
+        )
+        other_shape = (
+            f"the request {path} is for size {request.size} and {request.channels} channels, but {info.name} has "
+            f"{f'size {size}' if size else 'mixed sizes'} and {info.channels}; ask for a request that fits, or give "
+            f"--size {request.size} if only the size differs"
+        )
+        refuse(
+            {
+                other_classes: request.classes != len(info.classes),
+                other_shape: (request.size, request.channels) != (size, info.channels),
+            }
+        )
 
 
 def mark_requests(provenance: Provenance, requests: Sequence[Request]) -> Provenance:
     """Provenance with every request's id and key fingerprint at the network that it asks for."""
     if not requests:
         return provenance
-    marked = [
-        network.model_copy(update={"request": request.record})
-        for network, request in zip(provenance.authorized, requests, strict=True)
-    ]
-    return provenance.model_copy(update={"authorized": tuple(marked)})
+    return provenance.model_copy(
+        update={
+            "authorized": tuple(
+                network.model_copy(update={"request": request.record})
+                for network, request in zip(provenance.authorized, requests, strict=True)
+            )
+        }
+    )
 
 
 def describe_requests(requests: Sequence[Request]) -> list[dict[str, str]]:

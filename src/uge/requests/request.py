@@ -1,20 +1,24 @@
 """A receiver's signed request for a copy made for one network, and the owner's check of it (scenario III).
 
-A request is a small JSON file beside θ0. It is signed with Ed25519 (RFC 8032) over its canonical JSON, so that both
-sides need only compare the fingerprint of one public key over another channel.
+A request is a small JSON file beside θ0. It is signed with the receiver's identity, an Ed25519 key (RFC 8032), over
+its canonical JSON, so that both sides need only compare the fingerprint of one public key over another channel.
 """
 
+import hashlib
 import logging
+import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
+from torch import Tensor
 
 from uge.config import first_problem
-from uge.errors import DataError, UsageError, WeightsError
+from uge.errors import DataError, MissingExtraError, UsageError, WeightsError
 from uge.files import (
+    canonical_json,
     check_output,
     file_sha256,
     fingerprint,
@@ -42,18 +46,20 @@ from uge.networks import (
 from uge.networks.plugins import is_plugin
 from uge.networks.wave_key import MOST_LEVELS, STEPS, highest_frequency
 from uge.publishing.manifest import Digest, RequestRecord, created_date
-from uge.requests.identity import check_signature, default_identity, key_fingerprint, open_identity, public_key_of, sign
 from uge.runtime import stream_seed
 from uge.session import Session
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 log = logging.getLogger(__name__)
 
 _SECRET_BITS = 60
-SUFFIX = ".theta0.safetensors"
 _HEX = r"^[0-9a-f]{%d}$"
+_CONTEXT = b"uge-request-1\n"  # so that the signature can be taken for nothing else
 
 
-class Theta0(BaseModel):
+class Theta0(BaseModel, frozen=True, extra="forbid"):
     """File of initial parameters that belongs to a request and lies beside it.
 
     Attributes:
@@ -63,15 +69,13 @@ class Theta0(BaseModel):
         weights_sha256: Of its tensors (:func:`uge.networks.weights_hash`); the manifest will name it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     file: Annotated[str, Field(pattern=r"^[^/\\]+\.safetensors$")]
     bytes: Annotated[int, Field(ge=1)]
     sha256: Digest
     weights_sha256: Digest
 
 
-class Request(BaseModel):
+class Request(BaseModel, frozen=True, extra="forbid"):
     """Copy that a receiver asks for (docs/formats.md, "Request").
 
     Attributes:
@@ -86,8 +90,6 @@ class Request(BaseModel):
         public_key: Ed25519 public key, 32 bytes in hexadecimal.
         signature: Of the canonical JSON of all other fields, 64 bytes in hexadecimal.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["uge-request"] = "uge-request"
     schema_version: Literal[1] = 1
@@ -150,7 +152,7 @@ def write_request(
     """
     if out.suffix != ".json":
         raise UsageError(f"expected a file name that ends in .json for the request, got {out}; name it {out.name}.json")
-    theta0_path = out.with_name(out.stem + SUFFIX)
+    theta0_path = out.with_name(f"{out.stem}.theta0.safetensors")
     for path in (out, theta0_path):
         check_output(path, overwrite=session.overwrite)
     name = METHODS[method].network_name(network)
@@ -163,30 +165,28 @@ def write_request(
     if session.dry_run:
         return {**places, **shape}
     key = open_identity(identity)
-    public_key = public_key_of(key)
     # Others can never read θ0: it is made in a folder of mode 0700. Both files take their places together.
     with storage_errors(out), locked(out) as hold, hold.staged(theta0_path, mode=0o700) as folder:
         secret = folder / theta0_path.name
         save_weights(secret, theta0, {"recipe": recipe.model_dump_json()})
         secret.chmod(0o600)
-        record = Theta0(
-            file=theta0_path.name,
-            bytes=secret.stat().st_size,
-            sha256=file_sha256(secret),
-            weights_sha256=weights_hash(theta0),
-        )
         body: dict[str, Any] = {
             "kind": "uge-request",
             "schema_version": 1,
             "created": created_date(None) or datetime.now(UTC).date().isoformat(),
             **shape,
-            "theta0": record.model_dump(mode="json"),
-            "public_key": public_key,
+            "theta0": {
+                "file": theta0_path.name,
+                "bytes": secret.stat().st_size,
+                "sha256": file_sha256(secret),
+                "weights_sha256": weights_hash(theta0),
+            },
+            "public_key": key.public_key().public_bytes_raw().hex(),
         }
         body["id"] = _id(body)
         write_json(folder / out.name, sign(key, body))
         hold.exchange([(secret, theta0_path), (folder / out.name, out)])
-    return {**places, **body, "fingerprint": key_fingerprint(public_key)}
+    return {**places, **body, "fingerprint": key_fingerprint(body["public_key"])}
 
 
 def _check_network(name: str, verb: str) -> None:
@@ -205,8 +205,8 @@ def _theta0(
         raise UsageError("θ0 comes from --seed or from --weights, got both; leave one out")
     if seed is not None and seed.bit_length() < _SECRET_BITS:
         log.warning("the seed %d can be guessed, and manifests name the digest of θ0; leave out --seed", seed)
-    root = secrets.randbits(256) if seed is None else seed
-    network = build(name, classes, channels=channels, size=size, seed=stream_seed(root, "theta0", "request"))
+    seed = stream_seed(secrets.randbits(256) if seed is None else seed, "theta0", "request")
+    network = build(name, classes, channels=channels, size=size, seed=seed)
     if weights is not None:
         state, metadata = load_weights(weights)
         behind = isinstance(network, KeyedClassifier) and not metadata.get("network", KEYED).startswith(KEYED)
@@ -241,11 +241,6 @@ def read_request(path: Path) -> Request:
     if request.id != _id(raw):
         raise UsageError(f"the id of {path} is not the digest of its other fields; have the request made anew")
     _check_network(request.network, "be taken")
-    _check_theta0(path, request)
-    return request
-
-
-def _check_theta0(path: Path, request: Request) -> None:
     wanted = request.theta0
     file = theta0_file(path, request)
     if not file.is_file():
@@ -258,6 +253,7 @@ def _check_theta0(path: Path, request: Request) -> None:
     if held != asked or weights_hash(network) != wanted.weights_sha256:
         raise WeightsError(f"the request {path} asks for {_words(*asked)}, but {file.name} is for {_words(*held)}")
     _check_key(network, file)
+    return request
 
 
 def _check_key(network: ImageClassifier, where: Path | str) -> None:
@@ -271,19 +267,22 @@ def _key_fault(network: ImageClassifier) -> str:
         return ""
     key = network.key
     low = highest_frequency(network.size) / 2
-    if not bool((key.waves.isfinite() & (key.waves > low / 2) & (key.waves < 3 * low)).all()):
-        return f"have waves of about {low:g} to {2 * low:g} cycles"
-    if not bool(key.phases.isfinite().all()):
-        return "have finite phases"
-    if not 1 <= int(key.levels) <= MOST_LEVELS:
-        return f"have patterns of 1 to {MOST_LEVELS} levels"
     cells = ((key.waves - low) * (STEPS - 1) / low).round()  # which of the frequencies that a key draws each is next to
-    for field in cells.unbind(1):
-        waves = [[tuple(wave) for wave in own] for own in field.tolist()]
-        # Equal waves of one class could cancel each other.
-        if len({frozenset(own) for own in waves}) < len(waves) or any(len(set(own)) < len(own) for own in waves):
-            return "give every class waves of its own"
-    return ""
+    properties = {
+        f"have waves of about {low:g} to {2 * low:g} cycles": (
+            bool((key.waves.isfinite() & (key.waves > low / 2) & (key.waves < 3 * low)).all())
+        ),
+        "have finite phases": bool(key.phases.isfinite().all()),
+        f"have patterns of 1 to {MOST_LEVELS} levels": 1 <= int(key.levels) <= MOST_LEVELS,
+        "give every class waves of its own": all(_all_differ(field) for field in cells.unbind(1)),
+    }
+    return next((wanted for wanted, there in properties.items() if not there), "")
+
+
+def _all_differ(field: Tensor) -> bool:
+    """True where no two classes have the same waves, and no class has equal ones, which could cancel each other."""
+    waves = [frozenset(map(tuple, own)) for own in field.tolist()]
+    return len(set(waves)) == len(waves) and all(len(own) == field.shape[1] for own in waves)
 
 
 def _words(name: str, classes: int, channels: int, size: int) -> str:
@@ -293,3 +292,82 @@ def _words(name: str, classes: int, channels: int, size: int) -> str:
 def theta0_file(path: Path, request: Request) -> Path:
     """File of a request's θ0."""
     return path.with_name(request.theta0.file)
+
+
+def key_fingerprint(public_key: str) -> str:
+    """Hexadecimal sha256 of a public key's 32 bytes, which are given in hexadecimal."""
+    return hashlib.sha256(bytes.fromhex(public_key)).hexdigest()
+
+
+def default_identity() -> Path:
+    """Default file of a receiver's private key: ``uge/identity.pem`` in the user's settings folder."""
+    home = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(home) if home else Path.home() / ".config") / "uge" / "identity.pem"
+
+
+def open_identity(path: Path) -> "Ed25519PrivateKey":
+    """Receiver's private key; a new one, readable by its owner alone, where the file does not exist.
+
+    Raises:
+        MissingExtraError: The library ``cryptography`` is not installed.
+        UsageError: The file holds no Ed25519 key, or others may read it.
+    """
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    except ImportError:
+        raise MissingExtraError("cryptography", "sign", "signing a request") from None
+    recover(path)
+    with storage_errors(path):
+        if not path.exists():
+            pem = Ed25519PrivateKey.generate().private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            with locked(path, wait=True) as hold, hold.staged(path, mode=0o700) as folder:
+                made = folder / path.name
+                with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
+                    handle.write(pem)
+                if not path.exists():  # Another process may have made one meanwhile.
+                    hold.exchange([(made, path)])
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            raise UsageError(f"the identity {path} can be read by others; run chmod 600 on it, or make a new one")
+        data = path.read_bytes()
+    try:
+        key = serialization.load_pem_private_key(data, password=None)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"the identity {path} holds no private key in PEM form ({error}); give another file") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise UsageError(f"the identity {path} holds a {type(key).__name__}, not an Ed25519 key; give another file")
+    return key
+
+
+def sign(key: "Ed25519PrivateKey", body: dict[str, Any]) -> dict[str, Any]:
+    """Add the ``signature`` of the canonical JSON of ``body``, 64 bytes in hexadecimal."""
+    return {**body, "signature": key.sign(_signed(body)).hex()}
+
+
+def check_signature(path: Path, body: dict[str, Any]) -> None:
+    """Check the ``signature`` of a JSON object against its ``public_key``.
+
+    Raises:
+        MissingExtraError: The library ``cryptography`` is not installed.
+        UsageError: There is no such signature, or it does not fit. ``path`` names the object in messages.
+    """
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    except ImportError:
+        raise MissingExtraError("cryptography", "sign", "checking a request") from None
+    try:
+        public_key, signature = (bytes.fromhex(body[name]) for name in ("public_key", "signature"))
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _signed(body))
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(f"{path} is no signed request; give the JSON file of uge request") from None
+    except InvalidSignature:
+        raise UsageError(
+            f"the signature of {path} does not fit its content: it was changed after it was signed; ask for it again"
+        ) from None
+
+
+def _signed(body: dict[str, Any]) -> bytes:
+    return _CONTEXT + canonical_json({name: value for name, value in body.items() if name != "signature"}).encode()

@@ -14,12 +14,24 @@ from uge.data.loader import fetch
 from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.methods import METHODS
-from uge.methods.baselines.ar import ArSettings, autoregress, class_processes, response
 from uge.methods.baselines.base import Material, scaled
-from uge.methods.baselines.cuda import CudaSettings, blurred, class_filters
-from uge.methods.baselines.lsp import class_centres, patches
-from uge.methods.baselines.ops import choose, corner_colours, scores
-from uge.methods.baselines.pil import PilSettings, loss, surrogate
+from uge.methods.baselines.closed_form import (
+    ArSettings,
+    CudaSettings,
+    PilSettings,
+    autoregress,
+    blurred,
+    choose,
+    class_centres,
+    class_filters,
+    class_processes,
+    corner_colours,
+    linear_loss,
+    linear_surrogate,
+    patches,
+    response,
+    scores,
+)
 
 MakeMaterial = Callable[..., Material]
 
@@ -226,9 +238,9 @@ def test_pil_lowers_its_loss_and_names_the_class(make_material: MakeMaterial) ->
     object.__setattr__(material, "options", {"steps": 20})
     wanted = PilSettings(steps=20)
     x, labels, indices = whole(material)
-    network = surrogate(material.store, wanted, material.seed, material.runtime)
+    network = linear_surrogate(material.store, wanted, material.seed, material.runtime)
     delta = -METHODS["pil"].baseline.make(material).read(indices).float() / 255  # Published is x - δ.
-    before, after = (loss(network, x, each, labels, wanted.weight) for each in (torch.zeros_like(delta), delta))
+    before, after = (linear_loss(network, x, each, labels, wanted.weight) for each in (torch.zeros_like(delta), delta))
     assert after < before - 0.01
     assert (network(delta).argmax(1) == labels).all()
 
@@ -240,7 +252,7 @@ def test_pil_loss_is_the_formula(make_store: Callable[..., PixelStore]) -> None:
     chosen = network(delta).softmax(1)[torch.arange(6), batch.y]
     even = (1 / 3 * ((1 / 3) / network(batch.x - delta).softmax(1)).log()).sum(1)
     wanted = (-0.7 * chosen.log() + 0.3 * even).mean()
-    np.testing.assert_allclose(loss(network, batch.x, delta, batch.y, 0.7).item(), wanted.item(), rtol=1e-5)
+    np.testing.assert_allclose(linear_loss(network, batch.x, delta, batch.y, 0.7).item(), wanted.item(), rtol=1e-5)
 
 
 # Random noise.

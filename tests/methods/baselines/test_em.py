@@ -25,7 +25,9 @@ FORMS = {"fixed": QUICK, "original": ORIGINAL}
 @pytest.fixture
 def material(make_store: Callable[..., PixelStore], runtime: Runtime) -> Callable[..., Material]:
     store = faint(make_store(count=24))
-    return lambda progress=None, **options: Material(store, BUDGET, 0, runtime, options, None, progress)
+    return lambda progress=lambda *figures: None, **options: Material(
+        store, BUDGET, 0, runtime, options, None, progress
+    )
 
 
 def surrogate_losses(run: _Run, delta: torch.Tensor) -> tuple[float, float]:
@@ -42,7 +44,9 @@ def surrogate_losses(run: _Run, delta: torch.Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize("scope", SCOPES)
 def test_it_lowers_the_loss_of_the_surrogate(material: Callable[..., Material], scope: Any, form: str) -> None:
     delta = SCOPES[scope].make(material(**FORMS[form])).read(ALL)
-    run = _Run(material(**FORMS[form]), scope)  # The same seed: the surrogate that made the noise.
+    run = _Run(
+        material(**FORMS[form]), EMSettings(**FORMS[form]), scope
+    )  # The same seed: the surrogate that made the noise.
     with torch.random.fork_rng():
         _FORMS[form](run)
     assert torch.equal(run.noise.read(ALL).round(), delta)
@@ -107,7 +111,7 @@ def test_noise_grows_from_visit_to_visit(material: Callable[..., Material]) -> N
 
 
 def test_no_pass_takes_more_images_at_a_time_than_the_batch_size(material: Callable[..., Material]) -> None:
-    run = _Run(material(**{**QUICK, "batch_size": 10}), "sample")
+    run = _Run(material(), EMSettings(**{**QUICK, "batch_size": 10}), "sample")
     assert [len(indices) for indices in run.chunks] == [10, 10, 4]
 
 

@@ -23,7 +23,7 @@ QUICK = {"surrogate": "shallow:shallow", "theta_steps": 8, "batch_size": 12, "lr
 @pytest.fixture
 def material(make_store: Callable[..., PixelStore], runtime: Runtime) -> Callable[..., Material]:
     store = faint(make_store(count=24, separable=True))
-    return lambda progress=None, **options: Material(
+    return lambda progress=lambda *figures: None, **options: Material(
         store, Budget(8 / 255), 0, runtime, {**QUICK, **options}, None, progress
     )
 

@@ -20,7 +20,7 @@ QUICK = {"surrogate": "shallow:shallow", "epochs": 6, "lr": 0.05, "steps": 8, "s
 @pytest.fixture
 def material(make_store: Callable[..., PixelStore], runtime: Runtime) -> Callable[..., Material]:
     store = faint(make_store(count=30, separable=True))
-    return lambda progress=None, **options: Material(
+    return lambda progress=lambda *figures: None, **options: Material(
         store, Budget(16 / 255), 0, runtime, {**QUICK, **options}, None, progress
     )
 

@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["feature_distance", "gradient_matching", "hackers", "path_matching", "undistill"])
+@pytest.mark.parametrize("name", ["feature_distance", "hackers", "matching", "undistill"])
 def test_examples_give_what_they_show(name: str) -> None:
     module = importlib.import_module(f"uge.methods.uge.{name}")
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)

@@ -13,7 +13,7 @@ from uge.data.images import Pixels
 from uge.errors import UsageError, WeightsError
 from uge.methods.apply import load_generator, save_perturber
 from uge.methods.uge import generator as module
-from uge.methods.uge.generator import Generator, add_perturbation, perturb_images
+from uge.methods.uge.generator import Generator, add_perturbation
 from uge.networks import build, save_weights, weights_hash
 
 MORE: dict[str, Any] = {"skips": True, "classes": ("a", "b")}
@@ -54,7 +54,7 @@ def test_any_size_within_the_bound_after_rounding(height: int, width: int, chann
     assert delta.abs().max() <= levels / 255 * (1 + 1e-6)
     change = (add_perturbation(x, delta) * 255).round() - (x * 255).round()
     assert change.abs().max() <= levels
-    for image, moved in zip(x, perturb_images(generator, list(_pixels(x))), strict=True):
+    for image, moved in zip(x, generator.levels(list(_pixels(x))), strict=True):
         assert np.abs(moved.astype(int)).max() <= levels
         assert moved.shape == (height, width, channels) == (*image.shape[1:], image.shape[0])
 
@@ -68,7 +68,7 @@ def _pixels(x: torch.Tensor) -> Pixels:
 )
 def test_the_bound_is_reached_exactly(rho: float, levels: int, dtype: type) -> None:
     generator = wild(rho=rho, strength=1000)
-    moved = np.stack(list(perturb_images(generator, random_images(2, 16, 16, 3))))
+    moved = np.stack(list(generator.levels(random_images(2, 16, 16, 3))))
     assert moved.dtype == dtype
     assert (moved.min(), moved.max()) == (-levels, levels)
 
@@ -97,7 +97,7 @@ def test_skips_bring_detail_to_the_last_layer() -> None:
 
 def test_a_generator_with_classes_follows_labels_by_name() -> None:
     generator, images = wild(classes=("cat", "dog", "owl")), random_images(2, 8, 8, 3)
-    first, second = (np.stack(list(perturb_images(generator, images, labels))) for labels in ([0, 1], [2, 1]))
+    first, second = (np.stack(list(generator.levels(images, labels))) for labels in ([0, 1], [2, 1]))
     assert not np.array_equal(first[0], second[0])
     assert np.array_equal(first[1], second[1])
     assert generator.numbers(["owl", "cat"]) == [2, 0]
@@ -109,10 +109,10 @@ def test_a_generator_with_classes_follows_labels_by_name() -> None:
 def test_labels_go_with_images_of_mixed_shapes() -> None:
     generator = wild(classes=("cat", "dog"), strength=3)
     images, labels = [*random_images(2, 8, 8, 3), *random_images(1, 12, 9, 3), *random_images(1, 8, 8, 3)], [0, 1, 1, 0]
-    together = list(perturb_images(generator, images, labels))
+    together = list(generator.levels(images, labels))
     for image, label, moved in zip(images, labels, together, strict=True):
-        (alone,) = perturb_images(generator, [image], [label])
-        (other,) = perturb_images(generator, [image], [1 - label])
+        (alone,) = generator.levels([image], [label])
+        (other,) = generator.levels([image], [1 - label])
         assert np.abs(moved.astype(int) - alone).max() <= 1
         assert np.abs(moved.astype(int) - other).max() > 1
 
@@ -124,11 +124,11 @@ def test_tiles_give_what_the_whole_image_gives(
 ) -> None:
     generator = wild(blocks=blocks, strength=3, **more)
     image = random_images(1, 153, 210, 3)
-    (whole,) = perturb_images(generator, image, [1])
+    (whole,) = generator.levels(image, [1])
     monkeypatch.setattr(module, "_TILE", 64)
     sizes = []
     generator.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[-2:]))
-    (tiled,) = perturb_images(generator, image, [1])
+    (tiled,) = generator.levels(image, [1])
     assert len(sizes) == 12
     assert len(np.unique(whole)) > 5
     assert np.abs(whole.astype(int) - tiled).max() <= 1
@@ -153,7 +153,7 @@ def test_halo_covers_the_receptive_field(channels: int, blocks: int) -> None:
 @pytest.mark.parametrize("kind", [1, 2, 3, 4])
 def test_gray_stays_gray_and_alpha_is_untouched(channels: int, kind: int) -> None:
     generator = wild(channels)
-    for moved in perturb_images(generator, random_images(3, 9, 14, kind)):
+    for moved in generator.levels(random_images(3, 9, 14, kind)):
         assert moved.shape == (9, 14, kind)
         assert moved.dtype == np.int8
         colours = 1 if kind <= 2 else 3
@@ -162,7 +162,7 @@ def test_gray_stays_gray_and_alpha_is_untouched(channels: int, kind: int) -> Non
 
 
 def test_a_gray_generator_moves_all_colours_alike() -> None:
-    (moved,) = perturb_images(wild(1), random_images(1, 8, 8, 3))
+    (moved,) = wild(1).levels(random_images(1, 8, 8, 3))
     assert np.array_equal(moved[..., 0], moved[..., 1])
     assert np.array_equal(moved[..., 0], moved[..., 2])
 
@@ -170,8 +170,8 @@ def test_a_gray_generator_moves_all_colours_alike() -> None:
 def test_images_of_mixed_shapes_keep_their_order() -> None:
     images = [*random_images(2, 8, 8, 3), *random_images(1, 12, 9, 1), *random_images(2, 8, 8, 3)]
     generator = wild()
-    together = list(perturb_images(generator, images))
-    alone = [next(perturb_images(generator, [image])) for image in images]
+    together = list(generator.levels(images))
+    alone = [next(generator.levels([image])) for image in images]
     for a, b in zip(together, alone, strict=True):
         assert np.abs(a.astype(int) - b).max() <= 1
         assert (a != b).mean() < 0.02

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uge.methods.uge.gradient_matching import gradient_matching
+from uge.methods.uge.matching import gradient_matching
 from uge.networks import build, weights_hash
 from uge.runtime import Runtime
 

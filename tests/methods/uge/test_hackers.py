@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from uge.budget import Budget
 from uge.data.store import PixelStore
 from uge.methods.uge import hackers as module
+from uge.methods.uge.generator import delta_records
 from uge.methods.uge.hackers import hacker_loss, train_hackers, with_hackers
-from uge.methods.uge.refine import delta_records, protected_store, refine_pass
+from uge.methods.uge.protector import protected_store, refine_pass
 from uge.methods.uge.settings import RefineSettings
 from uge.networks import build, weights_hash
 from uge.runtime import Runtime

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uge.methods.uge.path_matching import parameter_matching, value_matching
+from uge.methods.uge.matching import parameter_matching, value_matching
 from uge.networks import build, weights_hash
 
 Batch = tuple[Tensor, Tensor, Tensor]

@@ -11,8 +11,7 @@ from uge.data.images import ImageSet
 from uge.data.store import Records, load_pixels
 from uge.methods import apply
 from uge.methods.apply import protected_images
-from uge.methods.uge.generator import Generator, perturb_images
-from uge.methods.uge.refine import delta_records
+from uge.methods.uge.generator import Generator, delta_records
 from uge.runtime import Runtime
 
 MakeImages = Callable[..., ImageSet]
@@ -59,7 +58,7 @@ def test_the_generator_alone(channels: int, precision: str, make_images: MakeIma
 def test_it_is_the_generator_that_perturbs(make_images: MakeImages, generator: Generator, runtime: Runtime) -> None:
     images = make_images(count=3)
     clean = [images.read(number) for number in range(3)]
-    levels = list(perturb_images(generator.eval(), clean))
+    levels = list(generator.eval().levels(clean))
     for change, own, pixels in zip(changes(images, generator, runtime), levels, clean, strict=True):
         np.testing.assert_array_equal(change, (pixels.astype(int) + own).clip(0, 255) - pixels)
 

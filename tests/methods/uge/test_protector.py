@@ -14,10 +14,9 @@ from uge.errors import UGEError
 from uge.files import EventLog, read_events
 from uge.learning.recipes import Recipe
 from uge.learning.trajectory import record_trajectory
-from uge.methods.uge.generator import Generator, add_perturbation
+from uge.methods.uge.generator import Generator, add_perturbation, delta_records
 from uge.methods.uge.losses import Authorized, TotalLoss
 from uge.methods.uge.protector import converged, imitation, make_generator, train_generator
-from uge.methods.uge.refine import delta_records
 from uge.methods.uge.settings import GeneratorSettings, LossWeights
 from uge.networks import build, weights_hash
 from uge.runtime import Runtime
@@ -142,7 +141,7 @@ def test_learns_perturbations_that_were_found(
     changes: dict[str, bool], store: PixelStore, runtime: Runtime, tmp_path: Path
 ) -> None:
     """One pattern per class: it is imitated the better by a generator that is told the class."""
-    settings = SETTINGS.model_copy(update={**changes, "imitate": 60}).imitating()
+    settings = SETTINGS.model_copy(update={**changes, "max_steps": 60})
     target = delta_records(store, Budget(), tmp_path / "delta")
     levels = torch.tensor([8, -8, 3])[store.labels][:, None, None, None].expand(-1, 3, 16, 16)
     target.write(torch.arange(20), levels)

@@ -15,9 +15,9 @@ from uge.budget import Budget
 from uge.data.store import PixelStore, Records
 from uge.errors import UGEError
 from uge.files import EventLog, read_events
-from uge.methods.uge.generator import Generator
+from uge.methods.uge.generator import Generator, delta_records
 from uge.methods.uge.losses import TotalLoss
-from uge.methods.uge.refine import class_batches, delta_records, move, protected_store, refine_pass, start_delta
+from uge.methods.uge.protector import class_batches, move, protected_store, refine_pass, start_delta
 from uge.methods.uge.settings import LossWeights
 from uge.runtime import Runtime
 

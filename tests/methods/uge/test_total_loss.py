@@ -10,9 +10,8 @@ from uge.errors import UnknownNameError, UsageError
 from uge.learning.training import History
 from uge.learning.trajectory import Trajectory
 from uge.methods.uge.feature_distance import class_derangement, feature_distance, least_similar_classes
-from uge.methods.uge.gradient_matching import gradient_matching
 from uge.methods.uge.losses import Authorized, TotalLoss
-from uge.methods.uge.path_matching import parameter_matching, value_matching
+from uge.methods.uge.matching import gradient_matching, parameter_matching, value_matching
 from uge.methods.uge.settings import LossWeights
 from uge.methods.uge.undistill import undistill
 from uge.networks import build, weights_hash
@@ -193,7 +192,7 @@ def test_teachers_are_taken_again_from_new_trajectories(
     old = total(x, x_u, y, stream(0, "draw"))["loss"].item()
     path.trajectory = authorized(30).trajectory
     assert total(x, x_u, y, stream(0, "draw"))["loss"].item() == old
-    total.refresh_teachers()
+    total.follow([path])
     expected = undistill([network(32).eval()], network(50).eval(), x_u, y, omega=0.7, temperature=4)
     assert total(x, x_u, y, stream(0, "draw"))["undistill"].item() == pytest.approx(expected.item(), rel=1e-5)
 

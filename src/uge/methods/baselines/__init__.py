@@ -1,6 +1,80 @@
-"""Published protections of others; a row's module is imported when the row is used, so that names need no torch."""
+"""Published protections of others, and functions of plug-ins, as rows of the table of methods.
 
-from uge.methods.baselines.published import Published
+A published protection's module is imported when its row is used, so that names need no torch.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from uge.budget import Budget
+from uge.methods.base import Method, MethodSettings, Perturbation, Task
+
+if TYPE_CHECKING:
+    from uge.methods.baselines.base import Baseline
+
+
+class Published(Method):
+    """A published protection, without authorised networks.
+
+    Args:
+        name: Name in the table.
+        place: ``MODULE:NAME`` of its :class:`uge.methods.baselines.base.Baseline` in this package.
+        about: One sentence for lists of methods.
+    """
+
+    has_options = True
+
+    def __init__(self, name: str, place: str, about: str) -> None:
+        self.name = name
+        self.about = about
+        self._place = place
+
+    @property
+    def baseline(self) -> Baseline:
+        """The protection itself; its module is imported."""
+        baseline: Baseline = pkgutil.resolve_name(f"uge.methods.baselines.{self._place}")
+        return baseline
+
+    def budget(self, settings: MethodSettings) -> Budget:
+        """Budget that settings name, else that of the publication; 1.0 where it bounds something else."""
+        return Budget(self.baseline.rho) if settings.rho is None else super().budget(settings)
+
+    def check(self, settings: MethodSettings) -> None:
+        """Refuse refinement and settings that the publication does not have."""
+        super().check(settings)
+        self.baseline.read_settings(settings.baseline)
+
+    def perturb(self, task: Task) -> Perturbation:
+        """Perturbations of the task's images alone."""
+        return self.baseline.perturb(task)
+
+
+class OfFunction(Published):
+    """A plug-in protection that is one function.
+
+    Args:
+        name: Name in the table.
+        function: Called with all images at the training size (uint8, N × H × W × C), their labels (int64, N), the
+            budget in 8-bit levels and the seed; returns the change of every value in whole levels, an array of signed
+            integers of the images' shape. Larger changes are clipped to the budget.
+        about: One sentence for lists of methods and the manifest; by default the first line of its docstring.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], about: str) -> None:
+        summary = (function.__doc__ or "").strip().partition("\n")[0]
+        super().__init__(name, "", about or summary.rstrip(".") or f"the function {function.__qualname__}")
+        self._function = function
+
+    @property
+    def baseline(self) -> Baseline:
+        """The function as a protection."""
+        from uge.methods.baselines.base import of_function
+
+        return of_function(self.name, self._function, self.about)
+
 
 BASELINES = (
     Published("em", "em:EM", "error-minimising noise for every image (Huang et al., ICLR 2021)"),
@@ -9,14 +83,14 @@ BASELINES = (
     Published("tap-untargeted", "tap:TAP_UNTARGETED", "untargeted adversarial poisoning (Fowl et al., NeurIPS 2021)"),
     Published("ntga", "ntga:NTGA", "neural tangent generalisation attack (Yuan and Wu, ICML 2021)"),
     Published("rem", "rem:REM", "robust error-minimising noise (Fu et al., ICLR 2022)"),
-    Published("cuda", "cuda:CUDA", "a random convolution for every class (Sadasivan et al., CVPR 2023)"),
-    Published("lsp", "lsp:LSP", "linearly separable patches for every class (Yu et al., KDD 2022)"),
-    Published("ar", "ar:AR", "autoregressive noise, one process per class (Sandoval-Segura et al., NeurIPS 2022)"),
-    Published("ops", "ops:OPS", "one pixel shortcut for every class (Wu et al., ICLR 2023)"),
-    Published("pil", "pil:PIL", "noise that a linear network takes for the class (jinlinll/pil, ICLR 2026)"),
-    Published("random", "random:RANDOM", "uniform random noise for every image: a control without optimisation"),
-    Published("random-class", "random:RANDOM_CLASS", "uniform random noise, one pattern per class: a control"),
+    Published("cuda", "closed_form:CUDA", "a random convolution for every class (Sadasivan et al., CVPR 2023)"),
+    Published("lsp", "closed_form:LSP", "linearly separable patches for every class (Yu et al., KDD 2022)"),
+    Published(
+        "ar", "closed_form:AR", "autoregressive noise, one process per class (Sandoval-Segura et al., NeurIPS 2022)"
+    ),
+    Published("ops", "closed_form:OPS", "one pixel shortcut for every class (Wu et al., ICLR 2023)"),
+    Published("pil", "closed_form:PIL", "noise that a linear network takes for the class (jinlinll/pil, ICLR 2026)"),
+    Published("random", "closed_form:RANDOM", "uniform random noise for every image: a control without optimisation"),
+    Published("random-class", "closed_form:RANDOM_CLASS", "uniform random noise, one pattern per class: a control"),
 )
 """Rows of the table of methods."""
-
-__all__ = ["BASELINES", "Published"]

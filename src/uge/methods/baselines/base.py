@@ -1,13 +1,13 @@
 """Contract of published protections: a function from clean images to perturbations in 8-bit levels."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from uge.budget import Budget
@@ -15,23 +15,19 @@ from uge.data.loader import to_unit
 from uge.data.store import PixelStore, Records
 from uge.errors import UnknownNameError, UsageError
 from uge.files import storage_errors
-from uge.methods.authorized import public_name
-from uge.methods.base import Perturbation, Task
-from uge.methods.uge.refine import delta_records
+from uge.methods.base import Perturbation, Task, public_name
+from uge.methods.uge.generator import delta_records, level_type
 from uge.progress import Progress
 from uge.runtime import Runtime
 
-Model = TypeVar("Model", bound=BaseModel)
 PUBLISHED_RHO = 8 / 255
 """The L-inf budget that most of these methods were published with."""
-_BATCH, _VALUES = 500, 2**24
-"""Images at a time, and the values that they have at most."""
+_BATCH = 500  # Images at a time.
+_VALUES = 2**24  # Values that they have at most.
 
 
-class Settings(BaseModel):
+class Settings(BaseModel, frozen=True, extra="forbid"):
     """Base of the methods' settings; unknown names are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -54,36 +50,33 @@ class Material:
     runtime: Runtime
     options: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
-    progress: Progress | None = None
-
-    def settings(self, model: type[Model]) -> Model:
-        """The published settings with ``options`` put in.
-
-        Raises:
-            UsageError: A name or a value is wrong.
-        """
-        return read_settings(model, self.options)
+    progress: Progress = lambda done, total, figures: None
 
     def records(self) -> Records:
         """Empty perturbations (zeros) in whole 8-bit levels, one per image: N × C × S × S."""
         return delta_records(self.store, self.budget)
 
-    def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(indices, uint8 pixels, labels) of all images in order, with progress."""
-        count, values = len(self.store), self.store.channels * self.store.size**2
-        for indices in torch.split(torch.arange(count), max(1, min(_BATCH, _VALUES // values))):
-            yield indices, self.store.pixels.read(indices), self.store.labels[indices.to(self.store.device)]
-            if self.progress is not None:
-                self.progress(int(indices[-1]) + 1, count, {})
+    def chunks(self) -> Iterator[Tensor]:
+        """Indices of all images in order, with progress."""
+        count = len(self.store)
+        size = min(_BATCH, _VALUES // (self.store.channels * self.store.size**2))
+        for indices in torch.split(torch.arange(count), max(1, size)):
+            yield indices
+            self.progress(int(indices[-1]) + 1, count, {})
 
-    def filled(self, change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Records:
-        """Perturbations of all images as they are stored, batch by batch in order, with progress.
+    def filled(
+        self, change: Callable[[Tensor, Tensor, Tensor], Tensor], batches: Iterable[Tensor] | None = None
+    ) -> Records:
+        """Perturbations of all images as they are stored.
 
         Args:
             change: From indices, pixels in [0, 1] and labels of a batch to its perturbation in [0, 1] units.
+            batches: Indices of every batch; by default all images in order, with progress.
         """
         records = self.records()
-        for indices, pixels, labels in self.chunks():
+        for indices in self.chunks() if batches is None else batches:
+            pixels = self.store.pixels.read(indices)
+            labels = self.store.labels[indices.to(self.store.device)]
             records.write(indices, self.stored(pixels, change(indices, to_unit(pixels), labels)))
         return records
 
@@ -106,7 +99,7 @@ class Baseline:
     """One published protection.
 
     Attributes:
-        make: Perturbations of all images in whole 8-bit levels, one record per image.
+        function: Called with the material and its settings; gives :meth:`make`'s perturbations.
         norm: What the published method bounds: ``"Linf"``, ``"L2"`` or ``"none"``.
         rho: Default L-inf budget in [0, 1] units; 1.0 where the method bounds something else.
         scope: ``"sample"`` (a perturbation per image) or ``"class"`` (one pattern or rule per class).
@@ -114,39 +107,81 @@ class Baseline:
         settings: Its settings with the published defaults.
     """
 
-    make: Callable[[Material], Records]
+    function: Callable[[Material, Any], Records]
     norm: str
     rho: float
     scope: str
     about: str
     settings: type[BaseModel]
 
+    def read_settings(self, options: Mapping[str, Any]) -> BaseModel:
+        """The published settings with ``options`` put in; hyphens stand for underscores, and text for values.
 
-def read_settings(model: type[Model], options: Mapping[str, Any]) -> Model:
-    """Settings from options by name; hyphens stand for underscores, and text for values.
+        Raises:
+            UnknownNameError: The method has no such setting.
+            UsageError: A value does not fit.
+        """
+        given = {name.replace("-", "_"): value for name, value in options.items()}
+        for name in given:
+            if name not in self.settings.model_fields:
+                raise UnknownNameError("setting of the baseline", name, self.settings.model_fields)
+        try:
+            return self.settings(**given)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = ".".join(map(str, first["loc"])) or "settings"
+            raise UsageError(
+                f"baseline setting {name}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
+            ) from None
 
-    Raises:
-        UnknownNameError: The method has no such setting.
-        UsageError: A value does not fit.
-    """
-    given = {name.replace("-", "_"): value for name, value in options.items()}
-    for name in given:
-        if name not in model.model_fields:
-            raise UnknownNameError("setting of the baseline", name, model.model_fields)
-    try:
-        return model(**given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"])) or "settings"
-        raise UsageError(
-            f"baseline setting {name}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}"
-        ) from None
+    def make(self, material: Material) -> Records:
+        """Perturbations of all images in whole 8-bit levels, one record per image.
+
+        Raises:
+            UsageError: A setting is wrong.
+        """
+        return self.function(material, self.read_settings(material.options))
+
+    def perturb(self, task: Task) -> Perturbation:
+        """Perturb the images of a task.
+
+        Raises:
+            UsageError: A setting is wrong.
+            UGEError: The method failed; its checkpoints stay in the folder.
+        """
+        options = task.settings.baseline
+        with task.progress.stage(task.settings.method) as on_progress:
+            material = Material(
+                task.store, task.budget, task.settings.seed, task.runtime, options, task.file("run"), on_progress
+            )
+            delta = make_once(material, self.make)
+        settings = self.read_settings(options).model_dump(mode="json")
+        lengths = l2_lengths(task.store, delta, task.budget)
+        clipped = task.budget.levels < Budget(self.rho).levels
+        return Perturbation(
+            task.budget,
+            delta=delta,
+            details={
+                "about": self.about,
+                "norm": self.norm,
+                "scope": self.scope,
+                "published_rho": self.rho if self.norm == "Linf" else None,
+                "clipped": clipped and self.norm != "Linf",
+                "linf_claimed": self.norm == "Linf" or clipped,
+                "l2_mean": round(float(lengths.double().mean()), 6),
+                "l2_max": round(float(lengths.max()), 6),
+                "settings": {
+                    key: public_name(value) if isinstance(value, str) else value for key, value in settings.items()
+                },
+                "training_size": task.store.size,
+                "channels": task.store.channels,
+            },
+        )
 
 
 def reference_radius(radius: float, store: PixelStore) -> float:
     """An L2 length given for 32 × 32 × 3 values, at the size of ``store``: the mean change of a value stays."""
-    values = store.channels * store.size**2
-    return radius * float((values / (3 * 32 * 32)) ** 0.5)
+    return radius * float((store.channels * store.size**2 / (3 * 32 * 32)) ** 0.5)
 
 
 def scaled(noise: Tensor, radius: float) -> Tensor:
@@ -163,74 +198,34 @@ def make_once(material: Material, make: Callable[[Material], Records]) -> Record
     Raises:
         StorageError: The folder cannot be written.
     """
-    if material.folder is None:
+    folder = material.folder
+    if folder is None:
         return make(material)
-    sample = material.records()
-    place = material.folder / f"delta.{str(sample.dtype).removeprefix('torch.')}"
+    place = folder / f"delta.{str(level_type(material.budget)).removeprefix('torch.')}"
     if not place.is_file():
         made = make(material)
-        part = place.with_name(f"part-{place.name}")
+        part = delta_records(material.store, material.budget, folder / "part-delta")
+        part.copy(made)
+        part.flush()
         with storage_errors(place):
-            part.unlink(missing_ok=True)
-        whole = Records(made.count, made.shape, sample.dtype, device=made.device, path=part)
-        whole.copy(made)
-        whole.flush()
-        with storage_errors(place):
-            part.rename(place)
-    return Records(sample.count, sample.shape, sample.dtype, device=sample.device, path=place)
+            place.with_name(f"part-{place.name}").rename(place)
+    return delta_records(material.store, material.budget, place)
 
 
-def sizes(store: PixelStore, records: Records, budget: Budget) -> dict[str, float]:
-    """Change of stored pixels in [0, 1] units: largest L-inf, mean and largest L2 over images."""
-    largest = 0.0
-    total = 0.0
-    longest = 0.0
+def l2_lengths(store: PixelStore, records: Records, budget: Budget) -> Tensor:
+    """L2 length of the change of every image's stored pixels, in [0, 1] units."""
+    lengths = []
     for indices in torch.split(torch.arange(records.count), _BATCH):
         clean = store.pixels.read(indices)
-        delta = (budget.add(clean, records.read(indices)).float() - clean).flatten(1) / 255
-        lengths = delta.norm(dim=1)
-        largest = max(largest, float(delta.abs().max()))
-        longest = max(longest, float(lengths.max()))
-        total += float(lengths.double().sum())
-    return {"linf_max": round(largest, 6), "l2_mean": round(total / records.count, 6), "l2_max": round(longest, 6)}
-
-
-def perturb(baseline: Baseline, task: Task) -> Perturbation:
-    """Perturb the images of a task by a published protection.
-
-    Raises:
-        UsageError: A setting is wrong.
-        UGEError: The method failed; its checkpoints stay in the folder.
-    """
-    options = task.settings.baseline
-    with task.progress.stage(task.settings.method) as on_progress:
-        material = Material(
-            task.store, task.budget, task.settings.seed, task.runtime, options, task.file("run"), on_progress
-        )
-        delta = make_once(material, baseline.make)
-    settings = read_settings(baseline.settings, options).model_dump(mode="json")
-    measured = sizes(task.store, delta, task.budget)
-    clipped = task.budget.levels < Budget(baseline.rho).levels
-    details = {
-        "about": baseline.about,
-        "norm": baseline.norm,
-        "scope": baseline.scope,
-        "published_rho": baseline.rho if baseline.norm == "Linf" else None,
-        "clipped": clipped and baseline.norm != "Linf",
-        "linf_claimed": baseline.norm == "Linf" or clipped,
-        "l2_mean": measured["l2_mean"],
-        "l2_max": measured["l2_max"],
-        "settings": {key: public_name(value) if isinstance(value, str) else value for key, value in settings.items()},
-        "training_size": task.store.size,
-        "channels": task.store.channels,
-    }
-    return Perturbation(task.budget, delta=delta, details=details)
+        delta = budget.add(clean, records.read(indices)).float() - clean
+        lengths.append((delta.flatten(1) / 255).norm(dim=1))
+    return torch.cat(lengths)
 
 
 def of_function(name: str, function: Callable[..., Any], about: str) -> Baseline:
-    """Protection of a plug-in's function; see :class:`uge.methods.baselines.published.OfFunction`."""
+    """Protection of a plug-in's function; see :class:`uge.methods.baselines.OfFunction`."""
 
-    def make(material: Material) -> Records:
+    def make(material: Material, settings: Settings) -> Records:
         store = material.store
         pixels = store.pixels.read(torch.arange(len(store))).permute(0, 2, 3, 1).cpu().numpy()
         levels = np.asarray(function(pixels.copy(), store.labels.cpu().numpy(), material.budget.levels, material.seed))
@@ -239,11 +234,7 @@ def of_function(name: str, function: Callable[..., Any], about: str) -> Baseline
                 f"the method '{name}' must return whole levels, integers of the shape {pixels.shape}, got "
                 f"{levels.dtype} of the shape {levels.shape}; mend its function"
             )
-        records = material.records()
         wanted = torch.from_numpy(levels.clip(-255, 255).astype(np.int16)).permute(0, 3, 1, 2)
-        for indices, clean, _ in material.chunks():
-            stored = material.budget.add(clean, wanted[indices].to(clean.device))
-            records.write(indices, stored.to(torch.int16) - clean.to(torch.int16))
-        return records
+        return material.filled(lambda indices, x, labels: wanted[indices].to(x.device) / 255)
 
     return Baseline(make, norm="Linf", rho=Budget().rho, scope="sample", about=about, settings=Settings)

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -73,9 +74,9 @@ _PUBLISHED: dict[tuple[str, Scope], tuple[int, float]] = {
 
 
 class _Run:
-    def __init__(self, material: Material, scope: Scope) -> None:
+    def __init__(self, material: Material, settings: EMSettings, scope: Scope) -> None:
         self.material = material
-        self.settings = material.settings(EMSettings)
+        self.settings = settings
         name = "em" if scope == "sample" else "em-class"
         self.noise = SampleNoise(material) if scope == "sample" else ClassNoise(material)
         self.surrogate = trainable_surrogate(
@@ -89,7 +90,7 @@ class _Run:
         self.step = self.settings.step or step
 
     def train(self, indices: Tensor) -> float:
-        """Take one step of the surrogate on a batch; perturbed pixels are augmented as content."""
+        # Perturbed pixels are augmented as content.
         x, labels = perturbed(self.noise, indices)
         return self.surrogate.train_step(augmentation(self.settings.augment)(x, self.draw), labels)
 
@@ -131,17 +132,18 @@ def _training_error(run: _Run) -> float:
 _FORMS = {"fixed": _fixed, "original": _original}
 
 
-def error_minimising(material: Material, *, scope: Scope) -> Records:
+def error_minimising(material: Material, settings: EMSettings, *, scope: Scope) -> Records:
     """Perturbations that lower the loss of a surrogate while it trains on them, so that nothing is left to learn.
 
     Args:
-        material: Images, budget, seed; ``options`` are :class:`EMSettings`.
+        material: Images, budget, seed.
+        settings: Form, surrogate and steps.
         scope: ``"sample"``, or ``"class"``: images of a class share one pattern (clipped where a pixel has no room).
 
     Raises:
-        UsageError: A setting is wrong, or the surrogate diverges.
+        UsageError: The surrogate diverges.
     """
-    run = _Run(material, scope)
+    run = _Run(material, settings, scope)
     with seeded(material.seed, "em", "layers"):
         _FORMS[run.settings.form](run)
     records = material.records()
@@ -151,7 +153,7 @@ def error_minimising(material: Material, *, scope: Scope) -> Records:
 
 
 EM = Baseline(
-    make=lambda material: error_minimising(material, scope="sample"),
+    function=partial(error_minimising, scope="sample"),
     norm="Linf",
     rho=PUBLISHED_RHO,
     scope="sample",
@@ -160,7 +162,7 @@ EM = Baseline(
 )
 EM_CLASS = dataclasses.replace(
     EM,
-    make=lambda material: error_minimising(material, scope="class"),
+    function=partial(error_minimising, scope="class"),
     scope="class",
     about="error-minimising noise, one pattern per class (Huang et al., Unlearnable Examples, ICLR 2021)",
 )

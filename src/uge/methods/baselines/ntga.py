@@ -70,7 +70,7 @@ def cnn(x: Tensor, z: Tensor) -> Tensor:
 
 
 def _inputs(x: Tensor, z: Tensor) -> Layer:
-    """Covariances before any layer; x and z are count × values × places."""
+    # Covariances before any layer; x and z are count × values × places.
     cross = x.permute(2, 0, 1) @ z.permute(2, 1, 0) / x.shape[1]
     first, second = (images.permute(2, 0, 1).square().mean(2) for images in (x, z))
     return Layer(cross, first[:, :, None], second[:, None], torch.zeros_like(cross))
@@ -102,7 +102,7 @@ def erf(layer: Layer) -> Layer:
 
 
 def _edges(side: int) -> tuple[int, int]:
-    """Numbers of zeros before and after, so that every second pixel is the middle of a window."""
+    # Numbers of zeros before and after, so that every second pixel is the middle of a window.
     total = max((-(-side // STRIDE) - 1) * STRIDE + WINDOW - side, 0)
     return total // 2, total - total // 2
 
@@ -290,26 +290,24 @@ def blocks(count: int, settings: NTGASettings, seed: int) -> Iterator[tuple[Tens
         yield block, others if len(others) else order[~torch.isin(order, block)][: settings.held_out]
 
 
-def neural_tangent_attack(material: Material) -> Records:
+def neural_tangent_attack(material: Material, settings: NTGASettings) -> Records:
     """Perturbations that raise the loss on held-out images after gradient flow on the perturbed block.
 
     Args:
-        material: Images, budget, seed; ``options`` are :class:`NTGASettings`.
+        material: Images, budget, seed.
+        settings: Kernel, blocks and steps.
 
     Raises:
-        UsageError: A setting is wrong, or there are fewer than two images.
+        UsageError: There are fewer than two images.
     """
-    settings = material.settings(NTGASettings)
     store = material.store
     done = 0
     records = material.records()
     for block, held_out in blocks(len(store), settings, material.seed):
-        clean = store.pixels.read(block)
         delta = _block_perturbation(fetch(store, block), fetch(store, held_out), material, settings)
-        records.write(block, material.stored(clean, delta / 255))
+        records.write(block, material.stored(store.pixels.read(block), delta / 255))
         done += len(block)
-        if material.progress is not None:
-            material.progress(done, len(store), {"gradients": float(done * settings.steps)})
+        material.progress(done, len(store), {"gradients": float(done * settings.steps)})
     return records
 
 
@@ -331,7 +329,7 @@ def _block_perturbation(block: Batch, others: Batch, material: Material, setting
 
 
 NTGA = Baseline(
-    make=neural_tangent_attack,
+    function=neural_tangent_attack,
     norm="Linf",
     rho=PUBLISHED_RHO,
     scope="sample",

@@ -70,15 +70,17 @@ def adversary(surrogate: Surrogate, x: Tensor, y: Tensor, settings: REMSettings,
         draw: Source of the start.
     """
     pixels = x.detach() * 255
-    delta = sign_steps(
-        pixels,
-        random_start(pixels, settings.adversary_radius, draw),
-        lambda moved: -surrogate.label_gradient(moved, y),
-        steps=settings.adversary_steps,
-        step=settings.adversary_step,
-        bound=settings.adversary_radius,
+    return (
+        sign_steps(
+            pixels,
+            random_start(pixels, settings.adversary_radius, draw),
+            lambda moved: -surrogate.label_gradient(moved, y),
+            steps=settings.adversary_steps,
+            step=settings.adversary_step,
+            bound=settings.adversary_radius,
+        )
+        / 255
     )
-    return delta / 255
 
 
 def robust_gradient(surrogate: Surrogate, x: Tensor, y: Tensor, settings: REMSettings, draw: torch.Generator) -> Tensor:
@@ -108,18 +110,18 @@ def defence(
     )
 
 
-def robust_error_minimising(material: Material) -> Records:
+def robust_error_minimising(material: Material, settings: REMSettings) -> Records:
     """Perturbations that lower the loss of a surrogate while it trains adversarially on them.
 
     Every batch starts from a new random δ. A last pass with the final surrogate makes the δ that are returned.
 
     Args:
-        material: Images, budget (the defence radius), seed; ``options`` are :class:`REMSettings`.
+        material: Images, budget (the defence radius), seed.
+        settings: Surrogate and steps.
 
     Raises:
-        UsageError: A setting is wrong, or the surrogate diverges.
+        UsageError: The surrogate diverges.
     """
-    settings = material.settings(REMSettings)
     store = material.store
     bound = float(material.budget.levels)
     surrogate = trainable_surrogate(material, settings.surrogate, "rem", lr=settings.lr, clip=settings.clip)
@@ -127,7 +129,12 @@ def robust_error_minimising(material: Material) -> Records:
     draw = stream(material.seed, "rem", "draws")
     chunks = torch.split(torch.arange(len(store)), settings.batch_size)
     total = settings.theta_steps + len(chunks)
-    records = material.records()
+
+    def change(indices: Tensor, x: Tensor, labels: Tensor) -> Tensor:
+        delta = defence(surrogate, x * 255, labels, bound, settings, draw)
+        surrogate.report(material, settings.theta_steps + int(indices[-1]) // settings.batch_size + 1, total)
+        return delta / 255
+
     with seeded(material.seed, "rem", "layers"):
         indices = endless_indices(material, settings.batch_size, "rem")
         for number in range(settings.theta_steps):
@@ -138,17 +145,11 @@ def robust_error_minimising(material: Material) -> Records:
             worst = seen + adversary(surrogate, seen, batch.y, settings, draw)
             rate = settings.lr * 0.1 ** (number // settings.decay_every)
             surrogate.report(material, number + 1, total, loss=surrogate.train_step(worst, batch.y, lr=rate))
-        for number, chunk in enumerate(chunks, settings.theta_steps + 1):
-            pixels = store.pixels.read(chunk)
-            labels = store.labels[chunk.to(store.device)]
-            delta = defence(surrogate, pixels.float(), labels, bound, settings, draw)
-            records.write(chunk, material.stored(pixels, delta / 255))
-            surrogate.report(material, number, total)
-    return records
+        return material.filled(change, chunks)
 
 
 REM = Baseline(
-    make=robust_error_minimising,
+    function=robust_error_minimising,
     norm="Linf",
     rho=PUBLISHED_RHO,
     scope="sample",

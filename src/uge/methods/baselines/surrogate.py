@@ -88,8 +88,7 @@ class Surrogate:
 
     def report(self, material: Material, done: int, total: int, **figures: float) -> None:
         """Call the material's progress with ``figures`` and the gradient evaluations so far."""
-        if material.progress is not None:
-            material.progress(done, total, {**figures, "gradients": float(self.gradients)})
+        material.progress(done, total, {**figures, "gradients": float(self.gradients)})
 
 
 def fresh_network(material: Material, name: str, method: str) -> ImageClassifier:
@@ -98,14 +97,9 @@ def fresh_network(material: Material, name: str, method: str) -> ImageClassifier
     Raises:
         UnknownNameError: There is no such network.
     """
-    network = build(
-        name,
-        len(material.store.classes),
-        seed=stream_seed(material.seed, method, "surrogate"),
-        channels=material.store.channels,
-        size=material.store.size,
-    )
-    return material.runtime.place(network)
+    store = material.store
+    seed = stream_seed(material.seed, method, "surrogate")
+    return material.runtime.place(build(name, len(store.classes), seed=seed, channels=store.channels, size=store.size))
 
 
 def trainable_surrogate(material: Material, name: str, method: str, *, lr: float, clip: float = math.inf) -> Surrogate:
@@ -146,8 +140,7 @@ def random_start(clean: Tensor, bound: float, generator: torch.Generator) -> Ten
         bound: Largest absolute change in levels.
         generator: Source of random numbers, on the CPU.
     """
-    uniform = (torch.rand(clean.shape, generator=generator) * 2 - 1) * bound
-    return project(clean, uniform.to(clean.device), bound)
+    return project(clean, ((torch.rand(clean.shape, generator=generator) * 2 - 1) * bound).to(clean.device), bound)
 
 
 def endless_indices(material: Material, batch_size: int, method: str) -> Iterator[Tensor]:

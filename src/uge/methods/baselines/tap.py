@@ -1,6 +1,7 @@
 """TAP: adversarial examples as poison, targeted and untargeted (Fowl et al., NeurIPS 2021, arXiv 2106.10807)."""
 
 import dataclasses
+from functools import partial
 from typing import Literal
 
 import torch
@@ -44,38 +45,37 @@ class TAPSettings(Settings):
     batch_size: int = Field(128, ge=1)
 
 
-def adversarial_poison(material: Material, *, targeted: bool) -> Records:
+def adversarial_poison(material: Material, settings: TAPSettings, *, targeted: bool) -> Records:
     """Perturbations that make a clean network predict another class.
 
     Args:
-        material: Images, budget, seed; ``options`` are :class:`TAPSettings`.
+        material: Images, budget, seed.
+        settings: Surrogate and steps.
         targeted: Minimise CE(f(t(x + δ)), (y + 1) mod K) over δ; else maximise CE(f(t(x + δ)), y).
 
     Raises:
-        UsageError: A setting is wrong, or the surrogate diverges.
+        UsageError: The surrogate diverges.
     """
-    settings = material.settings(TAPSettings)
-    store = material.store
+    count = len(material.store)
     surrogate = clean_surrogate(material, settings)
     sign = 1 if targeted else -1
-    done = 0
-    records = material.records()
-    for number, indices in enumerate(torch.split(torch.arange(len(store)), settings.batch_size)):
-        pixels = store.pixels.read(indices)
-        labels = store.labels[indices.to(store.device)]
-        goal = (labels + 1) % len(store.classes) if targeted else labels
-        best = torch.zeros_like(pixels, dtype=torch.float32)
+
+    def change(indices: Tensor, x: Tensor, labels: Tensor) -> Tensor:
+        first = int(indices[0])
+        goal = (labels + 1) % len(material.store.classes) if targeted else labels
+        best = torch.zeros_like(x)
         lowest = torch.full_like(goal, torch.inf, dtype=torch.float32)
         for restart in range(settings.restarts):
-            draw = stream(material.seed, "tap", "batch", number, "restart", restart)
-            delta = _attack(surrogate, pixels.float(), goal, sign, material.budget.levels, settings, restart, draw)
-            loss = sign * F.cross_entropy(surrogate.logits((pixels + delta) / 255), goal, reduction="none")
+            draw = stream(material.seed, "tap", "batch", first // settings.batch_size, "restart", restart)
+            delta = _attack(surrogate, x * 255, goal, sign, material.budget.levels, settings, restart, draw)
+            loss = sign * F.cross_entropy(surrogate.logits((x * 255 + delta) / 255), goal, reduction="none")
             best = torch.where((loss < lowest)[:, None, None, None], delta, best)
             lowest = torch.minimum(loss, lowest)
-            done += len(indices)
-            surrogate.report(material, done, len(store) * settings.restarts)
-        records.write(indices, material.stored(pixels, best / 255))
-    return records
+            done = first * settings.restarts + len(indices) * (restart + 1)
+            surrogate.report(material, done, count * settings.restarts)
+        return best / 255
+
+    return material.filled(change, torch.split(torch.arange(count), settings.batch_size))
 
 
 def clean_surrogate(material: Material, settings: TAPSettings) -> Surrogate:
@@ -123,7 +123,7 @@ def _attack(
 
 
 TAP = Baseline(
-    make=lambda material: adversarial_poison(material, targeted=True),
+    function=partial(adversarial_poison, targeted=True),
     norm="Linf",
     rho=PUBLISHED_RHO,
     scope="sample",
@@ -132,6 +132,6 @@ TAP = Baseline(
 )
 TAP_UNTARGETED = dataclasses.replace(
     TAP,
-    make=lambda material: adversarial_poison(material, targeted=False),
+    function=partial(adversarial_poison, targeted=False),
     about="untargeted adversarial poisoning (Fowl et al., Adversarial Examples Make Strong Poisons, NeurIPS 2021)",
 )

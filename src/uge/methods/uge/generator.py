@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from uge.budget import Budget
 from uge.data.images import Pixels
+from uge.data.store import PixelStore, Records
 from uge.errors import UsageError
 
 Levels = NDArray[np.signedinteger[Any]]
@@ -115,13 +117,39 @@ class Generator(nn.Module):
         Raises:
             UsageError: The generator was trained for other classes.
         """
-        if not self.classes:
-            return list(range(len(names)))
-        return class_numbers(self.classes, names, "generator was trained for")
+        return class_numbers(self.classes or names, names, "generator was trained for")
 
-    def levels(self, images: Sequence[Pixels], labels: Sequence[int], ids: Sequence[str]) -> Iterator[Levels]:
-        """Perturbations of stored images at their own size; see :func:`perturb_images`. Ids play no part."""
-        return perturb_images(self, images, labels)
+    @torch.no_grad()
+    def levels(
+        self, images: Sequence[Pixels], labels: Sequence[int] | None = None, ids: Sequence[str] = ()
+    ) -> Iterator[Levels]:
+        """Perturbations of stored images at their native size, in order; for a generator in eval mode.
+
+        Neighbours of one shape go through the generator together; large images go in tiles with
+        an overlap of its receptive field. Gray images get the mean over colours, alpha gets none.
+
+        Args:
+            images: uint8 height × width × (1, 2, 3 or 4).
+            labels: Class numbers of the images, see :meth:`numbers`; for a generator with classes only.
+            ids: Play no part.
+
+        Yields:
+            Perturbation in 8-bit levels, of each image's shape and the budget's :func:`level_type`.
+        """
+        device = next(self.parameters()).device
+        for _, group in groupby(range(len(images)), key=lambda row: images[row].shape):
+            same = torch.tensor(list(group))
+            height, width = images[int(same[0])].shape[:2]
+            for rows in torch.split(same, max(1, -(-_GROUP // (height * width)))):
+                y = None if labels is None else torch.tensor([labels[row] for row in rows], device=device)
+                same_shape = np.stack([images[row] for row in rows])
+                colours = 1 if same_shape.shape[3] <= 2 else 3
+                x = torch.from_numpy(same_shape[..., :colours]).to(device).permute(0, 3, 1, 2).float() / 255
+                delta = _match_channels(_tiled(self, _match_channels(x, self.channels), y), colours)
+                coloured = (delta * 255).round().to(level_type(self.budget)).permute(0, 2, 3, 1).cpu().numpy()
+                levels: Levels = np.zeros(same_shape.shape, coloured.dtype)
+                levels[..., :colours] = coloured
+                yield from levels
 
 
 class _Residual(nn.Module):
@@ -163,6 +191,13 @@ def level_type(budget: Budget) -> torch.dtype:
     return torch.int8 if budget.levels <= 127 else torch.int16
 
 
+def delta_records(store: PixelStore, budget: Budget, path: Path | None = None) -> Records:
+    """Records of perturbations of ``store`` within ``budget``, zeros; the ending of their file is their type."""
+    dtype = level_type(budget)
+    path = path and path.with_suffix(f".{str(dtype).removeprefix('torch.')}")
+    return Records(len(store), store.pixels.shape, dtype, device=store.device, path=path)
+
+
 def class_numbers(known: Sequence[str], names: Sequence[str], whose: str) -> list[int]:
     """Numbers of the classes ``names`` among the ``known`` ones: other images may have fewer, in another order.
 
@@ -181,43 +216,6 @@ def class_numbers(known: Sequence[str], names: Sequence[str], whose: str) -> lis
             "their own"
         )
     return [known.index(name) for name in names]
-
-
-@torch.no_grad()
-def perturb_images(
-    generator: Generator, images: Sequence[Pixels], labels: Sequence[int] | None = None
-) -> Iterator[Levels]:
-    """Perturbations of stored images at their native size, in order.
-
-    Neighbours of one shape go through the generator together; large images go in tiles with
-    an overlap of its receptive field. Gray images get the mean over colours, alpha gets none.
-
-    Args:
-        generator: In eval mode.
-        images: uint8 height × width × (1, 2, 3 or 4).
-        labels: Class numbers of the images, see :meth:`Generator.numbers`; for a generator with classes only.
-
-    Yields:
-        Perturbation in 8-bit levels, of each image's shape and the budget's :func:`level_type`.
-    """
-    for _, group in groupby(range(len(images)), key=lambda row: images[row].shape):
-        same = torch.tensor(list(group))
-        height, width = images[int(same[0])].shape[:2]
-        for rows in torch.split(same, max(1, -(-_GROUP // (height * width)))):
-            y = None if labels is None else torch.tensor([labels[row] for row in rows])
-            yield from _perturb_same_shape(generator, np.stack([images[row] for row in rows]), y)
-
-
-def _perturb_same_shape(generator: Generator, images: Pixels, y: Tensor | None) -> Iterator[Levels]:
-    device = next(generator.parameters()).device
-    colours = 1 if images.shape[3] <= 2 else 3
-    x = torch.from_numpy(images[..., :colours]).to(device).permute(0, 3, 1, 2)
-    y = None if y is None else y.to(device)
-    delta = _match_channels(_tiled(generator, _match_channels(x.float() / 255, generator.channels), y), colours)
-    coloured = (delta * 255).round().to(level_type(generator.budget)).permute(0, 2, 3, 1).cpu().numpy()
-    levels: Levels = np.zeros(images.shape, coloured.dtype)
-    levels[..., :colours] = coloured
-    yield from levels
 
 
 def _match_channels(x: Tensor, channels: int) -> Tensor:

@@ -69,10 +69,16 @@ def train_hackers(
         network = build(architecture, len(store.classes), channels=store.channels, size=store.size, seed=own_seed)
         objective: Objective = supervised
         if teachers:
-            temperature = _TEMPERATURES[number % len(_TEMPERATURES)]
-            objective = distillation(teachers[number % len(teachers)], temperature=temperature)
-        images = store.subset(torch.cat(rounds)[:count])
-        fit(network, images, _RECIPE, seed=own_seed, runtime=runtime, objective=objective)
+            teacher = teachers[number % len(teachers)]
+            objective = distillation(teacher, temperature=_TEMPERATURES[number % len(_TEMPERATURES)])
+        fit(
+            network,
+            store.subset(torch.cat(rounds)[:count]),
+            _RECIPE,
+            seed=own_seed,
+            runtime=runtime,
+            objective=objective,
+        )
         hackers.append(network.eval().requires_grad_(False))
     return hackers
 

@@ -16,8 +16,7 @@ from uge.encoders import FeatureSpace
 from uge.errors import UnknownNameError, UsageError
 from uge.learning.trajectory import Trajectory, network_at
 from uge.methods.uge.feature_distance import class_derangement, feature_distance, least_similar_classes
-from uge.methods.uge.gradient_matching import gradient_matching
-from uge.methods.uge.path_matching import parameter_matching, value_matching
+from uge.methods.uge.matching import gradient_matching, parameter_matching, value_matching
 from uge.methods.uge.settings import LOSSES, NEED_PATH, LossWeights
 from uge.methods.uge.undistill import undistill
 from uge.runtime import Runtime
@@ -71,11 +70,10 @@ class TotalLoss:
         self.parts = LOSSES[method]
         self.weights = weights
         self.runtime = runtime
-        self.authorized = list(authorized)
         self.space = space
         # Modules of its own: two entries may share one, and the caller's must keep their weights.
-        self._students = [copy.deepcopy(path.network) for path in self.authorized]
-        if self.parts & NEED_PATH and not self.authorized:
+        self._students = [copy.deepcopy(path.network) for path in authorized]
+        if self.parts & NEED_PATH and not authorized:
             raise UsageError(f"method '{method}' needs at least one authorised network, got none; give one")
         if "feature_distance" in self.parts:
             if space is None:
@@ -88,11 +86,13 @@ class TotalLoss:
             if hacker is None:
                 raise UsageError(f"method '{method}' needs a hacker network for its undistill loss, got none; give one")
             self._hacker = runtime.place(hacker).eval().requires_grad_(False)
-            self.refresh_teachers()
+        self.follow(authorized)
 
-    def refresh_teachers(self) -> None:
-        """Replace the teachers of L_ud by the trained networks of the present trajectories."""
-        self._teachers = trained_networks(self.authorized, self.runtime)
+    def follow(self, authorized: Sequence[Authorized]) -> None:
+        """Use new trajectories of the same networks, and the networks at their end as teachers of L_ud."""
+        self.authorized = list(authorized)
+        if "undistill" in self.parts:
+            self._teachers = trained_networks(authorized, self.runtime)
 
     def __call__(self, x: Tensor, x_u: Tensor, y: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
         """Every part of the loss and their weighted sum ``"loss"``, differentiable in ``x_u``.
@@ -105,7 +105,22 @@ class TotalLoss:
         """
         weights = self.weights
         x, x_u = (pixels.to(memory_format=self.runtime.memory_format) for pixels in (x, x_u))
-        parts = self._matching(x, x_u, y, draw) if "gradient_matching" in self.parts else {}
+        parts = dict[str, Tensor]()
+        if "gradient_matching" in self.parts:
+            networks = [
+                network_at(student, path.trajectory, _snapshot(path.trajectory, draw), self.runtime)
+                for student, path in zip(self._students, self.authorized, strict=True)
+            ]
+            with self.runtime.autocast():
+                parts["gradient_matching"] = gradient_matching(
+                    networks, x, x_u, y, reduction=weights.reduction, layout=weights.layout
+                )
+                if weights.lambda_vm:
+                    parts["value_matching"] = value_matching(networks, x, x_u)
+                if weights.lambda_pm:
+                    parts["parameter_matching"] = parameter_matching(
+                        networks, x, x_u, y, steps=weights.horizon, lr=weights.horizon_lr
+                    )
         if "feature_distance" in self.parts:
             parts["feature_distance"] = self._feature_distance(x, x_u, y)
         if "undistill" in self.parts:
@@ -122,28 +137,6 @@ class TotalLoss:
         }
         return {**parts, "loss": torch.stack([scale[name] * value for name, value in parts.items()]).sum()}
 
-    def _matching(self, x: Tensor, x_u: Tensor, y: Tensor, draw: torch.Generator) -> dict[str, Tensor]:
-        """L_gm, and L_vm and L_pm where they have a weight, at one snapshot of each authorised network."""
-        weights = self.weights
-        networks = []
-        for student, path in zip(self._students, self.authorized, strict=True):
-            # The last snapshot is the trained network θ_T; Eq. 6 sums over t < T.
-            index = int(torch.randint(0, max(len(path.trajectory) - 1, 1), (1,), generator=draw))
-            networks.append(network_at(student, path.trajectory, index, self.runtime))
-        with self.runtime.autocast():
-            parts = {
-                "gradient_matching": gradient_matching(
-                    networks, x, x_u, y, reduction=weights.reduction, layout=weights.layout
-                )
-            }
-            if weights.lambda_vm:
-                parts["value_matching"] = value_matching(networks, x, x_u)
-            if weights.lambda_pm:
-                parts["parameter_matching"] = parameter_matching(
-                    networks, x, x_u, y, steps=weights.horizon, lr=weights.horizon_lr
-                )
-        return parts
-
     def _feature_distance(self, x: Tensor, x_u: Tensor, y: Tensor) -> Tensor:
         assert self.space is not None
         # Only the encoder runs under autocast: similarities in bf16 would tie, and pick another target.
@@ -154,3 +147,8 @@ class TotalLoss:
         fixed = self.weights.targets == "class"
         targets = self._target_of_class[y] if fixed else least_similar_classes(clean, self._text, y)
         return feature_distance(clean, protected, self._text, y, targets, alpha=self.weights.alpha)
+
+
+def _snapshot(trajectory: Trajectory, draw: torch.Generator) -> int:
+    # The last snapshot is the trained network θ_T; Eq. 6 sums over t < T.
+    return int(torch.randint(0, max(len(trajectory) - 1, 1), (1,), generator=draw))

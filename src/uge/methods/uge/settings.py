@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 LOSSES: dict[str, frozenset[str]] = {
     "uge": frozenset({"gradient_matching", "feature_distance", "undistill"}),
@@ -19,7 +19,7 @@ NEED_PATH = frozenset({"gradient_matching", "undistill"})
 """Losses that follow the trajectory of an authorised network."""
 
 
-class LossWeights(BaseModel):
+class LossWeights(BaseModel, frozen=True, extra="forbid"):
     """Weights and constants of Eq. 4-11; the defaults are Table 5's for CIFAR-10.
 
     Attributes:
@@ -38,8 +38,6 @@ class LossWeights(BaseModel):
         layout: One cosine per layer, or one over all parameters.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     lambda_gm: float = Field(1.0, ge=0)
     lambda_fd: float = Field(1.0, ge=0)
     lambda_ud: float = Field(0.1, ge=0)
@@ -55,7 +53,7 @@ class LossWeights(BaseModel):
     layout: Literal["layer", "flat"] = "layer"
 
 
-class GeneratorSettings(BaseModel):
+class GeneratorSettings(BaseModel, frozen=True, extra="forbid"):
     """Size and training of the generator (Table 6: Adam 1e-3, 50 epochs, batch 128).
 
     Attributes:
@@ -76,8 +74,6 @@ class GeneratorSettings(BaseModel):
             will when the generator is applied.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     width: int = Field(32, ge=4)
     blocks: int = Field(6, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -91,12 +87,8 @@ class GeneratorSettings(BaseModel):
     tolerance: float = Field(0.002, ge=0)
     settle: float = Field(0.2, ge=0, le=1)
 
-    def imitating(self) -> GeneratorSettings:
-        """Settings with which the generator learns refined perturbations."""
-        return self.model_copy(update={"max_steps": self.imitate})
 
-
-class RefineSettings(BaseModel):
+class RefineSettings(BaseModel, frozen=True, extra="forbid"):
     """Direct optimisation of perturbations.
 
     Attributes:
@@ -113,8 +105,6 @@ class RefineSettings(BaseModel):
             the clean images are to take protected ones for the next class; ``"student"``: they learn from the
             authorised network, and their distance to its outputs on protected images is minimised.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     passes: int = Field(10, ge=1)
     step: int = Field(2, ge=1)

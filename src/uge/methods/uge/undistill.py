@@ -64,8 +64,8 @@ def undistill(
         0.693147...
     """
     student = hacker(x_u)
-    losses = []
-    for network in authorized:
-        teacher = network(x_u)
-        losses.append(F.cross_entropy(full_precision(teacher), y) - omega * soft_kl(student, teacher, temperature))
+    losses = [
+        F.cross_entropy(full_precision(teacher), y) - omega * soft_kl(student, teacher, temperature)
+        for teacher in (network(x_u) for network in authorized)
+    ]
     return torch.stack(losses).mean()
