@@ -148,7 +148,7 @@ def refined(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_verbs_that_cannot_resume_do_not_say_so(interrupt: Interrupt, toy: Path, finished: Path) -> None:
-    interrupt("uge.pipeline.verify.read_manifest", KeyboardInterrupt)
+    interrupt("uge.publishing.verify.read_manifest", KeyboardInterrupt)
     ran = run_uge("verify", finished)
     assert ran.code == 130
     assert "--resume" not in ran.err
