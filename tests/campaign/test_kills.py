@@ -57,8 +57,9 @@ COMMANDS = {
     "protect --method uge": Command(lambda images, place: protect(images, place, method="uge")),
     "federated": Command(
         lambda images, place: (
-            *("federated", str(images), str(place / "fed"), "--test", str(images), "--servers", "2", "--split", "iid"),
-            *("--networks", "lenet", "--no-federation.control", *tiny(), "-q"),
+            *("federated", str(images.with_name("twelve")), str(place / "fed"), "--test", str(images)),
+            *("--servers", "2", "--split", "iid"),
+            *("--networks", "lenet", "--no-control", *tiny(), "-q"),
         ),
         outputs=tuple(f"fed/server-{number}/published{ending}" for number in (0, 1) for ending in ("", ".private")),
     ),
@@ -181,7 +182,7 @@ def pair(place: Path, command: Command) -> dict[str, bytes]:
         name: data
         for name, data in files.items()
         if any(name == output or name.startswith(f"{output}/") for output in exact)
-        and not name.endswith((".jsonl", "run.json"))
+        and not name.endswith((".jsonl", "run.json", "trajectory.json", ".checkpoint.safetensors"))
     }
     counted = {name: b"" for name in files if "/." not in name and name.partition("/")[0] + "*" in command.outputs}
     return chosen | counted
