@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from uge.cli.audit import audit, compare
-from uge.cli.console import Outcome, make_progress, open_session, set_logging
-from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Resumable, Writing
+from uge.cli.console import Outcome, make_progress, open_session, set_logging, set_reading
+from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Reading, Resumable, Writing
 from uge.cli.protect import apply, demo, federated, protect, request
 from uge.errors import UsageError
 
@@ -80,7 +80,7 @@ def train(
     return Outcome(result, f"{result['network']} trained on {out}: clean test accuracy {measured}")
 
 
-def verify(out: Path, *, against: str | None = None, common: Annotated[Common, FLAT] = Common()) -> Outcome:
+def verify(out: Path, *, against: str | None = None, common: Annotated[Reading, FLAT] = Reading()) -> Outcome:
     """Re-read a published folder from disk and check everything that its manifest claims.
 
     Example: `uge verify out/mine --against my-images/`
@@ -93,6 +93,7 @@ def verify(out: Path, *, against: str | None = None, common: Annotated[Common, F
         The originals; then the change of every stored pixel is measured too.
     """
     set_logging(common)
+    set_reading(common)
     from uge.publishing.verify import run_verify
 
     result = run_verify(out, against, make_progress(quiet=common.quiet))
@@ -120,7 +121,7 @@ def report(run: Path, out: OutPath, *, common: Annotated[Page, FLAT] = Page()) -
     return Outcome({"report": str(page)}, f"report: {page}")
 
 
-def inspect(target: str, *, common: Annotated[Common, FLAT] = Common()) -> Outcome:
+def inspect(target: str, *, common: Annotated[Reading, FLAT] = Reading()) -> Outcome:
     """Describe a path: published or private folder, audit, federation, request, weights file, or image source.
 
     Example: `uge inspect out/mine`
@@ -131,6 +132,7 @@ def inspect(target: str, *, common: Annotated[Common, FLAT] = Common()) -> Outco
         Path, hf:// id, or `photos`.
     """
     set_logging(common)
+    set_reading(common)
     from uge.pipeline.inspect import inspect as describe
 
     result = describe(target)

@@ -12,6 +12,8 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from uge.data.colour import to_srgb
+from uge.data.depth import note_scaled
 from uge.data.images import Pixels
 from uge.errors import DataError, UsageError
 
@@ -40,10 +42,11 @@ def is_image_name(name: str) -> bool:
 
 
 def decode(source: bytes | Path, name: str) -> Pixels:
-    """Pixels of one encoded image; of an animation the first frame.
+    """Pixels of one encoded image; of an animation or a file of several pages the first one, with a warning.
 
-    The EXIF orientation is applied; a palette becomes RGB, or RGBA when it has transparency; alpha
-    is kept; 16-bit values are scaled to 8 bits with a warning; CMYK becomes RGB; gray stays one channel.
+    The EXIF orientation is applied; colours with a profile become sRGB, with a warning; a palette becomes RGB, or RGBA
+    when it has transparency; alpha is kept; 16-bit values are scaled to 8 bits with a warning; CMYK becomes RGB; gray
+    stays one channel.
 
     Args:
         source: Encoded bytes, or the file.
@@ -66,15 +69,19 @@ def decode(source: bytes | Path, name: str) -> Pixels:
             # Pillow drops the low byte of 16-bit colour while loading; only the raw mode of a tile still says so.
             raw_modes = [str(tile[3]) for tile in getattr(image, "tile", []) if image.format in {"PNG", "TIFF"}]
             deep = image.mode in _WIDE or any(";16" in mode for mode in raw_modes)
+            with contextlib.suppress(Exception):  # Damage in a later page must not lose the first.
+                if image.format in {"TIFF", "GIF", "WEBP", "PNG"} and getattr(image, "is_animated", False):
+                    _warn_once(f"some {image.format} files hold several images; the first of each is used")
             image.load()
             with contextlib.suppress(Exception):  # Damaged EXIF must not lose an image that is fine.
                 ImageOps.exif_transpose(image, in_place=True)
-            pixels = _pixels(image, name)
+            pixels = _pixels(to_srgb(image), name)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(
-            f"image {name} has more than {limit} pixels (a decompression bomb?); shrink or remove it"
+            f"image {name} has more than {limit} pixels (a decompression bomb?); shrink or remove it, "
+            "or allow more by --max-image-pixels"
         ) from None
     except UnidentifiedImageError:
         raise DataError(
@@ -85,6 +92,7 @@ def decode(source: bytes | Path, name: str) -> Pixels:
     except Exception as error:  # A damaged file makes the decoders raise nearly anything.
         raise DataError(f"cannot decode image {name}: {error}; replace or remove it") from error
     if deep:
+        note_scaled()
         logger.debug("%s has more than 8 bits a channel", name)
         _warn_once("some images have more than 8 bits a channel; they are scaled to 8 bits and published so")
     return pixels

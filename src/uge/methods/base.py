@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, Field
 
 from uge.budget import Budget
+from uge.data.depth import probed
 from uge.data.images import ImageSet, Pixels
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe
@@ -84,17 +85,18 @@ class ImagesInfo:
     @classmethod
     def of(cls, images: ImageSet) -> ImagesInfo:
         """Read the images of the probe, each once."""
-        probe = images.probe()
         digest = hashlib.sha256()
-        for pixels in probe:
+        shapes = []
+        for pixels in probed(images):
+            shapes.append(pixels.shape)
             digest.update(str(pixels.shape).encode() + pixels.tobytes())
-        sizes = {pixels.shape[:2] for pixels in probe}
+        sizes = {shape[:2] for shape in shapes}
         height, width = next(iter(sizes))
         return cls(
             name=images.name,
             classes=images.classes,
             native_size=int(height) if len(sizes) == 1 and height == width else None,
-            channels=1 if all(pixels.shape[2] <= 2 for pixels in probe) else 3,
+            channels=1 if all(shape[2] <= 2 for shape in shapes) else 3,
             digest=digest.hexdigest(),
         )
 

@@ -197,6 +197,7 @@ class AuditRun:
         summary = summarize(
             executed.cases,
             classes=len(self.published.classes),
+            chance=majority(self.material.test),
             left_out=[vars(left_out) for left_out in executed.left_out],
             planned=executed.planned,
             failed=executed.failed,
@@ -223,6 +224,12 @@ class AuditRun:
             "linf_levels": quality["linf_levels"] if quality else None,
         }
         return {name: value for name, value in facts.items() if value is not None}
+
+
+def majority(store: PixelStore) -> float:
+    """Accuracy of guessing in percent: the share of the largest class; classes without an image do not count."""
+    counts = store.labels.bincount()
+    return 100 * int(counts.max()) / int(counts.sum())
 
 
 def workers(text: str, runtime: Runtime) -> int:

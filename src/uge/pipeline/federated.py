@@ -25,6 +25,7 @@ from uge.methods import METHODS, ImagesInfo
 from uge.methods.authorized import split_names
 from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
+from uge.pipeline.images import warn_of_copy
 from uge.pipeline.originals import clean_images
 from uge.pipeline.private_folder import DONE, FederationFolder, key_path, write_keys
 from uge.publishing import create_private, private_folder, read_manifest
@@ -92,6 +93,7 @@ def run_federated(
         )
     if federation.rounds:
         check_flower()
+    warn_of_copy(source)
     images = load_images(source, split="train", limit=config.limit).check_trainable()
     check_fits(config, requests, ImagesInfo.of(images))
     tests = clean_images(test, images, limit_test)

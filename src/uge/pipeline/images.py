@@ -1,5 +1,6 @@
 """Reading image sets into memory and publishing them, with a progress bar."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -8,8 +9,16 @@ from uge.config import PublishConfig
 from uge.data.images import ImageSet, Pixels
 from uge.data.store import PixelStore, load_pixels
 from uge.files import Move
-from uge.publishing import Manifest, Provenance, publish
+from uge.publishing import Manifest, Provenance, is_published, publish
 from uge.session import Session
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_copy(source: str) -> None:
+    """Warn of a source that is a protected copy already: its changes would add up, and its key stays behind."""
+    if is_published(Path(source)):
+        logger.warning("%s is a protected copy already; its changes add up with these. Protect the originals", source)
 
 
 def read_store(images: ImageSet, size: int | None, channels: int | None, session: Session) -> PixelStore:

@@ -17,7 +17,7 @@ from uge.files import Move, code_version, fingerprint, locked, read_json, write_
 from uge.learning.trajectory import Trajectory
 from uge.methods import METHODS, ImagesInfo, Perturbation, Task
 from uge.networks import ImageClassifier, weights_hash
-from uge.pipeline.images import publish_stream, read_store
+from uge.pipeline.images import publish_stream, read_store, warn_of_copy
 from uge.pipeline.private_folder import PrivateFolder, key_path, write_keys
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
@@ -75,6 +75,7 @@ class ProtectRun:
         self.method = METHODS[config.method]
         self.budget = self.method.budget(self.config)
         self.method.check(self.config)
+        warn_of_copy(self.source)
         self.images = _trainable(load_images(self.source, split="train", limit=config.limit), config.limit)
         self.info = ImagesInfo.of(self.images)
         check_fits(self.config, self.requests, self.info)

@@ -95,7 +95,11 @@ def default_rows(raw_bytes: int) -> int:
 
 
 def class_folders(classes: Sequence[str]) -> dict[str, str]:
-    """Folder name of every class: valid on every file system, and distinct even without regard to case."""
+    """Folder name of every class: valid on every file system, and distinct even without regard to case.
+
+    Names that do not sort in the order of the classes get the label in front (``02_cat``), so that readers that number
+    sorted folders get the labels of the manifest.
+    """
     folders: dict[str, str] = {}
     taken: set[str] = set()
     for name in classes:
@@ -106,6 +110,9 @@ def class_folders(classes: Sequence[str]) -> dict[str, str]:
         folder = next(candidate for candidate in candidates if candidate.casefold() not in taken)
         taken.add(folder.casefold())
         folders[name] = folder
+    if list(folders.values()) != sorted(folders.values()):
+        width = len(str(len(folders) - 1))
+        folders = {name: f"{label:0{width}d}_{folder}" for label, (name, folder) in enumerate(folders.items())}
     return folders
 
 
@@ -180,16 +187,19 @@ def _shard_records(folder: Path, manifest: Manifest, file: FileRecord) -> Iterat
 def _write_image_folder(
     folder: Path, rows: Iterable[Row], classes: Sequence[str], count: int, rows_per_file: int
 ) -> list[FileRecord]:
-    """Write ``train/CLASS/NAME``, and ``index.csv`` with path, label and id of every image in order."""
+    """Write ``train/CLASS/NAME``, and ``index.csv`` with path, label and id of every image in order.
+
+    A class without images gets no folder, since torchvision refuses empty ones.
+    """
     folders = [f"train/{name}" for name in class_folders(classes).values()]
     records = []
-    for name in folders:
-        (folder / name).mkdir(parents=True)
+    (folder / "train").mkdir()
     with (folder / INDEX).open("w", newline="", encoding="utf-8") as handle:
         index = csv.writer(handle, lineterminator="\n")
         index.writerow(INDEX_COLUMNS)
         for name, data, label, id in rows:
             path = f"{folders[label]}/{name}"
+            (folder / folders[label]).mkdir(exist_ok=True)
             (folder / path).write_bytes(data)
             index.writerow((path, label, id))
             records.append(FileRecord(path=path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)))

@@ -14,6 +14,7 @@ import numpy as np
 
 from uge.budget import Budget
 from uge.data import load_images
+from uge.data.depth import probed
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, IntegrityError
 from uge.files import code_version, file_sha256
@@ -26,6 +27,7 @@ from uge.publishing.stream import batches, ordered_map
 from uge.publishing.writer import PAGES
 
 PROBLEM_LIMIT = 1000
+RANGE_PROBES = 8  # Images whose range of values is looked at.
 TOLERANCE = 1e-3
 SECRET_WORDS = re.compile(
     r"\.(safetensors|pt|pth|ckpt|pkl|pickle|npy|npz|key|pem)$|(?<![a-z])(trajectory|generator|encoder|private|authorized)(?![a-z])",
@@ -135,13 +137,16 @@ def run_verify(out: Path, against: str | None, progress: Display) -> dict[str, A
     originals = None if against is None else load_images(against, split=manifest.split)
     with progress.stage("verify") as on_progress:
         result = verify(out, against=originals, progress=lambda done: on_progress(done, manifest.count, {}))
+    if result.ok:
+        for _ in probed(load_images(out), RANGE_PROBES):  # Says if the images are nearly black.
+            pass
     measured = result.measured and result.measured.model_dump(mode="json")
     return {"count": result.images, "measured": measured, "problems": list(result.problems)}
 
 
 def _check_files(folder: Path, manifest: Manifest, problem: Problem) -> frozenset[str]:
     # Listed files that are exactly as listed, byte for byte; each other file is a problem.
-    files = dict(_files(folder, manifest, problem))
+    files = dict(_files(folder, problem))
     listed: set[str] = set()
     sound: set[str] = set()
     for record in manifest.files:
@@ -173,13 +178,12 @@ def is_complete(folder: Path) -> bool:
     return len(_check_files(folder, manifest, lambda sentence: None)) == len(manifest.files)
 
 
-def _files(folder: Path, manifest: Manifest, problem: Problem) -> Iterator[tuple[str, Path]]:
+def _files(folder: Path, problem: Problem) -> Iterator[tuple[str, Path]]:
     """Regular files by their path in the folder; links out of it, devices and empty folders are problems instead."""
     root = folder.resolve()
-    classes = {f"train/{name}" for name in (manifest.class_folders or {}).values()}
     for here, folders, names in os.walk(folder):
         relative = Path(here).relative_to(folder).as_posix()
-        if not folders and not names and relative not in classes:
+        if not folders and not names:
             problem(_unwanted(relative, "is an empty folder that is not part of the data set; remove it"))
         for name in [*names, *(name for name in folders if Path(here, name).is_symlink())]:
             path = Path(here, name)

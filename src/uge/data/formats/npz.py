@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from uge.data.depth import note_scaled
 from uge.data.formats.base import SPLIT_NAMES, Splits, class_names, data_errors, image_set, label_values
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError
@@ -160,6 +161,8 @@ class NpzReader:
 
     def _to_bytes(self, image: NDArray[Any], row: int) -> Pixels:
         top = 255 if image.dtype.kind in "iu" else 1
+        if image.dtype.kind == "f":
+            note_scaled()
         low = image.min()
         high = image.max()
         if not (low >= 0 and high <= top):  # False for NaN, too.
