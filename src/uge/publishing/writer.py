@@ -11,7 +11,7 @@ import numpy as np
 from uge.budget import Budget
 from uge.data.images import ImageSet, Pixels, Strips
 from uge.errors import DataError, UnknownNameError, UsageError
-from uge.files import check_output, staged_folder, write_atomic
+from uge.files import Move, check_output, staged_folder, write_atomic
 from uge.publishing.card import dataset_card
 from uge.publishing.codec import OPTIONS, decode_strips, encode, storable
 from uge.publishing.layout import LAYOUTS, Row, class_folders, default_rows, file_record
@@ -50,6 +50,7 @@ def publish(
     format: Format = "parquet",
     codec: Codec | None = None,
     overwrite: bool = False,
+    together: Callable[[], Sequence[Move]] | None = None,
     rows_per_file: int | None = None,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
@@ -70,6 +71,8 @@ def publish(
         codec: ``"webp"`` (lossless, the default in Parquet) or ``"png"`` (the default in an image folder). Images
             that WebP cannot hold unchanged (gray, or with an alpha channel that is opaque) become PNG anyhow.
         overwrite: Replace a folder that was published before.
+        together: Called when the folder is complete; gives more that takes its place at the same moment (see
+            :func:`uge.files.staged_folder`).
         rows_per_file: Images per Parquet file; ``None`` for about 100 MB, at most 25,000 images.
         workers: Threads that encode.
         progress: Called with the number of images finished so far.
@@ -78,8 +81,8 @@ def publish(
         The manifest, as written.
 
     Raises:
-        UsageError: Unknown format or codec, no worker, ``out`` and the source overlap, or ``out`` holds files of
-            another program.
+        UsageError: Unknown format or codec, no worker, ``out`` and the source overlap, ``out`` holds files of
+            another program, or another process is writing it.
         OutputExistsError: ``out`` is not empty and ``overwrite`` is false.
         StorageError: The disk is full or read-only.
         DataError: An image exceeds the budget, changed its shape or alpha channel, or is missing; or none was changed.
@@ -96,7 +99,7 @@ def publish(
     rows = rows_per_file or default_rows(max(map(np.size, images.probe(8))))
     encoder = _Encoder(images.ids, budget, codec, ssim_positions(len(images)))
     stored = _Stored(images, progress)
-    with staged_folder(out, overwrite=overwrite) as folder:
+    with staged_folder(out, overwrite=overwrite, together=together) as folder:
         ordered = batches(_in_order(pairs, images), lambda pair: pair[2].nbytes)
         with closing(ordered_map(encoder, ordered, workers=workers, size_of=_bytes_of)) as encoded:
             files = layout.write(folder, stored.rows(encoded), images.classes, len(images), rows)
