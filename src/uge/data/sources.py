@@ -11,6 +11,7 @@ from uge.data.formats import cifar, folder, hub, npz, parquet, part, photos, pub
 from uge.data.formats.base import COLUMNS, SAME_SPLIT, Columns, Splits, UnlabelledError, choose_split, read_columns
 from uge.data.images import ImageSet
 from uge.errors import DataError, UsageError
+from uge.files import recover
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ def _splits(source: str | Path) -> Splits:
         if text.startswith(scheme):
             return fetch(text.removeprefix(scheme))
     path = Path(text).expanduser()
+    recover(path)
     is_embedded = text in EMBEDDED and not isinstance(source, Path)
     if not path.exists():
         if is_embedded:

@@ -23,6 +23,8 @@ from uge.files.limits import (
     read_bytes,
     read_text,
 )
+from uge.files.lock import Hold, locked, recover, writes
+from uge.files.pair import Move
 from uge.files.version import code_version
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "LARGEST",
     "WEIGHTS",
     "EventLog",
+    "Hold",
+    "Move",
     "UnreadableError",
     "canonical_json",
     "check_output",
@@ -39,15 +43,18 @@ __all__ = [
     "fingerprint",
     "holds_something",
     "local_path",
+    "locked",
     "open_regular",
     "parse",
     "read_bytes",
     "read_events",
     "read_json",
     "read_text",
+    "recover",
     "stable_safetensors",
     "staged_folder",
     "storage_errors",
     "write_atomic",
     "write_json",
+    "writes",
 ]

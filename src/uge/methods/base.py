@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from uge.budget import Budget
 from uge.data.depth import probed
-from uge.data.images import ImageSet, Pixels
+from uge.data.images import ImageSet, Pixels, Strips, bytes_of
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe
 from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
@@ -91,7 +91,10 @@ class ImagesInfo:
         shapes = []
         for pixels in probed(images):
             shapes.append(pixels.shape)
-            digest.update(str(pixels.shape).encode() + pixels.tobytes())
+            digest.update(str(pixels.shape).encode())
+            for part in bytes_of(pixels):
+                digest.update(part)
+            del pixels  # Not kept while the next one is read.
         sizes = {shape[:2] for shape in shapes}
         height, width = next(iter(sizes))
         return cls(
@@ -174,8 +177,8 @@ class Perturbation:
     details: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] | None = None
 
-    def pairs(self, images: ImageSet, runtime: Runtime) -> Iterator[tuple[Pixels, Pixels]]:
-        """Clean and protected pixels of every image, in order."""
+    def pairs(self, images: ImageSet, runtime: Runtime) -> Iterator[tuple[Pixels | Strips, Pixels | Strips]]:
+        """Clean and protected pixels of every image, in order; strips of large images."""
         from uge.methods.apply import protected_images
 
         return protected_images(images, self.perturber, runtime, delta=self.delta, budget=self.budget)

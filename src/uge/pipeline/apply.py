@@ -9,7 +9,7 @@ from uge.data import ImageSet, load_images
 from uge.data.depth import probed
 from uge.data.formats.folder import FileReader
 from uge.errors import UsageError
-from uge.files import check_output, file_sha256
+from uge.files import check_output, file_sha256, recover, writes
 from uge.methods.apply import load_perturber, protected_images
 from uge.methods.baselines.foreign import ForeignNoise, Scope, Unit, is_noise, open_noise
 from uge.networks import weights_hash
@@ -18,6 +18,7 @@ from uge.publishing import Provenance, is_private, is_published
 from uge.session import Session
 
 
+@writes("out")
 def run_apply(
     noise: Path,
     source: str,
@@ -49,10 +50,11 @@ def run_apply(
         session: Device, progress, whether to overwrite, whether to write at all.
 
     Raises:
-        UsageError: The noise does not fit the images, a generator is given a budget, or ``out`` would replace a
-            folder that this package did not publish.
+        UsageError: The noise does not fit the images, a generator is given a budget, ``out`` would replace a
+            folder that this package did not publish, or another process is writing it.
         DataError: No image was changed.
     """
+    recover(noise.parent)
     warn_of_copy(source)
     source_images = load_images(source, split=split)
     images = source_images if limit is None else source_images.take(limit)

@@ -19,7 +19,7 @@ from uge.federated.columns import columns, run_columns, tabulate, union_material
 from uge.federated.flower import check_flower, federated_averaging
 from uge.federated.parts import Server, split_rows, write_part
 from uge.federated.settings import Federation
-from uge.files import JSON, fingerprint, storage_errors, write_json
+from uge.files import JSON, fingerprint, recover, storage_errors, write_json, writes
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS, ImagesInfo
 from uge.methods.authorized import split_names
@@ -39,6 +39,7 @@ RECEIVED = "received"
 SETTINGS = "settings.yaml"
 
 
+@writes("out")
 def run_federated(
     source: str,
     out: Path,
@@ -194,6 +195,7 @@ def _protect(place: Path, server: Server, session: Session) -> None:
         DataError: Its images cannot be used.
         UsageError: It failed otherwise; the message is the server's.
     """
+    recover(server.published)
     finished = (private_folder(server.published) / DONE, server.published / "manifest.json")
     if all(path.is_file() for path in finished):
         return

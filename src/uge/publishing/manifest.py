@@ -13,7 +13,16 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from uge.errors import DataError, IntegrityError, UsageError
-from uge.files import LARGEST, UnreadableError, code_version, parse, read_json, read_text, write_atomic
+from uge.files import (
+    LARGEST,
+    UnreadableError,
+    code_version,
+    parse,
+    read_json,
+    read_text,
+    recover,
+    write_atomic,
+)
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -206,6 +215,7 @@ def read_manifest(folder: Path) -> Manifest:
         UsageError: The folder does not exist, or a newer version of this tool wrote it.
         IntegrityError: The manifest is missing, no JSON, or does not have the fields it must have.
     """
+    recover(folder)
     path = folder / MANIFEST
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give a folder that was published")

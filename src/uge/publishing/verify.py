@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from uge.budget import Budget
 from uge.data import load_images
 from uge.data.depth import probed
@@ -19,7 +17,7 @@ from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, IntegrityError
 from uge.files import UnreadableError, code_version, file_sha256, read_bytes
 from uge.progress import Display
-from uge.publishing.codec import decode, kind_of, metadata_problem
+from uge.publishing.codec import decode_strips, kind_of, metadata_problem
 from uge.publishing.layout import IMAGE_NAME, LAYOUTS, PUBLISHABLE, Problem, Record
 from uge.publishing.manifest import MANIFEST, Manifest, Measured, SizeRecord, read_manifest
 from uge.publishing.quality import Change, Tally, compare, is_constant, ssim_positions
@@ -104,11 +102,17 @@ def verify(
     _check_pages(folder, manifest, sound, problems.append)
     images = _Images(manifest, against, problems)
     rows = images.paired(LAYOUTS[manifest.format].records(folder, manifest, sound, problems.append))
-    grouped = batches(rows, lambda row: len(row[1].data) if row[2] is None else row[2].nbytes)
-    with closing(ordered_map(lambda batch: [images.check(*row) for row in batch], grouped, workers=workers)) as results:
+    grouped = batches(rows, _bytes_of)
+    checked_batches = ordered_map(
+        lambda batch: [images.check(*row) for row in batch],
+        grouped,
+        workers=workers,
+        size_of=lambda batch: sum(map(_bytes_of, batch)),
+    )
+    with closing(checked_batches) as results:
         for batch in results:
-            for checked in batch:
-                images.add(*checked)
+            while batch:  # A large image is not kept while the next one is decoded.
+                images.add(*batch.pop(0))
             if progress is not None:
                 progress(images.codecs.total())
     if len(sound) == len(manifest.files):
@@ -233,6 +237,11 @@ def _check_claims(manifest: Manifest, against: ImageSet | None, problems: list[s
 _Row = tuple[int, Record, Pixels | None]
 
 
+def _bytes_of(row: _Row) -> int:
+    _, record, clean = row
+    return len(record.data) if clean is None else clean.nbytes
+
+
 class _Images:
     def __init__(self, manifest: Manifest, against: ImageSet | None, problems: list[str]) -> None:
         self.tally = Tally()
@@ -273,16 +282,15 @@ class _Images:
                 raise DataError(problem)
             if not IMAGE_NAME.fullmatch(record.name):
                 raise DataError(f"is stored under the name '{record.name}', which may tell where it came from")
-            pixels = decode(record.data)
+            pixels = decode_strips(record.data)
+            if clean is None:
+                return record, Change(0, 0, 0, pixels.shape, is_constant(pixels))
+            if clean.shape != pixels.shape:
+                return record, f"has the shape {pixels.shape}, its original {clean.shape}"
+            change = compare(clean, pixels, position in self._sample)
         except DataError as error:
             return record, str(error)
-        if clean is None:
-            return record, Change(0, 0, 0, pixels.shape, is_constant(pixels))
-        if clean.shape != pixels.shape:
-            return record, f"has the shape {pixels.shape}, its original {clean.shape}"
-        if clean.shape[2] in (2, 4) and not np.array_equal(clean[..., -1], pixels[..., -1]):
-            return record, "has another alpha channel than its original"
-        return record, compare(clean, pixels, position in self._sample)
+        return record, change if change.same_alpha else "has another alpha channel than its original"
 
     def add(self, record: Record, outcome: str | Change) -> None:
         self.codecs[kind_of(record.data)] += 1

@@ -201,14 +201,17 @@ def test_a_budget_clips(make_images: MakeImages, tmp_path: Path) -> None:
     np.testing.assert_array_equal(moved, levels.clip(-3, 3))
 
 
-def test_noise_of_another_size_lands_on_the_centre_square(make_images: MakeImages, tmp_path: Path) -> None:
+def test_noise_of_another_size_lands_on_the_centre_square_and_is_mirrored_beyond(
+    make_images: MakeImages, tmp_path: Path
+) -> None:
     images = middle(make_images(count=5, size=(32, 44)))
     levels = np.full((5, 16, 16, 3), 6, np.int8)
     levels[:, :, :8] = -6
     moved = changes(images, write(tmp_path / "a.npy", levels))
     assert (moved[:, :, 6:20] == -6).all()
     assert (moved[:, :, 24:38] == 6).all()
-    assert not moved[:, :, :6].any()
+    assert (moved[:, :, :6] == -6).all()
+    assert (moved[:, :, 38:] == 6).all()
 
 
 def test_oblong_noise_for_oblong_images(make_images: MakeImages, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def _open(path: Path, split: str, pairs: dict[str, tuple[str, str]], classes: st
     names = np.ravel(_load(path, classes)).astype(str).tolist() if classes else class_names(split, labels)
     reader = NpzReader.open(path, pairs[split][0])
     images = image_set(path, split, labels[split], names, reader, count=reader.shape[0])
-    images.probe(min(_PROBES, len(images)))  # A wrong range of values is found before any work is done.
+    list(images.probe(min(_PROBES, len(images))))  # A wrong range of values is found before any work is done.
     return images
 
 

@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 
 from uge.budget import Budget
 from uge.data.depth import probed
-from uge.data.images import ImageSet, Pixels
+from uge.data.images import ImageSet, Pixels, Strips
 from uge.data.pixels import resize, to_channels
 from uge.errors import DataError, UnknownNameError, UsageError
 from uge.files import open_regular
-from uge.methods.apply import place_delta
+from uge.methods.apply import add_delta
 
 Scope = Literal["sample", "class"]
 Unit = Literal["[0, 1]", "levels"]
@@ -100,10 +100,10 @@ class ForeignNoise:
             return levels
         return np.asarray(levels - to_channels(clean, len(levels)).transpose(2, 0, 1), np.int16)
 
-    def pairs(self, images: ImageSet, budget: Budget) -> Iterator[tuple[Pixels, Pixels]]:
+    def pairs(self, images: ImageSet, budget: Budget) -> Iterator[tuple[Pixels | Strips, Pixels | Strips]]:
         """Clean and perturbed pixels of every image, in order, within ``budget``.
 
-        A perturbation of another size than the image is scaled onto the image's centre square.
+        A perturbation of another size than the image is scaled onto the image's centre square and mirrored beyond.
 
         Raises:
             DataError: The perturbations are not square and of another size than an image.
@@ -116,7 +116,9 @@ class ForeignNoise:
                     f"{self.name} has {self.size[0]}×{self.size[1]}; give noise of the images' size, or square noise"
                 )
             delta = torch.from_numpy(self.delta(self.row(number, int(images.labels[number])), clean))
-            yield clean, budget.add(clean, place_delta(delta, clean, np.zeros(0, np.int8)))
+            pair = add_delta(clean, delta, budget)
+            del clean  # Not kept while the next one is read.
+            yield pair
 
 
 def is_noise(place: str | Path) -> bool:
