@@ -206,7 +206,7 @@ def recover(path: Path) -> None:
 
 
 def _unlinked(path: Path) -> Path:
-    return path.resolve()
+    return Path(os.path.realpath(path))  # path.resolve() fails for a link to itself.
 
 
 def _beside(place: Path) -> tuple[Path, Path]:
