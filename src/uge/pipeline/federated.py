@@ -28,6 +28,7 @@ from uge.pipeline.audit import PAGE, judge
 from uge.pipeline.originals import clean_images
 from uge.pipeline.private_folder import DONE, FederationFolder, key_path, write_keys
 from uge.publishing import create_private, private_folder, read_manifest
+from uge.publishing.private import close_contents
 from uge.requests.configure import check_fits, describe_requests, with_requests
 from uge.requests.request import Request, theta0_file
 from uge.runtime import stream_seed
@@ -183,6 +184,7 @@ def _request(
                 shutil.copy(file, received)
         settings["for"] = [f"{REQUEST}/{RECEIVED}/{path.name}"]
     write_json(folder / SETTINGS, {**settings, **publishing.model_dump(exclude_defaults=True)})
+    close_contents(folder)
 
 
 def _protect(place: Path, server: Server, session: Session) -> None:

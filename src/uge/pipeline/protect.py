@@ -20,6 +20,7 @@ from uge.pipeline.images import publish_stream, read_store
 from uge.pipeline.private_folder import PrivateFolder, key_path, write_keys
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
+from uge.publishing.private import close_contents
 from uge.requests.configure import check_fits, describe_requests, mark_requests, with_requests
 from uge.session import Session
 
@@ -100,6 +101,7 @@ class ProtectRun:
         with self.private.opened(self._fingerprint(), self.describe(), trains=self.method.reads_store):
             manifest = self._finished() or self._publish()
         place = self.private.place
+        close_contents(place)
         keys = [key_path(place, number) for number in range(len(self.networks))]
         return ProtectResult(manifest, self.out, place, keys)
 
@@ -133,6 +135,7 @@ class ProtectRun:
 
     def _publish(self) -> Manifest:
         write_keys(self.private.folder, self.networks, self.config.recipe)
+        close_contents(self.private.folder)
         perturbation = self.method.perturb(self.task)
         digest = hashlib.sha256()
 

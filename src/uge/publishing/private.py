@@ -48,6 +48,16 @@ def create_private(path: Path, *, published: Path | None = None) -> Path:
             ),
         }
     )
+    close_folder(path)
+    return path
+
+
+def close_folder(path: Path) -> None:
+    """Make a folder that only its owner may enter, or close an existing one.
+
+    Raises:
+        StorageError: It cannot be created, or its mode cannot be set.
+    """
     with storage_errors(path):
         path.mkdir(mode=MODE, parents=True, exist_ok=True)
         if path.stat().st_mode & 0o777 != MODE:
@@ -55,4 +65,15 @@ def create_private(path: Path, *, published: Path | None = None) -> Path:
             log.warning("%s was open to others; its mode is now 0700", path)
         if path.stat().st_mode & 0o077:
             log.warning("%s: the file system does not keep modes, so others may read your keys; move it", path)
-    return path
+
+
+def close_contents(folder: Path) -> None:
+    """Close every file (0600) and folder (0700) in a private folder, whatever the umask.
+
+    Raises:
+        StorageError: A mode cannot be set.
+    """
+    with storage_errors(folder):
+        for path in folder.rglob("*"):
+            if not path.is_symlink():
+                path.chmod(MODE if path.is_dir() else 0o600)

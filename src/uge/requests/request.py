@@ -313,7 +313,7 @@ def open_identity(path: Path) -> "Ed25519PrivateKey":
         raise MissingExtraError("cryptography", "sign", "signing a request") from None
     with storage_errors(path):
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             pem = Ed25519PrivateKey.generate().private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
