@@ -85,7 +85,7 @@ def authorize(
     images: ImageSet,
     *,
     epochs: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     recipe: Recipe | None = None,
     size: int | None = None,
     weights: Path | None = None,
@@ -98,7 +98,7 @@ def authorize(
             ``keyed``. A name without ``keyed:`` needs :func:`record_trajectory` for the paper's methods.
         images: The images that are to be protected.
         epochs: If other than the recipe's.
-        seed: Makes θ0 together with the clean images; both together are the key.
+        seed: Makes the same θ0 of the same images again, for reproduction only; a secret one is drawn by default.
         recipe: How the authorised user will train.
         size: Side length for training, in pixels; the native one by default.
         weights: Safetensors file with θ0 instead of a seed.
@@ -128,7 +128,7 @@ def record_trajectory(
     images: ImageSet,
     *,
     epochs: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     recipe: Recipe | None = None,
     size: int | None = None,
     weights: Path | None = None,
@@ -142,7 +142,8 @@ def record_trajectory(
         network: A name in :data:`uge.networks.NETWORKS`, or another form that it allows.
         images: The images that are to be protected.
         epochs: If other than the recipe's.
-        seed: Of θ0 and of the data order. It makes θ0 together with the clean images; both together are the key.
+        seed: Of θ0 and of the data order, for reproduction only; by default that of θ0 is drawn and secret, and the
+            data order is that of seed 0.
         recipe: How the authorised user will train.
         size: Side length for training, in pixels; the native one by default.
         weights: Safetensors file with θ0 instead of a seed.
@@ -164,7 +165,7 @@ def record_trajectory(
             copy.deepcopy(theta0),
             store,
             authorized.recipe,
-            seed=stream_seed(seed, "trajectory", 0),
+            seed=stream_seed(seed or 0, "trajectory", 0),
             runtime=session.runtime,
             snapshots=snapshots,
             progress=on_progress,

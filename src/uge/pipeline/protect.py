@@ -17,7 +17,7 @@ from uge.learning.trajectory import Trajectory
 from uge.methods import METHODS, ImagesInfo, Perturbation, Task
 from uge.networks import ImageClassifier, weights_hash
 from uge.pipeline.images import publish_stream, read_store
-from uge.pipeline.private_folder import PrivateFolder, key_path, write_keys
+from uge.pipeline.private_folder import STATE, PrivateFolder, key_path, with_seed, write_keys
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
 from uge.publishing.private import close_contents
@@ -70,6 +70,8 @@ class ProtectRun:
         self.info = ImagesInfo.of(self.images)
         check_fits(self.config, self.requests, self.info)
         self.private = PrivateFolder(out, self.images.root, session)
+        self.stated = self.config
+        self.config = with_seed(self.config, self.private.folder / STATE, resume=self.private.resuming)
         self.networks = self.method.networks(self.info, self.config)
         self.task = protect_task(
             self.images, self.info, self.config, self.networks, session, folder=self.private.folder
@@ -87,7 +89,7 @@ class ProtectRun:
             "requests": describe_requests(self.requests),
             "rho": self.budget.rho,
             "levels": self.budget.levels,
-            "config": self.config.model_dump(mode="json"),
+            "config": self.stated.model_dump(mode="json"),
             "environment": self.session.runtime.environment(),
         }
 
@@ -98,7 +100,8 @@ class ProtectRun:
             UsageError: The run to resume has other settings or images.
             UGEError: A stage failed; finished stages stay for ``--resume``.
         """
-        with self.private.opened(self._fingerprint(), self.describe(), trains=self.method.reads_store):
+        about = {**self.describe(), "authorized_seed": self.config.authorized_seed}
+        with self.private.opened(self._fingerprint(), about, trains=self.method.reads_store):
             manifest = self._finished() or self._publish()
         place = self.private.place
         close_contents(place)
@@ -200,7 +203,7 @@ def provenance_of(config: ProtectConfig, networks: Sequence[ImageClassifier], pe
             for number, network in enumerate(networks)
         ),
         encoder=perturbation.encoder,
-        config_sha256=fingerprint(config.model_dump(mode="json")),
+        config_sha256=fingerprint(config.model_dump(mode="json", exclude={"authorized_seed"})),
         method_details=perturbation.details,
     )
 
