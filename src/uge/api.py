@@ -31,7 +31,7 @@ from uge.pipeline.protect import protect_task, provenance_of
 from uge.progress import Display, Silent
 from uge.publishing import Codec, Format, Manifest, Provenance, Verification, is_private, is_published, private_folder
 from uge.publishing import verify as verify_folder
-from uge.publishing.private import MODE
+from uge.publishing.private import MODE, close_contents, keep_claims
 from uge.runtime import Runtime, stream_seed
 from uge.session import Session
 
@@ -310,7 +310,7 @@ def publish(
         perturber = protected.perturbation.perturber
         if isinstance(perturber, Savable):
             save_perturber(secrets / GENERATOR, perturber)
-        return publish_stream(
+        manifest = publish_stream(
             protected.images,
             protected.pairs(),
             out,
@@ -320,19 +320,23 @@ def publish(
             _session(protected.runtime, progress),
             overwrite=overwrite,
         )
+    keep_claims(private, out)
+    close_contents(private)
+    return manifest
 
 
-def verify(out: str | Path, *, against: ImageSet | None = None) -> Verification:
+def verify(out: str | Path, *, against: ImageSet | None = None, private: Path | None = None) -> Verification:
     """Re-read a published folder from disk and check everything that its manifest claims.
 
     Args:
         out: The published folder.
         against: The originals; then the change of every stored pixel is measured too.
+        private: Its private folder, which proves every field of the manifest; ``OUT.private`` by default.
 
     Raises:
         UsageError: There is no such folder.
     """
-    return verify_folder(Path(out), against=against)
+    return verify_folder(Path(out), against=against, private=private)
 
 
 def audit(

@@ -20,7 +20,7 @@ from uge.pipeline.images import publish_stream, read_store
 from uge.pipeline.private_folder import STATE, PrivateFolder, key_path, with_seed, write_keys
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
-from uge.publishing.private import close_contents
+from uge.publishing.private import CLAIMS, close_contents, keep_claims
 from uge.requests.configure import check_fits, describe_requests, mark_requests, with_requests
 from uge.session import Session
 
@@ -104,6 +104,7 @@ class ProtectRun:
         with self.private.opened(self._fingerprint(), about, trains=self.method.reads_store):
             manifest = self._finished() or self._publish()
         place = self.private.place
+        keep_claims(place, self.out)
         close_contents(place)
         keys = [key_path(place, number) for number in range(len(self.networks))]
         return ProtectResult(manifest, self.out, place, keys)
@@ -139,6 +140,7 @@ class ProtectRun:
     def _publish(self) -> Manifest:
         write_keys(self.private.folder, self.networks, self.config.recipe)
         close_contents(self.private.folder)
+        (self.private.folder / CLAIMS).unlink(missing_ok=True)
         perturbation = self.method.perturb(self.task)
         digest = hashlib.sha256()
 

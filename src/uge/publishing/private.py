@@ -1,13 +1,18 @@
 """Private folder beside a published one: keys, trajectories and the generator, which are never published."""
 
 import logging
+import os
 from pathlib import Path
+from typing import Any
 
 from uge.errors import UsageError, refuse
-from uge.files import storage_errors
+from uge.files import fingerprint, read_json, storage_errors, write_json
+from uge.publishing.manifest import MANIFEST
 
 log = logging.getLogger(__name__)
 MODE = 0o700
+CLAIMS = "published.json"
+"""Digests of the published manifest in a private folder: of the whole, and of every field."""
 
 
 def private_folder(out: Path) -> Path:
@@ -77,3 +82,49 @@ def close_contents(folder: Path) -> None:
         for path in folder.rglob("*"):
             if not path.is_symlink():
                 path.chmod(MODE if path.is_dir() else 0o600)
+
+
+def keep_claims(private: Path, out: Path) -> None:
+    """Write the digests of a new copy's manifest into its private folder, unless they are there.
+
+    Raises:
+        DataError: The manifest cannot be read.
+        StorageError: The disk is full or read-only.
+    """
+    if not (private / CLAIMS).exists():
+        claims = read_json(out / MANIFEST)
+        write_json(private / CLAIMS, {"sha256": fingerprint(claims), "fields": _digests(claims)})
+
+
+def changed_claims(private: Path, out: Path) -> list[str] | None:
+    """One sentence for each field of a manifest that is not as it was published; None without its digests.
+
+    Raises:
+        DataError: One of the files is damaged.
+    """
+    if not os.path.isfile(private / CLAIMS):  # False also for a folder that only its owner may enter.
+        return None
+    kept = read_json(private / CLAIMS)
+    claims = read_json(out / MANIFEST)
+    before = dict(kept.get("fields", {}))
+    now = _digests(claims)
+    changed = [
+        f"{MANIFEST}: {name} {'is missing' if name not in now else 'was changed' if name in before else 'was added'} "
+        "since the copy was published; fetch the folder again"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    if not changed and kept.get("sha256") != fingerprint(claims):
+        return [f"{MANIFEST} is not the one that was published; fetch the folder again"]
+    return changed
+
+
+def _digests(value: dict[str, Any], place: str = "") -> dict[str, str]:
+    """Digest of every field by its dotted name; a list is one field."""
+    digests: dict[str, str] = {}
+    for name, part in value.items():
+        if isinstance(part, dict) and part:
+            digests |= _digests(part, f"{place}{name}.")
+        else:
+            digests[place + name] = fingerprint(part)
+    return digests
