@@ -29,6 +29,7 @@ heavy: $(VENV)/.installed-test
 # Kills, bad input, flipped bytes, two commands at once: at most an hour on two cores; make campaign SEED=7 follows other chances.
 SEED ?= 0
 campaign: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m campaign -s tests/campaign
 	OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/run.py --seed $(SEED)
 
 $(VENV)/bin/pip:

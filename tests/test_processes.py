@@ -157,3 +157,30 @@ def test_what_loads_ahead_is_not_disturbed_by_an_interrupt(way: str, tmp_path: P
         command, cwd=tmp_path, env=environment, start_new_session=True, capture_output=True, text=True, timeout=60
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "interrupted\n", "")
+
+
+SCRIPT = """
+import contextlib
+from pathlib import Path
+from uge.processes import Processes
+with Path("runs").open("a") as file:
+    file.write("x")
+def opened():
+    return abs
+{guard}with contextlib.closing(Processes(opened, 1)) as processes:
+    print(dict(processes.map([-1, -2])))
+"""
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_script_needs_a_main_guard(guarded: bool, tmp_path: Path) -> None:
+    guard = 'if __name__ == "__main__":\n  ' if guarded else ""
+    script = SCRIPT.format(guard=guard)
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+    if guarded:
+        assert done.stdout == "{-1: 1, -2: 2}\n", done.stderr
+        return
+    assert done.returncode == 1
+    assert "script.py would be run again by every worker process; put its calls under" in done.stderr
+    assert (tmp_path / "runs").read_text() == "x"

@@ -12,10 +12,10 @@ from typing import Literal
 from uge.auditing.summary import Summary
 from uge.budget import Budget
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
-from uge.data.images import ImageSet, Pixels, Sample
+from uge.data.images import ImageSet, Pixels, Sample, whole
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError, refuse
-from uge.files import check_output, local_path, staged_folder
+from uge.files import check_output, local_path, locked, storage_errors
 from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.trajectory import Trajectory
 from uge.learning.trajectory import record_trajectory as record
@@ -73,7 +73,7 @@ class Protected:
 
     def pairs(self) -> Iterator[tuple[Pixels, Pixels]]:
         """Clean and protected pixels of every image, in order."""
-        return self.perturbation.pairs(self.images, self.runtime)
+        return ((whole(clean), whole(copy)) for clean, copy in self.perturbation.pairs(self.images, self.runtime))
 
     def __iter__(self) -> Iterator[Sample]:
         for number, (_, pixels) in enumerate(self.pairs()):
@@ -296,32 +296,35 @@ def publish(
 
     Raises:
         OutputExistsError: An output exists.
-        UsageError: ``overwrite`` is true, but this package did not write the output that exists.
+        UsageError: ``overwrite`` is true, but this package did not write the output that exists; or another process
+            is writing it.
         DataError: No image was changed.
         StorageError: The disk is full or read-only.
     """
     out = local_path(out)
     private = private_folder(out)
-    for place, ours in ((out, is_published), (private, is_private)):
-        check_output(place, source=protected.images.root, overwrite=overwrite, ours=ours)
-    with staged_folder(private, overwrite=overwrite, mode=MODE) as secrets:
-        for path in protected.paths[:1]:
-            write_keys(secrets, [path.theta0 for path in protected.paths], path.recipe)
-        perturber = protected.perturbation.perturber
-        if isinstance(perturber, Savable):
-            save_perturber(secrets / GENERATOR, perturber)
-        manifest = publish_stream(
-            protected.images,
-            protected.pairs(),
-            out,
-            protected.budget,
-            protected.provenance,
-            PublishConfig.checked(format=format, codec=codec),
-            _session(protected.runtime, progress),
-            overwrite=overwrite,
-        )
-    keep_claims(private, out)
-    close_contents(private)
+    with locked(out) as hold, storage_errors(private):
+        for place, ours in ((out, is_published), (private, is_private)):
+            check_output(place, source=protected.images.root, overwrite=overwrite, ours=ours)
+        with hold.staged(private, mode=MODE) as secrets:
+            for path in protected.paths[:1]:
+                write_keys(secrets, [path.theta0 for path in protected.paths], path.recipe)
+            perturber = protected.perturbation.perturber
+            if isinstance(perturber, Savable):
+                save_perturber(secrets / GENERATOR, perturber)
+            manifest = publish_stream(
+                protected.images,
+                protected.perturbation.pairs(protected.images, protected.runtime),
+                out,
+                protected.budget,
+                protected.provenance,
+                PublishConfig.checked(format=format, codec=codec),
+                _session(protected.runtime, progress),
+                overwrite=overwrite,
+                together=lambda: [(secrets, private)],
+            )
+        keep_claims(private, out)
+        close_contents(private)
     return manifest
 
 

@@ -57,7 +57,13 @@ class ProtectConfig(_Settings, MethodSettings):
     requests: Annotated[
         tuple[Path, ...], Parameter(name="--for"), Field(description="Receivers' signed requests; they name networks.")
     ] = ()
-    limit: Annotated[int | None, Field(description="Protect the first N images only.", ge=1)] = None
+    limit: Annotated[
+        int | None,
+        Field(
+            description="Protect N images only: the first, of each class in its share if sorted.",
+            ge=1,
+        ),
+    ] = None
 
 
 class PublishConfig(_Settings):
@@ -94,7 +100,13 @@ class AuditConfig(_Settings):
     ] = "1"
     executor: Annotated[Literal["local", "ray"], Field(description="Local processes, or Ray (extra ray).")] = "local"
     size: Annotated[int | None, Field(description="Side length for training; by default the manifest's.", ge=16)] = None
-    limit_test: Annotated[int | None, Field(description="First N test images only.", ge=1)] = None
+    limit_test: Annotated[
+        int | None,
+        Field(
+            description="N test images only: the first, of each class in its share if sorted.",
+            ge=1,
+        ),
+    ] = None
     seed: Annotated[int, Field(description="Root seed of the audit.")] = 1000
     epochs: Annotated[int | None, Field(description="Epochs, if other than the recipe's.", ge=1)] = None
     recipe: Annotated[str | None, Field(description="Named recipe; by default the key's own.")] = None

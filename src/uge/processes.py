@@ -1,5 +1,6 @@
 """Tasks in several processes, of which one can die without the others, and the quick start of these processes."""
 
+import ast
 import contextlib
 import gc
 import multiprocessing
@@ -8,7 +9,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from uge.errors import UsageError
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -28,6 +32,7 @@ class Processes(Generic[Task, Answer]):
     """
 
     def __init__(self, opened: Opened[Task, Answer], size: int, *, preload: str = "") -> None:
+        _check_script()
         self.size = size
         self._opened = opened
         load_ahead(preload)
@@ -82,6 +87,23 @@ class Processes(Generic[Task, Answer]):
             process.end()
         self._idle.clear()
         self._busy.clear()
+
+
+def _check_script() -> None:
+    """Refuse to start processes for a script without a main guard, which every process would run once more."""
+    main = sys.modules["__main__"]
+    script = Path(getattr(main, "__file__", None) or "")
+    if getattr(main, "__spec__", None) is not None or not script.is_file():
+        return
+    try:
+        nodes = list(ast.walk(ast.parse(script.read_bytes())))
+    except (SyntaxError, ValueError):  # No plain Python: nothing can be said about it.
+        return
+    if not any(isinstance(node, ast.Name) and node.id == "__name__" for node in nodes):
+        raise UsageError(
+            f"{script} would be run again by every worker process; put its calls under "
+            "'if __name__ == \"__main__\":', or use one worker"
+        )
 
 
 class _Process:

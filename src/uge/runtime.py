@@ -1,7 +1,6 @@
 """Device and precision of a run, and named streams of random numbers."""
 
 import contextlib
-import ctypes
 import hashlib
 import os
 import platform
@@ -13,6 +12,7 @@ import torch
 
 from uge.errors import UsageError
 from uge.files import code_version
+from uge.heap import keep_freed_memory
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 PRECISIONS = ("auto", "fp32", "bf16-mixed")
@@ -77,7 +77,7 @@ class Runtime:
         if resolved.type == "mps" and not torch.backends.mps.is_available():
             raise UsageError("device 'mps' was asked for, but it is not available here; use --device auto")
         if resolved.type == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
         if precision == "auto":
             fast = torch.cuda.is_bf16_supported() if resolved.type == "cuda" else "avx512_bf16" in _cpu_info("flags")
             precision = "bf16-mixed" if fast else "fp32"
@@ -105,18 +105,6 @@ class Runtime:
             "threads": torch.get_num_threads(),
             "precision": self.precision,
         }
-
-
-def _keep_freed_memory() -> None:
-    """Make glibc reuse freed memory instead of returning it to the kernel after every step.
-
-    A training step on a CPU allocates and frees the same large tensors again and again; fresh pages for each of them
-    cost a quarter of the step (benchmarks/training.py).
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD of malloc.h
-        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
 def _cpu_info(field: str) -> str:

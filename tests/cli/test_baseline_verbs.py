@@ -9,7 +9,7 @@ import pytest
 from command import contents, make_folder, refused, run_uge, tiny
 
 from uge.data import load_images
-from uge.methods.baselines.closed_form import RANDOM_CLASS
+from uge.methods.baselines.random import RANDOM_CLASS
 from uge.networks import build, save_weights
 from uge.networks.checkpoint import checkpoint_hash
 from uge.publishing import read_manifest
@@ -110,7 +110,7 @@ def test_resume_after_the_perturbation_was_made(
         assert run_uge("protect", toy, tmp_path / "cut", *flags).code == 130
     monkeypatch.undo()
     assert (tmp_path / "cut.private" / "run" / "delta.int8").is_file()
-    monkeypatch.setattr("uge.methods.baselines.closed_form.RANDOM_CLASS", replace(RANDOM_CLASS, function=None))
+    monkeypatch.setattr("uge.methods.baselines.random.RANDOM_CLASS", replace(RANDOM_CLASS, function=None))
     ran = run_uge("protect", toy, tmp_path / "cut", *flags, "--resume")
     assert ran.code == 0, ran.err
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
@@ -153,7 +153,7 @@ def test_what_apply_refuses(toy: Path, finished: Path, tmp_path: Path) -> None:
     for words, *arguments in (
         ("has 7 rows, expected 36 (images) or 3 (classes)", tmp_path / "a.npy"),
         ("there is no noise file", tmp_path / "gone.npy"),
-        ("--rho and --scope are for foreign noise", generator, "--rho=0.04"),
+        ("--rho, --scope, --unit and --perturbed are for foreign noise", generator, "--rho=0.04"),
         ('Choose from: "sample", "class"', tmp_path / "a.npy", "--scope=image"),
     ):
         first, *flags = arguments

@@ -7,8 +7,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import TINY, contents, make_folder, run_uge
+from PIL import Image
 
 from uge.data import load_images
 from uge.data.images import Pixels
@@ -95,3 +97,21 @@ def test_a_damaged_image_beyond_the_probe_leaves_nothing(tmp_path: Path) -> None
     ran = run_uge("protect", source, tmp_path / "out", *TINY, "-q")
     assert (ran.code, "001.png" in ran.err) == (1, True), ran.err
     assert sorted(os.listdir(tmp_path)) == ["source"]
+
+
+@pytest.mark.parametrize("method", ["random", "random-class", "keyed"])
+def test_every_part_of_a_wide_frame_is_perturbed(method: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        place = tmp_path / "frames" / "ab"[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(30, 220, (18, 32, 3), dtype=np.uint8)).save(place)
+    out = tmp_path / "out"
+    ran = run_uge("protect", tmp_path / "frames", out, "--method", method, "--size", "16", "-q")
+    assert ran.code == 0, ran.err
+    originals, published = load_images(tmp_path / "frames"), load_images(out)
+    pairs = zip(originals, published, strict=True)
+    changed = np.mean([(clean.pixels != copy.pixels).any(2) for clean, copy in pairs], 0)
+    assert changed.shape == (18, 32)
+    assert changed.mean(0).min() > 0.5
+    assert changed.mean(1).min() > 0.5

@@ -128,3 +128,56 @@ def test_opening_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     root = tree(tmp_path, SPLITS)
     monkeypatch.setattr(pixels.Image, "open", lambda *a, **k: pytest.fail("an image was opened"))
     assert len(load_images(root)) == 3
+
+
+def test_rows_come_in_the_order_of_imagefolder(tmp_path: Path) -> None:
+    names = ["10.png", "9.png", "top.png", "deep/b.png", "deep-er/a.png", "deep/inner/c.png"]
+    root = tree(tmp_path, [f"{label}/{name}" for label in ("b", "a", "a-b") for name in names])
+    # sorted(class), then sorted(os.walk(class)), then sorted(files), as torchvision has it.
+    walked = [
+        (Path(place) / file).relative_to(root).as_posix()
+        for label in ("a", "a-b", "b")
+        for place, _, files in sorted(os.walk(root / label))
+        for file in sorted(files)
+    ]
+    assert list(load_images(root).ids) == walked
+    assert walked != sorted(walked)
+
+
+@pytest.mark.parametrize("name", ["train", "Test", "val", "dev"])
+@pytest.mark.parametrize("deep", ["", "old/"])
+def test_a_class_may_be_called_like_a_split(
+    tmp_path: Path, name: str, deep: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tree(tmp_path, [f"{label}/{deep}{n}.png" for label in ("bus", "car", name) for n in range(2)])
+    images = load_images(root)
+    assert sorted(images.classes) == sorted(["bus", "car", name])
+    assert len(images) == 6
+    assert ("is read as a class" in caplog.text) == bool(deep)
+
+
+@pytest.mark.parametrize("other", ["extra/a/4.png", "unlabelled/4.png"])
+def test_folders_beside_several_splits_are_refused(tmp_path: Path, other: str) -> None:
+    root = tree(tmp_path, ["train/a/1.png", "train/b/2.png", "test/a/3.png", other])
+    with pytest.raises(DataError, match=r"folders of splits \(test, train\) and others beside them"):
+        load_images(root)
+
+
+def test_folders_of_loose_images_beside_a_split_are_refused(tmp_path: Path) -> None:
+    root = tree(tmp_path, ["train/a/1.png", "train/b/2.png", "unlabelled/3.png"])
+    with pytest.raises(DataError, match=r"folders of splits \(train\) and others beside them \(unlabelled\)"):
+        load_images(root)
+
+
+def test_folders_without_images_do_not_count_beside_splits(tmp_path: Path) -> None:
+    root = tree(tmp_path, ["train/a/1.png", "train/b/2.png", "annotations/all.txt"])
+    assert load_images(root).classes == ("a", "b")
+
+
+@pytest.mark.parametrize("place", ["", "train/"])
+def test_images_in_no_class_folder_are_said_to_be_skipped(
+    tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tree(tmp_path, [f"{place}a/1.png", f"{place}b/2.png", f"{place}3.png", f"{place}4.png"])
+    assert len(load_images(root)) == 2
+    assert "2 images lie in no class folder and are skipped" in caplog.text

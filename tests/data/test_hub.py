@@ -84,3 +84,20 @@ def test_the_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_malformed_ids_are_refused(source: str) -> None:
     with pytest.raises(UsageError, match="a hub id is hf://owner/name"):
         load_images(source)
+
+
+def test_the_column_called_image_is_taken(serve: Serve) -> None:
+    def several(*columns: str) -> Any:
+        pictures = {
+            name: [{"bytes": encode(picture(10 * place + row)), "path": None} for row in range(2)]
+            for place, name in enumerate(columns)
+        }
+        features = dict.fromkeys(columns, datasets.Image()) | {"label": datasets.Value("int64")}
+        return datasets.Dataset.from_dict(pictures | {"label": [0, 1]}, datasets.Features(features))
+
+    serve({"train": several("depth", "image")})
+    assert np.array_equal(load_images("hf://me/depth").read(1), picture(11))
+    assert np.array_equal(load_images("hf://me/depth", image_column="depth").read(1), picture(1))
+    serve({"train": several("depth", "scan")})
+    with pytest.raises(DataError, match=r"there are: depth, scan\); rename the column, or name it by --image-column"):
+        load_images("hf://me/depth")

@@ -14,7 +14,7 @@ from image_files import encode, parquet, picture
 
 from uge.data import has_split, load_images
 from uge.data.formats import parquet as module
-from uge.errors import DataError
+from uge.errors import DataError, UsageError
 
 IMAGES = [encode(picture(seed)) for seed in range(12)]
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -194,3 +194,41 @@ def test_real_sets(name: str, counts: tuple[int, int], classes: int, channels: i
         assert np.array_equal(few.labels, train.labels[: 2 * classes])
     assert (few.channels(), few.native_size()) == (channels, size)
     assert json.dumps(few.ids[0]).startswith('"train/')
+
+
+def test_files_without_a_split_join_those_of_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("bus", "car", "train"):
+        parquet(tmp_path / f"{name}.parquet", IMAGES[:2], [0, 1])
+    assert len(load_images(tmp_path)) == 6
+    parquet(tmp_path / "elsewhere/0000.parquet", IMAGES[:2], [0, 1])
+    parquet(tmp_path / "test.parquet", IMAGES[:2], [0, 1])
+    assert len(load_images(tmp_path)) == 2
+    assert "bus.parquet and 1 more files are not used" in caplog.text
+    assert "files in the folders elsewhere are not used" in caplog.text
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    file = parquet(tmp_path / "a.parquet", IMAGES[:3], [0, 1, 0], columns=("scan", "label"), kind=[1, 0, 1])
+    with pytest.raises(DataError, match=r"there are: scan, label, kind\); rename the column, or name it by"):
+        load_images(file)
+    assert load_images(file, image_column="scan").labels.tolist() == [0, 1, 0]
+    images = load_images(file, image_column="scan", label_column="kind")
+    assert images.labels.tolist() == [1, 0, 1]
+    check_pixels(images)
+    with pytest.raises(UsageError, match=r"unknown image column of .* 'scam'; did you mean 'scan'"):
+        load_images(file, image_column="scam")
+
+
+@pytest.mark.parametrize("labels", [[-1, -1], [None, None]])
+def test_validation_stands_in_for_a_test_split_without_labels(
+    tmp_path: Path, labels: list[int | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    parquet(tmp_path / "train.parquet", IMAGES[:3], [0, 1, 0])
+    parquet(tmp_path / "test.parquet", IMAGES[:2], labels)
+    assert load_images(tmp_path).classes == ("0", "1")
+    with pytest.raises(DataError, match="label"):
+        load_images(tmp_path, "test")
+    parquet(tmp_path / "validation.parquet", IMAGES[:2], [1, 0])
+    images = load_images(tmp_path, "test")
+    assert (images.split, images.labels.tolist()) == ("validation", [1, 0])
+    assert "the split 'test' has no labels; 'validation' is used for it" in caplog.text

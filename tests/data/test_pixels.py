@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import encode, picture
+from numpy.typing import NDArray
 from PIL import Image
 
+from uge.data import images as images_module
 from uge.data import pixels as module
+from uge.data.images import Pixels
 from uge.data.pixels import decode, is_image_name, resize, to_channels
 from uge.errors import DataError, UsageError
 
@@ -176,3 +179,41 @@ def test_to_channels() -> None:
     assert to_channels(batch, 1).shape == (2, 1, 4, 1)
     with pytest.raises(UsageError, match=r"1 .gray. or 3"):
         to_channels(gray, 2)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("channels", "form"), [(1, "PNG"), (2, "PNG"), (3, "PNG"), (4, "PNG"), (3, "JPEG")])
+def test_a_large_image_is_decoded_like_a_small_one(
+    orientation: int, channels: int, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = picture(3, 20, 31, channels)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    data = saved(image, form, exif=exif)
+    small = decode(data, "x")
+    monkeypatch.setattr(images_module, "LARGE", 1)
+    large = decode(data, "x")
+    assert large.shape == small.shape == ((20, 31, channels) if orientation < 5 else (31, 20, channels))
+    assert np.array_equal(large, small)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("shape", [(40, 40), (33, 90), (90, 33)])
+@pytest.mark.parametrize("size", [1, 16, 33, 70])
+def test_a_large_image_is_resized_like_a_small_one(
+    channels: int, shape: tuple[int, int], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = picture(5, *shape, channels)
+    small = resize(pixels, size)
+    monkeypatch.setattr(images_module, "LARGE", 1)
+    monkeypatch.setattr(images_module, "_STRIP", 7 * shape[1])
+    large = resize(pixels, size)
+    # Pillow starts with the other direction where an image is high, and rounds to levels after each.
+    assert np.abs(weighed(large) - weighed(small)).max() <= (2 if shape[0] > shape[1] else 0)
+
+
+def weighed(pixels: Pixels) -> NDArray[np.float64]:
+    """Colours times alpha, where there is any."""
+    alpha = pixels[..., -1:] / 255 if pixels.shape[2] in (2, 4) else 1
+    return np.asarray(pixels * alpha, float)

@@ -130,3 +130,20 @@ def test_two_spellings_of_one_number_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"labels '01' and '1' of .* are one number"):
         load_images(shard(tmp_path / "a.tar", samples(0, ["0", "01", "1"])))
     assert load_images(shard(tmp_path / "b.tar", samples(0, ["00", "01"]))).labels.tolist() == [0, 1]
+
+
+def test_names_may_have_dots_within(tmp_path: Path) -> None:
+    members: Members = []
+    for number, name in enumerate(["0.5_a", "0.5_b", "img.v2", "plain"]):
+        members += [(f"{name}.png", encode(picture(number))), (f"{name}.cls", str(number % 2))]
+    images = load_images(shard(tmp_path / "train.tar", members))
+    assert images.labels.tolist() == [0, 1, 0, 1]
+    for number in range(4):
+        assert np.array_equal(images.read(number), picture(number))
+
+
+def test_further_images_of_a_sample_are_none_of_their_own(tmp_path: Path) -> None:
+    members = [("1.png", encode(picture(1))), ("1.mask.png", encode(picture(2))), ("1.cls", "0")]
+    images = load_images(shard(tmp_path / "train.tar", members))
+    assert len(images) == 1
+    assert np.array_equal(images.read(0), picture(1))

@@ -1,16 +1,21 @@
 """Parts of a source keep the shared class list, and their union keeps order, labels and pixels."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fed_toy import make_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from uge.data import load_images
+from uge.data.formats.base import Columns, read_columns
 from uge.data.images import ImageSet
 from uge.data.store import load_pixels
 from uge.errors import DataError
@@ -113,3 +118,15 @@ def test_a_damaged_part_is_refused(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(DataError, match="must hold"):
             load_images(file)
+
+
+def test_a_part_remembers_the_columns_of_its_source(tmp_path: Path) -> None:
+    picture = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(picture, "PNG")
+    table = pa.table({"scan": pa.array([picture.getvalue()] * 4), "kind": pa.array(["b", "a", "b", "a"])})
+    pq.write_table(table, tmp_path / "set.parquet")
+    server = Server.at(tmp_path, 0)
+    with read_columns(Columns("scan", "kind")):
+        images = load_images(tmp_path / "set.parquet")
+        write_part(server, str(tmp_path / "set.parquet"), images, [1, 2], limit=None)
+    assert server.originals().labels.tolist() == [0, 1]

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,15 @@ import pytest
 
 from uge import files
 from uge.errors import DataError, OutputExistsError, StorageError, UsageError
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from uge import files
+with files.staged_folder(Path(sys.argv[1])) as staging:
+    (staging / "half").write_text("")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -197,15 +207,18 @@ class TestStagedFolder:
         assert contents(tmp_path) == {"out/new": "2"}
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
-    def test_what_a_killed_process_left_goes(self, tmp_path: Path) -> None:
-        ended = subprocess.Popen([sys.executable, "-c", ""])
-        ended.wait()
-        for name in (f".out.staging-{ended.pid}", f".out.staging-{os.getppid()}", f".other.staging-{ended.pid}"):
+    def test_what_a_killed_process_left_goes_and_nothing_else(self, tmp_path: Path) -> None:
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out")])
+        assert killed.returncode == -signal.SIGKILL
+        left = {path.name for path in tmp_path.iterdir()}
+        assert {".out.uge-lock", ".out.uge-journal"} < left
+        token = next(name for name in left if "staging" in name).rpartition("-")[2]
+        others = {f".other.staging-{token}", ".out.staging-1", ".out.staging-0a0b0c0d", ".out.retired-notes"}
+        for name in others:
             (tmp_path / name).mkdir()
         with files.staged_folder(tmp_path / "out"):
             pass
-        left = {f".out.staging-{os.getppid()}", f".other.staging-{ended.pid}", "out"}
-        assert {path.name for path in tmp_path.iterdir()} == left
+        assert {path.name for path in tmp_path.iterdir()} == {*others, "out"}
 
     def test_a_link_to_a_folder_stays_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "real").mkdir()

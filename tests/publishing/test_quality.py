@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from toy_sets import random_pixels
 
+from uge.data import images as images_module
+from uge.data.images import Pixels, Strips
 from uge.publishing.quality import compare, is_constant, ssim, ssim_positions
 
 
@@ -63,3 +67,52 @@ def test_ssim_sample_is_spread(count, size):
     assert len(positions) == size
     assert (positions[0], positions[-1]) == (0, count - 1)
     assert np.ptp(np.diff(positions)) <= 1 if size > 1 else True
+
+
+def in_floats(clean: Pixels, published: Pixels) -> float:
+    """SSIM of 7 × 7 windows over whole images in single precision, as scikit-image filters them."""
+    a, b = (np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) for pixels in (clean, published))
+    means: NDArray[np.float32] = np.stack([a, b, a * a + b * b, a * b])
+    for axis in (2, 3):
+        means = uniform_filter1d(means, 7, axis)
+    mean_a, mean_b, squares, products = means[..., 3:-3, 3:-3]
+    variances = 49 / 48 * (squares - mean_a * mean_a - mean_b * mean_b)
+    covariance = 49 / 48 * (products - mean_a * mean_b)
+    c1 = 2.55**2
+    c2 = 7.65**2
+    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return float((numerator / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))).mean(dtype=np.float64))
+
+
+def near_pair(shape: tuple[int, int, int]) -> tuple[Pixels, Pixels]:
+    """A picture of smooth brightness with grain, and one with ±8 levels of noise more."""
+    rng = np.random.default_rng(3)
+    smooth = np.linspace(20, 230, shape[1])[:, None] * np.linspace(0.5, 1, shape[0])[:, None, None]
+    clean = (smooth + rng.normal(0, 4, shape)).clip(0, 255).astype(np.uint8)
+    return clean, (clean + rng.choice([-8, 8], shape)).clip(0, 255).astype(np.uint8)
+
+
+def test_ssim_is_the_formula_to_six_decimals():
+    clean, near = near_pair((90, 130, 3))
+    assert ssim(clean, near) == pytest.approx(in_floats(clean, near), abs=5e-7)
+    wanted = structural_similarity(clean.astype(float), near.astype(float), channel_axis=2, data_range=255)
+    assert ssim(clean, near) == pytest.approx(wanted, abs=5e-7)
+
+
+@pytest.mark.parametrize("shape", [(90, 130, 3), (61, 70, 1), (50, 40, 4), (5, 90, 3), (2, 90, 3)])
+@pytest.mark.parametrize("rows", [1, 3, 8, 50])
+def test_strips_measure_the_same(shape, rows, monkeypatch):
+    clean, near = near_pair(shape)
+    near[-1, -1, -1] ^= 1
+    whole = compare(clean, near, with_ssim=True)
+    monkeypatch.setattr(images_module, "LARGE", 1)
+    monkeypatch.setattr(images_module, "_STRIP", rows * shape[1])
+    for published in (near, Strips.of(near)):
+        parts = compare(clean, published, with_ssim=True)
+        assert parts.ssim == pytest.approx(whole.ssim, abs=1e-7) if whole.ssim else parts.ssim is None
+        assert [getattr(parts, name) for name in ("levels", "squared", "changed", "shape", "constant")] == [
+            getattr(whole, name) for name in ("levels", "squared", "changed", "shape", "constant")
+        ]
+        assert parts.same_alpha == whole.same_alpha == (shape[2] != 4)
+    assert is_constant(np.full(shape, 7, np.uint8))
+    assert not is_constant(near)

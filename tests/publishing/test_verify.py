@@ -134,7 +134,7 @@ def test_empty_folders(parquet, make, images, tmp_path):
     assert only_problem(verify(parquet)).startswith(".git/refs is a hidden file")
     unused = ImageSet(**{**vars(images), "classes": ("cat", "dog", "owl")})
     make(unused, tmp_path / "unused", format="imagefolder")
-    assert (tmp_path / "unused" / "train" / "owl").is_dir()
+    assert not (tmp_path / "unused" / "train" / "owl").exists()
     assert verify(tmp_path / "unused").ok
 
 

@@ -1,7 +1,9 @@
+import csv
 import errno
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from toy_sets import BUDGET, image_set, protect, random_pixels
 
+from uge.data import load_images
 from uge.errors import DataError, OutputExistsError, StorageError, UnknownNameError, UsageError
 from uge.publishing import Provenance, publish, read_manifest, verify
 from uge.publishing.codec import decode, encode, metadata_problem, storable
@@ -277,3 +280,27 @@ def test_unusable_image_sets(make, changes):
 def test_empty_set_is_refused(tmp_path):
     with pytest.raises(DataError, match="no image"):
         publish([], tmp_path / "out", images=image_set([]), budget=BUDGET, provenance=Provenance(method="noise"))
+
+
+@pytest.mark.parametrize("classes", [[str(number) for number in range(12)], ["dog", "cat", "owl"], ["a", "B", "c"]])
+def test_sorted_folders_number_the_classes_as_the_manifest_does(classes, make, tmp_path):
+    images = image_set(random_pixels(24), classes=classes)
+    make(images, format="imagefolder")
+    place = {path.name: label for label, path in enumerate(sorted((tmp_path / "out" / "train").iterdir()))}
+    with (tmp_path / "out" / "index.csv").open(newline="") as handle:
+        for row in csv.DictReader(handle):
+            assert place[row["path"].split("/")[1]] == int(row["label"])
+    assert load_images(tmp_path / "out").classes == tuple(classes)
+
+
+def test_a_class_without_images_has_no_folder(make, tmp_path):
+    images = image_set(random_pixels(6), classes=["a", "none", "z"])
+    images = replace(images, labels=images.labels // 2 * 2)
+    manifest = make(images, format="imagefolder")
+    assert sorted(path.name for path in (tmp_path / "out" / "train").iterdir()) == ["a", "z"]
+    assert manifest.classes == ("a", "none", "z")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "1 of the classes have no image and so no folder, such as 'none'" in card
+    assert verify(tmp_path / "out", against=images).ok
+    published = load_images(tmp_path / "out")
+    assert (published.classes, published.labels.tolist()) == (images.classes, images.labels.tolist())

@@ -36,6 +36,7 @@ def summarize(
     cases: Iterable[Case],
     *,
     classes: int | None = None,
+    chance: float | None = None,
     left_out: Sequence[Mapping[str, str]] = (),
     planned: int | None = None,
     failed: Sequence[str] = (),
@@ -50,6 +51,8 @@ def summarize(
     Args:
         cases: All cases of one audit.
         classes: Number of classes; read as ``classes`` from recipe or environment of the cases when not given.
+        chance: Accuracy of guessing in percent, the share of the largest class of the test images; 100 / ``classes``
+            where it is not given.
         left_out: Attacks that were not run: mappings with ``attack``, ``network`` and ``reason``.
         planned: Number of cases of a complete audit.
         failed: Ids of cases that gave no result.
@@ -63,7 +66,7 @@ def summarize(
     count = classes or _classes(cases)
     summary = Summary(
         **_results(cases),
-        chance=100 / count if count else None,
+        chance=chance if chance is not None else 100 / count if count else None,
         cases=[case.id for case in cases],
         ran=len(cases),
         planned=planned,

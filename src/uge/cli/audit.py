@@ -10,6 +10,7 @@ from uge.auditing.summary import LEVELS, Holds, Margin, Summary, listed
 from uge.cli.console import Outcome, open_session, set_logging
 from uge.cli.flags import FLAT, OutPath, Page, Resumable
 from uge.config import AuditConfig
+from uge.files import read_json
 
 _LISTED = 12
 _WORKERS = "uge.cases.pool"
@@ -84,7 +85,26 @@ def audit(
     summary = run.run()
     gap = smallest_gap(summary.margins, fail_holding)
     failed = fail_under is not None and (gap is None or gap < fail_under or bool(summary.failed))
-    return Outcome(summary.model_dump(mode="json"), audit_text(summary), code=3 if failed else 0)
+    return Outcome(
+        summary.model_dump(mode="json"),
+        audit_text(summary),
+        complaints=failures(run.folder, summary),
+        code=1 if summary.failed and not summary.ran else 3 if failed else 0,
+    )
+
+
+def failures(folder: Path, summary: Summary) -> list[str]:
+    """A sentence for each cause of failed cases, the last one on an audit in which all failed."""
+    causes: dict[str, list[str]] = {}
+    for case in summary.failed:
+        causes.setdefault(read_json(folder / "failed" / f"{case}.json")["error"], []).append(case)
+    sentences = [f"failed: {listed(cases, _LISTED)}: {cause}" for cause, cases in causes.items()]
+    if summary.failed and not summary.ran:
+        sentences.append(
+            f"uge: no case of the audit gave a result ({len(summary.failed)} failed); the causes are above and in "
+            f"{folder / 'failed'}; mend them and run the same command again"
+        )
+    return sentences
 
 
 def smallest_gap(margins: Sequence[Margin], holding: Holds) -> float | None:

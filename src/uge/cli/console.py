@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from uge.cli.flags import Common, Compute
+from uge.cli.flags import Common, Compute, Reading
 from uge.errors import printable
 from uge.processes import load_ahead, loading
 from uge.progress import Display, Progress, Silent
@@ -56,6 +56,7 @@ def open_session(flags: Compute, *, preload: str = "") -> Session:
         UsageError: The device is absent, or the precision unknown.
     """
     set_logging(flags)
+    set_reading(flags)
     # Threads that wait by spinning make a busy machine ten times slower; this must be set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if preload:
@@ -93,6 +94,17 @@ def set_logging(flags: Common) -> None:
 class _PrintableMessages(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return printable(super().formatMessage(record))
+
+
+def set_reading(flags: Reading) -> None:
+    """Read the columns of tables that the flags name, and images up to the size that they allow."""
+    from uge.data.formats.base import COLUMNS, Columns
+
+    COLUMNS.set(Columns(flags.image_column, flags.label_column))
+    if flags.max_image_pixels is not None:
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = flags.max_image_pixels
 
 
 def make_progress(*, quiet: bool) -> Display:

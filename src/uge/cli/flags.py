@@ -32,13 +32,25 @@ class Common(BaseModel, frozen=True):
     config: Annotated[Path | None, Field(description="TOML or YAML file with settings of this command.")] = None
 
 
+class Reading(Common):
+    """Flags of the commands that read images."""
+
+    image_column: Annotated[
+        str | None, Field(description="Column of images in Parquet files or on the hub; by default image.")
+    ] = None
+    label_column: Annotated[str | None, Field(description="Column of labels there; by default label.")] = None
+    max_image_pixels: Annotated[
+        int | None, Field(description="Largest image in pixels that is opened; Pillow's limit by default.", ge=1)
+    ] = None
+
+
 class Page(Common):
     """Flags of the commands that write a page."""
 
     overwrite: Annotated[bool, _ON, Field(description="Replace what is in the output.")] = False
 
 
-class Compute(Common):
+class Compute(Reading):
     """Flags of the commands that compute."""
 
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"

@@ -1,5 +1,6 @@
 """The command line ``uge``: read flags, run a command, print its result, and leave with the right exit code."""
 
+import io
 import json
 import os
 import shlex
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code, those of the epilogue of ``uge --help``."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     common = Common()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A name that a console cannot show must not end a command.
+            stream.reconfigure(errors="backslashreplace")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that blocks end and staging folders go.
     try:
@@ -71,7 +75,8 @@ def _show(outcome: Outcome, common: Common) -> int:
     for complaint in outcome.complaints:
         sys.stderr.write(f"{printable(complaint)}\n")
     if common.json_output:
-        print(printable(json.dumps(outcome.result, ensure_ascii=False, default=str)))
+        readable = (sys.stdout.encoding or "").lower().startswith("utf")
+        print(printable(json.dumps(outcome.result, ensure_ascii=not readable, default=str)))
     elif not common.quiet:
         print(printable(outcome.text, keep="\n"))
     return outcome.code

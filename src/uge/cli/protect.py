@@ -134,6 +134,8 @@ def apply(
     limit: int | None = None,
     rho: str | None = None,
     scope: Literal["sample", "class"] | None = None,
+    unit: Literal["1", "255"] | None = None,
+    perturbed: Annotated[bool, Parameter(negative="")] = False,
     publishing: Annotated[PublishConfig, FLAT] = PublishConfig(),
     common: Annotated[Writing, FLAT] = Writing(),
 ) -> Outcome:
@@ -156,16 +158,33 @@ def apply(
     split
         Split of the source.
     limit
-        First N images only.
+        First N images only, in the order of SOURCE.
     rho
         Budget of noise made elsewhere, 0.04 or 8/255; by default its largest value.
     scope
         Kind of that noise, per image or per class, where there are as many images as classes.
+    unit
+        Unit of noise made of floats: 1 for values in [0, 1], 255 for 8-bit levels. It follows from the values where
+        they allow one reading only.
+    perturbed
+        The file holds whole perturbed images; their difference to SOURCE is the noise.
     """
     session = open_session(common)
     from uge.pipeline.apply import run_apply
 
-    result = run_apply(noise, source, out, publishing, split=split, limit=limit, rho=rho, scope=scope, session=session)
+    result = run_apply(
+        noise,
+        source,
+        out,
+        publishing,
+        split=split,
+        limit=limit,
+        rho=rho,
+        scope=scope,
+        unit=None if unit is None else "[0, 1]" if unit == "1" else "levels",
+        perturbed=perturbed,
+        session=session,
+    )
     if common.dry_run:
         return Outcome(result, f"would protect {result['images']} images into {out}")
     complaints = _unchanged(out, result["measured"]["unchanged_images"], result["images"])

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from uge.cli.audit import audit, compare
-from uge.cli.console import Outcome, make_progress, open_session, set_logging
-from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Resumable, Writing
+from uge.cli.console import Outcome, make_progress, open_session, set_logging, set_reading
+from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Reading, Resumable, Writing
 from uge.cli.protect import apply, demo, federated, protect, request
 from uge.errors import UsageError
 
@@ -81,7 +81,7 @@ def train(
 
 
 def verify(
-    out: Path, *, against: str | None = None, private: Path | None = None, common: Annotated[Common, FLAT] = Common()
+    out: Path, *, against: str | None = None, private: Path | None = None, common: Annotated[Reading, FLAT] = Reading()
 ) -> Outcome:
     """Re-read a published folder from disk and check everything that its manifest claims.
 
@@ -97,6 +97,7 @@ def verify(
         Its private folder, which proves every field of the manifest; OUT.private by default.
     """
     set_logging(common)
+    set_reading(common)
     from uge.publishing.verify import run_verify
 
     result = run_verify(out, against, make_progress(quiet=common.quiet), private)
@@ -125,7 +126,7 @@ def report(run: Path, out: OutPath, *, common: Annotated[Page, FLAT] = Page()) -
     return Outcome({"report": str(page)}, f"report: {page}")
 
 
-def inspect(target: str, *, common: Annotated[Common, FLAT] = Common()) -> Outcome:
+def inspect(target: str, *, common: Annotated[Reading, FLAT] = Reading()) -> Outcome:
     """Describe a path: published or private folder, audit, federation, request, weights file, or image source.
 
     Example: `uge inspect out/mine`
@@ -136,6 +137,7 @@ def inspect(target: str, *, common: Annotated[Common, FLAT] = Common()) -> Outco
         Path, hf:// id, or `photos`.
     """
     set_logging(common)
+    set_reading(common)
     from uge.pipeline.inspect import inspect as describe
 
     result = describe(target)

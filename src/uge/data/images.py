@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,70 @@ from numpy.typing import NDArray
 from uge.errors import DataError, UsageError
 
 Pixels = NDArray[np.uint8]
+
+LARGE = 2**22
+"""Pixels (height × width) above which an image is handled strip by strip and published as PNG."""
+_STRIP = 2**17
+
+
+class Strips:
+    """Large image as strips of rows that are made when they are asked for; stands for an array of its shape.
+
+    Args:
+        shape: Height × width × channels.
+        make: Gives uint8 strips from top to bottom, each of :func:`strip_rows` rows, the last one of what is left.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 3
+
+    def __init__(self, shape: tuple[int, ...], make: Callable[[], Iterator[Pixels]]) -> None:
+        self.shape = shape
+        self.size = int(np.prod(shape))
+        self.nbytes = self.size
+        self._make: Callable[[], Iterator[Pixels]] | None = make
+
+    @classmethod
+    def of(cls, pixels: Pixels) -> Strips:
+        """Strips of an array."""
+        rows = strip_rows(pixels.shape[1])
+        return cls(pixels.shape, lambda: (pixels[top : top + rows] for top in range(0, len(pixels), rows)))
+
+    def __iter__(self) -> Iterator[Pixels]:
+        if self._make is None:
+            raise ValueError("the strips of this image are closed; read the image again")
+        return self._make()
+
+    def close(self) -> None:
+        """Let go of all that the strips are made of; streams hold on to an image while the next one is read."""
+        self._make = None
+
+
+def is_large(shape: tuple[int, ...]) -> bool:
+    """True for images, by height × width × channels, of more than ``LARGE`` pixels."""
+    return shape[0] * shape[1] > LARGE
+
+
+def strip_rows(width: int) -> int:
+    """Rows of a strip of an image of that width."""
+    return max(1, _STRIP // width)
+
+
+def strips_of(image: Pixels | Strips) -> Iterator[Pixels]:
+    """Strips of an image from top to bottom; an image that is not large is a strip of its own."""
+    if isinstance(image, Strips):
+        return iter(image)
+    return iter(Strips.of(image)) if is_large(image.shape) else iter([image])
+
+
+def bytes_of(image: Pixels | Strips) -> Iterator[bytes]:
+    """Parts of ``image.tobytes()``."""
+    return (strip.tobytes() for strip in strips_of(image))
+
+
+def whole(image: Pixels | Strips) -> Pixels:
+    """Array of an image."""
+    return np.concatenate(list(image)) if isinstance(image, Strips) else image
 
 
 class Reader(Protocol):
@@ -121,17 +185,17 @@ class ImageSet:
         share = (rank + 0.5) / counts[self.labels[order]]
         return self.subset(np.sort(order[np.argsort(share, kind="stable")[: _at_least_one(count)]]))
 
-    def probe(self, count: int = 64) -> list[Pixels]:
-        """Up to ``count`` images spread evenly over the set."""
-        return [self.read(int(i)) for i in np.unique(np.linspace(0, len(self) - 1, count).astype(np.int64))]
+    def probe(self, count: int = 64) -> Iterator[Pixels]:
+        """Up to ``count`` images spread evenly over the set, one at a time."""
+        return (self.read(int(i)) for i in np.unique(np.linspace(0, len(self) - 1, count).astype(np.int64)))
 
     def channels(self) -> int:
         """1 if every probed image is gray, else 3."""
-        return 1 if all(image.shape[2] <= 2 for image in self.probe()) else 3
+        return 1 if all(shape[2] <= 2 for shape in map(np.shape, self.probe())) else 3
 
     def native_size(self) -> int | None:
         """Side length in pixels if all probed images are square and of one size, else None."""
-        shapes = {image.shape[:2] for image in self.probe()}
+        shapes = {shape[:2] for shape in map(np.shape, self.probe())}
         height, width = next(iter(shapes))
         return int(height) if len(shapes) == 1 and height == width else None
 

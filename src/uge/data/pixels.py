@@ -10,10 +10,14 @@ import logging
 from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import pyarrow as pa
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, _imaging
 
-from uge.data.images import Pixels
+from uge.data.colour import to_srgb
+from uge.data.depth import note_scaled
+from uge.data.images import Pixels, Strips, is_large
 from uge.errors import DataError, UsageError
+from uge.heap import given_back
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +31,11 @@ _CODECS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 
 # Modes that NumPy sees as uint8 channels already; every other 8-bit mode becomes RGB or RGBA.
 _PLAIN = {"L", "LA", "RGB", "RGBA"}
+_VIEWED = {"L": 1, "RGB": 3, "RGBA": 4}
 _CONVERT = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
+# Modes with colours weighed by alpha, in which Pillow scales.
+_WEIGHING = {"LA": "La", "RGBA": "RGBa"}
+_WEIGHED = {"La": "LA", "RGBa": "RGBA"}
 _WIDE = {"I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 
 # ITU-R 601 luminance in 16-bit fixed point, as Pillow computes it.
@@ -40,10 +48,11 @@ def is_image_name(name: str) -> bool:
 
 
 def decode(source: bytes | Path, name: str) -> Pixels:
-    """Pixels of one encoded image; of an animation the first frame.
+    """Pixels of one encoded image; of an animation or a file of several pages the first one, with a warning.
 
-    The EXIF orientation is applied; a palette becomes RGB, or RGBA when it has transparency; alpha
-    is kept; 16-bit values are scaled to 8 bits with a warning; CMYK becomes RGB; gray stays one channel.
+    The EXIF orientation is applied; colours with a profile become sRGB, with a warning; a palette becomes RGB, or RGBA
+    when it has transparency; alpha is kept; 16-bit values are scaled to 8 bits with a warning; CMYK becomes RGB; gray
+    stays one channel.
 
     Args:
         source: Encoded bytes, or the file.
@@ -66,15 +75,21 @@ def decode(source: bytes | Path, name: str) -> Pixels:
             # Pillow drops the low byte of 16-bit colour while loading; only the raw mode of a tile still says so.
             raw_modes = [str(tile[3]) for tile in getattr(image, "tile", []) if image.format in {"PNG", "TIFF"}]
             deep = image.mode in _WIDE or any(";16" in mode for mode in raw_modes)
-            image.load()
-            with contextlib.suppress(Exception):  # Damaged EXIF must not lose an image that is fine.
-                ImageOps.exif_transpose(image, in_place=True)
-            pixels = _pixels(image, name)
+            with contextlib.suppress(Exception):  # Damage in a later page must not lose the first.
+                if image.format in {"TIFF", "GIF", "WEBP", "PNG"} and getattr(image, "is_animated", False):
+                    _warn_once(f"some {image.format} files hold several images; the first of each is used")
+            pixels = _large_pixels(image)
+            if pixels is None:
+                image.load()
+                with contextlib.suppress(Exception):  # Damaged EXIF must not lose an image that is fine.
+                    ImageOps.exif_transpose(image, in_place=True)
+                pixels = _pixels(to_srgb(image), name)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(
-            f"image {name} has more than {limit} pixels (a decompression bomb?); shrink or remove it"
+            f"image {name} has more than {limit} pixels (a decompression bomb?); shrink or remove it, "
+            "or allow more by --max-image-pixels"
         ) from None
     except UnidentifiedImageError:
         raise DataError(
@@ -85,6 +100,7 @@ def decode(source: bytes | Path, name: str) -> Pixels:
     except Exception as error:  # A damaged file makes the decoders raise nearly anything.
         raise DataError(f"cannot decode image {name}: {error}; replace or remove it") from error
     if deep:
+        note_scaled()
         logger.debug("%s has more than 8 bits a channel", name)
         _warn_once("some images have more than 8 bits a channel; they are scaled to 8 bits and published so")
     return pixels
@@ -93,6 +109,40 @@ def decode(source: bytes | Path, name: str) -> Pixels:
 @functools.cache
 def _warn_once(message: str) -> None:
     logger.warning(message)
+
+
+def _large_pixels(image: Image.Image) -> Pixels | None:
+    """Pixels of a large image as a view of Pillow's own memory; None for images that take the common way.
+
+    The common way would need twice the memory, and three times to turn an image upright.
+    """
+    share = getattr(_imaging, "set_use_block_allocator", None)  # Pillow 11.2 has it.
+    changed = {"transparency", "icc_profile"} & set(image.info)  # Becomes other pixels first.
+    viewed = image.mode in _VIEWED and not changed and is_large((image.height, image.width))
+    if share is None or not viewed:
+        return None
+    share(1)  # One block of memory for an image, which arrow can share.
+    try:
+        with given_back():
+            image.load()
+    finally:
+        share(0)
+    try:
+        values = pa.array(image)
+    except ValueError:  # Another thread changed the allocator meanwhile.
+        return None
+    orientation = 1
+    with contextlib.suppress(Exception):
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if pa.types.is_fixed_size_list(values.type):
+        values = values.flatten()
+    # Pillow gives RGB a fourth byte.
+    pixels: Pixels = values.to_numpy().reshape(image.height, image.width, -1)[..., : _VIEWED[image.mode]]
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
 
 
 def _pixels(image: Image.Image, name: str) -> Pixels:
@@ -140,9 +190,35 @@ def resize(pixels: Pixels, size: int) -> Pixels:
     side = min(height, width)
     left = (width - side) // 2
     top = (height - side) // 2
-    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
     box = (left, top, left + side, top + side)
-    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box)).reshape(size, size, channels)
+    if is_large(pixels.shape):
+        image = _narrowed(pixels, size, box)
+        box = (0, top, size, top + side)
+    else:
+        image = _as_image(pixels)
+    small = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    if small.mode in _WEIGHED:
+        small = small.convert(_WEIGHED[small.mode])
+    return np.array(small).reshape(size, size, channels)
+
+
+def _narrowed(pixels: Pixels, size: int, box: tuple[int, int, int, int]) -> Image.Image:
+    """Image scaled across only, as Pillow does it; strip by strip, since Pillow copies all that it scales."""
+    column = None
+    top = 0
+    for strip in Strips.of(pixels):
+        image = _as_image(strip)
+        image = image.convert(_WEIGHING.get(image.mode, image.mode))
+        column = column or Image.new(image.mode, (size, len(pixels)))
+        part = (box[0], 0, box[2], len(strip))
+        column.paste(image.resize((size, len(strip)), Image.Resampling.BILINEAR, box=part), (0, top))
+        top += len(strip)
+    assert column is not None
+    return column
+
+
+def _as_image(pixels: Pixels) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def to_channels(pixels: Pixels, channels: int) -> Pixels:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from uge.data.formats import cifar, folder, hub, npz, parquet, part, photos, published, webdataset
-from uge.data.formats.base import Splits, choose_split
+from uge.data.formats.base import COLUMNS, SAME_SPLIT, Columns, Splits, UnlabelledError, choose_split, read_columns
 from uge.data.images import ImageSet
 from uge.errors import DataError, UsageError
+from uge.files import recover
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,14 @@ EMBEDDED: Mapping[str, Callable[[], Splits]] = {"photos": photos.splits}
 SCHEMES: Mapping[str, Callable[[str], Splits]] = {"hf://": hub.splits}
 
 
-def load_images(source: str | Path, split: str = "train", limit: int | None = None) -> ImageSet:
+def load_images(
+    source: str | Path,
+    split: str = "train",
+    limit: int | None = None,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> ImageSet:
     """Open one split of a labelled image source; pixels are read when an image is asked for.
 
     Args:
@@ -36,9 +44,11 @@ def load_images(source: str | Path, split: str = "train", limit: int | None = No
             ``hf://owner/name[@revision]``, or the name of the embedded set, ``"photos"``.
             An existing path goes before the embedded set.
         split: ``"train"``, ``"test"`` or the source's own name; a validation split stands in
-            for a missing test split.
+            for a test split that is missing or has no labels.
         limit: Number of images, at least 1: the first ones; where they are sorted by class (folders),
             the first of each class, in its share. None for all.
+        image_column: Column of images in Parquet files or a set of the hub; by default the one called ``image``.
+        label_column: Column of labels; by default the one called ``label``.
 
     Returns:
         The set, with labels, class names and ids checked. ``ImageSet.check_trainable`` checks that it
@@ -48,15 +58,11 @@ def load_images(source: str | Path, split: str = "train", limit: int | None = No
         UsageError: The source does not exist, or ``limit`` is below 1.
         DataError: There is no such split, or its labels or files cannot be used.
     """
+    columns = COLUMNS.get()
+    columns = Columns(image_column or columns.image, label_column or columns.label)
     try:
-        splits = _splits(source)
-        chosen = choose_split(splits, split)
-        if chosen is None:
-            names = ", ".join(splits) or "none"
-            raise DataError(f"{source} has no split '{split}' (there are: {names}); add it or ask for another")
-        if chosen != split:
-            logger.info("%s: the split '%s' is used as '%s'", source, chosen, split)
-        images = splits[chosen]().check()
+        with read_columns(columns):
+            images = _opened(source, split).check()
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise UsageError(f"cannot read {error.filename or source}: {error.strerror}; check the path") from error
     if limit is None:
@@ -64,6 +70,27 @@ def load_images(source: str | Path, split: str = "train", limit: int | None = No
     # Folders come class by class: there the first rows would be of one class only.
     by_class = bool((np.diff(images.labels) >= 0).all())
     return images.sample(limit) if by_class else images.take(limit)
+
+
+def _opened(source: str | Path, split: str) -> ImageSet:
+    splits = _splits(source)
+    chosen = choose_split(splits, split)
+    if chosen is None:
+        names = ", ".join(splits) or "none"
+        raise DataError(f"{source} has no split '{split}' (there are: {names}); add it or ask for another")
+    if chosen != split:
+        logger.info("%s: the split '%s' is used as '%s'", source, chosen, split)
+    instead = choose_split(splits, "validation") if "test" in SAME_SPLIT.get(chosen.lower(), ()) else None
+    try:
+        images = splits[chosen]()
+    except UnlabelledError:
+        if instead is None:
+            raise
+    else:
+        if instead is None or not len(images) or (images.labels >= 0).any():
+            return images
+    logger.warning("%s: the split '%s' has no labels; '%s' is used for it", source, chosen, instead)
+    return splits[instead]()
 
 
 def has_split(source: str | Path, split: str) -> bool:
@@ -84,6 +111,7 @@ def _splits(source: str | Path) -> Splits:
         if text.startswith(scheme):
             return fetch(text.removeprefix(scheme))
     path = Path(text).expanduser()
+    recover(path)
     is_embedded = text in EMBEDDED and not isinstance(source, Path)
     if not path.exists():
         if is_embedded:

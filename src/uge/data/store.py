@@ -221,9 +221,12 @@ def load_pixels(
     exact = True
     for start in range(0, len(images), _CHUNK):
         rows = range(start, min(start + _CHUNK, len(images)))
-        read = [images.read(i) for i in rows]
-        exact &= all(pixels.shape == (size, size, channels) for pixels in read)
-        block = np.stack([to_channels(resize(pixels, size), channels) for pixels in read])
+        block = np.empty((len(rows), size, size, channels), np.uint8)
+        for place, row in zip(block, rows, strict=True):
+            pixels = images.read(row)
+            exact &= pixels.shape == place.shape
+            place[...] = to_channels(resize(pixels, size), channels)
+            del pixels  # Not kept while the next one is decoded.
         records.write(torch.arange(rows.start, rows.stop), torch.from_numpy(block).permute(0, 3, 1, 2))
         if progress:
             progress(len(rows))

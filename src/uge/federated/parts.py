@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uge.data import load_images
+from uge.data.formats.base import COLUMNS
 from uge.data.formats.part import SUFFIX
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, UnknownNameError, UsageError
@@ -161,6 +162,7 @@ def write_part(server: Server, source: str, images: ImageSet, rows: list[int], *
             "images": len(images),
             "classes": list(images.classes),
             "rows": rows,
+            **{f"{kind}_column": name for kind, name in vars(COLUMNS.get()).items() if name is not None},
         },
     )
 

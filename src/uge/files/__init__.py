@@ -14,11 +14,15 @@ from uge.files.documents import (
 )
 from uge.files.events import EventLog, read_events
 from uge.files.folders import check_output, holds_something, local_path, staged_folder
+from uge.files.lock import Hold, locked, recover, writes
+from uge.files.pair import Move
 from uge.files.version import code_version
 
 __all__ = [
     "JSON",
     "EventLog",
+    "Hold",
+    "Move",
     "canonical_json",
     "check_output",
     "code_version",
@@ -26,12 +30,15 @@ __all__ = [
     "fingerprint",
     "holds_something",
     "local_path",
+    "locked",
     "owners_alone",
     "read_events",
     "read_json",
+    "recover",
     "stable_safetensors",
     "staged_folder",
     "storage_errors",
     "write_atomic",
     "write_json",
+    "writes",
 ]

@@ -1,14 +1,14 @@
 """Output folders: refused where something would be lost, staged, and renamed as a whole."""
 
 import contextlib
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from uge.errors import OutputExistsError, UsageError
 from uge.files.documents import check_kind, storage_errors
+from uge.files.lock import holding, locked
+from uge.files.pair import Move
 
 
 def local_path(text: str | Path) -> Path:
@@ -68,56 +68,37 @@ def holds_something(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def staged_folder(out: Path, *, overwrite: bool = False, mode: int = 0o755) -> Iterator[Path]:
+def staged_folder(
+    out: Path,
+    *,
+    overwrite: bool = False,
+    mode: int = 0o755,
+    together: Callable[[], Sequence[Move]] | None = None,
+) -> Iterator[Path]:
     """New folder beside ``out`` that takes its place only if the block succeeds.
 
-    On any error the staging folder is removed and ``out`` stays as it was. Staging folders of ``out`` from processes
-    that were killed are removed, too.
+    On any error the staging folder is removed and ``out`` stays as it was. The output is locked meanwhile, unless a
+    folder around it is.
 
     Args:
         out: Output folder.
         overwrite: Replace an existing output.
         mode: Permissions of the new folder.
+        together: Called when the block has succeeded; gives more files and folders that take their places with it.
 
     Yields:
         The staging folder.
 
     Raises:
         OutputExistsError: ``out`` is not empty and ``overwrite`` is false.
+        UsageError: Another process is writing ``out``.
         StorageError: The disk is full or read-only.
     """
     check_output(out, overwrite=overwrite)
     out = out.resolve()  # A link keeps pointing to its folder, and "." has a name.
-    staging = out.with_name(f".{out.name}.staging-{os.getpid()}")
-    retired = out.with_name(f".{out.name}.retired-{os.getpid()}")
-    with storage_errors(out):
+    outer = holding(out)
+    with storage_errors(out), contextlib.nullcontext(outer) if outer else locked(out) as hold:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for path in out.parent.glob(".*"):
-            start, _, process = path.name.rpartition("-")
-            if start == f".{out.name}.staging" and process.isdecimal() and not _runs(int(process)):
-                shutil.rmtree(path, ignore_errors=True)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(mode=mode)
-        try:
+        with hold.staged(out, mode=mode) as staging:
             yield staging
-            if out.exists():
-                out.rename(retired)
-            staging.rename(out)
-            if retired.is_dir():
-                shutil.rmtree(retired)
-            else:
-                retired.unlink(missing_ok=True)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            if retired.exists() and not out.exists():
-                retired.rename(out)
-            raise
-
-
-def _runs(process: int) -> bool:
-    if os.name == "posix":
-        try:
-            os.kill(process, 0)
-        except (OSError, OverflowError) as error:  # Another user's process and no process number count as running.
-            return not isinstance(error, ProcessLookupError)
-    return True
+            hold.exchange([(staging, out), *(together() if together else ())])

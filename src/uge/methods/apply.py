@@ -1,18 +1,21 @@
 """Protected pixels of stored images, at their native size, as a stream; files of perturbers."""
 
+import functools
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
 
 from uge.budget import Budget
-from uge.data.images import ImageSet, Pixels
+from uge.data.images import ImageSet, Pixels, Strips, is_large, strip_rows
 from uge.data.store import Records
 from uge.errors import UsageError, WeightsError
 from uge.files import canonical_json, stable_safetensors, write_atomic
@@ -59,6 +62,14 @@ class Perturber(Protocol):
         """
 
 
+@runtime_checkable
+class StripPerturber(Protocol):
+    """Perturber that needs a few rows of a large image at a time."""
+
+    def level_strips(self, image: Pixels, label: int, id: str) -> Iterator[Levels]:
+        """Perturbation of one image in strips of :func:`uge.data.images.strip_rows` rows, from top to bottom."""
+
+
 def protected_images(
     images: ImageSet,
     generator: Perturber | None,
@@ -66,19 +77,20 @@ def protected_images(
     *,
     delta: Records | None = None,
     budget: Budget | None = None,
-) -> Iterator[tuple[Pixels, Pixels]]:
+) -> Iterator[tuple[Pixels | Strips, Pixels | Strips]]:
     """Clean and protected pixels of every image, in order.
 
     Args:
-        images: Read one chunk at a time.
+        images: Read one chunk at a time, large ones alone.
         generator: Gives the perturbation of pixels that ``delta`` does not cover; None leaves these as they are.
         runtime: Device and precision.
         delta: Refined perturbations at the training size, one per image. An image of another
-            size gets it scaled onto its centre square, which training at that size sees.
+            size gets it scaled onto its centre square, which training at that size sees, and mirrored beyond.
         budget: The bound; by default the generator's. Required without one.
 
     Yields:
-        uint8 arrays of the image's own shape; they differ by at most the budget.
+        uint8 arrays of the image's own shape; they differ by at most the budget. Large images come as strips, and
+        their perturbation is computed while these are read.
     """
     if generator is not None:
         if isinstance(generator, nn.Module):
@@ -90,6 +102,15 @@ def protected_images(
     for start, clean in _chunks(images):
         refined = None if delta is None else delta.read(torch.arange(start, start + len(clean))).cpu()
         exact = refined is not None and all(image.shape[:2] == refined.shape[2:] for image in clean)
+        if is_large(clean[0].shape):
+            strips = None
+            if generator is not None and not exact:
+                place = numbers[images.labels[start]], images.ids[start], runtime
+                strips = functools.partial(_level_strips, generator, clean[0], *place)
+            pair = add_delta(clean.pop(), None if refined is None else refined[0], budget, strips)
+            del strips
+            yield pair
+            continue
         if generator is None or exact:
             base = [np.zeros(0, np.int8)] * len(clean)
         else:
@@ -107,7 +128,16 @@ def _chunks(images: ImageSet) -> Iterator[tuple[int, list[Pixels]]]:
     """Runs of images with the number of the first, bounded in count and in bytes."""
     chunk: list[Pixels] = []
     for number in range(len(images)):
-        chunk.append(images.read(number))
+        image = images.read(number)
+        if is_large(image.shape):
+            if chunk:
+                yield number - len(chunk), chunk
+                chunk = []
+            large = [image]
+            del image  # Not kept while the next one is read.
+            yield number, large
+            continue
+        chunk.append(image)
         if len(chunk) == _CHUNK or sum(image.nbytes for image in chunk) >= _CHUNK_BYTES:
             yield number + 1 - len(chunk), chunk
             chunk = []
@@ -115,28 +145,142 @@ def _chunks(images: ImageSet) -> Iterator[tuple[int, list[Pixels]]]:
         yield len(images) - len(chunk), chunk
 
 
+def _level_strips(generator: Perturber, image: Pixels, number: int, id: str, runtime: Runtime) -> Iterator[Levels]:
+    """Perturbation of a large image, strip by strip where the perturber can."""
+    if isinstance(generator, StripPerturber):
+        yield from generator.level_strips(image, number, id)
+        return
+    with runtime.autocast():
+        levels = next(iter(generator.levels([image], [number], [id])))
+    rows = strip_rows(image.shape[1])
+    yield from (levels[top : top + rows] for top in range(0, len(levels), rows))
+
+
+def add_delta(
+    image: Pixels, delta: torch.Tensor | None, budget: Budget, base: Callable[[], Iterator[Levels]] | None = None
+) -> tuple[Pixels | Strips, Pixels | Strips]:
+    """Pixels of one image, clean and with its perturbation within ``budget``; strips of a large image.
+
+    Args:
+        image: uint8, height × width × channels.
+        delta: As :func:`place_delta` takes it.
+        budget: The bound.
+        base: Gives the strips of the perturbation of the whole image, over which ``delta`` is placed.
+    """
+    if not is_large(image.shape):
+        levels = np.zeros(0, np.int8) if base is None else np.concatenate(list(base()))
+        return image, budget.add(image, levels if delta is None else place_delta(delta, image, levels))
+    clean = Strips.of(image)
+
+    def protected() -> Iterator[Pixels]:
+        placed = None if delta is None else PlacedDelta(delta, image.shape)
+        parts = itertools.repeat(np.zeros(0, np.int8)) if base is None else base()
+        top = 0
+        for strip, part in zip(clean, parts, strict=False):
+            bottom = top + len(strip)
+            yield budget.add(strip, part if placed is None else placed.rows(top, bottom, part))
+            top = bottom
+
+    return clean, Strips(image.shape, protected)
+
+
 def place_delta(delta: torch.Tensor, image: Pixels, base: Levels) -> Levels:
     """A perturbation in levels on an image, over ``base`` (empty for none).
 
     Args:
         delta: channels × height × width; scaled onto the image's centre square if it is not of the image's size.
+            Beyond the square it is mirrored, so that no part of the image stays as it was.
         image: height × width × channels.
-        base: Perturbation where ``delta`` does not reach.
+        base: Perturbation of the whole image, which stays where ``delta`` does not reach.
     """
-    height, width, channels = image.shape
-    colours = 1 if channels <= 2 else 3
-    square, tall, wide = delta.float(), height, width
-    if delta.shape[1:] != (height, width):
+    return PlacedDelta(delta, image.shape).rows(0, len(image), base)
+
+
+class PlacedDelta:
+    """A perturbation at the size of an image; of a large one, as many rows of it as are asked for.
+
+    Args:
+        delta: channels × height × width, see :func:`place_delta`.
+        shape: Of the image: height × width × channels.
+    """
+
+    def __init__(self, delta: torch.Tensor, shape: tuple[int, ...]) -> None:
+        height, width, channels = shape
+        self._dtype = delta.dtype
+        self._colours = 1 if channels <= 2 else 3
+        self._channels = channels
+        self._taps: tuple[torch.Tensor, torch.Tensor] | None = None
         tall = wide = min(height, width)
-        if square.shape[1:] != (tall, wide):
-            square = F.interpolate(square[None], size=(tall, wide), mode="bilinear", antialias=True)[0]
-    if len(square) != colours:
-        square = square.expand(colours, -1, -1) if len(square) == 1 else square.mean(0, keepdim=True)
-    own = square.round().to(delta.dtype).permute(1, 2, 0).numpy()
-    out: Levels = np.zeros(image.shape, own.dtype) if base.size == 0 else base.copy()
-    top, left = (height - tall) // 2, (width - wide) // 2
-    out[top : top + tall, left : left + wide, :colours] = own
-    return out
+        if delta.shape[1:] == (height, width):
+            tall = height
+            wide = width
+        elif is_large(shape):
+            down = _interpolated(torch.eye(delta.shape[1])[None], tall, delta.shape[1])[0]
+            order = down.count_nonzero(1).max()
+            places = down.topk(int(order), 1).indices.sort(1).values
+            self._taps = places, down.gather(1, places)
+            delta = _interpolated(delta, delta.shape[1], wide)
+        else:
+            delta = _interpolated(delta, tall, wide)
+        self._top = (height - tall) // 2
+        self._left = (width - wide) // 2
+        self._size = tall, wide
+        self._values = delta
+        self._across = None if wide == width else _mirrored(width, wide)
+        self._down = None if tall == height and self._taps is None else torch.from_numpy(_mirrored(height, tall))
+
+    def rows(self, top: int, bottom: int, base: Levels | None = None) -> Levels:
+        """Levels of the rows from ``top`` up to ``bottom``, height × width × channels.
+
+        Args:
+            top: First row.
+            bottom: Row after the last.
+            base: Perturbation of these rows beyond the centre square; None, or empty, to mirror the square there.
+        """
+        tall, wide = self._size
+        if base is None or base.size == 0:
+            own = self._own(top, bottom)
+            own = own if self._across is None else own[:, self._across]
+            if self._colours == self._channels:
+                return own
+            alpha = np.zeros((*own.shape[:2], 1), own.dtype)
+            return np.concatenate([own, alpha], 2)
+        out: Levels = base.copy()
+        first = max(top, self._top)
+        last = min(bottom, self._top + tall)
+        if first < last:
+            square = out[first - top : last - top, self._left : self._left + wide]
+            square[..., : self._colours] = self._own(first, last)
+        return out
+
+    def _own(self, top: int, bottom: int) -> Levels:
+        """Rows of the centre square, and of what is mirrored below and above it, rows × side × colours."""
+        rows = slice(top, bottom) if self._down is None else self._down[top:bottom]
+        if self._taps is None:
+            values = self._values[:, rows]
+        else:
+            places, weights = (tap[rows] for tap in self._taps)
+            # One product after another: the sum of a pixel does not depend on how many rows are asked for.
+            values = self._values[:, places[:, 0]] * weights[:, :1]
+            for tap in range(1, places.shape[1]):
+                values += self._values[:, places[:, tap]] * weights[:, tap : tap + 1]
+        if len(values) != self._colours:
+            values = values.expand(self._colours, -1, -1) if len(values) == 1 else values.float().mean(0, keepdim=True)
+        if values.is_floating_point():
+            values = values.round().to(self._dtype)
+        return values.permute(1, 2, 0).numpy()
+
+
+def _interpolated(delta: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    if delta.shape[1:] == (height, width):
+        return delta
+    return F.interpolate(delta.float()[None], size=(height, width), mode="bilinear", antialias=True)[0]
+
+
+def _mirrored(length: int, side: int) -> NDArray[np.int64]:
+    """Place in a centre part of ``side`` pixels for each of ``length`` pixels; beyond it, the part is mirrored."""
+    places = (np.arange(length) - (length - side) // 2) % (2 * side)
+    return np.minimum(places, 2 * side - 1 - places)
 
 
 def save_perturber(path: Path, perturber: Savable) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, Field
 
 from uge.budget import Budget
-from uge.data.images import ImageSet, Pixels
+from uge.data.depth import probed
+from uge.data.images import ImageSet, Pixels, Strips, bytes_of
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe
 from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
@@ -85,17 +86,21 @@ class ImagesInfo:
     @classmethod
     def of(cls, images: ImageSet) -> ImagesInfo:
         """Read the images of the probe, each once."""
-        probe = images.probe()
         digest = hashlib.sha256()
-        for pixels in probe:
-            digest.update(str(pixels.shape).encode() + pixels.tobytes())
-        sizes = {pixels.shape[:2] for pixels in probe}
+        shapes = []
+        for pixels in probed(images):
+            shapes.append(pixels.shape)
+            digest.update(str(pixels.shape).encode())
+            for part in bytes_of(pixels):
+                digest.update(part)
+            del pixels  # Not kept while the next one is read.
+        sizes = {shape[:2] for shape in shapes}
         height, width = next(iter(sizes))
         return cls(
             name=images.name,
             classes=images.classes,
             native_size=int(height) if len(sizes) == 1 and height == width else None,
-            channels=1 if all(pixels.shape[2] <= 2 for pixels in probe) else 3,
+            channels=1 if all(shape[2] <= 2 for shape in shapes) else 3,
             digest=digest.hexdigest(),
         )
 
@@ -171,8 +176,8 @@ class Perturbation:
     details: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] | None = None
 
-    def pairs(self, images: ImageSet, runtime: Runtime) -> Iterator[tuple[Pixels, Pixels]]:
-        """Clean and protected pixels of every image, in order."""
+    def pairs(self, images: ImageSet, runtime: Runtime) -> Iterator[tuple[Pixels | Strips, Pixels | Strips]]:
+        """Clean and protected pixels of every image, in order; strips of large images."""
         from uge.methods.apply import protected_images
 
         return protected_images(images, self.perturber, runtime, delta=self.delta, budget=self.budget)

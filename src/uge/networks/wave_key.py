@@ -82,7 +82,15 @@ class WaveKey(nn.Module):
         self.register_buffer("levels", torch.tensor(levels, device="cpu"))
         self._cache: tuple[object, Tensor, Tensor] | None = None
 
-    def patterns(self, height: int, width: int, *, margin: int = 0, numbers: Tensor | None = None) -> Tensor:
+    def patterns(
+        self,
+        height: int,
+        width: int,
+        *,
+        margin: int = 0,
+        numbers: Tensor | None = None,
+        rows: tuple[int, int] | None = None,
+    ) -> Tensor:
         """Patterns of +1 and -1, (patterns, FIELDS, height + 2 margins, width + 2 margins), int8.
 
         Each field is the sign of a sum over its waves, with a and d their frequencies across and down and φ the phase:
@@ -96,6 +104,7 @@ class WaveKey(nn.Module):
             width: Of the images, in pixels.
             margin: Pixels added outside of each edge.
             numbers: (patterns,) int64, numbers of the patterns; by default all, class by class.
+            rows: First row, and the one after the last, of what is returned; by default all.
         """
         if numbers is None:
             numbers = torch.arange(self.phases[..., 0, 0].numel(), device=self.phases.device)
@@ -103,6 +112,7 @@ class WaveKey(nn.Module):
         phases = self.phases.flatten(0, 1)[numbers]
         side = min(height, width)
         _, y = _coordinates(height, side, margin, waves)
+        y = y if rows is None else y[rows[0] : rows[1]]
         x, _ = _coordinates(width, side, margin, waves)
         across = torch.cos(2 * math.pi * waves[..., 0, None] * x)
         down = torch.cos(2 * math.pi * waves[..., 1, None] * y + phases[..., None])

@@ -15,7 +15,7 @@ from uge.data import ImageSet, load_images
 from uge.data.images import Pixels
 from uge.data.store import PixelStore
 from uge.errors import DataError, UsageError
-from uge.files import fingerprint, read_json, staged_folder, write_json
+from uge.files import fingerprint, locked, read_json, staged_folder, write_json
 from uge.methods import METHODS, ImagesInfo
 from uge.networks import ImageClassifier, build
 from uge.paper.ledger import PaperLedger, Spec, variant
@@ -129,7 +129,8 @@ class Laboratory:
             return out
         began = time.monotonic()
         source = self.sources[copy.images.name]
-        manifest = ProtectRun(source, out, protect_config(copy), PublishConfig(), self.session).run().manifest
+        with locked(out, wait=True):  # Several processes may need the same copy.
+            manifest = ProtectRun(source, out, protect_config(copy), PublishConfig(), self.session).run().manifest
         self.ledger.keep_result(
             copy,
             {

@@ -81,7 +81,7 @@ class PaperLedger(Ledger):
             for path in sorted(place.parent.iterdir()) if place.parent.is_dir() else ():
                 if path.name == place.name or path.name.removeprefix(".").startswith(f"{place.name}."):
                     with storage_errors(path):
-                        shutil.rmtree(path)
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def place(self, room: str, spec: Spec) -> Path:
         """Folder of the images of a specification: another one for other images."""

@@ -5,12 +5,14 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import torch
 
 from uge.cases.pool import threads_each
 from uge.errors import StorageError, UGEError
+from uge.files import locked, writes
 from uge.paper.laboratory import Laboratory, NotAtHandError, save_pictures
 from uge.paper.ledger import PaperLedger, Spec
 from uge.paper.plan import Plan
@@ -23,6 +25,7 @@ from uge.session import Session
 log = logging.getLogger(__name__)
 
 
+@writes("folder")
 def carry_out(
     todo: Plan, folder: Path, sources: dict[str, str], session: Session, *, workers: int = 1, overwrite: bool = False
 ) -> None:
@@ -38,6 +41,7 @@ def carry_out(
 
     Raises:
         StorageError: Results cannot be written.
+        UsageError: Another process is writing the folder.
     """
     ledger = PaperLedger(folder)
     ledger.keep_precision(session.runtime.precision)
@@ -110,6 +114,8 @@ def _side_by_side(stages: Sequence[Sequence[Spec]], laboratory: Laboratory, work
     runtime = laboratory.session.runtime
     settings = (laboratory.sources, str(runtime.device), runtime.precision, threads_each(workers))
     opened = functools.partial(_opened, laboratory.ledger.folder, *settings)
+    with locked(laboratory.ledger.folder) as hold:
+        hold.note(Path(get_temp_dir()))
     with contextlib.closing(Processes[Spec, tuple[list[str], str]](opened, workers, preload=__name__)) as processes:
         for number, stage in enumerate(stages):
             with progress.stage(f"stage {number + 1} of {len(stages)}") as on_progress:

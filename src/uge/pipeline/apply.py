@@ -6,17 +6,20 @@ from typing import Any
 from uge.budget import Budget
 from uge.config import PublishConfig
 from uge.data import ImageSet, load_images
+from uge.data.depth import probed
+from uge.data.formats.folder import FileReader
 from uge.errors import UsageError
-from uge.files import check_output, file_sha256
+from uge.files import check_output, file_sha256, recover, writes
 from uge.methods.apply import load_perturber, protected_images
-from uge.methods.baselines.foreign import ForeignNoise, Scope, is_noise, open_noise
+from uge.methods.baselines.foreign import ForeignNoise, Scope, Unit, is_noise, open_noise
 from uge.networks import weights_hash
-from uge.pipeline.images import publish_stream
+from uge.pipeline.images import publish_stream, warn_of_copy
 from uge.publishing import Provenance, is_private, is_published, private_folder
 from uge.publishing.private import CLAIMS
 from uge.session import Session
 
 
+@writes("out")
 def run_apply(
     noise: Path,
     source: str,
@@ -27,6 +30,8 @@ def run_apply(
     limit: int | None = None,
     rho: str | None = None,
     scope: Scope | None = None,
+    unit: Unit | None = None,
+    perturbed: bool = False,
     session: Session,
 ) -> dict[str, Any]:
     """Protect and publish images at their native size, by a generator or wave code, or by given noise.
@@ -38,37 +43,53 @@ def run_apply(
         out: The folder to publish.
         publishing: Layout and codec.
         split: Which split of the source.
-        limit: First N images.
+        limit: First N images, in the order of the source, so that noise for a part lands on its images.
         rho: Budget of foreign noise; by default its largest value.
         scope: Foreign noise per image or per class, where both have as many.
+        unit: Unit of foreign noise of floats, where its values allow two readings.
+        perturbed: True where ``noise`` holds whole perturbed images.
         session: Device, progress, whether to overwrite, whether to write at all.
 
     Raises:
-        UsageError: The noise does not fit the images, a generator is given a budget, or ``out`` would replace a
-            folder that this package did not publish.
+        UsageError: The noise does not fit the images, a generator is given a budget, ``out`` would replace a
+            folder that this package did not publish, or another process is writing it.
         DataError: No image was changed.
     """
-    images = load_images(source, split=split, limit=limit)
+    recover(noise.parent)
+    warn_of_copy(source)
+    source_images = load_images(source, split=split)
+    images = source_images if limit is None else source_images.take(limit)
     check_output(out, source=images.root, overwrite=session.overwrite, ours=is_published)
     result: dict[str, Any] = {"images": len(images), "out": str(out)}
     if is_noise(noise):
-        foreign = open_noise(noise, images, scope)
+        foreign = open_noise(noise, images, scope, unit=unit, perturbed=perturbed, of=len(source_images))
         _check_apart(out, foreign.path)
         each = "one perturbation per image" if foreign.scope == "sample" else "one pattern per class"
+        each = "whole perturbed images" if foreign.perturbed else each
+        each = f"{each} by id" if foreign.places else each
         shape = f"{'×'.join(map(str, foreign.rows.shape))} {foreign.rows.dtype}"
         session.progress.note(
             f"{foreign.name}: {shape}, {each}, read as {foreign.unit}, largest {foreign.largest} levels"
         )
+        if foreign.scope == "sample" and foreign.places is None and _is_ordered_otherwise(images):
+            session.progress.note(
+                "rows belong to images in the order of torchvision's ImageFolder (folder by folder, the files of a "
+                "folder before its sub-folders), not of sorted paths; an array 'ids' in an .npz file settles it"
+            )
         budget = Budget(foreign.largest / 255) if rho is None else Budget.parse(rho)
         pairs = foreign.pairs(images, budget)
         provenance = _foreign_provenance(foreign, images, budget)
         result |= {"scope": foreign.scope, "unit": foreign.unit}
-    elif rho is not None or scope is not None:
-        raise UsageError(f"--rho and --scope are for foreign noise, but {noise} is a generator; leave them out")
+    elif rho is not None or scope is not None or unit is not None or perturbed:
+        raise UsageError(
+            f"--rho, --scope, --unit and --perturbed are for foreign noise, but {noise} is a generator; leave them out"
+        )
     else:
         generator = load_perturber(noise)
         _check_apart(out, noise)
         budget = generator.budget
+        for _ in probed(images):
+            pass
         pairs = protected_images(images, generator, session.runtime)
         provenance = Provenance(
             method="generator",
@@ -90,6 +111,11 @@ def _check_apart(out: Path, noise: Path) -> None:
         raise UsageError(f"the output {out} and the folder of {noise} overlap; choose an output outside that folder")
 
 
+def _is_ordered_otherwise(images: ImageSet) -> bool:
+    """True for image folders in another order than that of their sorted paths."""
+    return isinstance(images.reader, FileReader) and list(images.ids) != sorted(images.ids)
+
+
 def _foreign_provenance(noise: ForeignNoise, images: ImageSet, budget: Budget) -> Provenance:
     height, width = noise.size
     return Provenance(
@@ -102,5 +128,6 @@ def _foreign_provenance(noise: ForeignNoise, images: ImageSet, budget: Budget) -
             "clipped": budget.levels < noise.largest,
             "channels": images.channels(),
             **({"training_size": height} if height == width else {}),
+            **({"perturbed": True} if noise.perturbed else {}),
         },
     )

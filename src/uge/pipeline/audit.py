@@ -28,7 +28,7 @@ from uge.data import ImageSet, load_images
 from uge.data.images import Pixels
 from uge.data.store import PixelStore
 from uge.errors import UsageError
-from uge.files import staged_folder, storage_errors, write_json
+from uge.files import locked, staged_folder, storage_errors, write_json
 from uge.learning.recipes import recipe as named_recipe
 from uge.learning.recipes import with_epochs
 from uge.names import is_keyed
@@ -64,7 +64,8 @@ class AuditRun:
         folder: Audit folder; ``OUT.audit`` by default. Finished cases in it are not run again.
 
     Raises:
-        UsageError: A setting is wrong, or an attack asked for by name needs what is not there.
+        UsageError: A setting is wrong, an attack asked for by name needs what is not there, or another process is
+            writing the audit folder.
         DataError: The images cannot be used, or do not belong together.
     """
 
@@ -88,6 +89,16 @@ class AuditRun:
         self.folder = folder or out.with_name(f"{out.name}.audit")
         if self.folder.resolve().is_relative_to(out.resolve()):
             raise UsageError(f"the audit folder {self.folder} lies inside the published folder {out}; keep it outside")
+        with contextlib.ExitStack() as lock:
+            if not session.dry_run:
+                lock.enter_context(locked(self.folder))
+            self._plan(test, clean, public, keys, trust_plugins)
+            self._lock = lock.pop_all()
+
+    def _plan(
+        self, test: str, clean: str | None, public: str | None, keys: Sequence[Path], trust_plugins: bool
+    ) -> None:
+        out, config, session = self.out, self.config, self.session
         for name in config.networks:
             check_name(name)
         choice = choose(config.attacks, STANDARD_ATTACKS)
@@ -158,6 +169,10 @@ class AuditRun:
             UsageError: The time does not even hold the essential cases.
             StorageError: The disk is full or read-only.
         """
+        with self._lock:
+            return self._run()
+
+    def _run(self) -> Summary:
         with storage_errors(self.folder):
             for part in ("cases", "failed", "weights") if self.session.overwrite else ():
                 shutil.rmtree(self.folder / part, ignore_errors=True)
@@ -183,6 +198,7 @@ class AuditRun:
         summary = summarize(
             executed.cases,
             classes=len(self.published.classes),
+            chance=majority(self.material.test),
             left_out=[vars(left_out) for left_out in executed.left_out],
             planned=executed.planned,
             failed=executed.failed,
@@ -209,6 +225,12 @@ class AuditRun:
             "linf_levels": quality["linf_levels"] if quality else None,
         }
         return {name: value for name, value in facts.items() if value is not None}
+
+
+def majority(store: PixelStore) -> float:
+    """Accuracy of guessing in percent: the share of the largest class; classes without an image do not count."""
+    counts = store.labels.bincount()
+    return 100 * int(counts.max()) / int(counts.sum())
 
 
 def workers(text: str, runtime: Runtime) -> int:

@@ -19,12 +19,13 @@ from uge.federated.columns import columns, run_columns, tabulate, union_material
 from uge.federated.flower import check_flower, federated_averaging
 from uge.federated.parts import Server, split_rows, write_part
 from uge.federated.settings import Federation
-from uge.files import JSON, fingerprint, storage_errors, write_json
+from uge.files import JSON, fingerprint, recover, storage_errors, write_json, writes
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS, ImagesInfo
 from uge.methods.authorized import split_names
 from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
+from uge.pipeline.images import warn_of_copy
 from uge.pipeline.originals import clean_images
 from uge.pipeline.private_folder import DONE, FEDERATION, FederationFolder, key_path, with_seed, write_keys
 from uge.publishing import create_private, private_folder, read_manifest
@@ -39,6 +40,7 @@ RECEIVED = "received"
 SETTINGS = "settings.yaml"
 
 
+@writes("out")
 def run_federated(
     source: str,
     out: Path,
@@ -92,6 +94,7 @@ def run_federated(
         )
     if federation.rounds:
         check_flower()
+    warn_of_copy(source)
     images = load_images(source, split="train", limit=config.limit).check_trainable()
     check_fits(config, requests, ImagesInfo.of(images))
     tests = clean_images(test, images, limit_test)
@@ -195,6 +198,7 @@ def _protect(place: Path, server: Server, session: Session) -> None:
         DataError: Its images cannot be used.
         UsageError: It failed otherwise; the message is the server's.
     """
+    recover(server.published)
     finished = (private_folder(server.published) / DONE, server.published / "manifest.json")
     if all(path.is_file() for path in finished):
         return

@@ -1,14 +1,24 @@
 """Reading image sets into memory and publishing them, with a progress bar."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from uge.budget import Budget
 from uge.config import PublishConfig
-from uge.data.images import ImageSet, Pixels
+from uge.data.images import ImageSet, Pixels, Strips
 from uge.data.store import PixelStore, load_pixels
-from uge.publishing import Manifest, Provenance, publish
+from uge.files import Move
+from uge.publishing import Manifest, Provenance, is_published, publish
 from uge.session import Session
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_copy(source: str) -> None:
+    """Warn of a source that is a protected copy already: its changes would add up, and its key stays behind."""
+    if is_published(Path(source)):
+        logger.warning("%s is a protected copy already; its changes add up with these. Protect the originals", source)
 
 
 def read_store(images: ImageSet, size: int | None, channels: int | None, session: Session) -> PixelStore:
@@ -26,7 +36,7 @@ def read_store(images: ImageSet, size: int | None, channels: int | None, session
 
 def publish_stream(
     images: ImageSet,
-    pairs: Iterator[tuple[Pixels, Pixels]],
+    pairs: Iterator[tuple[Pixels | Strips, Pixels | Strips]],
     out: Path,
     budget: Budget,
     provenance: Provenance,
@@ -34,8 +44,9 @@ def publish_stream(
     session: Session,
     *,
     overwrite: bool,
+    together: Callable[[], Sequence[Move]] | None = None,
 ) -> Manifest:
-    """Publish a stream of (clean, protected) pixels in the order of ``images``."""
+    """Publish a stream of (clean, protected) pixels in the order of ``images``; see :func:`uge.publishing.publish`."""
     with session.progress.stage("publish") as on_progress:
         return publish(
             ((number, clean, protected) for number, (clean, protected) in enumerate(pairs)),
@@ -46,5 +57,6 @@ def publish_stream(
             format=publishing.format,
             codec=publishing.codec,
             overwrite=overwrite,
+            together=together,
             progress=lambda done: on_progress(done, len(images), {}),
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from uge.data import has_split, load_images
 from uge.errors import UsageError
-from uge.files import read_json
+from uge.files import read_json, recover
 from uge.networks import load_weights, weights_hash
 from uge.pipeline.private_folder import DONE, STATE
 from uge.publishing import read_manifest
@@ -23,6 +23,8 @@ def inspect(target: str) -> dict[str, Any]:
         DataError: It is of no known kind, or damaged.
     """
     path = Path(target)
+    for place in (path, path.parent):
+        recover(place)
     if (path / "manifest.json").is_file() and not (path / "cases").is_dir():
         return {"kind": "published folder", **read_manifest(path).model_dump(mode="json", exclude={"files"})}
     for kind, file in (("audit", path / "summary.json"), ("federation", path / "federated.json")):

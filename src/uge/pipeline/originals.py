@@ -1,6 +1,7 @@
 """The clean side of an audit: test images, originals of a published folder, images of another data set."""
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,8 @@ from uge.data.images import Pixels
 from uge.data.pixels import resize, to_channels
 from uge.data.store import PixelStore
 from uge.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 _PROBES = 16
 _FEW = 8
@@ -59,7 +62,12 @@ def clean_images(source: str, published: ImageSet, limit: int | None) -> ImageSe
         DataError: Their classes are not those of the published images, or they are the originals of those.
     """
     split = "test" if has_split(source, "test") else "train"
-    test = aligned(load_images(source, split=split, limit=limit), published.classes, "test images")
+    test = load_images(source, split=split, limit=limit)
+    lacking = set(published.classes) - set(test.classes)
+    if lacking and set(test.classes) < set(published.classes):
+        logger.warning("%s: the test images lack %d classes, such as '%s'", source, len(lacking), min(lacking))
+        test = test.relabelled(published.classes)
+    test = aligned(test, published.classes, "test images")
     place = {name: number for number, name in enumerate(published.ids)}
     rows = [number for number, name in enumerate(test.ids) if name in place]
     if len(rows) < max(_FEW, len(test) / 2):

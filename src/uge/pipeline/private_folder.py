@@ -1,19 +1,29 @@
 """The folder of a run under way: replacing, resuming and removing it, and the keys in it."""
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from uge.config import ProtectConfig
 from uge.errors import DataError, OutputExistsError, UsageError
-from uge.files import check_output, holds_something, read_json, storage_errors, write_atomic, write_json
+from uge.files import (
+    Hold,
+    Move,
+    check_output,
+    holds_something,
+    locked,
+    read_json,
+    storage_errors,
+    write_atomic,
+    write_json,
+)
 from uge.learning.recipes import Recipe
 from uge.methods.authorized import draw_seed
 from uge.networks import ImageClassifier, save_weights
 from uge.networks.standalone import has_standalone, standalone_source
 from uge.publishing import create_private, is_private, is_published, private_folder
+from uge.publishing.private import MODE
 from uge.session import Session
 
 FEDERATION = "federation.json"
@@ -44,15 +54,14 @@ class _Replacing:
             check_output(folder, source=source, overwrite=True)
         self._held = holds_something(place)
 
-    def _clear(self) -> None:
+    def _clear(self, hold: Hold) -> None:
         """Remove the replacement that an earlier run left."""
-        if self._session.overwrite and self._new.exists():
+        if self._session.overwrite:
             with storage_errors(self._new):
-                shutil.rmtree(self._new)
+                hold.remove(self._new)
 
-    def _take_place(self) -> None:
-        if self.folder != self.place:
-            _replace(self.place, self.folder)
+    def _moves(self) -> list[Move]:
+        return [] if self.folder == self.place else [(self.folder, self.place)]
 
     def _check_same(self, kind: str, parts: str, before: Any, now: Any) -> None:
         if before != now:
@@ -88,7 +97,8 @@ class PrivateFolder(_Replacing):
         super().__init__(private_folder(out), source, session)
         self._out = out
         check_output(out, source=source, overwrite=True)
-        beside = self._held if session.overwrite else (self._new / STATE).is_file()
+        taken = self._held or holds_something(out)
+        beside = taken if session.overwrite else (self._new / STATE).is_file()
         self.folder = self._new if beside else self.place
         started = (self.folder / STATE).is_file()
         self.resuming = session.resume and started
@@ -100,15 +110,16 @@ class PrivateFolder(_Replacing):
                 else f"{self.place} is not empty; choose another output or give --overwrite"
             )
         for folder in (self.place, self._new):
-            check_output(folder, overwrite=True, ours=is_private)
+            check_output(folder, overwrite=True, ours=_ours)
         check_output(out, overwrite=may_replace, ours=is_published)
 
     @contextlib.contextmanager
     def opened(self, fingerprint: str, about: dict[str, Any], *, trains: bool) -> Iterator[None]:
         """Hold the folder open for the block that makes and publishes the perturbation.
 
-        When the block succeeds, the folder takes the place of the one that it replaces. When it fails, the folder stays
-        for ``--resume`` if a file in it took long to make, and goes if not.
+        The block ends the run with :meth:`seal`, and the folder takes the place of the one that it replaces together
+        with the published folder. When the block fails, the folder stays for ``--resume`` if a file in it took long
+        to make, and goes if not.
 
         Args:
             fingerprint: Of everything that determines the result.
@@ -121,19 +132,34 @@ class PrivateFolder(_Replacing):
         """
         if self.resuming:
             self.check(read_json(self.folder / STATE).get("fingerprint"), fingerprint)
-        try:
-            self._clear()
-            create_private(self.folder, published=self._out)
-            if not self.resuming:
-                write_json(self.folder / STATE, {"fingerprint": fingerprint, **about})
-            yield
-            write_json(self.folder / DONE, {"finished": True})
-            self._take_place()
-        except BaseException as error:
-            empty = not any(True for pattern in _FINISHED for _ in self.folder.rglob(pattern))
-            if empty or (isinstance(error, DataError) and not trains and not self.resuming):
-                shutil.rmtree(self.folder, ignore_errors=True)
-            raise
+        with locked(self._out) as hold:
+            hold.covers(self.place, self._new)
+            try:
+                self._begin(hold, {"fingerprint": fingerprint, **about})
+                yield
+            except BaseException as error:
+                empty = not any(True for pattern in _FINISHED for _ in self.folder.rglob(pattern))
+                fault = isinstance(error, DataError) and not trains and not self.resuming
+                ended = hold.journal.moves or (self.folder / DONE).is_file()
+                if (empty or fault) and not ended:
+                    with contextlib.suppress(OSError):
+                        hold.remove(self.folder)
+                raise
+
+    def _begin(self, hold: Hold, state: dict[str, Any]) -> None:
+        """Make the folder with its state at once: a folder without state could be neither resumed nor replaced."""
+        self._clear(hold)
+        create_private(self.folder, published=self._out)
+        if self.resuming:
+            return
+        with storage_errors(self.folder), hold.staged(self.folder, mode=MODE) as fresh:
+            write_json(fresh / STATE, state)
+            hold.exchange([(fresh, self.folder)])
+
+    def seal(self) -> list[Move]:
+        """Mark the run as finished; gives the folder's move, which is made together with the published folder's."""
+        write_json(self.folder / DONE, {"finished": True})
+        return self._moves()
 
     def check(self, before: Any, now: Any) -> None:
         """Refuse to go on with a run of other settings or images.
@@ -146,7 +172,8 @@ class PrivateFolder(_Replacing):
     @property
     def finished(self) -> bool:
         """True where the run in the folder ended and its published folder is there."""
-        return (self.folder / DONE).is_file() and (self._out / "manifest.json").is_file()
+        in_place = self.folder == self.place
+        return in_place and (self.folder / DONE).is_file() and (self._out / "manifest.json").is_file()
 
 
 class FederationFolder(_Replacing):
@@ -183,25 +210,22 @@ class FederationFolder(_Replacing):
             UsageError: The run to resume has other settings or images.
         """
         state = self.folder / FEDERATION
-        if self.folder == self._new:
-            self._clear()
-        if state.is_file():
-            self._check_same("federation", "images or settings", read_json(state).get("fingerprint"), fingerprint)
-        create_private(self.folder)
-        write_json(state, {"fingerprint": fingerprint, "authorized_seed": seed})
-        yield self.folder
-        self._take_place()
+        with locked(self.place) as hold:
+            hold.covers(self._new)
+            if self.folder == self._new:
+                self._clear(hold)
+            if state.is_file():
+                self._check_same("federation", "images or settings", read_json(state).get("fingerprint"), fingerprint)
+            create_private(self.folder)
+            write_json(state, {"fingerprint": fingerprint, "authorized_seed": seed})
+            yield self.folder
+            with storage_errors(self.place):
+                hold.exchange(self._moves())
 
 
-def _replace(old: Path, new: Path) -> None:
-    """Put ``new`` in the place of ``old``, which is gone only after that."""
-    retired = old.with_name(f".{old.name}.retired")
-    with storage_errors(old):
-        shutil.rmtree(retired, ignore_errors=True)
-        if old.exists():
-            old.rename(retired)
-        new.rename(old)
-        shutil.rmtree(retired, ignore_errors=True)
+def _ours(folder: Path) -> bool:
+    """True for a private folder, or for one that holds nothing but an empty ``run/``."""
+    return is_private(folder) or [path.name for path in folder.rglob("*")] == ["run"]
 
 
 def key_path(folder: Path, number: int) -> Path:

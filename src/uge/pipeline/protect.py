@@ -1,5 +1,6 @@
 """From a source to a published folder with its private one: ``uge protect``."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,15 +9,15 @@ from typing import Any
 
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import ImageSet, load_images
-from uge.data.images import Pixels
+from uge.data.images import Pixels, Strips, bytes_of
 from uge.data.store import PixelStore
 from uge.encoders import FeatureSpace
 from uge.errors import DataError
-from uge.files import code_version, fingerprint, read_json, write_json
+from uge.files import Move, code_version, fingerprint, locked, read_json, write_json
 from uge.learning.trajectory import Trajectory
 from uge.methods import METHODS, ImagesInfo, Perturbation, Task
 from uge.networks import ImageClassifier, weights_hash
-from uge.pipeline.images import publish_stream, read_store
+from uge.pipeline.images import publish_stream, read_store, warn_of_copy
 from uge.pipeline.private_folder import STATE, PrivateFolder, key_path, with_seed, write_keys
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
@@ -42,6 +43,8 @@ DIGEST = "run/images.json"
 class ProtectRun:
     """One run of ``uge protect``; making it checks everything that can be checked without training.
 
+    It holds the lock of the output from its making to the end of :meth:`run`, except in a dry run.
+
     Args:
         source: Anything that :func:`uge.data.load_images` takes.
         out: The folder to publish; secrets go to ``OUT.private`` beside it.
@@ -50,7 +53,7 @@ class ProtectRun:
         session: Device, progress, and whether to resume or overwrite.
 
     Raises:
-        UsageError: A setting is wrong.
+        UsageError: A setting is wrong, or another process is writing the output.
         DataError: The images cannot be used.
         OutputExistsError: An output exists and may not be replaced.
     """
@@ -58,23 +61,31 @@ class ProtectRun:
     def __init__(
         self, source: str, out: Path, config: ProtectConfig, publishing: PublishConfig, session: Session
     ) -> None:
-        self.config, self.requests = with_requests(config)
         self.source = source
         self.out = out
         self.publishing = publishing
         self.session = session
+        with contextlib.ExitStack() as lock:
+            if not session.dry_run:
+                lock.enter_context(locked(out))
+            self._read(config)
+            self._lock = lock.pop_all()
+
+    def _read(self, config: ProtectConfig) -> None:
+        self.config, self.requests = with_requests(config)
         self.method = METHODS[config.method]
         self.budget = self.method.budget(self.config)
         self.method.check(self.config)
-        self.images = _trainable(load_images(source, split="train", limit=config.limit), config.limit)
+        warn_of_copy(self.source)
+        self.images = _trainable(load_images(self.source, split="train", limit=config.limit), config.limit)
         self.info = ImagesInfo.of(self.images)
         check_fits(self.config, self.requests, self.info)
-        self.private = PrivateFolder(out, self.images.root, session)
+        self.private = PrivateFolder(self.out, self.images.root, self.session)
         self.stated = self.config
         self.config = with_seed(self.config, self.private.folder / STATE, resume=self.private.resuming)
         self.networks = self.method.networks(self.info, self.config)
         self.task = protect_task(
-            self.images, self.info, self.config, self.networks, session, folder=self.private.folder
+            self.images, self.info, self.config, self.networks, self.session, folder=self.private.folder
         )
 
     def describe(self) -> dict[str, Any]:
@@ -101,11 +112,12 @@ class ProtectRun:
             UGEError: A stage failed; finished stages stay for ``--resume``.
         """
         about = {**self.describe(), "authorized_seed": self.config.authorized_seed}
-        with self.private.opened(self._fingerprint(), about, trains=self.method.reads_store):
-            manifest = self._finished() or self._publish()
         place = self.private.place
-        keep_claims(place, self.out)
-        close_contents(place)
+        with self._lock:
+            with self.private.opened(self._fingerprint(), about, trains=self.method.reads_store):
+                manifest = self._finished() or self._publish()
+            keep_claims(place, self.out)
+            close_contents(place)
         keys = [key_path(place, number) for number in range(len(self.networks))]
         return ProtectResult(manifest, self.out, place, keys)
 
@@ -132,7 +144,9 @@ class ProtectRun:
         if not self.method.reads_store:
             digest = hashlib.sha256()
             for sample in self.images:
-                digest.update(sample.pixels.tobytes())
+                for part in bytes_of(sample.pixels):
+                    digest.update(part)
+                del sample  # Not kept while the next one is read.
             self.private.check(read_json(self.private.folder / DIGEST)["sha256"], digest.hexdigest())
         self.session.progress.note(f"{self.out} is finished already")
         return read_manifest(self.out)
@@ -144,12 +158,18 @@ class ProtectRun:
         perturbation = self.method.perturb(self.task)
         digest = hashlib.sha256()
 
-        def pairs() -> Iterator[tuple[Pixels, Pixels]]:
+        def pairs() -> Iterator[tuple[Pixels | Strips, Pixels | Strips]]:
             for clean, protected in perturbation.pairs(self.images, self.session.runtime):
-                digest.update(clean.tobytes())
+                for part in bytes_of(clean):
+                    digest.update(part)
                 yield clean, protected
 
-        manifest = publish_stream(
+        def seal() -> list[Move]:
+            if not self.method.reads_store:
+                write_json(self.private.folder / DIGEST, {"sha256": digest.hexdigest()})
+            return self.private.seal()
+
+        return publish_stream(
             self.images,
             pairs(),
             self.out,
@@ -158,10 +178,8 @@ class ProtectRun:
             self.publishing,
             self.session,
             overwrite=self.session.overwrite or self.private.resuming,
+            together=seal,
         )
-        if not self.method.reads_store:
-            write_json(self.private.folder / DIGEST, {"sha256": digest.hexdigest()})
-        return manifest
 
 
 def protect_task(

@@ -8,7 +8,7 @@ from typing import Any
 from uge.cases.material import key_network, key_recipe
 from uge.data import load_images
 from uge.errors import UsageError, refuse
-from uge.files import check_output, fingerprint
+from uge.files import check_output, fingerprint, recover, writes
 from uge.learning.recipes import with_epochs
 from uge.learning.training import fit
 from uge.networks import ImageClassifier, load_weights, save_weights, weights_hash
@@ -22,6 +22,7 @@ from uge.session import Session
 log = logging.getLogger(__name__)
 
 
+@writes("save")
 def run_train(
     out: Path,
     key: Path,
@@ -55,6 +56,7 @@ def run_train(
             resume had no ``save`` or other settings.
     """
     _check_save(save, out, session)
+    recover(key.parent)
     published = load_images(str(out)).check_trainable()
     recipe = with_epochs(key_recipe(key), epochs)
     metadata = load_weights(key)[1]
@@ -120,7 +122,8 @@ def _check_save(save: Path | None, out: Path, session: Session) -> None:
         if session.resume:
             raise UsageError("--resume goes on from the checkpoint beside the weights; give --save FILE as before")
         return
-    check_output(save, overwrite=session.overwrite)
+    half_done = session.resume and any(_checkpoints(save))  # Killed between the weights and their checkpoint's end.
+    check_output(save, overwrite=session.overwrite or half_done)
     refuse(
         {
             f"expected a file name for the weights, got the folder {save}; name a file in it": save.is_dir(),
@@ -138,7 +141,7 @@ def _checkpoint(save: Path, settings: dict[str, Any], *, resume: bool) -> Path:
         UsageError: The training to resume had other settings.
     """
     wanted = save.with_name(f".{save.name}.{fingerprint(settings)[:12]}.checkpoint")
-    others = [path for path in save.parent.glob(f".{glob.escape(save.name)}.*.checkpoint") if path != wanted]
+    others = [path for path in _checkpoints(save) if path != wanted]
     if resume and others and not wanted.exists():
         raise UsageError(
             f"the training that was interrupted before it wrote {save} had other images, settings or another key; "
@@ -147,6 +150,10 @@ def _checkpoint(save: Path, settings: dict[str, Any], *, resume: bool) -> Path:
     for path in others if resume else [*others, wanted]:
         path.unlink(missing_ok=True)
     return wanted
+
+
+def _checkpoints(save: Path) -> list[Path]:
+    return sorted(save.parent.glob(f".{glob.escape(save.name)}.*.checkpoint"))
 
 
 def _warn_of_another_key(out: Path, key: Path, network: ImageClassifier) -> None:

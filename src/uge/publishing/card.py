@@ -33,7 +33,7 @@ to read this folder: it is an ordinary image data set.
 
 - Method: {manifest.method}.
 {_budget(manifest)} Sizes, labels and alpha channels are as they were.
-{_measured(manifest)}
+{_measured(manifest)}{_empty_classes(manifest)}
 - Images are stored without loss ({manifest.codec}) and without the metadata of their sources.
 
 ## Train on it
@@ -96,6 +96,17 @@ def _measured(manifest: Manifest) -> str:
     return (
         f"- Measured on the stored files: largest change {measured.linf_levels} levels{psnr}{ssim}; "
         f"{100 * measured.changed_pixels:.1f} % of the pixels changed."
+    )
+
+
+def _empty_classes(manifest: Manifest) -> str:
+    """Line on classes without an image and so without a folder; empty where readers number folders alike."""
+    empty = [name for name, count in zip(manifest.classes, manifest.class_counts, strict=True) if not count]
+    if manifest.format != "imagefolder" or not empty:
+        return ""
+    return (
+        f"\n- {len(empty)} of the classes have no image and so no folder, such as '{empty[0]}'. Labels are those of\n"
+        "  `index.csv` and `manifest.json`; a reader that numbers folders itself counts without these classes."
     )
 
 

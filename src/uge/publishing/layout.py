@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import re
+import struct
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 from uge.errors import DataError, refuse
 from uge.files import file_sha256
+from uge.heap import given_back
 from uge.publishing.manifest import INDEX, Codec, FileRecord, Format, Manifest
 from uge.publishing.stream import batches
 
@@ -95,7 +97,11 @@ def default_rows(raw_bytes: int) -> int:
 
 
 def class_folders(classes: Sequence[str]) -> dict[str, str]:
-    """Folder name of every class: valid on every file system, and distinct even without regard to case."""
+    """Folder name of every class: valid on every file system, and distinct even without regard to case.
+
+    Names that do not sort in the order of the classes get the label in front (``02_cat``), so that readers that number
+    sorted folders get the labels of the manifest.
+    """
     folders: dict[str, str] = {}
     taken: set[str] = set()
     for name in classes:
@@ -106,6 +112,9 @@ def class_folders(classes: Sequence[str]) -> dict[str, str]:
         folder = next(candidate for candidate in candidates if candidate.casefold() not in taken)
         taken.add(folder.casefold())
         folders[name] = folder
+    if list(folders.values()) != sorted(folders.values()):
+        width = len(str(len(folders) - 1))
+        folders = {name: f"{label:0{width}d}_{folder}" for label, (name, folder) in enumerate(folders.items())}
     return folders
 
 
@@ -131,15 +140,25 @@ def _write_parquet(
     (folder / "data").mkdir()
     for number, shard in itertools.groupby(enumerate(rows), key=lambda numbered: numbered[0] // rows_per_file):
         path = f"data/train-{number:05d}-of-{shards:05d}.parquet"
-        with (folder / path).open("wb") as handle, pq.ParquetWriter(handle, schema, **PARQUET) as writer:
+        (folder / path).open("wb").close()  # Arrow opens it itself, since it would copy what a file of Python takes.
+        with pq.ParquetWriter(folder / path, schema, **PARQUET) as writer:
             images = (row for _, row in shard)
             for group in batches(images, lambda row: len(row[1]), most=GROUP_ROWS, most_bytes=GROUP_BYTES):
                 names, encoded, labels, ids = zip(*group, strict=True)
-                columns = [pa.array(encoded, pa.binary()), pa.array(names)]
+                columns = [_binary(encoded), pa.array(names)]
                 image = pa.StructArray.from_arrays(columns, fields=list(schema.field("image").type))
                 writer.write_table(pa.table([image, pa.array(labels, pa.int64()), pa.array(ids)], schema=schema))
+                del group, encoded, columns, image  # A large image is not kept while the next one is made.
         records.append(file_record(folder, path, min(rows_per_file, count - number * rows_per_file)))
     return records
+
+
+def _binary(values: Sequence[bytes]) -> pa.Array:
+    if len(values) > 1:
+        return pa.array(values, pa.binary())
+    # The bytes of a large image are not copied.
+    offsets = struct.pack("=ii", 0, len(values[0]))
+    return pa.Array.from_buffers(pa.binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(values[0])])
 
 
 def _parquet_records(folder: Path, manifest: Manifest, sound: frozenset[str], problem: Problem) -> Iterator[Record]:
@@ -168,28 +187,52 @@ def _shard_records(folder: Path, manifest: Manifest, file: FileRecord) -> Iterat
             },
             DataError,
         )
-        rows = (row for batch in shard.iter_batches(batch_size=ROWS_READ_AT_ONCE) for row in batch.to_pylist())
-        for number, row in enumerate(rows):
+        for number, row in enumerate(_rows(folder / file.path, shard)):
             image = row["image"] or {}
             fields: tuple[Any, ...] = (image.get("path"), image.get("bytes"), row["label"], row["id"])
             if None in fields:
                 raise DataError(f"row {number} lacks its image, path, label or id")
             yield Record(f"{file.path} row {number}", *fields)
+            del row, image, fields  # A large image is not kept while the next one is read.
+
+
+def _rows(path: Path, shard: pq.ParquetFile) -> Iterator[dict[str, Any]]:
+    for group in range(shard.metadata.num_row_groups):
+        if shard.metadata.row_group(group).num_rows == 1:
+            yield _only_row(path, group)
+            continue
+        for batch in shard.iter_batches(batch_size=ROWS_READ_AT_ONCE, row_groups=[group]):
+            rows = batch.to_pylist()
+            del batch
+            while rows:
+                yield rows.pop(0)
+
+
+def _only_row(path: Path, group: int) -> dict[str, Any]:
+    """Row of a group that may hold a large image, by a reader of its own: one that stays open keeps a copy."""
+    with given_back(), pq.ParquetFile(path) as shard:
+        row: dict[str, Any] = shard.read_row_group(group).to_pylist()[0]
+    del shard
+    pa.default_memory_pool().release_unused()
+    return row
 
 
 def _write_image_folder(
     folder: Path, rows: Iterable[Row], classes: Sequence[str], count: int, rows_per_file: int
 ) -> list[FileRecord]:
-    """Write ``train/CLASS/NAME``, and ``index.csv`` with path, label and id of every image in order."""
+    """Write ``train/CLASS/NAME``, and ``index.csv`` with path, label and id of every image in order.
+
+    A class without images gets no folder, since torchvision refuses empty ones.
+    """
     folders = [f"train/{name}" for name in class_folders(classes).values()]
     records = []
-    for name in folders:
-        (folder / name).mkdir(parents=True)
+    (folder / "train").mkdir()
     with (folder / INDEX).open("w", newline="", encoding="utf-8") as handle:
         index = csv.writer(handle, lineterminator="\n")
         index.writerow(INDEX_COLUMNS)
         for name, data, label, id in rows:
             path = f"{folders[label]}/{name}"
+            (folder / folders[label]).mkdir(exist_ok=True)
             (folder / path).write_bytes(data)
             index.writerow((path, label, id))
             records.append(FileRecord(path=path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)))

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from uge.errors import DataError, IntegrityError, UsageError, printable
-from uge.files import code_version, read_json, write_atomic
+from uge.files import code_version, read_json, recover, write_atomic
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -219,6 +219,7 @@ def read_manifest(folder: Path) -> Manifest:
         UsageError: The folder does not exist, or a newer version of this tool wrote it.
         IntegrityError: The manifest is missing, no JSON, or does not have the fields it must have.
     """
+    recover(folder)
     path = folder / MANIFEST
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give a folder that was published")

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from uge.data.images import Pixels
+from uge.data.images import Pixels, Strips, strips_of
 from uge.publishing.manifest import Measured
 
 SSIM_SAMPLE = 1000
 
 
-def ssim(clean: Pixels, published: Pixels) -> float | None:
+def ssim(clean: Pixels | Strips, published: Pixels | Strips) -> float | None:
     """Mean structural similarity (Wang et al., 2004), −1 to 1, 1 for equal images.
 
     With the means μ, variances σ² and covariance σ₁₂ of a window, SSIM = (2 μ₁ μ₂ + C₁)(2 σ₁₂ + C₂) /
@@ -26,26 +27,67 @@ def ssim(clean: Pixels, published: Pixels) -> float | None:
     Returns:
         The mean over window positions and channels; ``None`` for images less than 3 pixels high or wide.
     """
-    from scipy.ndimage import uniform_filter1d
+    return compare(clean, published, with_ssim=True).ssim
 
-    side = min(clean.shape[:2])
-    if side < 3:
-        return None
-    window = min(7, side - (side + 1) % 2)
-    a, b = (np.ascontiguousarray(colours(pixels).transpose(2, 0, 1), np.float32) for pixels in (clean, published))
-    means = np.stack([a, b, a * a + b * b, a * b])
-    for axis in (2, 3):
-        means = uniform_filter1d(means, window, axis)
-    inside = slice(window // 2, -(window // 2))
-    mean_a, mean_b, squares, products = means[..., inside, inside]
-    unbiased = window**2 / (window**2 - 1)
-    variances = unbiased * (squares - mean_a * mean_a - mean_b * mean_b)
-    covariance = unbiased * (products - mean_a * mean_b)
-    c1 = (0.01 * 255) ** 2
-    c2 = (0.03 * 255) ** 2
-    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    denominator = (mean_a * mean_a + mean_b * mean_b + c1) * (variances + c2)
-    return float((numerator / denominator).mean(dtype=np.float64))
+
+class _Similarity:
+    """Sum of SSIM over an image that comes strip by strip."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        side = min(shape[:2])
+        self.window = min(7, side - (side + 1) % 2)
+        self._total = 0.0
+        self._count = 0
+        self._rows: list[Pixels] = []
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of all windows; None where none fits."""
+        return self._total / self._count if self._count else None
+
+    def add(self, clean: Pixels, published: Pixels) -> None:
+        """Add the windows that end in these rows, which stand below those before."""
+        pair = [clean, published]
+        if self._rows:
+            pair = [np.concatenate(rows) for rows in zip(self._rows, pair, strict=True)]
+        self._rows = [rows[1 - self.window :].copy() for rows in pair]
+        if self.window >= 3 and len(pair[0]) >= self.window:
+            values = _similarities(pair[0], pair[1], self.window)
+            self._total += float(values.sum(dtype=np.float64))
+            self._count += values.size
+
+
+def _similarities(clean: Pixels, published: Pixels, window: int) -> NDArray[np.float32]:
+    """SSIM of every window. Sums of levels are whole numbers, so they do not depend on how an image is divided."""
+    height, width, channels = clean.shape
+    a, b = (np.ascontiguousarray(pixels, np.int32).reshape(height, -1) for pixels in (clean, published))
+    sums = np.stack([a, b, a * a + b * b, a * b])
+    sums = _sums_of(sums, height, window, axis=1, step=1)
+    sums = _sums_of(sums, width, window, axis=2, step=channels)
+    count = window**2
+    sum_a, sum_b, squares, products = sums
+    both = sum_a * sum_b
+    each = sum_a * sum_a
+    each += sum_b * sum_b
+    # Everything is count² times as large as in the formula, and variances are unbiased.
+    unbiased = np.float32(count / (count - 1))
+    c1 = np.float32((0.01 * 255) ** 2 * count**2)
+    c2 = np.float32((0.03 * 255) ** 2 * count**2)
+    covariance = (count * products - both).astype(np.float32)
+    variances = (count * squares - each).astype(np.float32)
+    numerator = (2 * both.astype(np.float32) + c1) * (2 * unbiased * covariance + c2)
+    values: NDArray[np.float32] = numerator / ((each.astype(np.float32) + c1) * (unbiased * variances + c2))
+    return values
+
+
+def _sums_of(values: NDArray[np.int32], length: int, window: int, *, axis: int, step: int) -> NDArray[np.int32]:
+    """Sums of ``window`` neighbours, ``step`` values apart, along an axis of ``length`` steps."""
+    size = (length - window + 1) * step
+    parts = [values[(slice(None),) * axis + (slice(place * step, place * step + size),)] for place in range(window)]
+    total = parts[0] + parts[1]
+    for part in parts[2:]:
+        total += part
+    return total
 
 
 def ssim_positions(count: int) -> frozenset[int]:
@@ -65,6 +107,7 @@ class Change:
         shape: Height × width × channels.
         constant: True for a published image of one single colour.
         ssim: Structural similarity; None where it was not measured or the image is too small.
+        same_alpha: True unless an alpha channel changed.
     """
 
     levels: int
@@ -73,6 +116,7 @@ class Change:
     shape: tuple[int, ...]
     constant: bool
     ssim: float | None = None
+    same_alpha: bool = True
 
     @property
     def psnr(self) -> float:
@@ -81,36 +125,55 @@ class Change:
         return 10 * math.log10(255**2 * values / self.squared) if self.squared else math.inf
 
 
-def compare(clean: Pixels, published: Pixels, with_ssim: bool = False) -> Change:
-    """Distance of one image.
+def compare(clean: Pixels | Strips, published: Pixels | Strips, with_ssim: bool = False) -> Change:
+    """Distance of one image; of a large one strip by strip.
 
     Args:
         clean: The original.
         published: The published image, in the same shape.
         with_ssim: True where SSIM, the slow part, is to be measured.
     """
-    before = colours(clean)
-    after = colours(published)
-    difference = np.maximum(before, after) - np.minimum(before, after)
-    touched = difference[..., 0]
-    for channel in range(1, difference.shape[2]):
-        touched = touched | difference[..., channel]
-    flat = difference.ravel().astype(np.float64)  # Sums of squared levels are exact below 2⁵³.
-    return Change(
-        levels=int(flat.max()),
-        squared=int(flat @ flat),
-        changed=int(np.count_nonzero(touched)),
-        shape=clean.shape,
-        constant=is_constant(published),
-        ssim=ssim(clean, published) if with_ssim else None,
-    )
+    shape = clean.shape
+    levels = 0
+    squared = 0
+    changed = 0
+    constant = True
+    same_alpha = True
+    similarity = _Similarity(shape)
+    first = None
+    for before, after in zip(strips_of(clean), strips_of(published), strict=True):
+        first = after[:1, :1] if first is None else first
+        constant = constant and _has_one_colour(after, first)
+        if shape[2] in (2, 4):
+            same_alpha = same_alpha and np.array_equal(before[..., -1], after[..., -1])
+        before = colours(before)
+        after = colours(after)
+        difference = np.maximum(before, after) - np.minimum(before, after)
+        touched = difference[..., 0]
+        for channel in range(1, difference.shape[2]):
+            touched = touched | difference[..., channel]
+        flat = difference.ravel().astype(np.float64)  # Sums of squared levels are exact below 2⁵³.
+        levels = max(levels, int(flat.max()))
+        squared += int(flat @ flat)
+        changed += int(np.count_nonzero(touched))
+        if with_ssim:
+            similarity.add(before, after)
+    return Change(levels, squared, changed, shape, constant, similarity.mean, same_alpha)
 
 
-def is_constant(pixels: Pixels) -> bool:
-    """True for an image of one single colour (all black included)."""
-    first = pixels[:1, :1]
-    # Nearly every other image differs in two corners already, which are compared without NumPy's overhead.
-    return bool(pixels[0, 0].tobytes() == pixels[-1, -1].tobytes() and (pixels == first).all())
+def is_constant(image: Pixels | Strips) -> bool:
+    """True for an image of one single colour (all black included); strips are made to the last one."""
+    constant = True
+    first = None
+    for strip in strips_of(image):
+        first = strip[:1, :1] if first is None else first
+        constant = constant and _has_one_colour(strip, first)
+    return constant
+
+
+def _has_one_colour(strip: Pixels, colour: Pixels) -> bool:
+    # Nearly every image differs in two corners already, which are compared without NumPy's overhead.
+    return strip[-1, -1].tobytes() == colour.tobytes() and bool((strip == colour).all())
 
 
 @dataclass

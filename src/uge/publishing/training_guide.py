@@ -76,7 +76,8 @@ def _reading(manifest: Manifest, size: int, colour: bool) -> list[str]:
     mode, shape = ("RGB", ".permute(2, 0, 1)") if colour else ("L", "[None]")
     square = f'PIL.ImageOps.fit(PIL.Image.open(file).convert("{mode}"), ({size}, {size}), 2)'
     names = 'json.loads(pathlib.Path("published/manifest.json").read_text("utf8"))'
-    images = '[(pixels(path), names.index(path.parent.name)) for path in sorted(pathlib.Path("{}").glob("*/*"))]'
+    images = '[(pixels(path), {}(path.parent.name)) for path in sorted(pathlib.Path("{}").glob("*/*"))]'
+    label = "names.index"
     if manifest.format == "parquet":
         imports = ("io, json, pathlib", "pyarrow.parquet as pq, torch")
         names = f'{names}["classes"]'
@@ -84,8 +85,13 @@ def _reading(manifest: Manifest, size: int, colour: bool) -> list[str]:
         train = f'[(pixels(io.BytesIO(r["image"]["bytes"])), r["label"]) for r in {rows}]'
     else:
         imports = ("json, pathlib", "torch")
-        names = f'list({names}["class_folders"].values())'
-        train = images.format("published/train")
+        folders = manifest.class_folders or {}
+        if list(folders) == list(folders.values()):
+            names = f'list({names}["class_folders"].values())'
+        else:  # A folder of test images may be named by its class or as the published one.
+            label = "names.get"
+            names = f'{{n: i for i, both in enumerate({names}["class_folders"].items()) for n in both}}'
+        train = images.format(label, "published/train")
     return [
         f"import {imports[0]}",
         f"import network, numpy as np, PIL.ImageOps, {imports[1]}, torch.nn.functional as F",
@@ -94,7 +100,7 @@ def _reading(manifest: Manifest, size: int, colour: bool) -> list[str]:
         f"    return torch.tensor(np.array({square})){shape}",
         f"names = {names}",
         f"train = {train}",
-        f"test = {images.format('test')}",
+        f"test = {images.format(label, 'test')}",
     ]
 
 

@@ -10,15 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from uge.budget import Budget
 from uge.data import load_images
+from uge.data.depth import probed
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, IntegrityError, UsageError
 from uge.files import code_version, file_sha256
 from uge.progress import Display
-from uge.publishing.codec import decode, kind_of, metadata_problem
+from uge.publishing.codec import decode_strips, kind_of, metadata_problem
 from uge.publishing.layout import IMAGE_NAME, LAYOUTS, PUBLISHABLE, Problem, Record
 from uge.publishing.manifest import MANIFEST, Manifest, Measured, SizeRecord, read_manifest
 from uge.publishing.private import CLAIMS, changed_claims, private_folder
@@ -27,6 +26,7 @@ from uge.publishing.stream import batches, ordered_map
 from uge.publishing.writer import PAGES
 
 PROBLEM_LIMIT = 1000
+RANGE_PROBES = 8  # Images whose range of values is looked at.
 TOLERANCE = 1e-3
 SECRET_WORDS = re.compile(
     r"\.(safetensors|pt|pth|ckpt|pkl|pickle|npy|npz|key|pem)$|(?<![a-z])(trajectory|generator|encoder|private|authorized)(?![a-z])",
@@ -114,11 +114,17 @@ def verify(
         )
     images = _Images(manifest, against, problems)
     rows = images.paired(LAYOUTS[manifest.format].records(folder, manifest, sound, problems.append))
-    grouped = batches(rows, lambda row: len(row[1].data) if row[2] is None else row[2].nbytes)
-    with closing(ordered_map(lambda batch: [images.check(*row) for row in batch], grouped, workers=workers)) as results:
+    grouped = batches(rows, _bytes_of)
+    checked_batches = ordered_map(
+        lambda batch: [images.check(*row) for row in batch],
+        grouped,
+        workers=workers,
+        size_of=lambda batch: sum(map(_bytes_of, batch)),
+    )
+    with closing(checked_batches) as results:
         for batch in results:
-            for checked in batch:
-                images.add(*checked)
+            while batch:  # A large image is not kept while the next one is decoded.
+                images.add(*batch.pop(0))
             if progress is not None:
                 progress(images.codecs.total())
     if len(sound) == len(manifest.files):
@@ -151,6 +157,9 @@ def run_verify(out: Path, against: str | None, progress: Display, private: Path 
         result = verify(
             out, against=originals, private=private, progress=lambda done: on_progress(done, manifest.count, {})
         )
+    if result.ok:
+        for _ in probed(load_images(out), RANGE_PROBES):  # Says if the images are nearly black.
+            pass
     return {
         "count": result.images,
         "measured": result.measured and result.measured.model_dump(mode="json"),
@@ -161,7 +170,7 @@ def run_verify(out: Path, against: str | None, progress: Display, private: Path 
 
 def _check_files(folder: Path, manifest: Manifest, problem: Problem) -> frozenset[str]:
     # Listed files that are exactly as listed, byte for byte; each other file is a problem.
-    files = dict(_files(folder, manifest, problem))
+    files = dict(_files(folder, problem))
     listed: set[str] = set()
     sound: set[str] = set()
     for record in manifest.files:
@@ -193,13 +202,12 @@ def is_complete(folder: Path) -> bool:
     return len(_check_files(folder, manifest, lambda sentence: None)) == len(manifest.files)
 
 
-def _files(folder: Path, manifest: Manifest, problem: Problem) -> Iterator[tuple[str, Path]]:
+def _files(folder: Path, problem: Problem) -> Iterator[tuple[str, Path]]:
     """Regular files by their path in the folder; links out of it, devices and empty folders are problems instead."""
     root = folder.resolve()
-    classes = {f"train/{name}" for name in (manifest.class_folders or {}).values()}
     for here, folders, names in os.walk(folder):
         relative = Path(here).relative_to(folder).as_posix()
-        if not folders and not names and relative not in classes:
+        if not folders and not names:
             problem(_unwanted(relative, "is an empty folder that is not part of the data set; remove it"))
         for name in [*names, *(name for name in folders if Path(here, name).is_symlink())]:
             path = Path(here, name)
@@ -252,6 +260,11 @@ def _check_claims(manifest: Manifest, against: ImageSet | None, problems: list[s
 _Row = tuple[int, Record, Pixels | None]
 
 
+def _bytes_of(row: _Row) -> int:
+    _, record, clean = row
+    return len(record.data) if clean is None else clean.nbytes
+
+
 class _Images:
     def __init__(self, manifest: Manifest, against: ImageSet | None, problems: list[str]) -> None:
         self.tally = Tally()
@@ -292,16 +305,15 @@ class _Images:
                 raise DataError(problem)
             if not IMAGE_NAME.fullmatch(record.name):
                 raise DataError(f"is stored under the name '{record.name}', which may tell where it came from")
-            pixels = decode(record.data)
+            pixels = decode_strips(record.data)
+            if clean is None:
+                return record, Change(0, 0, 0, pixels.shape, is_constant(pixels))
+            if clean.shape != pixels.shape:
+                return record, f"has the shape {pixels.shape}, its original {clean.shape}"
+            change = compare(clean, pixels, position in self._sample)
         except DataError as error:
             return record, str(error)
-        if clean is None:
-            return record, Change(0, 0, 0, pixels.shape, is_constant(pixels))
-        if clean.shape != pixels.shape:
-            return record, f"has the shape {pixels.shape}, its original {clean.shape}"
-        if clean.shape[2] in (2, 4) and not np.array_equal(clean[..., -1], pixels[..., -1]):
-            return record, "has another alpha channel than its original"
-        return record, compare(clean, pixels, position in self._sample)
+        return record, change if change.same_alpha else "has another alpha channel than its original"
 
     def add(self, record: Record, outcome: str | Change) -> None:
         self.codecs[kind_of(record.data)] += 1

@@ -9,11 +9,11 @@ from typing import TypeAlias
 import numpy as np
 
 from uge.budget import Budget
-from uge.data.images import ImageSet, Pixels
+from uge.data.images import ImageSet, Pixels, Strips
 from uge.errors import DataError, UnknownNameError, UsageError
-from uge.files import check_output, staged_folder, write_atomic
+from uge.files import Move, check_output, staged_folder, write_atomic
 from uge.publishing.card import dataset_card
-from uge.publishing.codec import OPTIONS, decode, encode, storable
+from uge.publishing.codec import OPTIONS, decode_strips, encode, storable
 from uge.publishing.layout import LAYOUTS, Row, class_folders, default_rows, file_record
 from uge.publishing.manifest import (
     CARD,
@@ -31,8 +31,11 @@ from uge.publishing.quality import Change, Tally, compare, ssim_positions
 from uge.publishing.stream import batches, ordered_map
 from uge.publishing.training_guide import training_guide
 
-Protected: TypeAlias = tuple[int, Pixels, Pixels]
-"""(index in the image set, original pixels, protected pixels), both uint8 height × width × channels."""
+Protected: TypeAlias = tuple[int, Pixels | Strips, Pixels | Strips]
+"""(index in the image set, original pixels, protected pixels), both uint8 height × width × channels.
+
+Strips are closed when they are written.
+"""
 PAGES = ((CARD, dataset_card), (GUIDE, training_guide))
 """Pages for people, and what writes each of them from the manifest."""
 
@@ -47,14 +50,15 @@ def publish(
     format: Format = "parquet",
     codec: Codec | None = None,
     overwrite: bool = False,
+    together: Callable[[], Sequence[Move]] | None = None,
     rows_per_file: int | None = None,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
     """Write protected images as an ordinary data set, and measure the stored files.
 
-    Images stream through: a few batches are in memory, whatever the size of the set. Every image is decoded again
-    from its encoded bytes and compared with its original. Equal inputs give equal bytes.
+    Images stream through: about 50 MB of them are in memory, or one larger image, whatever the size of the set. Every
+    image is decoded again from its encoded bytes and compared with its original. Equal inputs give equal bytes.
 
     Args:
         pairs: Originals with their protected form, in the order of ``images``, all of them. An array must not be
@@ -67,6 +71,8 @@ def publish(
         codec: ``"webp"`` (lossless, the default in Parquet) or ``"png"`` (the default in an image folder). Images
             that WebP cannot hold unchanged (gray, or with an alpha channel that is opaque) become PNG anyhow.
         overwrite: Replace a folder that was published before.
+        together: Called when the folder is complete; gives more that takes its place at the same moment (see
+            :func:`uge.files.staged_folder`).
         rows_per_file: Images per Parquet file; ``None`` for about 100 MB, at most 25,000 images.
         workers: Threads that encode.
         progress: Called with the number of images finished so far.
@@ -75,8 +81,8 @@ def publish(
         The manifest, as written.
 
     Raises:
-        UsageError: Unknown format or codec, no worker, ``out`` and the source overlap, or ``out`` holds files of
-            another program.
+        UsageError: Unknown format or codec, no worker, ``out`` and the source overlap, ``out`` holds files of
+            another program, or another process is writing it.
         OutputExistsError: ``out`` is not empty and ``overwrite`` is false.
         StorageError: The disk is full or read-only.
         DataError: An image exceeds the budget, changed its shape or alpha channel, or is missing; or none was changed.
@@ -90,12 +96,12 @@ def publish(
     check_output(out, source=images.root, overwrite=overwrite, ours=is_published)
     _check_names(images)
     created = created_date(provenance.created)
-    rows = rows_per_file or default_rows(max(image.nbytes for image in images.probe(8)))
+    rows = rows_per_file or default_rows(max(map(np.size, images.probe(8))))
     encoder = _Encoder(images.ids, budget, codec, ssim_positions(len(images)))
     stored = _Stored(images, progress)
-    with staged_folder(out, overwrite=overwrite) as folder:
+    with staged_folder(out, overwrite=overwrite, together=together) as folder:
         ordered = batches(_in_order(pairs, images), lambda pair: pair[2].nbytes)
-        with closing(ordered_map(encoder, ordered, workers=workers)) as encoded:
+        with closing(ordered_map(encoder, ordered, workers=workers, size_of=_bytes_of)) as encoded:
             files = layout.write(folder, stored.rows(encoded), images.classes, len(images), rows)
         measured = stored.tally.measured()
         if measured.unchanged_images == len(images):
@@ -126,6 +132,11 @@ def publish(
     return manifest
 
 
+def _bytes_of(batch: Sequence[Protected]) -> int:
+    pixels = (image for _, *pair in batch for image in pair)
+    return sum(0 if isinstance(image, Strips) else image.nbytes for image in pixels) or batch[0][1].nbytes
+
+
 # Index in the image set, codec, encoded bytes, distance from the original.
 _Encoded: TypeAlias = tuple[int, Codec, bytes, Change]
 
@@ -139,8 +150,10 @@ class _Stored:
 
     def rows(self, encoded: Iterable[list[_Encoded]]) -> Iterator[Row]:
         for batch in encoded:
-            for index, codec, data, change in batch:
+            while batch:  # A large image is not kept while the next one is encoded.
+                index, codec, data, change = batch.pop(0)
                 yield f"{index:08d}.{codec}", data, int(self.images.labels[index]), self.images.ids[index]
+                del data
                 self.tally.add(change)
                 self.codecs.add(codec)
             if self.progress is not None:
@@ -161,17 +174,20 @@ class _Encoder:
         # All encoded first, then all decoded: in turn, small images take a tenth longer.
         codecs = [storable(pixels, self.codec) for pixels in protected]
         encoded = [encode(pixels, codec) for pixels, codec in zip(protected, codecs, strict=True)]
-        stored = [decode(data) for data in encoded]
+        stored = [decode_strips(data) for data in encoded]
         changes = [self._change(*triple) for triple in zip(indices, originals, stored, strict=True)]
+        for pixels in (*originals, *protected):
+            if isinstance(pixels, Strips):
+                pixels.close()
         return list(zip(indices, codecs, encoded, changes, strict=True))
 
-    def _change(self, index: int, clean: Pixels, stored: Pixels) -> Change:
+    def _change(self, index: int, clean: Pixels | Strips, stored: Pixels | Strips) -> Change:
         where = f"image '{self.ids[index]}'"
         if stored.shape != clean.shape:
             raise DataError(f"{where}: expected the shape {clean.shape} of the original, stored was {stored.shape}")
-        if clean.shape[2] in (2, 4) and not np.array_equal(stored[..., -1], clean[..., -1]):
-            raise DataError(f"{where}: the alpha channel changed; protect the colour channels only")
         change = compare(clean, stored, index in self.sample)
+        if not change.same_alpha:
+            raise DataError(f"{where}: the alpha channel changed; protect the colour channels only")
         if change.levels > self.budget.levels:
             raise DataError(
                 f"{where}: a value changed by {change.levels} levels, more than the {self.budget.levels} that rho "
@@ -194,6 +210,7 @@ def _in_order(pairs: Iterable[Protected], images: ImageSet) -> Iterator[Protecte
                     f"got {pixels.dtype} {pixels.shape}"
                 )
         yield index, clean, protected
+        del clean, protected, pixels  # Not kept while the next ones are made.
         expected += 1
     if expected != len(images):
         raise DataError(f"expected {len(images)} protected images, got {expected}; nothing was published")

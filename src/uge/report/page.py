@@ -174,6 +174,7 @@ def _counted_again(audit: AuditedFolder) -> Summary:
         summarize,
         audit.cases,
         classes=len(classes) if isinstance(classes, list) else round(100 / stored.chance) if stored.chance else None,
+        chance=stored.chance,
         left_out=stored.left_out,
         planned=stored.planned,
         failed=stored.failed,

@@ -8,7 +8,6 @@ import hashlib
 import logging
 import os
 import secrets
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,7 +17,18 @@ from torch import Tensor
 
 from uge.config import first_problem
 from uge.errors import DataError, MissingExtraError, UsageError, WeightsError
-from uge.files import canonical_json, check_output, file_sha256, fingerprint, read_json, storage_errors, write_json
+from uge.files import (
+    canonical_json,
+    check_output,
+    file_sha256,
+    fingerprint,
+    locked,
+    read_json,
+    recover,
+    storage_errors,
+    write_json,
+    writes,
+)
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS
 from uge.names import KEYED, behind_key
@@ -100,6 +110,7 @@ class Request(BaseModel, frozen=True, extra="forbid"):
         return RequestRecord(id=self.id, key_sha256=key_fingerprint(self.public_key))
 
 
+@writes("out")
 def write_request(
     out: Path,
     network: str,
@@ -154,22 +165,27 @@ def write_request(
     if session.dry_run:
         return {**places, **shape}
     key = open_identity(identity)
-    _write_secret_weights(theta0_path, theta0, recipe)
-    body: dict[str, Any] = {
-        "kind": "uge-request",
-        "schema_version": 1,
-        "created": created_date(None) or datetime.now(UTC).date().isoformat(),
-        **shape,
-        "theta0": {
-            "file": theta0_path.name,
-            "bytes": theta0_path.stat().st_size,
-            "sha256": file_sha256(theta0_path),
-            "weights_sha256": weights_hash(theta0),
-        },
-        "public_key": key.public_key().public_bytes_raw().hex(),
-    }
-    body["id"] = _id(body)
-    write_json(out, sign(key, body))
+    # Others can never read θ0: it is made in a folder of mode 0700. Both files take their places together.
+    with storage_errors(out), locked(out) as hold, hold.staged(theta0_path, mode=0o700) as folder:
+        secret = folder / theta0_path.name
+        save_weights(secret, theta0, {"recipe": recipe.model_dump_json()})
+        secret.chmod(0o600)
+        body: dict[str, Any] = {
+            "kind": "uge-request",
+            "schema_version": 1,
+            "created": created_date(None) or datetime.now(UTC).date().isoformat(),
+            **shape,
+            "theta0": {
+                "file": theta0_path.name,
+                "bytes": secret.stat().st_size,
+                "sha256": file_sha256(secret),
+                "weights_sha256": weights_hash(theta0),
+            },
+            "public_key": key.public_key().public_bytes_raw().hex(),
+        }
+        body["id"] = _id(body)
+        write_json(folder / out.name, sign(key, body))
+        hold.exchange([(secret, theta0_path), (folder / out.name, out)])
     return {**places, **body, "fingerprint": key_fingerprint(body["public_key"])}
 
 
@@ -198,17 +214,6 @@ def _theta0(
     return network
 
 
-def _write_secret_weights(path: Path, network: ImageClassifier, recipe: Recipe) -> None:
-    """Write a file that others can never read: it is made in a folder of mode 0700, then moved."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".uge-", dir=path.parent) as folder:
-            made = Path(folder, path.name)
-            save_weights(made, network, {"recipe": recipe.model_dump_json()})
-            made.chmod(0o600)
-            made.replace(path)
-
-
 def _id(body: dict[str, Any]) -> str:
     return fingerprint({name: value for name, value in body.items() if name not in ("id", "signature")})[:16]
 
@@ -223,6 +228,7 @@ def read_request(path: Path) -> Request:
         WeightsError: θ0 is missing, not the file that was signed, holds NaN, does not fit the architecture, or has a
             wave key that no class can be written by.
     """
+    recover(path)
     try:
         raw = read_json(path)
     except DataError as error:
@@ -311,15 +317,20 @@ def open_identity(path: Path) -> "Ed25519PrivateKey":
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     except ImportError:
         raise MissingExtraError("cryptography", "sign", "signing a request") from None
+    recover(path)
     with storage_errors(path):
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             pem = Ed25519PrivateKey.generate().private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-                handle.write(pem)
-        if path.stat().st_mode & 0o077:
+            with locked(path, wait=True) as hold, hold.staged(path, mode=0o700) as folder:
+                made = folder / path.name
+                with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
+                    handle.write(pem)
+                if not path.exists():  # Another process may have made one meanwhile.
+                    hold.exchange([(made, path)])
+        if os.name == "posix" and path.stat().st_mode & 0o077:
             raise UsageError(f"the identity {path} can be read by others; run chmod 600 on it, or make a new one")
         data = path.read_bytes()
     try:

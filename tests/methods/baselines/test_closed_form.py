@@ -14,24 +14,12 @@ from uge.data.loader import fetch
 from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.methods import METHODS
+from uge.methods.baselines.ar import ArSettings, autoregress, class_processes, response
 from uge.methods.baselines.base import Material, scaled
-from uge.methods.baselines.closed_form import (
-    ArSettings,
-    CudaSettings,
-    PilSettings,
-    autoregress,
-    blurred,
-    choose,
-    class_centres,
-    class_filters,
-    class_processes,
-    corner_colours,
-    linear_loss,
-    linear_surrogate,
-    patches,
-    response,
-    scores,
-)
+from uge.methods.baselines.cuda import CudaSettings, blurred, class_filters
+from uge.methods.baselines.lsp import class_centres, patches
+from uge.methods.baselines.ops import choose, corner_colours, scores
+from uge.methods.baselines.pil import PilSettings, linear_loss, linear_surrogate
 
 MakeMaterial = Callable[..., Material]
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from uge.budget import Budget
 from uge.data.images import ImageSet
 from uge.errors import DataError, UsageError
-from uge.methods.baselines.foreign import is_noise, open_noise
+from uge.methods.baselines.foreign import Unit, is_noise, open_noise
 from uge.networks import build, save_weights
 
 MakeImages = Callable[..., ImageSet]
@@ -119,13 +119,80 @@ def test_fortran_order_and_bfloat16(make_images: MakeImages, tmp_path: Path) -> 
     np.testing.assert_array_equal(changes(images, tmp_path / "b.safetensors"), levels)
 
 
-def test_values_beyond_one_are_levels(make_images: MakeImages, tmp_path: Path) -> None:
+@pytest.mark.parametrize("top", [1.0, 1.0000002, 1.01, 1.9])
+def test_floats_with_two_readings_need_a_unit(top: float, make_images: MakeImages, tmp_path: Path) -> None:
     images = middle(make_images(count=5))
-    for top, unit, largest in ((1.0, "[0, 1]", 255), (1.01, "levels", 1)):
-        array = np.zeros((5, 16, 16, 3))
-        array[2, 3, 4, 1] = -top
-        opened = open_noise(write(tmp_path / "a.npy", array), images)
-        assert (opened.unit, opened.largest) == (unit, largest)
+    array = np.zeros((5, 16, 16, 3))
+    array[2, 3, 4, 1] = -top
+    place = write(tmp_path / "a.npy", array)
+    with pytest.raises(UsageError, match="say which by --unit 1 or --unit 255"):
+        open_noise(place, images)
+    assert open_noise(place, images, unit="levels").largest == round(top)
+    if top < 1.001:
+        assert open_noise(place, images, unit="[0, 1]").largest == 255
+
+
+def test_the_unit_follows_from_all_values(make_images: MakeImages, tmp_path: Path) -> None:
+    images = middle(make_images(count=5))
+    values = np.random.default_rng(0).normal(0, 0.03, (5, 16, 16, 3))
+    assert open_noise(write(tmp_path / "a.npy", values), images).unit == "[0, 1]"
+    assert open_noise(write(tmp_path / "b.npy", values * 255), images).unit == "levels"
+    values[0, 0, 0, 0] = 2.5  # An outlier alone makes no levels of the others.
+    with pytest.raises(UsageError, match="--unit"):
+        open_noise(write(tmp_path / "c.npy", values), images)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int16", "float32", "levels", "normalised"])
+def test_whole_images_are_no_noise(kind: str, make_images: MakeImages, tmp_path: Path) -> None:
+    images = make_images(count=5)
+    clean = np.stack([images.read(number) for number in range(5)]).astype(np.int16)
+    changed = (clean + noise(5, 16, 16, 3)).clip(0, 255)
+    stored = {
+        "uint8": changed.astype(np.uint8),
+        "int16": changed,
+        "float32": (changed / 255).astype(np.float32),
+        "levels": changed.astype(np.float32),
+        "normalised": changed / 127.5 - 1,
+    }[kind]
+    place = write(tmp_path / "a.npy", stored)
+    unit: Unit | None = "[0, 1]" if kind == "normalised" else None
+    with pytest.raises(UsageError, match="got uint8" if kind == "uint8" else "seems to hold whole images"):
+        open_noise(place, images, unit=unit)
+    if kind == "normalised":
+        with pytest.raises(UsageError, match="holds negative values, so no images"):
+            open_noise(place, images, perturbed=True)
+        return
+    opened = open_noise(place, images, perturbed=True)
+    assert opened.largest == np.abs(changed - clean).max()
+    for number, (_, published) in enumerate(opened.pairs(images, Budget(opened.largest / 255))):
+        np.testing.assert_array_equal(published, changed[number])
+
+
+def test_perturbed_images_in_another_order_are_refused(make_images: MakeImages, tmp_path: Path) -> None:
+    images = make_images(count=5)
+    stored = np.stack([images.read(number) for number in (1, 2, 3, 4, 0)])
+    with pytest.raises(UsageError, match="do not look like those of the source at the same places"):
+        open_noise(write(tmp_path / "a.npy", stored), images, perturbed=True)
+
+
+def test_rows_with_ids_land_on_the_images_of_their_ids(make_images: MakeImages, tmp_path: Path) -> None:
+    images, levels = middle(make_images(count=5)), noise(7, 16, 16, 3)
+    order = [3, 0, 4, 2, 1]
+    names = [*(images.ids[number] for number in order), "more", "another"]
+    np.savez(tmp_path / "a.npz", noise=levels, ids=names)
+    moved = changes(images, tmp_path / "a.npz")
+    np.testing.assert_array_equal(moved[order], levels[:5])
+    np.savez(tmp_path / "b.npz", noise=levels[1:], ids=names[1:])
+    with pytest.raises(UsageError, match=rf"lack 1 of 5 images, such as '{images.ids[3]}'"):
+        open_noise(tmp_path / "b.npz", images)
+
+
+def test_noise_for_all_images_serves_the_first_ones(make_images: MakeImages, tmp_path: Path) -> None:
+    images, levels = middle(make_images(count=5)), noise(5, 16, 16, 3)
+    place = write(tmp_path / "a.npy", levels)
+    opened = open_noise(place, images.take(4), of=5)
+    moved = [protected.astype(int) - clean for clean, protected in opened.pairs(images.take(4), Budget(8 / 255))]
+    np.testing.assert_array_equal(moved, levels[:4])
 
 
 def test_a_budget_clips(make_images: MakeImages, tmp_path: Path) -> None:
@@ -134,14 +201,17 @@ def test_a_budget_clips(make_images: MakeImages, tmp_path: Path) -> None:
     np.testing.assert_array_equal(moved, levels.clip(-3, 3))
 
 
-def test_noise_of_another_size_lands_on_the_centre_square(make_images: MakeImages, tmp_path: Path) -> None:
+def test_noise_of_another_size_lands_on_the_centre_square_and_is_mirrored_beyond(
+    make_images: MakeImages, tmp_path: Path
+) -> None:
     images = middle(make_images(count=5, size=(32, 44)))
     levels = np.full((5, 16, 16, 3), 6, np.int8)
     levels[:, :, :8] = -6
     moved = changes(images, write(tmp_path / "a.npy", levels))
     assert (moved[:, :, 6:20] == -6).all()
     assert (moved[:, :, 24:38] == 6).all()
-    assert not moved[:, :, :6].any()
+    assert (moved[:, :, :6] == -6).all()
+    assert (moved[:, :, 38:] == 6).all()
 
 
 def test_oblong_noise_for_oblong_images(make_images: MakeImages, tmp_path: Path) -> None:

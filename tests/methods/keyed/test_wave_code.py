@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from uge.budget import Budget
+from uge.data import images as images_module
 from uge.data.images import ImageSet, Pixels
 from uge.errors import UsageError, WeightsError
 from uge.methods import apply
@@ -296,3 +297,20 @@ def test_authorised_networks_share_one_key() -> None:
     for others in (networks(("keyed:lenet", 0), ("keyed:lenet", 1)), networks(("keyed:lenet", 0), ("lenet", 0)), []):
         with pytest.raises(UsageError, match="needs authorised networks with one wave key"):
             shared_key(others)
+
+
+@pytest.mark.parametrize("classes", [5, 100, 700])  # Patterns of one, two and three waves.
+@pytest.mark.parametrize("rows", [1, 5, 64])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_strips_of_an_image_get_its_perturbation(
+    classes: int, rows: int, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = code(key=WaveKey(classes, seed=1))
+    monkeypatch.setattr(images_module, "_STRIP", rows * 70)
+    colourful = random_images(1, 50, 70, channels)[0]
+    late = gray_like(colourful) if channels > 2 else colourful
+    late[-1, -1, :1] ^= 4  # Colour, or not, is a matter of the whole image.
+    for image in (colourful, late, gray_like(colourful) if channels > 2 else colourful):
+        strips = list(made.level_strips(image, 3, "a"))
+        assert max(map(len, strips)) == min(rows, 50)
+        np.testing.assert_array_equal(np.concatenate(strips), one(made, image, 3))

@@ -7,10 +7,11 @@ import torch
 from numpy.typing import NDArray
 
 from uge.budget import Budget
-from uge.data.images import ImageSet
+from uge.data import images as images_module
+from uge.data.images import ImageSet, Strips, whole
 from uge.data.store import Records, load_pixels
 from uge.methods import apply
-from uge.methods.apply import protected_images
+from uge.methods.apply import PlacedDelta, place_delta, protected_images
 from uge.methods.uge.generator import Generator, delta_records
 from uge.runtime import Runtime
 
@@ -120,3 +121,56 @@ def test_chunks_do_not_show(
         monkeypatch.setattr(apply, name, value)
         for a, b in zip(whole, changes(images, generator, runtime, filled(images, 16, levels)), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(36, 64, 3), (64, 36, 3), (20, 90, 1), (50, 50, 4)])
+@pytest.mark.parametrize("size", [16, 20, 31])
+def test_beyond_the_centre_square_a_perturbation_is_mirrored(shape: tuple[int, int, int], size: int) -> None:
+    delta = torch.randint(-8, 9, (3, size, size), generator=torch.Generator().manual_seed(0)).to(torch.int8)
+    placed = place_delta(delta, np.zeros(shape, np.uint8), np.zeros(0, np.int8))
+    side = min(shape[:2])
+    top, left = ((length - side) // 2 for length in shape[:2])
+    square = placed[top : top + side, left : left + side]
+    np.testing.assert_array_equal(square, place_delta(delta, square.astype(np.uint8), np.zeros(0, np.int8)))
+    around = [(before, length - side - before) for before, length in zip((top, left), shape[:2], strict=True)]
+    np.testing.assert_array_equal(placed, np.pad(square, (*around, (0, 0)), "symmetric"))
+
+
+@pytest.mark.parametrize("shape", [(48, 80, 3), (80, 48, 1), (64, 64, 4)])
+@pytest.mark.parametrize("size", [16, 48, 64])
+def test_rows_of_a_placed_perturbation_do_not_depend_on_their_number(
+    shape: tuple[int, int, int], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delta = torch.randint(-8, 9, (3, size, size), generator=torch.Generator().manual_seed(0)).to(torch.int8)
+    base = np.random.default_rng(0).integers(-8, 9, shape).astype(np.int8)
+    small = place_delta(delta, np.zeros(shape, np.uint8), base)
+    monkeypatch.setattr(images_module, "LARGE", 1)
+    placed = PlacedDelta(delta, shape)
+    whole_image = placed.rows(0, shape[0], base)
+    for count in (1, 7, 30):
+        tops = range(0, shape[0], count)
+        parts = [placed.rows(top, min(top + count, shape[0]), base[top : top + count]) for top in tops]
+        np.testing.assert_array_equal(np.concatenate(parts), whole_image)
+    # Torch adds in another order, and where the sum is half a level, it may round to the other side.
+    assert (whole_image != small).mean() < 1e-3
+    assert np.abs(whole_image.astype(int) - small).max() <= 1
+
+
+@pytest.mark.parametrize("refined", [False, True])
+def test_large_images_get_the_perturbation_of_small_ones(
+    refined: bool, make_images: MakeImages, generator: Generator, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(count=3, size=(32, 44))
+    levels = torch.randint(-10, 11, (3, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    delta = filled(images, 32, levels) if refined else None
+    wanted = list(protected_images(images, generator, runtime, delta=delta))
+    monkeypatch.setattr(images_module, "LARGE", 1)
+    monkeypatch.setattr(images_module, "_STRIP", 5 * 44)
+    pairs = protected_images(images, generator, runtime, delta=delta)
+    for (clean, protected), small in zip(pairs, wanted, strict=True):
+        assert isinstance(protected, Strips)
+        np.testing.assert_array_equal(whole(clean), small[0])
+        np.testing.assert_array_equal(whole(protected), small[1])
+        clean.close()
+        with pytest.raises(ValueError, match="closed"):
+            next(iter(clean))

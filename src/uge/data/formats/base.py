@@ -4,6 +4,8 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uge.data.images import ImageSet, Reader
-from uge.errors import DataError
+from uge.errors import DataError, UnknownNameError
 
 logger = logging.getLogger(__name__)
 
 # Split name as the source spells it → opens that split. Making the mapping must stay cheap.
 Splits = Mapping[str, Callable[[], ImageSet]]
 
+IMAGE_COLUMNS = ("image", "img", "images")
+"""Names of a column of images in a table, in order of preference."""
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
 """Names of a column of labels in a table, in order of preference."""
 _MOST_CLASSES = 10_000  # Not doubted, however few images there are.
@@ -25,8 +29,66 @@ _TRAIN = ("train", "training")
 _TEST = ("test", "testing")
 _VALIDATION = ("validation", "valid", "val", "dev")
 SPLIT_NAMES = (*_TRAIN, *_TEST, *_VALIDATION)
-_SAME = {name: group for group in (_TRAIN, _TEST, _VALIDATION) for name in group}
+SAME_SPLIT = {name: group for group in (_TRAIN, _TEST, _VALIDATION) for name in group}
+"""Name of a split → all names of that split, the usual one first."""
 _IN_NAME = re.compile(rf"(?<![a-z])({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?![a-z])")
+
+
+class UnlabelledError(DataError):
+    """Split without labels, as the test splits of competitions are published."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of images and of labels in a table; None for the usual names."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+_USUAL = Columns()
+COLUMNS: ContextVar[Columns] = ContextVar("columns", default=_USUAL)
+"""Columns of the tables that are read from now on in this thread."""
+
+
+@contextlib.contextmanager
+def read_columns(columns: Columns) -> Iterator[None]:
+    """Read these columns of every table inside the block."""
+    token = COLUMNS.set(columns)
+    try:
+        yield
+    finally:
+        COLUMNS.reset(token)
+
+
+def choose_column(
+    kind: str, names: Sequence[str], given: str | None, usual: Sequence[str], where: str, of_kind: Sequence[str] = ()
+) -> str:
+    """Name of the column of images or labels in a table.
+
+    Args:
+        kind: ``"image"`` or ``"label"``, for messages.
+        names: All columns.
+        given: Column that was asked for, if any.
+        usual: Names to look for, in order of preference.
+        where: Name of the table in messages.
+        of_kind: Columns whose type says that they are of this kind; taken where there is no other choice.
+
+    Raises:
+        UnknownNameError: The column that was asked for is not there.
+        DataError: No column has a usual name, and none or several are of the kind.
+    """
+    if given is not None:
+        if given not in names:
+            raise UnknownNameError(f"{kind} column of {where}", given, names)
+        return given
+    chosen = next((name for name in usual if name in names), of_kind[0] if len(of_kind) == 1 else None)
+    if chosen is None:
+        raise DataError(
+            f"{where} has no {kind} column (expected one of {', '.join(usual)}; there are: {', '.join(names)}); "
+            f"rename the column, or name it by --{kind}-column"
+        )
+    return chosen
 
 
 @contextlib.contextmanager
@@ -53,7 +115,7 @@ def choose_split(names: Iterable[str], split: str) -> str | None:
     """Name in ``names`` that stands for ``split``; a validation split stands in for a missing ``"test"``."""
     spelled = {name.lower(): name for name in names}
     wanted = split.lower()
-    candidates = [wanted, *_SAME.get(wanted, ()), *(_VALIDATION if wanted in _TEST else ())]
+    candidates = [wanted, *SAME_SPLIT.get(wanted, ()), *(_VALIDATION if wanted in _TEST else ())]
     return next((spelled[name] for name in candidates if name in spelled), None)
 
 
@@ -68,13 +130,19 @@ def source_files(path: Path, ending: str, *folders: str) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix == ending else []
     places = [path, *(path / name for name in (*folders, *SPLIT_NAMES))]
-    return sorted(file for place in places for file in place.glob(f"*{ending}") if file.name[0] != ".")
+    files = sorted(file for place in places for file in place.glob(f"*{ending}") if file.name[0] != ".")
+    skipped = sorted({file.parent for file in path.glob(f"*/*{ending}") if file.parent not in places}) if files else []
+    if skipped:
+        listed = ", ".join(place.name for place in skipped[:5])
+        logger.warning("%s: the %s files in the folders %s are not used", path, ending, listed)
+    return files
 
 
 def by_split(files: Iterable[Path], path: Path) -> dict[str, list[Path]]:
     """Files by the split that their name, or else their folder below ``path``, mentions.
 
-    A file that mentions none is of the training split, unless another file mentions that.
+    A file that mentions none is of the training split. It is left out, with a warning, where other files mention the
+    training split and further ones.
     """
     groups: dict[str, list[Path]] = {}
     for file in files:
@@ -82,10 +150,12 @@ def by_split(files: Iterable[Path], path: Path) -> dict[str, list[Path]]:
         match = _IN_NAME.search(file.name.lower()) or _IN_NAME.search(folder.lower())
         groups.setdefault(match[1] if match else "", []).append(file)
     unnamed = groups.pop("", [])
-    if unnamed and choose_split(groups, "train"):
-        logger.warning("%s is not used: its name mentions no split, and other files do", unnamed[0])
+    train = choose_split(groups, "train")
+    if unnamed and train and len(groups) > 1:
+        more = f" and {len(unnamed) - 1} more files are" if len(unnamed) > 1 else " is"
+        logger.warning("%s%s not used: no split is in the name, and other files have one", unnamed[0], more)
     elif unnamed:
-        groups["train"] = unnamed
+        groups[train or "train"] = sorted([*unnamed, *groups.get(train or "train", [])])
     return groups
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from uge.data.formats.base import SPLIT_NAMES, Splits, choose_split, image_set
+from uge.data.formats.base import SAME_SPLIT, SPLIT_NAMES, Splits, choose_split, image_set
 from uge.data.images import ImageSet, Pixels
 from uge.data.pixels import decode, is_image_name
 from uge.errors import DataError
@@ -32,18 +32,36 @@ class FileReader:
 
 
 def splits(path: Path) -> Splits | None:
-    """Splits of any folder; without split folders all images are the training split. None for a file."""
+    """Splits of any folder; without split folders all images are the training split. None for a file.
+
+    Folders are splits where the whole level consists of them; a class may be called ``train``.
+
+    Raises:
+        DataError: Some folders are named like several splits, and others beside them are not.
+    """
     if not path.is_dir():
         return None
     folders = {name: path / name for name in _folders(path)}
+    holding = {name: folder for name, folder in folders.items() if any(map(is_image_name, _files(folder)))}
     named = {name: folder for name, folder in folders.items() if name.lower() in SPLIT_NAMES}
-    if not named or not (choose_split(named, "train") or len(named) == len(folders)):
+    divided = {name: folder for name, folder in named.items() if any(_folders(folder))}
+    if not divided:
         return {"train": lambda: _open(path, "train", path, path)}
-    usable = {name: named[name] for name in named if any(_folders(named[name])) or choose_split([name], "train")}
-    for name in named.keys() - usable.keys():
+    others = sorted(holding.keys() - named.keys())
+    several = len({SAME_SPLIT[name.lower()] for name in divided}) > 1
+    if others and (several or not any(any(_folders(folders[name])) for name in others)):
+        raise DataError(
+            f"{path} has folders of splits ({', '.join(sorted(divided))}) and others beside them "
+            f"({', '.join(others[:5])}); move the others out, or put all classes into one folder"
+        )
+    if others:
+        logger.warning("%s: '%s' is read as a class like '%s' beside it", path, min(divided), others[0])
+        return {"train": lambda: _open(path, "train", path, path)}
+    for name in named.keys() - divided.keys():
         logger.warning("%s has no class sub-folders and is not used", named[name])
-    leading = usable[choose_split(usable, "train") or next(iter(usable))] if usable else path
-    return {name: functools.partial(_open, path, name, folder, leading) for name, folder in usable.items()}
+    _warn_of_loose_images(path)
+    leading = divided[choose_split(divided, "train") or next(iter(divided))]
+    return {name: functools.partial(_open, path, name, folder, leading) for name, folder in divided.items()}
 
 
 def _open(root: Path, split: str, folder: Path, leading: Path) -> ImageSet:
@@ -56,7 +74,9 @@ def _open(root: Path, split: str, folder: Path, leading: Path) -> ImageSet:
 
 
 def open_classes(root: Path, split: str, folder: Path, labels: dict[str, int], classes: tuple[str, ...]) -> ImageSet:
-    """Images below the class folders of ``folder``, in sorted order.
+    """Images below the class folders of ``folder``, in the order of torchvision's ``ImageFolder``.
+
+    Classes are sorted by name; in a class come its own files, sorted, then its sub-folders, sorted by path.
 
     Args:
         root: The source, for the set's name.
@@ -69,7 +89,7 @@ def open_classes(root: Path, split: str, folder: Path, labels: dict[str, int], c
     numbers: list[int] = []
     skipped: list[str] = []
     for name in sorted(labels):
-        for file in sorted(_files(folder / name)):
+        for file in sorted(_files(folder / name), key=_place):
             if is_image_name(file):
                 names.append(_checked(f"{name}/{file}", folder))
                 numbers.append(labels[name])
@@ -82,6 +102,17 @@ def open_classes(root: Path, split: str, folder: Path, labels: dict[str, int], c
     return image_set(root, split, np.array(numbers, dtype=np.int64), classes, FileReader(folder, names), ids=names)
 
 
+def _place(file: str) -> tuple[str, str]:
+    parent, _, name = file.rpartition("/")
+    return parent, name
+
+
+def _warn_of_loose_images(folder: Path) -> None:
+    loose = sum(map(is_image_name, os.listdir(folder)))
+    if loose:
+        logger.warning("%s: %d images lie in no class folder and are skipped", folder, loose)
+
+
 def _class_folders(folder: Path) -> list[str]:
     names: dict[str, str] = {}
     for name in sorted(_folders(folder)):
@@ -91,7 +122,9 @@ def _class_folders(folder: Path) -> list[str]:
         twin = names.setdefault(unicodedata.normalize("NFKC", name).strip().casefold(), name)
         if twin != name:
             raise DataError(f"class folders '{twin}' and '{name}' of {folder} have the same name; merge or rename")
-    if not names:
+    if names:
+        _warn_of_loose_images(folder)
+    else:
         got = "images that lie in no class folder" if any(map(is_image_name, os.listdir(folder))) else "no image"
         raise DataError(f"expected one sub-folder of images per class in {folder}, got {got}; sort the images so")
     return list(names.values())

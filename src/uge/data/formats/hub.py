@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uge.data.formats.base import LABEL_COLUMNS, Splits, class_names, image_set, label_values
+from uge.data.formats.base import (
+    COLUMNS,
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    Splits,
+    UnlabelledError,
+    choose_column,
+    class_names,
+    image_set,
+    label_values,
+)
 from uge.data.images import ImageSet, Pixels
 from uge.data.pixels import decode
 from uge.errors import DataError, MissingExtraError, UsageError
@@ -47,20 +57,29 @@ def splits(text: str) -> Splits:
 
 def _open(library: Any, name: str, tables: Any, split: str) -> ImageSet:
     table = tables[split]
-    images = [column for column, feature in table.features.items() if isinstance(feature, library.Image)]
-    label = next((column for column in LABEL_COLUMNS if column in table.features), None)
-    if not images or label is None:
-        columns = ", ".join(table.features)
-        raise DataError(f"{name} needs an image column and a label column, there are: {columns}; choose another set")
+    names = list(table.features)
+    columns = COLUMNS.get()
+    pictures = [column for column in names if isinstance(table.features[column], library.Image)]
+    if not pictures:
+        raise DataError(f"{name} has no image column, there are: {', '.join(names)}; choose another set")
+    image = choose_column("image", pictures, columns.image, IMAGE_COLUMNS, name, pictures)
+    label = choose_column("label", names, columns.label, LABEL_COLUMNS, name)
     parts = [part for part in tables if label in tables[part].features]
-    labels = {part: label_values(list(tables[part][label]), f"{name} ({part})") for part in parts}
-    encoded = table.select_columns(images[:1]).cast_column(images[0], library.Image(decode=False))
+    values = {part: list(tables[part][label]) for part in parts}
+    if set(values[split]) == {None}:
+        raise UnlabelledError(f"{name} ({split}) has no labels in its column '{label}'; choose another split")
+    labels = {
+        part: label_values(values[part], f"{name} ({part})")
+        for part in parts
+        if part == split or None not in values[part]
+    }
+    encoded = table.select_columns([image]).cast_column(image, library.Image(decode=False))
     return image_set(
         name,
         split,
         labels[split],
         getattr(table.features[label], "names", None) or class_names(split, labels),
-        HubReader(encoded, images[0], name),
+        HubReader(encoded, image, name),
         ids=[str(value) for value in table["id"]] if "id" in table.features else None,
     )
 

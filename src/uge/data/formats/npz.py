@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from uge.data.depth import note_scaled
 from uge.data.formats.base import SPLIT_NAMES, Splits, class_names, data_errors, image_set, label_values
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError
@@ -69,7 +70,7 @@ def _open(path: Path, split: str, pairs: dict[str, tuple[str, str]], classes: st
     names = np.ravel(_load(path, classes)).astype(str).tolist() if classes else class_names(split, labels)
     reader = NpzReader.open(path, pairs[split][0])
     images = image_set(path, split, labels[split], names, reader, count=reader.shape[0])
-    images.probe(min(_PROBES, len(images)))  # A wrong range of values is found before any work is done.
+    list(images.probe(min(_PROBES, len(images))))  # A wrong range of values is found before any work is done.
     return images
 
 
@@ -160,6 +161,8 @@ class NpzReader:
 
     def _to_bytes(self, image: NDArray[Any], row: int) -> Pixels:
         top = 255 if image.dtype.kind in "iu" else 1
+        if image.dtype.kind == "f":
+            note_scaled()
         low = image.min()
         high = image.max()
         if not (low >= 0 and high <= top):  # False for NaN, too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
 import json
 import threading
@@ -18,9 +19,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from uge.data.formats.base import (
+    COLUMNS,
+    IMAGE_COLUMNS,
     LABEL_COLUMNS,
+    Columns,
     Splits,
+    UnlabelledError,
     by_split,
+    choose_column,
     class_names,
     data_errors,
     image_set,
@@ -31,7 +37,6 @@ from uge.data.images import ImageSet, Pixels
 from uge.data.pixels import decode
 from uge.errors import DataError
 
-_IMAGE_COLUMNS = ("image", "img", "images")
 _BATCH_BYTES = 64 << 20
 _KEPT_BATCHES = 2
 _KEPT_FILES = 4
@@ -46,15 +51,20 @@ def splits(path: Path, classes: tuple[str, ...] = ()) -> Splits | None:
         classes: Class names from a manifest, which those in the files must equal.
     """
     groups = by_split(source_files(path, ".parquet", "data"), path)
-    return {split: functools.partial(_open, path, split, groups, classes) for split in groups} or None
+    columns = Columns() if classes else COLUMNS.get()  # A published folder has the columns of this project.
+    return {split: functools.partial(_open, path, split, groups, classes, columns) for split in groups} or None
 
 
-def _open(root: Path, split: str, groups: dict[str, list[Path]], classes: tuple[str, ...]) -> ImageSet:
-    shards = [_Shard.open(file) for file in groups[split]]
+def _open(
+    root: Path, split: str, groups: dict[str, list[Path]], classes: tuple[str, ...], columns: Columns
+) -> ImageSet:
+    shards = [_Shard.open(file, columns) for file in groups[split]]
     labels = {split: _labels(shards)}
     names = _agreed_names(shards, classes)
     if not names:
-        labels |= {other: _labels([_Shard.open(file) for file in groups[other]]) for other in groups if other != split}
+        for other in groups.keys() - {split}:
+            with contextlib.suppress(UnlabelledError):
+                labels[other] = _labels([_Shard.open(file, columns) for file in groups[other]])
     with_ids = all(shard.has_ids for shard in shards)
     return image_set(
         root,
@@ -101,12 +111,18 @@ class _Shard:
     groups: tuple[tuple[int, int], ...]  # Rows, and bytes of the images, of every row group.
 
     @classmethod
-    def open(cls, path: Path) -> _Shard:
+    def open(cls, path: Path, columns: Columns) -> _Shard:
         with _reading(f"cannot read Parquet file {path}"), pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             metadata = file.metadata
-        label = _column(schema, LABEL_COLUMNS, "label", path)
-        place = _image_place(schema, metadata.schema, path)
+        if columns.label is None and not set(LABEL_COLUMNS) & set(schema.names):
+            listed = ", ".join(schema.names)
+            raise UnlabelledError(
+                f"{path} has no label column (expected one of {', '.join(LABEL_COLUMNS)}; there are: {listed}); "
+                "rename the column, or name it by --label-column"
+            )
+        label = choose_column("label", schema.names, columns.label, LABEL_COLUMNS, str(path))
+        place = _image_place(schema, metadata.schema, path, columns.image)
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         return cls(
             path=path,
@@ -120,6 +136,8 @@ class _Shard:
     def labels(self) -> NDArray[Any]:
         column = self.column(self.label)
         where = f"{self.path} (column '{self.label}')"
+        if len(column) and column.null_count == len(column):
+            raise UnlabelledError(f"{where}: all labels are missing; label the images")
         if column.null_count:
             raise DataError(f"{where}: {column.null_count} labels are missing; remove these rows or label them")
         return label_values(column.to_pylist(), where)
@@ -199,18 +217,8 @@ def _class_names(schema: Any, label: str, path: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in names) if isinstance(names, list) else ()
 
 
-def _column(schema: Any, known: Sequence[str], what: str, path: Path) -> str:
-    for name in known:
-        if name in schema.names:
-            return name
-    raise DataError(
-        f"{path} has no {what} column (expected one of {', '.join(known)}; "
-        f"there are: {', '.join(schema.names)}); rename the column"
-    )
-
-
-def _image_place(schema: Any, leaves: Any, path: Path) -> int:
-    name = _column(schema, _IMAGE_COLUMNS, "image", path)
+def _image_place(schema: Any, leaves: Any, path: Path, given: str | None) -> int:
+    name = choose_column("image", schema.names, given, IMAGE_COLUMNS, str(path))
     columns = [leaves.column(place) for place in range(len(leaves))]
     # Places of columns of plain bytes, by their paths.
     places = {

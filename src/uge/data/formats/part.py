@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from uge.data.formats.base import Splits, data_errors
+from uge.data.formats.base import Columns, Splits, data_errors, read_columns
 from uge.data.images import ImageSet
 from uge.errors import DataError
 
@@ -35,7 +35,8 @@ def splits(path: Path, load: Load) -> Splits | None:
 
 
 def _open(path: Path, source: str, part: dict[str, Any], load: Load) -> ImageSet:
-    images = load(source, "train", part.get("limit"))
+    with read_columns(Columns(part.get("image_column"), part.get("label_column"))):
+        images = load(source, "train", part.get("limit"))
     expected = part.get("images", len(images))
     if expected != len(images):
         raise DataError(f"{path} is a part of {expected} images, but {source} has {len(images)}; make the part again")

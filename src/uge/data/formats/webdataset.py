@@ -79,10 +79,9 @@ def _samples(files: Sequence[Path]) -> Iterator[_Sample]:
             file.open("rb") as raw,
         ):
             end = file.stat().st_size
-            for key, members in itertools.groupby(_members(archive), key=lambda member: member[0]):
-                parts = {kind: member for _, kind, member in members}
+            for key, parts in _groups(archive):
                 where = f"'{key}' in {file}"
-                image = next((part for kind, part in parts.items() if f".{kind}" in IMAGE_EXTENSIONS), None)
+                image = _image_of(parts)
                 if image is None:
                     logger.warning("%s has no image and is skipped", where)
                     continue
@@ -103,6 +102,31 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarIn
         stem, _, kind = base.partition(".")
         if member.isreg() and stem:
             yield folder + slash + stem, kind.lower(), member
+
+
+def _groups(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """Members of each sample by their endings, with the sample's key.
+
+    A key ends at the first dot of the file name, as in the format's own library. Where that gives no image, or mixes
+    several labelled ones, names have dots within, and the key ends at the last dot.
+    """
+    for key, members in itertools.groupby(_members(archive), key=lambda member: member[0]):
+        short: dict[str, tarfile.TarInfo] = {}
+        long: dict[str, dict[str, tarfile.TarInfo]] = {}
+        for _, kind, member in members:
+            short[kind] = member
+            stem, _, ending = member.name.rpartition(".")
+            long.setdefault(stem, {})[ending.lower()] = member
+        pictured = [parts for parts in long.values() if _image_of(parts)]
+        labelled = [parts for parts in pictured if {"cls", "json"} & parts.keys()]
+        if len(labelled) > 1 or (pictured and not _image_of(short)):
+            yield from long.items()
+        else:
+            yield key, short
+
+
+def _image_of(parts: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    return next((part for kind, part in parts.items() if f".{kind}" in IMAGE_EXTENSIONS), None)
 
 
 def _text(raw: IO[bytes], member: tarfile.TarInfo, where: str) -> str:

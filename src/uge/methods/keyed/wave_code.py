@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from uge.budget import Budget
-from uge.data.images import Pixels
+from uge.data.images import Pixels, Strips
 from uge.errors import UsageError
 from uge.methods.uge.generator import Levels, class_numbers
 from uge.networks import ImageClassifier, KeyedClassifier, WaveKey, weights_hash
@@ -80,27 +80,51 @@ class WaveCode(nn.Module):
         Yields:
             Signed integers of each image's shape; adding them leaves every pixel in 0..255.
         """
-        drawn = [
-            self.key.random_number(label, stream(0, self._secret, name))
-            for label, name in zip(labels, ids, strict=True)
-        ]
+        drawn = [self._drawn(label, name) for label, name in zip(labels, ids, strict=True)]
         for _, group in groupby(range(len(images)), key=lambda row: images[row].shape):
             same = list(group)
             height, width, _ = images[same[0]].shape
             step = max(1, _PIXELS // (height * width))
             for few in (same[start : start + step] for start in range(0, len(same), step)):
                 numbers = torch.tensor([drawn[row] for row in few], device=self.key.waves.device)
-                yield from self._added(np.stack([images[row] for row in few]), numbers)
+                with torch.autocast(numbers.device.type, enabled=False):
+                    fields = self.key.patterns(height, width, numbers=numbers)
+                yield from self._added(np.stack([images[row] for row in few]), fields)
 
-    def _added(self, images: Pixels, numbers: Tensor) -> Levels:
+    @torch.no_grad()
+    def level_strips(self, image: Pixels, label: int, id: str) -> Iterator[Levels]:
+        """Perturbation of one image, strip by strip from top to bottom, as :meth:`levels` gives it.
+
+        Args:
+            image: uint8, height × width × (1 to 4).
+            label: Number of its class, see :meth:`numbers`.
+            id: Its stable sample id.
+        """
+        numbers = torch.tensor([self._drawn(label, id)], device=self.key.waves.device)
+        gray = torch.tensor([all(_is_gray(strip) for strip in Strips.of(image))], device=numbers.device)
+        top = 0
+        for strip in Strips.of(image):
+            bottom = top + len(strip)
+            with torch.autocast(numbers.device.type, enabled=False):
+                fields = self.key.patterns(*image.shape[:2], numbers=numbers, rows=(top, bottom))
+            yield self._added(strip[None], fields, gray)[0]
+            top = bottom
+
+    def _drawn(self, label: int, id: str) -> int:
+        return self.key.random_number(label, stream(0, self._secret, id))
+
+    def _added(self, images: Pixels, fields: Tensor, gray: Tensor | None = None) -> Levels:
         colours = 1 if images.shape[3] < 3 else 3
-        x = torch.from_numpy(images[..., :colours]).to(numbers.device).permute(0, 3, 1, 2).short()
-        with torch.autocast(x.device.type, enabled=False):
-            fields = self.key.patterns(*images.shape[1:3], numbers=numbers)
-        step = self.key.levels * coloured(fields, is_gray(x), colours).short()
+        x = torch.from_numpy(images[..., :colours].astype(np.int16)).to(fields.device).permute(0, 3, 1, 2)
+        step = self.key.levels * coloured(fields, is_gray(x) if gray is None else gray, colours).short()
         out: Levels = np.zeros(images.shape, np.int8)
         out[..., :colours] = ((x + step).clamp(0, 255) - x).to(torch.int8).permute(0, 2, 3, 1).cpu().numpy()
         return out
+
+
+def _is_gray(pixels: Pixels) -> bool:
+    colours = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]
+    return bool((colours == colours[..., :1]).all())
 
 
 def shared_key(networks: Sequence[nn.Module]) -> WaveKey:

@@ -1,0 +1,43 @@
+"""Uniform random noise: a control that shows the effect of optimisation."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from uge.data.store import Records
+from uge.methods.baselines.base import PUBLISHED_RHO, Baseline, Material, Settings
+from uge.runtime import stream
+
+
+def _uniform(count: int, material: Material, *names: str | int) -> Tensor:
+    """``count`` patterns in [0, 1] units; whole levels between plus and minus the budget are equally likely."""
+    shape = (count, *material.store.pixels.shape)
+    most = material.budget.levels
+    levels = torch.randint(-most, most + 1, shape, generator=stream(material.seed, *names))
+    return levels.to(material.store.device) / 255
+
+
+def _sample_wise(material: Material, settings: Settings) -> Records:
+    return material.filled(lambda indices, x, labels: _uniform(len(indices), material, "random-noise", int(indices[0])))
+
+
+def _class_wise(material: Material, settings: Settings) -> Records:
+    patterns = _uniform(len(material.store.classes), material, "random-noise-class")
+    return material.filled(lambda indices, x, labels: patterns[labels])
+
+
+RANDOM = Baseline(
+    _sample_wise,
+    norm="Linf",
+    rho=PUBLISHED_RHO,
+    scope="sample",
+    about="Uniform random noise, another for every image: a control without optimisation.",
+    settings=Settings,
+)
+RANDOM_CLASS = dataclasses.replace(
+    RANDOM,
+    function=_class_wise,
+    scope="class",
+    about="Uniform random noise, one pattern per class: a control without optimisation.",
+)
