@@ -15,7 +15,7 @@ from uge.config import AuditConfig, ProtectConfig, PublishConfig
 from uge.data.images import ImageSet, Pixels, Sample, whole
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError, refuse
-from uge.files import check_output, local_path, locked, storage_errors
+from uge.files import Move, check_output, local_path, locked, storage_errors
 from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.trajectory import Trajectory
 from uge.learning.trajectory import record_trajectory as record
@@ -31,7 +31,7 @@ from uge.pipeline.protect import protect_task, provenance_of
 from uge.progress import Display, Silent
 from uge.publishing import Codec, Format, Manifest, Provenance, Verification, is_private, is_published, private_folder
 from uge.publishing import verify as verify_folder
-from uge.publishing.private import MODE, close_contents, keep_claims
+from uge.publishing.private import MODE, keep_claims
 from uge.runtime import Runtime, stream_seed
 from uge.session import Session
 
@@ -307,12 +307,17 @@ def publish(
         for place, ours in ((out, is_published), (private, is_private)):
             check_output(place, source=protected.images.root, overwrite=overwrite, ours=ours)
         with hold.staged(private, mode=MODE) as secrets:
+
+            def sealed(manifest: Manifest) -> list[Move]:
+                keep_claims(secrets, manifest)
+                return [(secrets, private)]
+
             for path in protected.paths[:1]:
                 write_keys(secrets, [path.theta0 for path in protected.paths], path.recipe)
             perturber = protected.perturbation.perturber
             if isinstance(perturber, Savable):
                 save_perturber(secrets / GENERATOR, perturber)
-            manifest = publish_stream(
+            return publish_stream(
                 protected.images,
                 protected.perturbation.pairs(protected.images, protected.runtime),
                 out,
@@ -321,11 +326,8 @@ def publish(
                 PublishConfig.checked(format=format, codec=codec),
                 _session(protected.runtime, progress),
                 overwrite=overwrite,
-                together=lambda: [(secrets, private)],
+                together=sealed,
             )
-        keep_claims(private, out)
-        close_contents(private)
-    return manifest
 
 
 def verify(out: str | Path, *, against: ImageSet | None = None, private: Path | None = None) -> Verification:

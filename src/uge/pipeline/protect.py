@@ -21,7 +21,7 @@ from uge.pipeline.images import publish_stream, read_store, warn_of_copy
 from uge.pipeline.private_folder import STATE, PrivateFolder, key_path, with_seed, write_keys
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
-from uge.publishing.private import CLAIMS, close_contents, keep_claims
+from uge.publishing.private import close_contents, keep_claims
 from uge.requests.configure import check_fits, describe_requests, mark_requests, with_requests
 from uge.session import Session
 
@@ -113,11 +113,8 @@ class ProtectRun:
         """
         about = {**self.describe(), "authorized_seed": self.config.authorized_seed}
         place = self.private.place
-        with self._lock:
-            with self.private.opened(self._fingerprint(), about, trains=self.method.reads_store):
-                manifest = self._finished() or self._publish()
-            keep_claims(place, self.out)
-            close_contents(place)
+        with self._lock, self.private.opened(self._fingerprint(), about, trains=self.method.reads_store):
+            manifest = self._finished() or self._publish()
         keys = [key_path(place, number) for number in range(len(self.networks))]
         return ProtectResult(manifest, self.out, place, keys)
 
@@ -154,7 +151,6 @@ class ProtectRun:
     def _publish(self) -> Manifest:
         write_keys(self.private.folder, self.networks, self.config.recipe)
         close_contents(self.private.folder)
-        (self.private.folder / CLAIMS).unlink(missing_ok=True)
         perturbation = self.method.perturb(self.task)
         digest = hashlib.sha256()
 
@@ -164,10 +160,12 @@ class ProtectRun:
                     digest.update(part)
                 yield clean, protected
 
-        def seal() -> list[Move]:
+        def seal(manifest: Manifest) -> list[Move]:
             if not self.method.reads_store:
                 write_json(self.private.folder / DIGEST, {"sha256": digest.hexdigest()})
-            return self.private.seal()
+            moves = self.private.seal()
+            keep_claims(self.private.folder, manifest)
+            return moves
 
         return publish_stream(
             self.images,

@@ -1,5 +1,6 @@
 """Private folder beside a published one: keys, trajectories and the generator, which are never published."""
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from uge.errors import UsageError, refuse
 from uge.files import fingerprint, read_json, storage_errors, write_json
-from uge.publishing.manifest import MANIFEST
+from uge.publishing.manifest import MANIFEST, Manifest
 
 log = logging.getLogger(__name__)
 MODE = 0o700
@@ -84,16 +85,15 @@ def close_contents(folder: Path) -> None:
                 path.chmod(MODE if path.is_dir() else 0o600)
 
 
-def keep_claims(private: Path, out: Path) -> None:
-    """Write the digests of a new copy's manifest into its private folder, unless they are there.
+def keep_claims(private: Path, manifest: Manifest) -> None:
+    """Write the digests of a new copy's manifest into its private folder, and close all that is in there.
 
     Raises:
-        DataError: The manifest cannot be read.
         StorageError: The disk is full or read-only.
     """
-    if not (private / CLAIMS).exists():
-        claims = read_json(out / MANIFEST)
-        write_json(private / CLAIMS, {"sha256": fingerprint(claims), "fields": _digests(claims)})
+    claims = json.loads(manifest.model_dump_json())
+    write_json(private / CLAIMS, {"sha256": fingerprint(claims), "fields": _digests(claims)})
+    close_contents(private)
 
 
 def changed_claims(private: Path, out: Path) -> list[str] | None:
