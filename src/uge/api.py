@@ -15,7 +15,7 @@ from uge.config import AuditConfig, ProtectConfig, PublishConfig
 from uge.data.images import ImageSet, Pixels, Sample, whole
 from uge.encoders import FeatureSpace
 from uge.errors import UsageError, refuse
-from uge.files import check_output, local_path, locked, storage_errors
+from uge.files import Move, check_output, local_path, locked, storage_errors
 from uge.learning.recipes import Recipe, with_epochs
 from uge.learning.trajectory import Trajectory
 from uge.learning.trajectory import record_trajectory as record
@@ -31,7 +31,7 @@ from uge.pipeline.protect import protect_task, provenance_of
 from uge.progress import Display, Silent
 from uge.publishing import Codec, Format, Manifest, Provenance, Verification, is_private, is_published, private_folder
 from uge.publishing import verify as verify_folder
-from uge.publishing.private import MODE
+from uge.publishing.private import MODE, keep_claims
 from uge.runtime import Runtime, stream_seed
 from uge.session import Session
 
@@ -85,7 +85,7 @@ def authorize(
     images: ImageSet,
     *,
     epochs: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     recipe: Recipe | None = None,
     size: int | None = None,
     weights: Path | None = None,
@@ -98,7 +98,7 @@ def authorize(
             ``keyed``. A name without ``keyed:`` needs :func:`record_trajectory` for the paper's methods.
         images: The images that are to be protected.
         epochs: If other than the recipe's.
-        seed: Makes θ0 together with the clean images; both together are the key.
+        seed: Makes the same θ0 of the same images again, for reproduction only; a secret one is drawn by default.
         recipe: How the authorised user will train.
         size: Side length for training, in pixels; the native one by default.
         weights: Safetensors file with θ0 instead of a seed.
@@ -128,7 +128,7 @@ def record_trajectory(
     images: ImageSet,
     *,
     epochs: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     recipe: Recipe | None = None,
     size: int | None = None,
     weights: Path | None = None,
@@ -142,7 +142,8 @@ def record_trajectory(
         network: A name in :data:`uge.networks.NETWORKS`, or another form that it allows.
         images: The images that are to be protected.
         epochs: If other than the recipe's.
-        seed: Of θ0 and of the data order. It makes θ0 together with the clean images; both together are the key.
+        seed: Of θ0 and of the data order, for reproduction only; by default that of θ0 is drawn and secret, and the
+            data order is that of seed 0.
         recipe: How the authorised user will train.
         size: Side length for training, in pixels; the native one by default.
         weights: Safetensors file with θ0 instead of a seed.
@@ -164,7 +165,7 @@ def record_trajectory(
             copy.deepcopy(theta0),
             store,
             authorized.recipe,
-            seed=stream_seed(seed, "trajectory", 0),
+            seed=stream_seed(seed or 0, "trajectory", 0),
             runtime=session.runtime,
             snapshots=snapshots,
             progress=on_progress,
@@ -306,6 +307,11 @@ def publish(
         for place, ours in ((out, is_published), (private, is_private)):
             check_output(place, source=protected.images.root, overwrite=overwrite, ours=ours)
         with hold.staged(private, mode=MODE) as secrets:
+
+            def sealed(manifest: Manifest) -> list[Move]:
+                keep_claims(secrets, manifest)
+                return [(secrets, private)]
+
             for path in protected.paths[:1]:
                 write_keys(secrets, [path.theta0 for path in protected.paths], path.recipe)
             perturber = protected.perturbation.perturber
@@ -320,21 +326,22 @@ def publish(
                 PublishConfig.checked(format=format, codec=codec),
                 _session(protected.runtime, progress),
                 overwrite=overwrite,
-                together=lambda: [(secrets, private)],
+                together=sealed,
             )
 
 
-def verify(out: str | Path, *, against: ImageSet | None = None) -> Verification:
+def verify(out: str | Path, *, against: ImageSet | None = None, private: Path | None = None) -> Verification:
     """Re-read a published folder from disk and check everything that its manifest claims.
 
     Args:
         out: The published folder.
         against: The originals; then the change of every stored pixel is measured too.
+        private: Its private folder, which proves every field of the manifest; ``OUT.private`` by default.
 
     Raises:
         UsageError: There is no such folder.
     """
-    return verify_folder(Path(out), against=against)
+    return verify_folder(Path(out), against=against, private=private)
 
 
 def audit(

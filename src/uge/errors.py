@@ -16,7 +16,25 @@ A message is one sentence: what was expected, what came, what to do.
 """
 
 import difflib
+import json
+import re
 from collections.abc import Iterable, Mapping
+
+# Controls, surrogates, and what reorders or hides text; joiners stay, for words of some languages need them.
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text with control, bidirectional and invisible characters in the form of JSON, such as ``\\u202e``.
+
+    Args:
+        text: Text that a file name, a class name or a manifest may be part of.
+        keep: Such characters that stay, for instance the line breaks of a page.
+    """
+    return _HIDDEN.sub(lambda found: found[0] if found[0] in keep else json.dumps(found[0])[1:-1], text)
 
 
 class UGEError(Exception):

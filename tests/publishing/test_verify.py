@@ -138,6 +138,11 @@ def test_empty_folders(parquet, make, images, tmp_path):
     assert verify(tmp_path / "unused").ok
 
 
+def without(manifest: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The manifest's files but one."""
+    return [file for file in manifest["files"] if file["path"] != name]
+
+
 @pytest.mark.parametrize("name", ["README.md", "TRAINING.md"])
 def test_pages_that_do_not_follow_from_the_manifest(parquet, name):
     (parquet / name).write_text("pip install something-else")
@@ -146,9 +151,14 @@ def test_pages_that_do_not_follow_from_the_manifest(parquet, name):
     path = parquet / "manifest.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps({**manifest, "tool_version": "9.9"}))  # How that wrote its pages is not known here.
-    assert verify(parquet).ok
+    checked = verify(parquet)
+    assert checked.ok
+    assert [sentence.split()[0] for sentence in checked.not_compared] == [name, "manifest.json"]
+    assert "was not compared with manifest.json: version 9.9 wrote it" in checked.not_compared[0]
     (parquet / name).unlink()
-    path.write_text(json.dumps({**manifest, "files": [file for file in manifest["files"] if file["path"] != name]}))
+    path.write_text(json.dumps({**manifest, "tool_version": "9.9", "files": without(manifest, name)}))
+    assert only_problem(verify(parquet)).startswith(f"{name} is not listed")
+    path.write_text(json.dumps({**manifest, "files": without(manifest, name)}))
     assert only_problem(verify(parquet)).startswith(f"{name} is not listed")
 
 
@@ -254,6 +264,7 @@ def test_wrong_claims_are_caught_by_the_originals(parquet, images):
     [
         ({"budget": {"levels": 200}}, "rho and levels"),
         ({"measured": {"linf_levels": 11}}, "exceeds the budget"),
+        ({"measured": {"unchanged_images": 10**9}}, "more images are claimed to be unchanged"),
         ({"count": 11}, "claims 11 images"),
         ({"size": {"height": [8, 9]}}, "image sizes"),
         ({"codec": "png"}, "claims the codec png, the images are webp"),

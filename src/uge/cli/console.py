@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from uge.cli.flags import Common, Compute, Reading
+from uge.errors import printable
 from uge.processes import load_ahead, loading
 from uge.progress import Display, Progress, Silent
 
@@ -80,13 +82,18 @@ def set_logging(flags: Common) -> None:
     """Send messages of the level that the flags ask for to stderr."""
     level = logging.ERROR if flags.quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(flags.verbose, 2)]
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_PrintableMessages("%(levelname)s %(name)s: %(message)s"))
     # This package's own logger: the root logger belongs to the program that calls main().
     logger = logging.getLogger("uge")
     logger.handlers = [handler]
     logger.setLevel(level)
     if not flags.verbose:
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # Its retries would bury the one sentence that counts.
+
+
+class _PrintableMessages(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))
 
 
 def set_reading(flags: Reading) -> None:
@@ -124,13 +131,13 @@ class _Bars:
             TextColumn("{task.fields[figures]}"),
         )
         with RichProgress(*columns, console=self._console) as progress:
-            task = progress.add_task(name, total=None, figures="")
+            task = progress.add_task(escape(printable(name)), total=None, figures="")
             yield lambda done, total, figures: progress.update(
                 task, completed=done, total=total, figures=_figures(figures)
             )
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        self._console.print(printable(text), highlight=False, markup=False)
 
 
 class _Lines:
@@ -153,7 +160,7 @@ class _Lines:
         self.note(f"{name}: done in {time.monotonic() - began:.1f} s {_figures(latest)}".rstrip())
 
     def note(self, text: str) -> None:
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
 
 

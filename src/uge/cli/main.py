@@ -16,7 +16,7 @@ from cyclopts import App
 from uge.cli.console import Outcome
 from uge.cli.flags import Common, Resumable, sentence, settings_for
 from uge.cli.verbs import VERBS
-from uge.errors import UGEError
+from uge.errors import UGEError, printable
 
 app = App(
     name="uge",
@@ -81,12 +81,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _show(outcome: Outcome, common: Common) -> int:
     for complaint in outcome.complaints:
-        sys.stderr.write(f"{complaint}\n")
+        sys.stderr.write(f"{printable(complaint)}\n")
     if common.json_output:
         readable = (sys.stdout.encoding or "").lower().startswith("utf")
-        print(json.dumps(outcome.result, ensure_ascii=not readable, default=str))
+        print(printable(json.dumps(outcome.result, ensure_ascii=not readable, default=str)))
     elif not common.quiet:
-        print(outcome.text)
+        print(printable(outcome.text, keep="\n"))
     return outcome.code
 
 
@@ -99,4 +99,4 @@ def _how_to_go_on(tokens: Sequence[str], common: Common) -> str:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"uge: {text}\n")
+    sys.stderr.write(f"uge: {printable(text)}\n")

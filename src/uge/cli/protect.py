@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -14,6 +14,9 @@ from uge.config import AuditConfig, ProtectConfig, PublishConfig
 from uge.errors import IntegrityError
 from uge.federated.settings import Federation
 from uge.learning.recipes import Recipe
+
+if TYPE_CHECKING:
+    from uge.session import Session
 
 
 def demo(
@@ -81,6 +84,7 @@ def protect(
     from uge.pipeline.protect import ProtectRun
     from uge.requests.configure import describe_requests
 
+    _note_stated_seed(config, session)
     run = ProtectRun(source, out, config, publishing, session)
     asked = describe_requests(run.requests)
     signers = "".join(f"\n{fingerprint_text(each['id'], each['key_sha256'])}" for each in asked)
@@ -106,6 +110,14 @@ def protect(
         f"keys and everything else that is secret are in {copy.private}: keep that folder to yourself{signers}",
         complaints=_unchanged(out, manifest.measured.unchanged_images, manifest.count),
     )
+
+
+def _note_stated_seed(config: ProtectConfig, session: "Session") -> None:
+    if config.authorized_seed is not None:
+        session.progress.note(
+            "--authorized-seed is for reproduction only: the seed and the originals make the keys again; leave it out "
+            "for secret keys"
+        )
 
 
 def _unchanged(out: Path, count: int, images: int) -> tuple[str, ...]:
@@ -286,6 +298,7 @@ def federated(
     session = open_session(common)
     from uge.pipeline.federated import run_federated
 
+    _note_stated_seed(config, session)
     result = run_federated(
         source,
         out,

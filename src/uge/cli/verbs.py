@@ -80,7 +80,9 @@ def train(
     return Outcome(result, f"{result['network']} trained on {out}: clean test accuracy {measured}")
 
 
-def verify(out: Path, *, against: str | None = None, common: Annotated[Reading, FLAT] = Reading()) -> Outcome:
+def verify(
+    out: Path, *, against: str | None = None, private: Path | None = None, common: Annotated[Reading, FLAT] = Reading()
+) -> Outcome:
     """Re-read a published folder from disk and check everything that its manifest claims.
 
     Example: `uge verify out/mine --against my-images/`
@@ -91,14 +93,17 @@ def verify(out: Path, *, against: str | None = None, common: Annotated[Reading, 
         Published folder.
     against
         The originals; then the change of every stored pixel is measured too.
+    private
+        Its private folder, which proves every field of the manifest; OUT.private by default.
     """
     set_logging(common)
     set_reading(common)
     from uge.publishing.verify import run_verify
 
-    result = run_verify(out, against, make_progress(quiet=common.quiet))
+    result = run_verify(out, against, make_progress(quiet=common.quiet), private)
     problems = result["problems"]
     text = f"{out}: {len(problems)} deviations" if problems else f"{out}: {result['count']} images, no deviation"
+    text = "\n".join([text, *result["not_compared"]])
     return Outcome(result, text, complaints=problems, code=int(bool(problems)))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from uge.data.images import ImageSet
 from uge.data.pixels import resize, to_channels
 from uge.errors import DataError, UsageError
-from uge.files import canonical_json, storage_errors
+from uge.files import canonical_json, owners_alone, storage_errors
 
 RESIDENT_BYTES = 512 * 2**20
 """Size in bytes above which a set is kept in a file and read batch by batch."""
@@ -69,7 +69,7 @@ class Records:
                 self._file: Any = tempfile.TemporaryFile(prefix="uge-")  # noqa: SIM115 - open as long as the records are
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = path.open("r+b" if path.exists() else "w+b")
+                self._file = open(path, "r+b" if path.exists() else "w+b", opener=owners_alone)  # noqa: SIM115
             self._file.truncate(count * self._bytes)
 
     @property

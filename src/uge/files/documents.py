@@ -61,8 +61,13 @@ def stable_safetensors(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str, *, secret: bool = False) -> None:
     """Write a whole file or nothing: a sibling is written and renamed.
+
+    Args:
+        path: The file; its folder is made where there is none.
+        content: Bytes, or text for UTF-8.
+        secret: Give it mode 0600 from the start, whatever the umask.
 
     Raises:
         UsageError: ``path`` is a device, a pipe or a socket.
@@ -73,10 +78,16 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         check_kind(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            part.touch(0o600 if secret else 0o666)
             part.write_bytes(content.encode() if isinstance(content, str) else content)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def owners_alone(path: str, flags: int) -> int:
+    """Opener for ``open``: a new file can be read by its owner alone, whatever the umask."""
+    return os.open(path, flags, 0o600)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,7 +17,7 @@ from uge.files import open_regular, write_atomic
 def save_checkpoint(
     path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None, meta: Mapping[str, Any]
 ) -> None:
-    """Write a file from which a run can resume.
+    """Write a file from which a run can resume, and which its owner alone may read.
 
     Args:
         path: The file.
@@ -37,7 +37,7 @@ def save_checkpoint(
         for key, value in state.items()
         if value is not None
     }
-    write_atomic(path, save(tensors, metadata={"meta": json.dumps(dict(meta), default=str)}))
+    write_atomic(path, save(tensors, metadata={"meta": json.dumps(dict(meta), default=str)}), secret=True)
 
 
 def load_checkpoint(

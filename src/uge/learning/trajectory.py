@@ -124,7 +124,7 @@ def record_trajectory(
             if folder is None:
                 states[step] = state
             else:
-                write_atomic(folder / _FILE.format(step), save(state))
+                write_atomic(folder / _FILE.format(step), save(state), secret=True)
 
     history = fit(
         network,

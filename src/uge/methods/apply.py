@@ -292,7 +292,7 @@ def save_perturber(path: Path, perturber: Savable) -> None:
     kind, module = (CODE_KIND, perturber.key) if isinstance(perturber, WaveCode) else (GENERATOR_KIND, perturber)
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     metadata = {"kind": kind, "options": canonical_json({**perturber.options, "rho": perturber.budget.rho})}
-    write_atomic(path, stable_safetensors(save(tensors, metadata=metadata)))
+    write_atomic(path, stable_safetensors(save(tensors, metadata=metadata)), secret=True)
 
 
 def load_perturber(path: Path) -> Savable:

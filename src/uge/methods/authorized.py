@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 from uge.errors import UsageError
@@ -68,7 +69,8 @@ class ForNetworks(Method):
     def networks(self, info: ImagesInfo, settings: MethodSettings) -> list[ImageClassifier]:
         """θ0 of every authorised network, from its seed and the clean images, or from its weights file.
 
-        A seed alone would be no key: the manifest names the architecture and the digest of θ0, so anybody could try
+        Without a seed one is drawn from the operating system's random source. The k-th network gets seed + k. A small
+        seed alone would be no key: the manifest names the architecture and the digest of θ0, so anybody could try
         seeds. Clean images cannot be tried.
 
         Raises:
@@ -81,6 +83,7 @@ class ForNetworks(Method):
 
         names = [self.network_name(name) for name in split_names(settings.authorized)]
         files = settings.authorized_weights
+        seed = draw_seed() if settings.authorized_seed is None else settings.authorized_seed
         size = info.training_size(settings.size)
         if files and len(files) != len(names):
             raise UsageError(f"{len(names)} authorised networks need as many --authorized-weights, got {len(files)}")
@@ -90,7 +93,7 @@ class ForNetworks(Method):
                 len(info.classes),
                 channels=info.channels,
                 size=size,
-                seed=stream_seed(settings.authorized_seed + number, "theta0", info.digest),
+                seed=stream_seed(seed + number, "theta0", info.digest),
             )
             for number, name in enumerate(names)
         ]
@@ -202,6 +205,11 @@ FORMS = (
     Paper("undistill", "the undistill loss alone, which makes the authorised network a poor teacher"),
 )
 """The variants of the paper's Table 1."""
+
+
+def draw_seed() -> int:
+    """Secret seed of 256 bits from the operating system's random source."""
+    return secrets.randbits(256)
 
 
 def split_names(text: str) -> list[str]:

@@ -35,8 +35,9 @@ class MethodSettings(BaseModel, frozen=True, extra="forbid"):
 
     authorized: Annotated[str, Field(description="Authorised network, or several separated by commas.")] = "cnn"
     authorized_seed: Annotated[
-        int, Field(description="With the clean images, makes θ0; the k-th network gets seed + k.")
-    ] = 0
+        int | None,
+        Field(description="Makes the same keys of the same images again, for reproduction only; by default secret."),
+    ] = None
     authorized_weights: Annotated[
         tuple[Path, ...], Field(description="Safetensors file(s) with θ0 instead of a seed.")
     ] = ()

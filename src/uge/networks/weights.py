@@ -22,7 +22,7 @@ def describe(network: ImageClassifier) -> dict[str, str]:
 
 
 def save_weights(path: Path | str, network: ImageClassifier, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a network's weights and buffers, all or nothing.
+    """Write a network's weights and buffers, all or nothing; its owner alone may read the file, for a key may be in it.
 
     Args:
         path: The safetensors file.
@@ -33,9 +33,8 @@ def save_weights(path: Path | str, network: ImageClassifier, metadata: Mapping[s
         StorageError: The disk is full or read-only.
     """
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    write_atomic(
-        Path(path), stable_safetensors(safetensors.torch.save(state, {**(metadata or {}), **describe(network)}))
-    )
+    content = stable_safetensors(safetensors.torch.save(state, {**(metadata or {}), **describe(network)}))
+    write_atomic(Path(path), content, secret=True)
 
 
 def load_weights(path: Path | str, *, values: bool = True) -> tuple[State, dict[str, str]]:

@@ -14,7 +14,8 @@ from uge.methods.apply import load_perturber, protected_images
 from uge.methods.baselines.foreign import ForeignNoise, Scope, Unit, is_noise, open_noise
 from uge.networks import weights_hash
 from uge.pipeline.images import publish_stream, warn_of_copy
-from uge.publishing import Provenance, is_private, is_published
+from uge.publishing import Provenance, is_private, is_published, private_folder
+from uge.publishing.private import CLAIMS
 from uge.session import Session
 
 
@@ -98,6 +99,7 @@ def run_apply(
     if session.dry_run:
         return result
     manifest = publish_stream(images, pairs, out, budget, provenance, publishing, session, overwrite=session.overwrite)
+    (private_folder(out) / CLAIMS).unlink(missing_ok=True)  # Of a copy that this one replaced.
     return {**result, "measured": manifest.measured.model_dump(mode="json")}
 
 

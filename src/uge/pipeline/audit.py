@@ -36,6 +36,7 @@ from uge.networks import check_name
 from uge.pipeline.images import read_store
 from uge.pipeline.originals import clean_images, find_originals, hashes, pairs
 from uge.publishing import private_folder, read_manifest
+from uge.publishing.private import close_folder
 from uge.report.page import AuditedFolder, write_report
 from uge.runtime import Runtime
 from uge.session import Session
@@ -175,7 +176,7 @@ class AuditRun:
         with storage_errors(self.folder):
             for part in ("cases", "failed", "weights") if self.session.overwrite else ():
                 shutil.rmtree(self.folder / part, ignore_errors=True)
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            close_folder(self.folder)
         try:
             executed = execute(
                 self.material,

@@ -27,8 +27,9 @@ from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
 from uge.pipeline.images import warn_of_copy
 from uge.pipeline.originals import clean_images
-from uge.pipeline.private_folder import DONE, FederationFolder, key_path, write_keys
+from uge.pipeline.private_folder import DONE, FEDERATION, FederationFolder, key_path, with_seed, write_keys
 from uge.publishing import create_private, private_folder, read_manifest
+from uge.publishing.private import close_contents
 from uge.requests.configure import check_fits, describe_requests, with_requests
 from uge.requests.request import Request, theta0_file
 from uge.runtime import stream_seed
@@ -106,7 +107,8 @@ def run_federated(
             "servers": [held(images.subset(rows)) for rows in parts],
         }
     folder = FederationFolder(out, images.root, session)
-    (theta0,) = method.networks(ImagesInfo.of(tests), config)
+    seeded = with_seed(config, folder.folder / FEDERATION, resume=session.resume)
+    (theta0,) = method.networks(ImagesInfo.of(tests), seeded)
     protection = config.model_dump(mode="json", exclude={"authorized_weights", "requests"})
     # Of everything that determines the published parts; training runs have fingerprints of their own.
     digest = fingerprint(
@@ -121,7 +123,7 @@ def run_federated(
             **({"requests": describe_requests(requests)} if requests else {}),
         }
     )
-    with folder.opened(digest) as place:
+    with folder.opened(digest, seeded.authorized_seed) as place:
         _request(place, theta0, given, requests, publishing)
         servers = [Server.at(place, number) for number in range(federation.servers)]
         for server, rows in zip(servers, parts, strict=True):
@@ -186,6 +188,7 @@ def _request(
                 shutil.copy(file, received)
         settings["for"] = [f"{REQUEST}/{RECEIVED}/{path.name}"]
     write_json(folder / SETTINGS, {**settings, **publishing.model_dump(exclude_defaults=True)})
+    close_contents(folder)
 
 
 def _protect(place: Path, server: Server, session: Session) -> None:

@@ -44,7 +44,7 @@ def publish_stream(
     session: Session,
     *,
     overwrite: bool,
-    together: Callable[[], Sequence[Move]] | None = None,
+    together: Callable[[Manifest], Sequence[Move]] | None = None,
 ) -> Manifest:
     """Publish a stream of (clean, protected) pixels in the order of ``images``; see :func:`uge.publishing.publish`."""
     with session.progress.stage("publish") as on_progress:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from uge.config import ProtectConfig
 from uge.errors import DataError, OutputExistsError, UsageError
 from uge.files import (
     Hold,
@@ -18,6 +19,7 @@ from uge.files import (
     write_json,
 )
 from uge.learning.recipes import Recipe
+from uge.methods.authorized import draw_seed
 from uge.networks import ImageClassifier, save_weights
 from uge.networks.standalone import has_standalone, standalone_source
 from uge.publishing import create_private, is_private, is_published, private_folder
@@ -197,8 +199,12 @@ class FederationFolder(_Replacing):
             raise OutputExistsError(f"{out} holds a federation; give --resume to go on or --overwrite to start again")
 
     @contextlib.contextmanager
-    def opened(self, fingerprint: str) -> Iterator[Path]:
+    def opened(self, fingerprint: str, seed: int | None) -> Iterator[Path]:
         """Hold the folder open for a block; finished files stay when the block fails.
+
+        Args:
+            fingerprint: Of everything that determines the result.
+            seed: Seed of the global network, kept for ``--resume``.
 
         Raises:
             UsageError: The run to resume has other settings or images.
@@ -211,7 +217,7 @@ class FederationFolder(_Replacing):
             if state.is_file():
                 self._check_same("federation", "images or settings", read_json(state).get("fingerprint"), fingerprint)
             create_private(self.folder)
-            write_json(state, {"fingerprint": fingerprint})
+            write_json(state, {"fingerprint": fingerprint, "authorized_seed": seed})
             yield self.folder
             with storage_errors(self.place):
                 hold.exchange(self._moves())
@@ -233,3 +239,17 @@ def write_keys(folder: Path, networks: Sequence[ImageClassifier], recipe: Recipe
         save_weights(key_path(folder, number), network, {"recipe": recipe.model_dump_json()})
         if has_standalone(network.name):
             write_atomic(folder / f"authorized-{number}.network.py", standalone_source(network))
+
+
+def with_seed(config: ProtectConfig, state: Path, *, resume: bool) -> ProtectConfig:
+    """Settings with the seed of the keys: as stated, else that of the run to resume, else a new secret one.
+
+    Args:
+        config: Settings; with weights files in place of a seed they stay as they are.
+        state: File in a private folder that keeps the seed as ``authorized_seed``.
+        resume: Read ``state`` where it exists.
+    """
+    if config.authorized_seed is not None or config.authorized_weights:
+        return config
+    seed = read_json(state).get("authorized_seed") if resume and state.is_file() else None
+    return config.model_copy(update={"authorized_seed": draw_seed() if seed is None else seed})

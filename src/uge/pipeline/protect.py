@@ -18,9 +18,10 @@ from uge.learning.trajectory import Trajectory
 from uge.methods import METHODS, ImagesInfo, Perturbation, Task
 from uge.networks import ImageClassifier, weights_hash
 from uge.pipeline.images import publish_stream, read_store, warn_of_copy
-from uge.pipeline.private_folder import PrivateFolder, key_path, write_keys
+from uge.pipeline.private_folder import STATE, PrivateFolder, key_path, with_seed, write_keys
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
+from uge.publishing.private import close_contents, keep_claims
 from uge.requests.configure import check_fits, describe_requests, mark_requests, with_requests
 from uge.session import Session
 
@@ -80,6 +81,8 @@ class ProtectRun:
         self.info = ImagesInfo.of(self.images)
         check_fits(self.config, self.requests, self.info)
         self.private = PrivateFolder(self.out, self.images.root, self.session)
+        self.stated = self.config
+        self.config = with_seed(self.config, self.private.folder / STATE, resume=self.private.resuming)
         self.networks = self.method.networks(self.info, self.config)
         self.task = protect_task(
             self.images, self.info, self.config, self.networks, self.session, folder=self.private.folder
@@ -97,7 +100,7 @@ class ProtectRun:
             "requests": describe_requests(self.requests),
             "rho": self.budget.rho,
             "levels": self.budget.levels,
-            "config": self.config.model_dump(mode="json"),
+            "config": self.stated.model_dump(mode="json"),
             "environment": self.session.runtime.environment(),
         }
 
@@ -108,9 +111,10 @@ class ProtectRun:
             UsageError: The run to resume has other settings or images.
             UGEError: A stage failed; finished stages stay for ``--resume``.
         """
-        with self._lock, self.private.opened(self._fingerprint(), self.describe(), trains=self.method.reads_store):
-            manifest = self._finished() or self._publish()
+        about = {**self.describe(), "authorized_seed": self.config.authorized_seed}
         place = self.private.place
+        with self._lock, self.private.opened(self._fingerprint(), about, trains=self.method.reads_store):
+            manifest = self._finished() or self._publish()
         keys = [key_path(place, number) for number in range(len(self.networks))]
         return ProtectResult(manifest, self.out, place, keys)
 
@@ -146,6 +150,7 @@ class ProtectRun:
 
     def _publish(self) -> Manifest:
         write_keys(self.private.folder, self.networks, self.config.recipe)
+        close_contents(self.private.folder)
         perturbation = self.method.perturb(self.task)
         digest = hashlib.sha256()
 
@@ -155,10 +160,12 @@ class ProtectRun:
                     digest.update(part)
                 yield clean, protected
 
-        def seal() -> list[Move]:
+        def seal(manifest: Manifest) -> list[Move]:
             if not self.method.reads_store:
                 write_json(self.private.folder / DIGEST, {"sha256": digest.hexdigest()})
-            return self.private.seal()
+            moves = self.private.seal()
+            keep_claims(self.private.folder, manifest)
+            return moves
 
         return publish_stream(
             self.images,
@@ -214,7 +221,7 @@ def provenance_of(config: ProtectConfig, networks: Sequence[ImageClassifier], pe
             for number, network in enumerate(networks)
         ),
         encoder=perturbation.encoder,
-        config_sha256=fingerprint(config.model_dump(mode="json")),
+        config_sha256=fingerprint(config.model_dump(mode="json", exclude={"authorized_seed"})),
         method_details=perturbation.details,
     )
 

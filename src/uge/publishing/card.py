@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from uge.publishing.layout import LAYOUTS
-from uge.publishing.manifest import Authorized, Manifest
+from uge.publishing.manifest import Authorized, Manifest, shown_on_pages
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 NO_NETWORK = {
@@ -18,6 +18,7 @@ NORMS = {"L2": "the L2 norm", "none": "nothing"}
 
 def dataset_card(manifest: Manifest) -> str:
     """Card with front matter for the Hugging Face Hub: contents of the folder, measurements and limits."""
+    manifest = shown_on_pages(manifest)
     name = " ".join(manifest.name.split())
     return f"""---
 {yaml.safe_dump(_front_matter(manifest, name), sort_keys=False, allow_unicode=True)}---

@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from uge.errors import DataError, IntegrityError, UsageError
+from uge.errors import DataError, IntegrityError, UsageError, printable
 from uge.files import (
     LARGEST,
     UnreadableError,
@@ -113,7 +113,7 @@ class Authorized(_Strict):
     ``request`` is None unless a receiver asked for the copy (``uge protect --for``).
     """
 
-    id: str
+    id: Annotated[str, Field(pattern=r"^[\w-]+$")]  # A part of file names, also in the script of TRAINING.md.
     network: str
     weights_sha256: Digest
     request: RequestRecord | None = None
@@ -182,6 +182,19 @@ class Manifest(Provenance):
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``; equal manifests give equal bytes."""
         write_atomic(folder / MANIFEST, self.model_dump_json(indent=1) + "\n")
+
+
+def shown_on_pages(manifest: Manifest) -> Manifest:
+    """Manifest for a page for people: no text in it can hide, reorder or break lines of the page."""
+    return Manifest.model_validate_json(json.dumps(_escaped(manifest.model_dump(mode="json"))))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {printable(name): _escaped(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_escaped(part) for part in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def created_date(given: str | None) -> str | None:

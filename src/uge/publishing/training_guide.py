@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from uge.learning.recipes import Recipe
 from uge.names import behind_key, is_keyed
-from uge.publishing.manifest import Manifest
+from uge.publishing.manifest import Manifest, shown_on_pages
 
 
 def training_guide(manifest: Manifest) -> str:
@@ -14,6 +14,7 @@ def training_guide(manifest: Manifest) -> str:
 
     The script reads the folder, starts at the key, trains by the recipe in the manifest and measures on clean images.
     """
+    manifest = shown_on_pages(manifest)
     title = f"# Train on {' '.join(manifest.name.split())}, a protected copy\n\n"
     if not manifest.authorized:
         return title + _NO_KEY

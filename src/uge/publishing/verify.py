@@ -14,12 +14,13 @@ from uge.budget import Budget
 from uge.data import load_images
 from uge.data.depth import probed
 from uge.data.images import ImageSet, Pixels
-from uge.errors import DataError, IntegrityError
+from uge.errors import DataError, IntegrityError, UsageError
 from uge.files import UnreadableError, code_version, file_sha256, read_bytes
 from uge.progress import Display
 from uge.publishing.codec import decode_strips, kind_of, metadata_problem
 from uge.publishing.layout import IMAGE_NAME, LAYOUTS, PUBLISHABLE, Problem, Record
 from uge.publishing.manifest import MANIFEST, Manifest, Measured, SizeRecord, read_manifest
+from uge.publishing.private import CLAIMS, changed_claims, private_folder
 from uge.publishing.quality import Change, Tally, compare, is_constant, ssim_positions
 from uge.publishing.stream import batches, ordered_map
 from uge.publishing.writer import PAGES
@@ -43,6 +44,7 @@ class Verification:
         images: Number of images that were decoded and checked.
         measured: Measured anew against the originals; ``None`` without them.
         problems: One sentence per deviation, each naming its file; empty if all is well.
+        not_compared: One sentence for each comparison that could not be made.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Verification:
     images: int = 0
     measured: Measured | None = None
     problems: tuple[str, ...] = ()
+    not_compared: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -70,6 +73,7 @@ def verify(
     folder: Path,
     *,
     against: ImageSet | None = None,
+    private: Path | None = None,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> Verification:
@@ -82,6 +86,7 @@ def verify(
         folder: The published folder.
         against: The originals, in any order, found by id; more than were published do no harm. With them the
             change of every image is measured, and must keep the budget and equal the manifest's claims.
+        private: Its private folder, with the digests of every field of the manifest; ``OUT.private`` by default.
         workers: Threads that decode.
         progress: Called with the number of images checked so far.
 
@@ -89,17 +94,24 @@ def verify(
         The findings. Ask ``ok`` or call ``raise_for_problems``.
 
     Raises:
-        UsageError: There is no such folder, or a newer version published it.
-        DataError: An original cannot be read.
+        UsageError: There is no such folder, a newer version published it, or ``private`` has no such digests.
+        DataError: An original cannot be read, or the digests are damaged.
     """
     try:
         manifest = read_manifest(folder)
     except IntegrityError as error:
         return Verification(folder, None, problems=tuple(error.problems))
-    problems: list[str] = []
+    changed = changed_claims(private or private_folder(folder), folder)
+    if private is not None and changed is None:
+        raise UsageError(f"{private} has no {CLAIMS}, the digests of a manifest; give the private folder of {folder}")
+    problems = list(changed or ())
     _check_claims(manifest, against, problems)
     sound = _check_files(folder, manifest, problems.append)
-    _check_pages(folder, manifest, sound, problems.append)
+    not_compared = _check_pages(folder, manifest, sound, problems.append, proven=changed == [])
+    if changed is None:
+        not_compared.append(
+            f"{MANIFEST} is not signed, and was not compared with what was published; give its --private folder"
+        )
     images = _Images(manifest, against, problems)
     rows = images.paired(LAYOUTS[manifest.format].records(folder, manifest, sound, problems.append))
     grouped = batches(rows, _bytes_of)
@@ -120,32 +132,40 @@ def verify(
     measured = images.tally.measured() if against is not None and images.tally.changes else None
     if left := len(problems[PROBLEM_LIMIT:]):
         problems[PROBLEM_LIMIT:] = [f"{MANIFEST}: {left} further deviations are not listed"]
-    return Verification(folder, manifest, images.codecs.total(), measured, tuple(problems))
+    return Verification(folder, manifest, images.codecs.total(), measured, tuple(problems), tuple(not_compared))
 
 
-def run_verify(out: Path, against: str | None, progress: Display) -> dict[str, Any]:
+def run_verify(out: Path, against: str | None, progress: Display, private: Path | None = None) -> dict[str, Any]:
     """Check a published folder as ``uge verify`` does.
 
     Args:
         out: The published folder.
         against: The originals; None leaves out the checks that need them.
         progress: Shows images.
+        private: Its private folder; ``OUT.private`` by default.
 
     Returns:
-        ``count``, ``measured`` and ``problems``: one sentence per deviation, each naming its file.
+        ``count``, ``measured``, ``problems`` (one sentence per deviation, each naming its file) and ``not_compared``
+        (one for each comparison that could not be made).
     """
     try:
         manifest = read_manifest(out)
     except IntegrityError as error:
-        return {"count": 0, "measured": None, "problems": error.problems}
+        return {"count": 0, "measured": None, "problems": error.problems, "not_compared": []}
     originals = None if against is None else load_images(against, split=manifest.split)
     with progress.stage("verify") as on_progress:
-        result = verify(out, against=originals, progress=lambda done: on_progress(done, manifest.count, {}))
+        result = verify(
+            out, against=originals, private=private, progress=lambda done: on_progress(done, manifest.count, {})
+        )
     if result.ok:
         for _ in probed(load_images(out), RANGE_PROBES):  # Says if the images are nearly black.
             pass
-    measured = result.measured and result.measured.model_dump(mode="json")
-    return {"count": result.images, "measured": measured, "problems": list(result.problems)}
+    return {
+        "count": result.images,
+        "measured": result.measured and result.measured.model_dump(mode="json"),
+        "problems": list(result.problems),
+        "not_compared": list(result.not_compared),
+    }
 
 
 def _check_files(folder: Path, manifest: Manifest, problem: Problem) -> frozenset[str]:
@@ -225,6 +245,9 @@ def _check_claims(manifest: Manifest, against: ImageSet | None, problems: list[s
             ),
             "the measured change exceeds the budget; do not use this folder": (
                 manifest.measured.linf_levels > manifest.budget.levels
+            ),
+            "more images are claimed to be unchanged or of one colour than there are; publish again": (
+                max(manifest.measured.unchanged_images, manifest.measured.constant_images) > manifest.count
             ),
             "the classes are not those of the originals; compare with the right originals": (
                 against is not None and against.classes != manifest.classes
@@ -338,16 +361,26 @@ class _Images:
             self._problems += _deviations(MANIFEST, {f"claims {name} = {claim}, measured was {value}": not same})
 
 
-def _check_pages(folder: Path, manifest: Manifest, sound: frozenset[str], problem: Problem) -> None:
-    """Report pages for people that say other things than the manifest; checked for pages of this version only."""
-    if manifest.tool_version != code_version():
-        return
+def _check_pages(
+    folder: Path, manifest: Manifest, sound: frozenset[str], problem: Problem, *, proven: bool
+) -> list[str]:
+    """Report pages for people that say other things than the manifest; gives the pages that were not compared.
+
+    Another version may have made them in another form. They are as published where the manifest is ``proven``.
+    """
+    not_compared = []
     for name, make in PAGES:
         try:
             same = name not in sound or read_bytes(folder / name) == make(manifest).encode()
         except (UnreadableError, LookupError, TypeError, ValueError):  # method_details are free, and a stranger's
             same = False
-        if not same:
-            problem(f"{name} is not the page that follows from {MANIFEST}; fetch the folder again")
-        elif all(record.path != name for record in manifest.files):
+        if all(record.path != name for record in manifest.files):
             problem(f"{name} is not listed in {MANIFEST}; fetch the folder again")
+        elif not same and manifest.tool_version == code_version():
+            problem(f"{name} is not the page that follows from {MANIFEST}; fetch the folder again")
+        elif not same and not proven:
+            not_compared.append(
+                f"{name} says other things than this version would, and was not compared with {MANIFEST}: version "
+                f"{manifest.tool_version} wrote it, as that says itself"
+            )
+    return not_compared

@@ -50,7 +50,7 @@ def publish(
     format: Format = "parquet",
     codec: Codec | None = None,
     overwrite: bool = False,
-    together: Callable[[], Sequence[Move]] | None = None,
+    together: Callable[[Manifest], Sequence[Move]] | None = None,
     rows_per_file: int | None = None,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
@@ -71,8 +71,8 @@ def publish(
         codec: ``"webp"`` (lossless, the default in Parquet) or ``"png"`` (the default in an image folder). Images
             that WebP cannot hold unchanged (gray, or with an alpha channel that is opaque) become PNG anyhow.
         overwrite: Replace a folder that was published before.
-        together: Called when the folder is complete; gives more that takes its place at the same moment (see
-            :func:`uge.files.staged_folder`).
+        together: Called with the manifest when the folder is complete; gives more that takes its place at the same
+            moment (see :func:`uge.files.staged_folder`).
         rows_per_file: Images per Parquet file; ``None`` for about 100 MB, at most 25,000 images.
         workers: Threads that encode.
         progress: Called with the number of images finished so far.
@@ -99,7 +99,9 @@ def publish(
     rows = rows_per_file or default_rows(max(map(np.size, images.probe(8))))
     encoder = _Encoder(images.ids, budget, codec, ssim_positions(len(images)))
     stored = _Stored(images, progress)
-    with staged_folder(out, overwrite=overwrite, together=together) as folder:
+    manifest: Manifest
+    beside = None if together is None else lambda: together(manifest)
+    with staged_folder(out, overwrite=overwrite, together=beside) as folder:
         ordered = batches(_in_order(pairs, images), lambda pair: pair[2].nbytes)
         with closing(ordered_map(encoder, ordered, workers=workers, size_of=_bytes_of)) as encoded:
             files = layout.write(folder, stored.rows(encoded), images.classes, len(images), rows)

@@ -57,6 +57,12 @@ log = logging.getLogger(__name__)
 
 _SECRET_BITS = 60
 _HEX = r"^[0-9a-f]{%d}$"
+_PRIME = 2**255 - 19
+_EIGHTH = 0x5FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER = (0, 1, _PRIME - 1, _EIGHTH, _PRIME - _EIGHTH)
+"""y coordinates of the eight points of Ed25519 whose order divides 8."""
+_MOST_EPOCHS = 10_000
+_MOST_BATCH = 65_536
 _CONTEXT = b"uge-request-1\n"  # so that the signature can be taken for nothing else
 
 
@@ -97,9 +103,9 @@ class Request(BaseModel, frozen=True, extra="forbid"):
     id: Annotated[str, Field(pattern=_HEX % 16)]
     created: str
     network: str
-    classes: Annotated[int, Field(ge=2)]
+    classes: Annotated[int, Field(ge=2, le=100_000)]
     channels: Literal[1, 3]
-    size: Annotated[int, Field(ge=16)]
+    size: Annotated[int, Field(ge=16, le=4096)]
     recipe: Recipe
     theta0: Theta0
     public_key: Annotated[str, Field(pattern=_HEX % 64)]
@@ -239,6 +245,11 @@ def read_request(path: Path) -> Request:
         request = Request.model_validate(raw)
     except ValidationError as error:
         raise UsageError(f"{path} is no request that this version knows: {first_problem(error)}") from None
+    if request.recipe.epochs > _MOST_EPOCHS or request.recipe.batch_size > _MOST_BATCH:
+        raise UsageError(
+            f"{path} asks for {request.recipe.epochs} epochs of batches of {request.recipe.batch_size}, expected at "
+            f"most {_MOST_EPOCHS} and {_MOST_BATCH}; have the request made with another recipe"
+        )
     if request.id != _id(raw):
         raise UsageError(f"the id of {path} is not the digest of its other fields; have the request made anew")
     _check_network(request.network, "be taken")
@@ -321,6 +332,7 @@ def open_identity(path: Path) -> "Ed25519PrivateKey":
     recover(path)
     with storage_errors(path):
         if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             pem = Ed25519PrivateKey.generate().private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
@@ -368,6 +380,12 @@ def check_signature(path: Path, body: dict[str, Any]) -> None:
         raise UsageError(
             f"the signature of {path} does not fit its content: it was changed after it was signed; ask for it again"
         ) from None
+    height = int.from_bytes(public_key, "little") % 2**255  # The y coordinate; the last bit is the sign of x.
+    if height >= _PRIME or height in _SMALL_ORDER:
+        raise UsageError(
+            f"the public key of {path} is a point of small order or not in its only form, so that a signature proves "
+            "nothing; have the request signed by another identity"
+        )
 
 
 def _signed(body: dict[str, Any]) -> bytes:
