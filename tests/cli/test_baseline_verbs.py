@@ -33,6 +33,7 @@ def test_a_baseline_from_images_to_audit(toy: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "copy.private").rglob("*") if path.is_file()) == [
         "delta.int8",
         "done.json",
+        "published.json",
         "run.json",
     ]
     assert run_uge("verify", out, "--against", toy).code == 0

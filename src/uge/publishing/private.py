@@ -29,8 +29,9 @@ def private_folder(out: Path) -> Path:
 
 
 def is_private(folder: Path) -> bool:
-    """True for a private folder of this package, which holds the state of a run or a key."""
-    return (folder / "run" / "run.json").is_file() or any(folder.glob("authorized-*.key.safetensors"))
+    """True for a private folder of this package: it holds the state of a run, a key, or digests of a manifest."""
+    files = (folder / "run" / "run.json", folder / CLAIMS)
+    return any(path.is_file() for path in files) or any(folder.glob("authorized-*.key.safetensors"))
 
 
 def create_private(path: Path, *, published: Path | None = None) -> Path:
