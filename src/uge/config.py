@@ -14,6 +14,8 @@ from uge.errors import UsageError
 from uge.files import UnreadableError, parse, read_text
 from uge.methods import METHODS, MethodSettings
 
+MOST_SEEDS = 1000
+"""Repetitions of a training run, at most."""
 STANDARD_ATTACKS = ("direct", "distill", "grayscale", "jpeg30", "jpeg10", "wave-removal", "pattern-estimation")
 """Attacks behind the name ``standard``: the paper's two, and filters that are cheap and break much."""
 
@@ -94,7 +96,7 @@ class AuditConfig(_Settings):
     variants: Annotated[
         Names, Field(description="What the authorised user changes: names, all or none, separated by commas.")
     ] = ("order",)
-    seeds: Annotated[int, Field(description="Repetitions.", ge=1)] = 1
+    seeds: Annotated[int, Field(description="Repetitions.", ge=1, le=MOST_SEEDS)] = 1
     budget: Annotated[str, Field(description="Time there is: 90s, 10m, 1h, or full for all there is to run.")] = "full"
     workers: Annotated[
         str, Field(description="Cases that run at once, or auto; they share the threads.", pattern=r"^(auto|[1-9]\d*)$")

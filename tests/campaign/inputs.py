@@ -15,6 +15,8 @@ from trial import run
 
 CLASSES = ("cat", "dog", "owl")
 TINY = ["--authorized", "lenet", "--size", "16", "--recipe.epochs", "1", "--threads", "1"]
+SEEDED = ("--authorized-seed", "1")
+"""Makes the same keys again, so that bytes can be compared."""
 PAPER = (
     *("--method", "uge", "--hacker", "lenet", "--encoder-recipe.epochs", "1", "--max-steps", "6"),
     *("--generator.width", "8", "--generator.blocks", "1", "--generator.lr", "0.02"),

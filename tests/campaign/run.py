@@ -82,9 +82,12 @@ def flipped_bytes(sound: Path, root: Path, every: int, seed: int) -> Iterator[tu
 
 
 KILLED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "protect": (("protect", "folder", "new", *inputs.TINY), ("--resume",)),
-    "protect in place": (("protect", "folder", "copy", *inputs.TINY, "--seed", "1", "--overwrite"), ()),
-    "protect, the paper's method": (("protect", "folder", "new", *inputs.TINY, *inputs.PAPER), ("--resume",)),
+    "protect": (("protect", "folder", "new", *inputs.TINY, *inputs.SEEDED), ("--resume",)),
+    "protect in place": (("protect", "folder", "copy", *inputs.TINY, *inputs.SEEDED, "--overwrite"), ()),
+    "protect, the paper's method": (
+        ("protect", "folder", "new", *inputs.TINY, *inputs.PAPER, *inputs.SEEDED),
+        ("--resume",),
+    ),
     "apply": (("apply", "noise.npy", "set.npz", "more", "--overwrite"), ()),
     "train": (("train", "copy", "--key", inputs.KEY, "--save", "trained.safetensors", "--threads", "1"), ("--resume",)),
     "audit": (("audit", "copy", *inputs.AUDIT, "--overwrite"), ()),

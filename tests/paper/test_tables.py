@@ -198,3 +198,8 @@ def test_wrong_names_and_numbers_are_refused() -> None:
         scale("cpu").changed(epochs=0)
     with pytest.raises(UsageError, match="no cell"):
         plan(experiments("table2", TableSpecs(scale("cpu"))), ["ResNet-99"])
+
+
+def test_an_absurd_number_of_seeds_is_refused_before_plans_are_made() -> None:
+    with pytest.raises(UsageError, match="--seeds must be at most 1000, got 1001"):
+        scale("cpu").changed(seeds=1001)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from uge.config import MOST_SEEDS
 from uge.errors import UnknownNameError, UsageError
 from uge.learning.recipes import Recipe, recipe
 
@@ -96,8 +97,10 @@ class Scale(BaseModel):
         Where fewer test images than all are used anyway, there are at most as many as training images.
 
         Raises:
-            UsageError: A number is below 1.
+            UsageError: A number is below 1, or there are more than 1000 seeds.
         """
+        if seeds is not None and seeds > MOST_SEEDS:
+            raise UsageError(f"--seeds must be at most {MOST_SEEDS}, got {seeds}")
         for name, number in {"limit": limit, "epochs": epochs, "seeds": seeds}.items():
             if number is not None and number < 1:
                 raise UsageError(f"--{name} must be at least 1, got {number}")
