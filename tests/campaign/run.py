@@ -6,6 +6,7 @@ Parts that follow chance say their seed. Exit code 1 if anything was found.
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -98,10 +99,8 @@ KILLED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 def outputs(root: Path) -> dict[str, str]:
     """Digests of what a command leaves, without files that hold times: logs, reports, intermediate results."""
-    volatile = (".jsonl", ".html", "summary.json", ".pem")
-    return {
-        name: digest for name, digest in tree(root).items() if not name.endswith(volatile) and "/cases/" not in name
-    }
+    volatile = re.compile(r"\.(jsonl|html|pem)$|summary\.json$|/cases/|\.private/run/")
+    return {name: digest for name, digest in tree(root).items() if not volatile.search(name)}
 
 
 def random_kills(sound: Path, root: Path, every: int, seed: int) -> Iterator[tuple[str, list[str]]]:
@@ -118,6 +117,8 @@ def random_kills(sound: Path, root: Path, every: int, seed: int) -> Iterator[tup
             inputs.fresh(sound, root)
             after = float(random.uniform(0.0, calm.seconds))
             killed = trial.Started((*arguments, "-q"), root).end(kill_after=after)
+            if killed.code == 0:  # It ended before the kill.
+                continue
             resumed = trial.run((*arguments, *again, "-q"), root)
             if again and resumed.code == 2 and "nothing to resume" in resumed.err:
                 resumed = trial.run((*arguments, "-q"), root)

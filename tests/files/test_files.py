@@ -264,3 +264,8 @@ class TestEvents:
         monkeypatch.setattr(Path, "open", full)
         with pytest.raises(StorageError, match="disk is full"):
             log.write("start")
+
+
+def test_an_output_with_a_nul_character_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"expected a path to write to, got 'a\\x00b' with a NUL character"):
+        files.local_path("a\0b")

@@ -16,8 +16,10 @@ def local_path(text: str | Path) -> Path:
 
     Raises:
         UsageError: It is an address such as ``s3://bucket/x`` or ``file:///x``; ``Path`` would make a local folder
-            ``s3:`` of it and write keys there.
+            ``s3:`` of it and write keys there. Or it has a NUL character, which no path has.
     """
+    if "\0" in str(text):
+        raise UsageError(f"expected a path to write to, got {str(text)!r} with a NUL character; give another name")
     if "://" in str(text) or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(text)):
         raise UsageError(f"expected a path on this machine to write to, got the address '{text}'; give a local folder")
     return Path(text)
