@@ -20,6 +20,7 @@ FLOORS = [
     {"learning"},
     {"encoders"},
     {"methods"},
+    {"sealing"},
     {"publishing"},
     {"attacks"},
     {"cases"},
@@ -47,6 +48,7 @@ TORCH_FREE = [
     "uge.cases.case",
     "uge.report",
     "uge.data",
+    "uge.sealing.originals",
     "uge.encoders",
     "uge.paper.request",
 ]

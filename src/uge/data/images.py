@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from uge.errors import DataError, UsageError
 
 Pixels = NDArray[np.uint8]
+Codec = Literal["png", "webp"]
+"""Lossless format of a stored image."""
 
 LARGE = 2**22
 """Pixels (height × width) above which an image is handled strip by strip and published as PNG."""
@@ -81,7 +83,10 @@ def whole(image: Pixels | Strips) -> Pixels:
 
 
 class Reader(Protocol):
-    """Random access to the decoded images of a source, cheap when rows are read in order."""
+    """Random access to the decoded images of a source, cheap when rows are read in order.
+
+    The reader of a source of encoded images has ``encoded(row)`` as well: their bytes, as the source holds them.
+    """
 
     def read(self, row: int) -> Pixels:
         """Image of a row: uint8, height × width × channels (1 gray, 2 gray+alpha, 3 RGB, 4 RGBA).
@@ -134,6 +139,17 @@ class ImageSet:
             DataError: The image cannot be decoded.
         """
         return self.reader.read(int(self.rows[index]))
+
+    def encoded(self, index: int) -> bytes | None:
+        """Encoded image ``index``, byte for byte as its source holds it; None for sources of arrays.
+
+        Cheap beside :meth:`read` of the same image; Parquet files are read in order.
+
+        Raises:
+            DataError: The image cannot be read.
+        """
+        encoded: Callable[[int], bytes] | None = getattr(self.reader, "encoded", None)
+        return encoded(int(self.rows[index])) if encoded else None
 
     def __iter__(self) -> Iterator[Sample]:
         for index in range(len(self)):

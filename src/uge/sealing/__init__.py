@@ -1,0 +1,1 @@
+"""Sealing: originals beside their public copy, encrypted for named recipients. Needs no torch."""
