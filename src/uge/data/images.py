@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uge.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from uge.data.views import TorchImages
 
 Pixels = NDArray[np.uint8]
 Codec = Literal["png", "webp"]
@@ -154,6 +157,38 @@ class ImageSet:
     def __iter__(self) -> Iterator[Sample]:
         for index in range(len(self)):
             yield Sample(self.ids[index], self.read(index), int(self.labels[index]))
+
+    def torch(self, transform: Callable[[Any], Any] | None = None) -> TorchImages:
+        """Set as a ``torch.utils.data.Dataset`` of pairs of image and label, for any program that trains with PyTorch.
+
+        Args:
+            transform: Takes a PIL image, as the transforms of torchvision do. Without one, images are float32
+                tensors in [0, 1], channels × height × width.
+
+        Example:
+            >>> import uge
+            >>> image, label = uge.load_images("photos").torch()[0]
+            >>> tuple(image.shape), label
+            ((3, 32, 32), 0)
+        """
+        from uge.data.views import TorchImages
+
+        return TorchImages(self, transform)
+
+    def hf(self, cache_dir: Path | str | None = None) -> Any:
+        """Set as a ``datasets.Dataset`` with the columns image, label and id.
+
+        The library keeps a copy of all images in its cache, where others may read it.
+
+        Args:
+            cache_dir: Folder of that cache; the library's own by default.
+
+        Raises:
+            MissingExtraError: The library ``datasets`` is not installed.
+        """
+        from uge.data.views import hugging_face
+
+        return hugging_face(self, cache_dir)
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSet:
         """Images at ``indices``, in that order."""
