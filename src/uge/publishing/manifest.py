@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from uge.data.images import Codec as Codec
 from uge.errors import DataError, IntegrityError, UsageError, printable
 from uge.files import (
     LARGEST,
@@ -32,7 +33,6 @@ INDEX = "index.csv"
 SCHEMA_VERSION = 1
 
 Format = Literal["parquet", "imagefolder"]
-Codec = Literal["png", "webp"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

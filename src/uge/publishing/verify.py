@@ -12,12 +12,12 @@ from typing import Any
 
 from uge.budget import Budget
 from uge.data import load_images
+from uge.data.codec import decode_strips, kind_of, metadata_problem
 from uge.data.depth import probed
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, IntegrityError, UsageError
 from uge.files import UnreadableError, code_version, file_sha256, read_bytes
 from uge.progress import Display
-from uge.publishing.codec import decode_strips, kind_of, metadata_problem
 from uge.publishing.layout import IMAGE_NAME, LAYOUTS, PUBLISHABLE, Problem, Record
 from uge.publishing.manifest import MANIFEST, Manifest, Measured, SizeRecord, read_manifest
 from uge.publishing.private import CLAIMS, changed_claims, private_folder

@@ -9,11 +9,11 @@ from typing import TypeAlias
 import numpy as np
 
 from uge.budget import Budget
+from uge.data.codec import OPTIONS, decode_strips, encode, storable
 from uge.data.images import ImageSet, Pixels, Strips
 from uge.errors import DataError, UnknownNameError, UsageError
 from uge.files import Move, check_output, staged_folder, write_atomic
 from uge.publishing.card import dataset_card
-from uge.publishing.codec import OPTIONS, decode_strips, encode, storable
 from uge.publishing.layout import LAYOUTS, Row, class_folders, default_rows, file_record
 from uge.publishing.manifest import (
     CARD,
