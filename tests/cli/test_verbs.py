@@ -328,12 +328,14 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
 
 READ = {
     ("verify", "private"),
-    *{(verb, "config") for verb in VERBS},
+    *{(verb, flag) for verb in VERBS for flag in ("config", "source-key")},
     *{(verb, path) for verb in ("protect", "demo", "federated") for path in ("authorized-weights", "for")},
     ("apply", "noise"),
     ("train", "out"),
     ("train", "key"),
     ("verify", "out"),
+    ("export", "out"),
+    ("export", "key"),
     ("audit", "key"),
     ("report", "run"),
     ("request", "weights"),
