@@ -5,29 +5,31 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command import contents, refused, run_uge, tiny
+from command import TINY, contents, refused, run_uge, tiny
 
 from uge.data import load_images
-from uge.publishing import read_manifest
-from uge.sealing import SealedRow, Sealing, SealWriter, make_identity, pixels_sha256
-from uge.sealing.originals import original_bytes
+from uge.sealing import make_identity
 
 QUICK = ("--network", "lenet", "--epochs", "1")
 
 
 @pytest.fixture(scope="session")
-def sealed(toy: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published copy whose originals are sealed for the key ``me.agekey`` beside it; not to be changed."""
+def sealed(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published copy whose originals are sealed for the key ``me.agekey`` beside it, test images too; read only."""
     out = tmp_path_factory.mktemp("sealed") / "copy"
-    shutil.copytree(finished, out)
-    images, copies, manifest = load_images(toy), load_images(out), read_manifest(out)
-    recipients = {"me": make_identity(out.with_name("me.agekey"))}
-    with SealWriter(out, Sealing(recipients), split="train", count=len(images), rows_per_file=20) as writer:
-        for index, sample in enumerate(images):
-            data, _ = original_bytes(images.encoded(index), sample.pixels)
-            writer.write(SealedRow(data, sample.label, sample.id, pixels_sha256(copies.read(index))))
-        record = writer.finish(json.loads(manifest.model_dump_json()))
-    manifest.model_copy(update={"sealed": record}).write(out)
+    public = make_identity(out.with_name("me.agekey"))
+    out.with_name("me.pub").write_text(public.text)
+    ran = run_uge("protect", toy, out, *TINY, "--to", out.with_name("me.pub"), "--sealed-only", "test", "-q")
+    assert ran.code == 0, ran.err
+    return out
+
+
+@pytest.fixture(scope="session")
+def unsealed(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published copy in which nothing is sealed; read only."""
+    out = tmp_path_factory.mktemp("unsealed") / "copy"
+    ran = run_uge("protect", toy, out, *TINY, "--no-seal", "-q")
+    assert ran.code == 0, ran.err
     return out
 
 
@@ -36,18 +38,26 @@ def me(sealed: Path) -> Path:
     return sealed.with_name("me.agekey")
 
 
+@pytest.fixture
+def key(sealed: Path) -> Path:
+    """Weights key of ``sealed``."""
+    return sealed.with_name("copy.private") / "authorized-0.key.safetensors"
+
+
 def test_an_export_has_the_originals_and_is_closed_to_others(toy: Path, sealed: Path, me: Path, tmp_path: Path) -> None:
     out = tmp_path / "originals"
     ran = run_uge("export", sealed, out, "--key", me, "-q", "--json")
-    assert (ran.code, ran.json) == (0, {"out": str(out), "images": {"train": 36}, "metadata": "dropped"})
+    assert (ran.code, ran.json) == (0, {"out": str(out), "images": {"train": 36, "test": 12}, "metadata": "dropped"})
     assert out.stat().st_mode & 0o777 == 0o700
-    originals, exported = load_images(toy), load_images(out)
-    assert exported.classes == originals.classes
-    assert exported.labels.tolist() == originals.labels.tolist()
-    assert [exported.encoded(index) for index in range(36)] == [originals.encoded(index) for index in range(36)]
+    for split, count in (("train", 36), ("test", 12)):
+        originals, exported = load_images(toy, split), load_images(out, split)
+        assert exported.classes == originals.classes
+        assert exported.labels.tolist() == originals.labels.tolist()
+        encoded = [[images.encoded(index) for index in range(count)] for images in (originals, exported)]
+        assert encoded[0] == encoded[1]
     lines = (out / "index.csv").read_text().splitlines()
-    assert lines[:2] == ["path,label,id", f"train/cat/00000000.png,0,{originals.ids[0]}"]
-    assert len(lines) == 37
+    assert lines[:2] == ["path,label,id", f"train/cat/00000000.png,0,{load_images(toy).ids[0]}"]
+    assert len(lines) == 49
 
 
 def test_an_export_replaces_only_an_export(sealed: Path, me: Path, toy: Path, tmp_path: Path) -> None:
@@ -66,11 +76,11 @@ def test_an_export_replaces_only_an_export(sealed: Path, me: Path, toy: Path, tm
 
 def test_a_damaged_shard_is_named_and_nothing_is_written(sealed: Path, me: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(sealed, tmp_path / "copy")
-    shard = copy / "sealed" / "train-00001-of-00002.parquet"
+    shard = copy / "sealed" / "train-00000-of-00001.parquet"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 8
     shard.write_bytes(data)
-    words = "sealed/train-00001-of-00002.parquet: row group 0 is damaged"
+    words = "sealed/train-00000-of-00001.parquet: row group 0 is damaged"
     refused(1, words, "export", copy, tmp_path / "out", "--key", me, inside=tmp_path)
 
 
@@ -93,12 +103,12 @@ def test_a_weights_key_trains_on_the_published_images_as_ever(toy: Path, sealed:
 
 
 def test_a_private_key_never_trains_on_the_published_images(
-    toy: Path, finished: Path, me: Path, tmp_path: Path
+    toy: Path, unsealed: Path, me: Path, tmp_path: Path
 ) -> None:
     words = "holds nothing sealed, so that a key opens nothing"
-    refused(2, words, "train", finished, "--key", me, *QUICK, inside=finished)
-    refused(2, words, "audit", finished, "--key", me, "--test", toy, "--folder", tmp_path / "a", inside=tmp_path)
-    refused(2, words, "export", finished, tmp_path / "out", "--key", me, inside=tmp_path)
+    refused(2, words, "train", unsealed, "--key", me, *QUICK, inside=unsealed)
+    refused(2, words, "audit", unsealed, "--key", me, "--test", toy, "--folder", tmp_path / "a", inside=tmp_path)
+    refused(2, words, "export", unsealed, tmp_path / "out", "--key", me, inside=tmp_path)
 
 
 def test_a_strangers_key_is_refused(sealed: Path, tmp_path: Path) -> None:
@@ -123,6 +133,15 @@ def test_an_audit_by_a_private_key_has_the_originals_as_control(
     cases = [json.loads(path.read_text()) for path in (tmp_path / "audit" / "cases").glob("*.json")]
     assert {case["data"] for case in cases} == {"protected", "clean"}
     assert (tmp_path / "audit" / "pictures" / "pictures.json").is_file()
+
+
+def test_test_images_that_are_only_sealed_measure_a_training(sealed: Path, me: Path, key: Path) -> None:
+    test = ("--test", f"sealed:{sealed}", "-q", "--json")
+    by_originals = run_uge("train", sealed, "--key", me, *QUICK, *test)
+    by_copy = run_uge("train", sealed, "--key", key, "--source-key", me, *test)
+    for ran in (by_originals, by_copy):
+        assert ran.code == 0, ran.err
+        assert ran.json["last"] is not None
 
 
 def test_sealed_originals_are_a_source_of_every_verb(toy: Path, sealed: Path, me: Path, tmp_path: Path) -> None:
@@ -161,7 +180,11 @@ def test_servers_of_a_federation_read_their_parts_by_the_key(toy: Path, sealed: 
     assert sum(server["images"] for server in ran.json["servers"]) == 36
 
 
-def test_inspecting_says_to_whom_a_folder_is_sealed(sealed: Path, finished: Path) -> None:
+def test_inspecting_says_to_whom_a_folder_is_sealed(sealed: Path, unsealed: Path) -> None:
     shown = run_uge("inspect", sealed).json["sealed"]
-    assert shown == {"images": {"train": 36}, "recipients": {"me": "x25519"}, "metadata": "dropped"}
-    assert run_uge("inspect", finished).json["sealed"] is None
+    assert shown == {
+        "images": {"train": 36, "test": 12},
+        "recipients": {"owner": "x25519", "me": "x25519"},
+        "metadata": "dropped",
+    }
+    assert run_uge("inspect", unsealed).json["sealed"] is None

@@ -100,11 +100,19 @@ def train(
 
 
 def verify(
-    out: Path, *, against: str | None = None, private: Path | None = None, common: Annotated[Reading, FLAT] = Reading()
+    out: Path,
+    *,
+    against: str | None = None,
+    private: Path | None = None,
+    key: Path | None = None,
+    common: Annotated[Reading, FLAT] = Reading(),
 ) -> Outcome:
     """Re-read a published folder from disk and check everything that its manifest claims.
 
-    Example: `uge verify out/mine --against my-images/`
+    Examples:
+
+    - `uge verify out/mine --against my-images/`
+    - `uge verify out/mine --key me.agekey`
 
     Parameters
     ----------
@@ -114,14 +122,19 @@ def verify(
         The originals; then the change of every stored pixel is measured too.
     private
         Its private folder, which proves every field of the manifest; OUT.private by default.
+    key
+        Private key of a recipient; then every sealed original is opened and compared too.
     """
     set_logging(common)
     set_reading(common)
     from uge.publishing.verify import run_verify
 
-    result = run_verify(out, against, make_progress(quiet=common.quiet), private)
+    result = run_verify(out, against, make_progress(quiet=common.quiet), private, key)
     problems = result["problems"]
     text = f"{out}: {len(problems)} deviations" if problems else f"{out}: {result['count']} images, no deviation"
+    if result["sealed"] is not None:
+        opened = f", and {result['opened']} were opened" if key else ""
+        text += f"\nthe originals are sealed for: {', '.join(result['sealed'])}{opened}"
     text = "\n".join([text, *result["not_compared"]])
     return Outcome(result, text, complaints=problems, code=int(bool(problems)))
 

@@ -182,6 +182,12 @@ class Manifest(Provenance):
     files: tuple[FileRecord, ...]
     sealed: SealedRecord | None = None
 
+    @property
+    def listed(self) -> tuple[FileRecord, ...]:
+        """Every file but the manifest itself, sealed ones too."""
+        sealed = self.sealed.files() if self.sealed else []
+        return (*self.files, *(FileRecord(path=path, sha256=sha256, bytes=size) for path, sha256, size in sealed))
+
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``; equal manifests give equal bytes."""
         write_atomic(folder / MANIFEST, self.model_dump_json(indent=1) + "\n")
