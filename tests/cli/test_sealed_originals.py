@@ -1,11 +1,14 @@
 """Sealed originals by the command line: exported, trained on, audited with, and read by every verb."""
 
+import io
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import TINY, contents, refused, run_uge, tiny
+from PIL import ExifTags, Image
 
 from uge.data import load_images
 from uge.sealing import make_identity
@@ -58,6 +61,33 @@ def test_an_export_has_the_originals_and_is_closed_to_others(toy: Path, sealed: 
     lines = (out / "index.csv").read_text().splitlines()
     assert lines[:2] == ["path,label,id", f"train/cat/00000000.png,0,{load_images(toy).ids[0]}"]
     assert len(lines) == 49
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "dropped"])
+@pytest.mark.parametrize("format", ["parquet", "imagefolder"])
+def test_photographs_come_back_pixel_by_pixel_or_byte_by_byte(format: str, keep: bool, tmp_path: Path) -> None:
+    photos, out, back = tmp_path / "photos", tmp_path / "copy", tmp_path / "back"
+    random = np.random.default_rng(0)
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation] = 6
+    tags[ExifTags.Base.Make] = "SECRET-CAMERA"
+    for number in range(12):
+        path = photos / "ab"[number % 2] / f"{number:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = 60 + 90 * (number % 2) + random.normal(0, 20, (20, 28, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, exif=tags, comment=b"SECRET-COMMENT")
+    flags = (*tiny(), "--format", format, *(("--keep-metadata",) if keep else ()))
+    assert run_uge("protect", photos, out, *flags, "-q").code == 0
+    ran = run_uge("export", out, back, "--key", f"{out}.private/owner.agekey", "-q", "--json")
+    assert (ran.code, ran.json["metadata"]) == (0, "kept" if keep else "dropped")
+    originals, exported = load_images(photos), load_images(back)
+    for index in range(12):
+        before, after = originals.encoded(index) or b"", exported.encoded(index) or b""
+        assert (before == after) == keep
+        assert (b"SECRET" in after) == keep
+        assert np.array_equal(exported.read(index), originals.read(index))
+        stored = [np.asarray(Image.open(io.BytesIO(data))) for data in (before, after)]
+        assert np.array_equal(*stored)
 
 
 def test_an_export_replaces_only_an_export(sealed: Path, me: Path, toy: Path, tmp_path: Path) -> None:
