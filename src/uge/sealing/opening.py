@@ -90,8 +90,8 @@ def open(folder: str | Path, *, key: str | Path | Identity, split: str | None = 
     Example:
         ``images = uge.open("out/mine", key="me.agekey")``, then ``DataLoader(images.torch(transform), 128, True)``.
     """
-    identity = key if isinstance(key, Identity) else read_identity(Path(key))
-    splits = sealed_splits(Path(folder), identity)
+    identity = key if isinstance(key, Identity) else read_identity(Path(key).expanduser())
+    splits = sealed_splits(Path(folder).expanduser(), identity)
     wanted = split or ("train" if len(splits) > 1 else next(iter(splits)))
     chosen = choose_split(splits, wanted)
     if chosen is None:
