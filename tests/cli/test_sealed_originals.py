@@ -10,6 +10,7 @@ import pytest
 from command import TINY, contents, refused, run_uge, tiny
 from PIL import ExifTags, Image
 
+import uge
 from uge.data import load_images
 from uge.sealing import make_identity
 
@@ -163,6 +164,13 @@ def test_an_audit_by_a_private_key_has_the_originals_as_control(
     cases = [json.loads(path.read_text()) for path in (tmp_path / "audit" / "cases").glob("*.json")]
     assert {case["data"] for case in cases} == {"protected", "clean"}
     assert (tmp_path / "audit" / "pictures" / "pictures.json").is_file()
+
+
+def test_the_library_opens_the_published_split_unless_another_is_named(toy: Path, sealed: Path, me: Path) -> None:
+    for split, count in ((None, 36), ("train", 36), ("test", 12)):
+        images, originals = uge.open(sealed, key=me, split=split), load_images(toy, split or "train")
+        assert (len(images), list(images.ids)) == (count, list(originals.ids))
+        assert images.encoded(5) == originals.encoded(5)
 
 
 def test_test_images_that_are_only_sealed_measure_a_training(sealed: Path, me: Path, key: Path) -> None:

@@ -78,7 +78,7 @@ def open(folder: str | Path, *, key: str | Path | Identity, split: str | None = 
         folder: The published folder.
         key: File with the private key (``uge keygen``, ``age-keygen``, ssh-ed25519), or with the content key that
             ``age -d`` gives; or what :func:`uge.sealing.read_identity` read of one.
-        split: Sealed split; by default ``"train"``, or the only one.
+        split: Sealed split; by default the one whose copies are published.
 
     Returns:
         The set, in the order of the public images.
@@ -92,7 +92,7 @@ def open(folder: str | Path, *, key: str | Path | Identity, split: str | None = 
     """
     identity = key if isinstance(key, Identity) else read_identity(Path(key).expanduser())
     splits = sealed_splits(Path(folder).expanduser(), identity)
-    wanted = split or ("train" if len(splits) > 1 else next(iter(splits)))
+    wanted = split or next(iter(splits))
     chosen = choose_split(splits, wanted)
     if chosen is None:
         raise UsageError(f"{folder} has no sealed split '{wanted}'; there are: {', '.join(splits)}")
