@@ -330,18 +330,25 @@ def publish(
             )
 
 
-def verify(out: str | Path, *, against: ImageSet | None = None, private: Path | None = None) -> Verification:
+def verify(
+    out: str | Path,
+    *,
+    against: ImageSet | None = None,
+    private: Path | None = None,
+    signed_by: str | None = None,
+) -> Verification:
     """Re-read a published folder from disk and check everything that its manifest claims.
 
     Args:
         out: The published folder.
         against: The originals; then the change of every stored pixel is measured too.
         private: Its private folder, which proves every field of the manifest; ``OUT.private`` by default.
+        signed_by: Key that must have signed the manifest: its fingerprint, or a file with it.
 
     Raises:
         UsageError: There is no such folder.
     """
-    return verify_folder(Path(out), against=against, private=private)
+    return verify_folder(Path(out), against=against, private=private, signed_by=signed_by)
 
 
 def audit(

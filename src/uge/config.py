@@ -28,6 +28,12 @@ def _split(names: str | Sequence[str]) -> tuple[str, ...]:
     return listed
 
 
+def _fingerprints(texts: Sequence[str]) -> tuple[str, ...]:
+    from uge.sealing.signing_key import pinned_fingerprint  # Its library takes long to load.
+
+    return tuple(map(pinned_fingerprint, texts))
+
+
 Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=",".join), BeforeValidator(_split)]
 """Names, at least one; commas separate them on the command line and in files of settings."""
 
@@ -59,6 +65,12 @@ class ProtectConfig(_Settings, MethodSettings):
     ] = "keyed"
     requests: Annotated[
         tuple[Path, ...], Parameter(name="--for"), Field(description="Receivers' signed requests; they name networks.")
+    ] = ()
+    expect_signer: Annotated[
+        tuple[str, ...],
+        Parameter(negative=""),
+        AfterValidator(_fingerprints),
+        Field(description="Refuse requests that another key signed: its fingerprint, or a file of it.", exclude=True),
     ] = ()
     limit: Annotated[
         int | None,

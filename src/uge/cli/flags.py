@@ -50,6 +50,12 @@ class Page(Common):
     overwrite: Annotated[bool, _ON, Field(description="Replace what is in the output.")] = False
 
 
+class Replacing(Page):
+    """Flags of the commands that change a folder and compute nothing."""
+
+    dry_run: Annotated[bool, _ON, Field(description="Check the input, say what would be done, and stop.")] = False
+
+
 class Compute(Reading):
     """Flags of the commands that compute."""
 

@@ -87,11 +87,8 @@ def protect(
     _note_stated_seed(config, session)
     run = ProtectRun(source, out, config, publishing, session)
     asked = describe_requests(run.requests)
-    signers = "".join(f"\n{fingerprint_text(each['id'], each['key_sha256'])}" for each in asked)
     if common.dry_run:
-        return Outcome(
-            run.describe(), f"would protect {len(run.images)} images into {out}; nothing was written{signers}"
-        )
+        return Outcome(run.describe(), f"would protect {len(run.images)} images into {out}; nothing was written")
     copy = run.run()
     manifest = copy.manifest
     result = {
@@ -107,7 +104,7 @@ def protect(
         result,
         f"published {manifest.count} images in {out}: largest change {manifest.measured.linf_levels} of "
         f"{manifest.budget.levels} allowed 8-bit levels, PSNR {manifest.measured.psnr_db or float('inf'):.1f} dB\n"
-        f"keys and everything else that is secret are in {copy.private}: keep that folder to yourself{signers}",
+        f"keys and everything else that is secret are in {copy.private}: keep that folder to yourself",
         complaints=_unchanged(out, manifest.measured.unchanged_images, manifest.count),
     )
 
@@ -236,7 +233,7 @@ def request(
         Your private key in PEM form, made on first use; uge/identity.pem in your settings' folder by default.
     """
     session = open_session(common)
-    from uge.requests.request import write_request
+    from uge.requests.request import signer_words, write_request
 
     result = write_request(
         out,
@@ -256,14 +253,8 @@ def request(
         f"would ask for a copy for {result['network']}; nothing was written"
         if common.dry_run
         else f"wrote {result['request']} and {result['weights']}: send both to the data's owner, the second in "
-        f"confidence, for it is the key\n{fingerprint_text(result['id'], result['fingerprint'])}",
+        f"confidence, for it is the key\n{signer_words(result['id'], result['fingerprint'])}",
     )
-
-
-def fingerprint_text(identity: str, key_sha256: str) -> str:
-    """Sentence by which owner and receiver compare a request's public key."""
-    groups = " ".join(key_sha256[start : start + 4] for start in range(0, len(key_sha256), 4))
-    return f"request {identity} is signed by the key {groups}: compare it with the other side over another channel"
 
 
 def federated(

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from uge.cli.audit import audit, compare
 from uge.cli.console import Outcome, make_progress, open_session, set_logging, set_reading
 from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Reading, Resumable, Writing
+from uge.cli.owner import sign
 from uge.cli.protect import apply, demo, federated, protect, request
 from uge.errors import UsageError
 
@@ -81,7 +82,12 @@ def train(
 
 
 def verify(
-    out: Path, *, against: str | None = None, private: Path | None = None, common: Annotated[Reading, FLAT] = Reading()
+    out: Path,
+    *,
+    against: str | None = None,
+    private: Path | None = None,
+    signed_by: str | None = None,
+    common: Annotated[Reading, FLAT] = Reading(),
 ) -> Outcome:
     """Re-read a published folder from disk and check everything that its manifest claims.
 
@@ -95,14 +101,18 @@ def verify(
         The originals; then the change of every stored pixel is measured too.
     private
         Its private folder, which proves every field of the manifest; OUT.private by default.
+    signed_by
+        Key of its owner, who must have signed it: the fingerprint, or a file with it or with the public key.
     """
     set_logging(common)
     set_reading(common)
     from uge.publishing.verify import run_verify
 
-    result = run_verify(out, against, make_progress(quiet=common.quiet), private)
+    result = run_verify(out, against, make_progress(quiet=common.quiet), private, signed_by)
     problems = result["problems"]
     text = f"{out}: {len(problems)} deviations" if problems else f"{out}: {result['count']} images, no deviation"
+    if signed_by is not None and not problems:
+        text += ", signed by the key that was given"
     text = "\n".join([text, *result["not_compared"]])
     return Outcome(result, text, complaints=problems, code=int(bool(problems)))
 
@@ -268,6 +278,7 @@ VERBS: dict[str, Callable[..., Outcome]] = {
     "apply": apply,
     "train": train,
     "verify": verify,
+    "sign": sign,
     "audit": audit,
     "compare": compare,
     "report": report,

@@ -17,7 +17,6 @@ def inspect(target: str) -> dict[str, Any]:
     """Describe a published folder, an audit, a federation, a request, a weights file, or any image source.
 
     Raises:
-        MissingExtraError: It is a request, and the library ``cryptography`` is not installed.
         UsageError: Nothing is there, or it is a request that was changed after it was signed.
         WeightsError: It is a request whose θ0 is missing or another.
         DataError: It is of no known kind, or damaged.

@@ -22,7 +22,7 @@ from uge.pipeline.private_folder import STATE, PrivateFolder, key_path, with_see
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
 from uge.publishing.private import close_contents, keep_claims
-from uge.requests.configure import check_fits, describe_requests, mark_requests, with_requests
+from uge.requests.configure import check_fits, describe_requests, mark_requests, show_requests, with_requests
 from uge.session import Session
 
 
@@ -80,6 +80,7 @@ class ProtectRun:
         self.images = _trainable(load_images(self.source, split="train", limit=config.limit), config.limit)
         self.info = ImagesInfo.of(self.images)
         check_fits(self.config, self.requests, self.info)
+        show_requests(self.requests, self.session.progress, pinned=bool(self.config.expect_signer))
         self.private = PrivateFolder(self.out, self.images.root, self.session)
         self.stated = self.config
         self.config = with_seed(self.config, self.private.folder / STATE, resume=self.private.resuming)

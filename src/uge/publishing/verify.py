@@ -24,6 +24,7 @@ from uge.publishing.private import CLAIMS, changed_claims, private_folder
 from uge.publishing.quality import Change, Tally, compare, is_constant, ssim_positions
 from uge.publishing.stream import batches, ordered_map
 from uge.publishing.writer import PAGES
+from uge.sealing.signature import SIGNATURE, Signed, check, unpinned
 
 PROBLEM_LIMIT = 1000
 RANGE_PROBES = 8  # Images whose range of values is looked at.
@@ -45,6 +46,7 @@ class Verification:
         measured: Measured anew against the originals; ``None`` without them.
         problems: One sentence per deviation, each naming its file; empty if all is well.
         not_compared: One sentence for each comparison that could not be made.
+        signed_by: Fingerprint of the key that signed the manifest; None where it is not signed, or not by that.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class Verification:
     measured: Measured | None = None
     problems: tuple[str, ...] = ()
     not_compared: tuple[str, ...] = ()
+    signed_by: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -74,6 +77,7 @@ def verify(
     *,
     against: ImageSet | None = None,
     private: Path | None = None,
+    signed_by: str | None = None,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> Verification:
@@ -87,6 +91,7 @@ def verify(
         against: The originals, in any order, found by id; more than were published do no harm. With them the
             change of every image is measured, and must keep the budget and equal the manifest's claims.
         private: Its private folder, with the digests of every field of the manifest; ``OUT.private`` by default.
+        signed_by: Key that must have signed the manifest: its fingerprint, or a file with it.
         workers: Threads that decode.
         progress: Called with the number of images checked so far.
 
@@ -94,7 +99,8 @@ def verify(
         The findings. Ask ``ok`` or call ``raise_for_problems``.
 
     Raises:
-        UsageError: There is no such folder, a newer version published it, or ``private`` has no such digests.
+        UsageError: There is no such folder, a newer version published it, ``private`` has no such digests, or
+            ``signed_by`` is no fingerprint.
         DataError: An original cannot be read, or the digests are damaged.
     """
     try:
@@ -105,12 +111,20 @@ def verify(
     if private is not None and changed is None:
         raise UsageError(f"{private} has no {CLAIMS}, the digests of a manifest; give the private folder of {folder}")
     problems = list(changed or ())
+    signed: Signed | None = None
+    try:
+        signed = check(folder, signed_by)
+    except IntegrityError as error:
+        problems += error.problems
     _check_claims(manifest, against, problems)
     sound = _check_files(folder, manifest, problems.append)
-    not_compared = _check_pages(folder, manifest, sound, problems.append, proven=changed == [])
-    if changed is None:
+    pinned = signed is not None and signed_by is not None
+    not_compared = _check_pages(folder, manifest, sound, problems.append, proven=pinned or changed == [])
+    if changed is None and signed_by is None:
         not_compared.append(
             f"{MANIFEST} is not signed, and was not compared with what was published; give its --private folder"
+            if signed is None
+            else unpinned(folder, signed, "--signed-by")
         )
     images = _Images(manifest, against, problems)
     rows = images.paired(LAYOUTS[manifest.format].records(folder, manifest, sound, problems.append))
@@ -132,10 +146,17 @@ def verify(
     measured = images.tally.measured() if against is not None and images.tally.changes else None
     if left := len(problems[PROBLEM_LIMIT:]):
         problems[PROBLEM_LIMIT:] = [f"{MANIFEST}: {left} further deviations are not listed"]
-    return Verification(folder, manifest, images.codecs.total(), measured, tuple(problems), tuple(not_compared))
+    signer = None if signed is None else signed.fingerprint
+    return Verification(folder, manifest, images.codecs.total(), measured, tuple(problems), tuple(not_compared), signer)
 
 
-def run_verify(out: Path, against: str | None, progress: Display, private: Path | None = None) -> dict[str, Any]:
+def run_verify(
+    out: Path,
+    against: str | None,
+    progress: Display,
+    private: Path | None = None,
+    signed_by: str | None = None,
+) -> dict[str, Any]:
     """Check a published folder as ``uge verify`` does.
 
     Args:
@@ -143,19 +164,24 @@ def run_verify(out: Path, against: str | None, progress: Display, private: Path 
         against: The originals; None leaves out the checks that need them.
         progress: Shows images.
         private: Its private folder; ``OUT.private`` by default.
+        signed_by: Key that must have signed the manifest: its fingerprint, or a file with it.
 
     Returns:
-        ``count``, ``measured``, ``problems`` (one sentence per deviation, each naming its file) and ``not_compared``
-        (one for each comparison that could not be made).
+        ``count``, ``measured``, ``problems`` (one sentence per deviation, each naming its file), ``not_compared`` (one
+        for each comparison that could not be made) and ``signed_by`` (fingerprint; None without a signature).
     """
     try:
         manifest = read_manifest(out)
     except IntegrityError as error:
-        return {"count": 0, "measured": None, "problems": error.problems, "not_compared": []}
+        return {"count": 0, "measured": None, "problems": error.problems, "not_compared": [], "signed_by": None}
     originals = None if against is None else load_images(against, split=manifest.split)
     with progress.stage("verify") as on_progress:
         result = verify(
-            out, against=originals, private=private, progress=lambda done: on_progress(done, manifest.count, {})
+            out,
+            against=originals,
+            private=private,
+            signed_by=signed_by,
+            progress=lambda done: on_progress(done, manifest.count, {}),
         )
     if result.ok:
         for _ in probed(load_images(out), RANGE_PROBES):  # Says if the images are nearly black.
@@ -165,6 +191,7 @@ def run_verify(out: Path, against: str | None, progress: Display, private: Path 
         "measured": result.measured and result.measured.model_dump(mode="json"),
         "problems": list(result.problems),
         "not_compared": list(result.not_compared),
+        "signed_by": result.signed_by,
     }
 
 
@@ -188,7 +215,7 @@ def _check_files(folder: Path, manifest: Manifest, problem: Problem) -> frozense
         else:
             sound.add(record.path)
         listed.add(record.path)
-    for name in sorted(set(files) - listed - {MANIFEST}):
+    for name in sorted(set(files) - listed - {MANIFEST, SIGNATURE}):
         problem(_unwanted(name, "is not listed in manifest.json; remove it"))
     return frozenset(sound)
 

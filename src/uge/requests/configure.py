@@ -5,11 +5,14 @@ from pathlib import Path
 
 from uge.config import ProtectConfig
 from uge.errors import UsageError, refuse
+from uge.files import JSON
 from uge.methods import METHODS, ImagesInfo, method_for
 from uge.names import is_keyed
 from uge.networks import load_weights, weights_hash
+from uge.progress import Display
 from uge.publishing import Provenance
-from uge.requests.request import Request, read_request, theta0_file
+from uge.requests.request import Request, read_request, signer_words, theta0_file
+from uge.sealing.signing_key import spoken
 
 
 def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, ...]]:
@@ -19,10 +22,12 @@ def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, 
         The configuration with networks, weights and recipe of the requests, and the requests; unchanged without any.
 
     Raises:
-        UsageError: A request is refused (:func:`read_request`), they differ in recipe or shape, do not go with the
-            method, or networks are named besides them.
+        UsageError: A request is refused (:func:`read_request`) or signed by a key that is not expected, they differ
+            in recipe or shape, do not go with the method, or networks are named besides them.
     """
     if not config.requests:
+        if config.expect_signer:
+            raise UsageError("--expect-signer pins the signer of a request; give the request with --for")
         return config, ()
     method = METHODS[config.method]
     if not method.authorizes:
@@ -32,6 +37,8 @@ def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, 
         if getattr(config, flag) != getattr(default, flag):
             raise UsageError(f"with --for the request names network and recipe; leave out --{flag.replace('_', '-')}")
     requests = tuple(read_request(path) for path in config.requests)
+    for path, request in zip(config.requests, requests, strict=True):
+        check_signer(path, request, config.expect_signer)
     first = requests[0]
     for path, request in zip(config.requests, requests, strict=True):
         other_kind = (
@@ -62,6 +69,34 @@ def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, 
             "recipe": first.recipe,
         }
     ), requests
+
+
+def check_signer(path: Path, request: Request, expected: Sequence[str]) -> None:
+    """Refuse a request that none of the expected keys signed; any key may have signed it where none is expected.
+
+    Raises:
+        UsageError: Another key signed it.
+    """
+    signer = request.record.key_sha256
+    if expected and signer not in expected:
+        raise UsageError(
+            f"the request {path} is signed by the key {spoken(signer)}, expected {' or '.join(map(spoken, expected))}; "
+            "ask its sender"
+        )
+
+
+def show_requests(requests: Sequence[Request], display: Display, *, pinned: bool) -> None:
+    """Show what requests ask for and the keys that signed them, before work starts.
+
+    Args:
+        requests: The requests.
+        display: Shows the lines.
+        pinned: False shows the keys even where a display is to be quiet, since only people can compare them.
+    """
+    for request in requests:
+        display.note(request.words)
+        show = display.note if pinned else display.alert
+        show(signer_words(request.id, request.record.key_sha256))
 
 
 def _key_hash(file: Path) -> str:
@@ -107,13 +142,15 @@ def mark_requests(provenance: Provenance, requests: Sequence[Request]) -> Proven
     )
 
 
-def describe_requests(requests: Sequence[Request]) -> list[dict[str, str]]:
-    """Id, date, network and key fingerprint of each request, for people to compare."""
+def describe_requests(requests: Sequence[Request]) -> list[JSON]:
+    """Id, date, network, recipe and key fingerprint of each request, for people to compare."""
     return [
         {
             "id": request.id,
             "created": request.created,
             "network": request.network,
+            "size": request.size,
+            "recipe": request.recipe.json_dict(),
             "key_sha256": request.record.key_sha256,
         }
         for request in requests

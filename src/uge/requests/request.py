@@ -4,26 +4,24 @@ A request is a small JSON file beside θ0. It is signed with the receiver's iden
 its canonical JSON, so that both sides need only compare the fingerprint of one public key over another channel.
 """
 
-import hashlib
 import logging
-import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from uge.config import first_problem
-from uge.errors import DataError, MissingExtraError, UsageError, WeightsError
+from uge.errors import DataError, UsageError, WeightsError
 from uge.files import (
     canonical_json,
     check_output,
     file_sha256,
     fingerprint,
     locked,
-    read_bytes,
     read_json,
     recover,
     storage_errors,
@@ -48,19 +46,13 @@ from uge.networks.plugins import is_plugin
 from uge.networks.wave_key import MOST_LEVELS, STEPS, highest_frequency
 from uge.publishing.manifest import Digest, RequestRecord, created_date
 from uge.runtime import stream_seed
+from uge.sealing.signing_key import default_identity, is_signed, key_fingerprint, open_identity, public_bytes, spoken
 from uge.session import Session
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 log = logging.getLogger(__name__)
 
 _SECRET_BITS = 60
 _HEX = r"^[0-9a-f]{%d}$"
-_PRIME = 2**255 - 19
-_EIGHTH = 0x5FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
-_SMALL_ORDER = (0, 1, _PRIME - 1, _EIGHTH, _PRIME - _EIGHTH)
-"""y coordinates of the eight points of Ed25519 whose order divides 8."""
 _MOST_EPOCHS = 10_000
 _MOST_BATCH = 65_536
 _CONTEXT = b"uge-request-1\n"  # so that the signature can be taken for nothing else
@@ -114,7 +106,17 @@ class Request(BaseModel, frozen=True, extra="forbid"):
     @property
     def record(self) -> RequestRecord:
         """Record of the request for a manifest."""
-        return RequestRecord(id=self.id, key_sha256=key_fingerprint(self.public_key))
+        return RequestRecord(id=self.id, key_sha256=key_fingerprint(bytes.fromhex(self.public_key)))
+
+    @property
+    def words(self) -> str:
+        """Sentence on the network, sizes and recipe that are asked for, to be shown before work starts."""
+        recipe = self.recipe
+        return (
+            f"request {self.id} asks for {_words(self.network, self.classes, self.channels, self.size)}, "
+            f"{recipe.epochs} epochs in batches of {recipe.batch_size} with {recipe.optimizer} at rate {recipe.lr:g}, "
+            f"θ0 of {self.theta0.bytes:,} bytes"
+        )
 
 
 @writes("out")
@@ -154,7 +156,6 @@ def write_request(
     Raises:
         UsageError: A name, number or file is wrong, or the network is a plug-in.
         WeightsError: The wave key is one that :func:`read_request` refuses.
-        MissingExtraError: The library ``cryptography`` is not installed.
         OutputExistsError: One of the files exists.
     """
     if out.suffix != ".json":
@@ -188,12 +189,12 @@ def write_request(
                 "sha256": file_sha256(secret),
                 "weights_sha256": weights_hash(theta0),
             },
-            "public_key": key.public_key().public_bytes_raw().hex(),
+            "public_key": public_bytes(key).hex(),
         }
         body["id"] = _id(body)
         write_json(folder / out.name, sign(key, body))
         hold.exchange([(secret, theta0_path), (folder / out.name, out)])
-    return {**places, **body, "fingerprint": key_fingerprint(body["public_key"])}
+    return {**places, **body, "fingerprint": key_fingerprint(public_bytes(key))}
 
 
 def _check_network(name: str, verb: str) -> None:
@@ -229,7 +230,6 @@ def read_request(path: Path) -> Request:
     """Read a request and check its signature, its form and the θ0 beside it.
 
     Raises:
-        MissingExtraError: The library ``cryptography`` is not installed.
         UnknownNameError: It asks for a network that this version does not know.
         UsageError: It is no request, was changed after it was signed, has a wrong id, or asks for a plug-in network.
         WeightsError: θ0 is missing, not the file that was signed, holds NaN, does not fit the architecture, or has a
@@ -306,55 +306,14 @@ def theta0_file(path: Path, request: Request) -> Path:
     return path.with_name(request.theta0.file)
 
 
-def key_fingerprint(public_key: str) -> str:
-    """Hexadecimal sha256 of a public key's 32 bytes, which are given in hexadecimal."""
-    return hashlib.sha256(bytes.fromhex(public_key)).hexdigest()
+def signer_words(id: str, key_sha256: str) -> str:
+    """Sentence by which owner and receiver compare a request's public key."""
+    return (
+        f"request {id} is signed by the key {spoken(key_sha256)}: compare it with the other side over another channel"
+    )
 
 
-def default_identity() -> Path:
-    """Default file of a receiver's private key: ``uge/identity.pem`` in the user's settings folder."""
-    home = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(home) if home else Path.home() / ".config") / "uge" / "identity.pem"
-
-
-def open_identity(path: Path) -> "Ed25519PrivateKey":
-    """Receiver's private key; a new one, readable by its owner alone, where the file does not exist.
-
-    Raises:
-        MissingExtraError: The library ``cryptography`` is not installed.
-        UsageError: The file holds no Ed25519 key, or others may read it.
-    """
-    try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    except ImportError:
-        raise MissingExtraError("cryptography", "sign", "signing a request") from None
-    recover(path)
-    with storage_errors(path):
-        if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            pem = Ed25519PrivateKey.generate().private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            with locked(path, wait=True) as hold, hold.staged(path, mode=0o700) as folder:
-                made = folder / path.name
-                with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-                    handle.write(pem)
-                if not path.exists():  # Another process may have made one meanwhile.
-                    hold.exchange([(made, path)])
-        if os.name == "posix" and path.stat().st_mode & 0o077:
-            raise UsageError(f"the identity {path} can be read by others; run chmod 600 on it, or make a new one")
-        data = read_bytes(path)
-    try:
-        key = serialization.load_pem_private_key(data, password=None)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"the identity {path} holds no private key in PEM form ({error}); give another file") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise UsageError(f"the identity {path} holds a {type(key).__name__}, not an Ed25519 key; give another file")
-    return key
-
-
-def sign(key: "Ed25519PrivateKey", body: dict[str, Any]) -> dict[str, Any]:
+def sign(key: Ed25519PrivateKey, body: dict[str, Any]) -> dict[str, Any]:
     """Add the ``signature`` of the canonical JSON of ``body``, 64 bytes in hexadecimal."""
     return {**body, "signature": key.sign(_signed(body)).hex()}
 
@@ -363,28 +322,19 @@ def check_signature(path: Path, body: dict[str, Any]) -> None:
     """Check the ``signature`` of a JSON object against its ``public_key``.
 
     Raises:
-        MissingExtraError: The library ``cryptography`` is not installed.
         UsageError: There is no such signature, or it does not fit. ``path`` names the object in messages.
     """
     try:
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    except ImportError:
-        raise MissingExtraError("cryptography", "sign", "checking a request") from None
-    try:
         public_key, signature = (bytes.fromhex(body[name]) for name in ("public_key", "signature"))
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _signed(body))
     except (KeyError, TypeError, ValueError):
         raise UsageError(f"{path} is no signed request; give the JSON file of uge request") from None
-    except InvalidSignature:
+    try:
+        fits = is_signed(public_key, signature, _signed(body))
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}; have the request signed by another identity") from None
+    if not fits:
         raise UsageError(
             f"the signature of {path} does not fit its content: it was changed after it was signed; ask for it again"
-        ) from None
-    height = int.from_bytes(public_key, "little") % 2**255  # The y coordinate; the last bit is the sign of x.
-    if height >= _PRIME or height in _SMALL_ORDER:
-        raise UsageError(
-            f"the public key of {path} is a point of small order or not in its only form, so that a signature proves "
-            "nothing; have the request signed by another identity"
         )
 
 

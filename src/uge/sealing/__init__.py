@@ -1,0 +1,1 @@
+"""Sealed originals, their recipients, and signatures of owners; no torch."""
