@@ -45,6 +45,7 @@ TORCH_FREE = [
     "uge.cli.main",
     "uge.config",
     "uge.publishing.manifest",
+    "uge.sealing",
     "uge.sealing.signature",
     "uge.cases.case",
     "uge.report",

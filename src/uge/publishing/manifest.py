@@ -23,6 +23,7 @@ from uge.files import (
     recover,
     write_atomic,
 )
+from uge.sealing.record import SealedRecord
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -160,7 +161,8 @@ class Manifest(Provenance):
         class_folders: Class name to folder name, for ``"imagefolder"``.
         budget: The promised bound.
         measured: Distances from the originals.
-        files: Every file but this one.
+        files: Every file but this one and those in ``sealed``.
+        sealed: The sealed originals and their recipients; None where nothing is sealed.
     """
 
     schema_version: Literal[1] = 1
@@ -178,6 +180,7 @@ class Manifest(Provenance):
     budget: BudgetRecord
     measured: Measured
     files: tuple[FileRecord, ...]
+    sealed: SealedRecord | None = None
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``; equal manifests give equal bytes."""

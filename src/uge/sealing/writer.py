@@ -1,0 +1,155 @@
+"""Originals sealed while a folder is published: shards, wrapped keys, and the record for the manifest."""
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from uge.errors import UsageError, refuse
+from uge.files import write_atomic
+from uge.sealing.age import Recipient, wrap
+from uge.sealing.content_key import ContentKey
+from uge.sealing.record import RECIPIENTS, SEALED, RecipientRecord, SealedRecord, ShardRecord
+from uge.sealing.shards import SealedRow, ShardWriter
+
+OWNER = "owner"
+"""Name of the owner among the recipients."""
+
+
+@dataclass(frozen=True)
+class Sealing:
+    """Recipients of the originals of one publication.
+
+    Attributes:
+        recipients: Public keys by the name of their file, ``recipients/NAME.age``.
+        keep_metadata: Seal files of images as they are, byte for byte.
+    """
+
+    recipients: Mapping[str, Recipient]
+    keep_metadata: bool = False
+
+    def __post_init__(self) -> None:
+        refuse({"expected at least one recipient, got none; give the owner's own key": not self.recipients})
+        texts = [recipient.text for recipient in self.recipients.values()]
+        if len(set(texts)) < len(texts):
+            raise UsageError("the same public key was given twice; give each recipient once")
+
+
+def wrapped(folder: Path, name: str, key: ContentKey, recipient: Recipient) -> RecipientRecord:
+    """Write ``recipients/NAME.age`` in a folder; gives its claims.
+
+    Raises:
+        StorageError: The disk is full or read-only.
+    """
+    data = wrap(key, recipient)
+    write_atomic(folder / RECIPIENTS / f"{name}.age", data)
+    return RecipientRecord(kind=recipient.kind, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+class SealWriter:
+    """Seals originals one after another, in shards of ``rows_per_file``; use it as a context manager.
+
+    Every publication draws a content key and an id of its own.
+
+    Args:
+        folder: The published folder under way.
+        sealing: Recipients.
+        split: Split of the images.
+        count: Number of images that will come.
+        rows_per_file: Images of a shard.
+        stem: Start of the shards' names.
+        key: Content key; a new one by default.
+        data_set: Id of the published folder; a new one by default.
+
+    Attributes:
+        key: The content key.
+        data_set: Id of the published folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sealing: Sealing,
+        *,
+        split: str,
+        count: int,
+        rows_per_file: int,
+        stem: str = "train",
+        key: ContentKey | None = None,
+        data_set: str | None = None,
+    ) -> None:
+        self.key = key or ContentKey.new()
+        self.data_set = data_set or secrets.token_hex(16)
+        self._folder = folder
+        self._sealing = sealing
+        self._split = split
+        self._count = count
+        self._rows_per_file = rows_per_file
+        self._stem = stem
+        self._done = 0
+        self._writer: ShardWriter | None = None
+        self._shards: list[ShardRecord] = []
+
+    def write(self, row: SealedRow) -> None:
+        """Seal the next original.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        if self._writer is None:
+            number = self._done // self._rows_per_file
+            shards = -(-self._count // self._rows_per_file)
+            self._writer = ShardWriter(
+                self._folder,
+                f"{SEALED}/{self._stem}-{number:05d}-of-{shards:05d}.parquet",
+                self.key,
+                self.data_set,
+                split=self._split,
+                count=min(self._rows_per_file, self._count - self._done),
+            )
+        self._writer.write(row)
+        self._done += 1
+        if self._done % self._rows_per_file == 0 or self._done == self._count:
+            self._finish_shard()
+
+    def finish(self, claims: Mapping[str, Any]) -> SealedRecord:
+        """Wrap the content key to every recipient; gives the record for the manifest.
+
+        Args:
+            claims: The manifest as JSON values, without the record.
+
+        Raises:
+            StorageError: The disk is full.
+            ValueError: Fewer images came than were announced.
+        """
+        if self._done != self._count:
+            raise ValueError(f"{self._count} originals were announced, and {self._done} came")
+        record = SealedRecord(
+            data_set=self.data_set,
+            commitment="0" * 64,
+            mac="0" * 64,
+            metadata="kept" if self._sealing.keep_metadata else "dropped",
+            shards=tuple(self._shards),
+            recipients={
+                name: wrapped(self._folder, name, self.key, recipient)
+                for name, recipient in self._sealing.recipients.items()
+            },
+        )
+        return record.marked(self.key, claims)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.__exit__(kind, error, trace)
+
+    def _finish_shard(self) -> None:
+        if self._writer is not None:
+            self._shards.append(self._writer.close())
+            self._writer = None
