@@ -17,7 +17,8 @@ from uge.data import load_images
 from uge.files import canonical_json, fingerprint
 from uge.networks import build, from_weights, save_weights, weights_hash
 from uge.publishing import read_manifest
-from uge.requests.request import check_signature, read_request, sign
+from uge.requests.request import read_request
+from uge.requests.signed import check_signature, sign
 from uge.sealing.signing_key import default_identity, key_fingerprint, open_identity, public_bytes
 
 SHAPE = ("--network=lenet", "--classes=3", "--size=16", "--recipe.epochs=2")

@@ -9,7 +9,8 @@ from command import refused, run_uge
 from test_requests import ask, resign
 
 from uge.errors import UsageError
-from uge.requests.request import check_signature, read_request
+from uge.requests.request import read_request
+from uge.requests.signed import check_signature
 
 
 @pytest.mark.parametrize("height", [1, 2**255 - 18, 2**255 - 1], ids=["small order", "second form", "largest"])

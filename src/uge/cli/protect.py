@@ -11,7 +11,7 @@ from uge.cli.audit import audit_text
 from uge.cli.console import Outcome, open_session
 from uge.cli.flags import FLAT, OutPath, Resumable, Writing
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
-from uge.errors import IntegrityError
+from uge.errors import IntegrityError, UsageError
 from uge.federated.settings import Federation
 from uge.learning.recipes import Recipe
 
@@ -193,21 +193,28 @@ def request(
     out: OutPath,
     *,
     network: str = "cnn",
-    classes: Annotated[int, Parameter(validator=Number(lte=100_000))],
+    classes: Annotated[int | None, Parameter(validator=Number(lte=100_000))] = None,
     size: Annotated[int, Parameter(validator=Number(lte=4096))] = 32,
     channels: Literal[1, 3] = 3,
     method: str = "keyed",
     seed: int | None = None,
     weights: Path | None = None,
     recipe: Recipe = Recipe(epochs=15),
+    to: str | None = None,
+    originals: Annotated[bool, Parameter(negative="")] = False,
     identity: OutPath | None = None,
     common: Annotated[Writing, FLAT] = Writing(),
 ) -> Outcome:
     """Ask a data owner for a copy made for your network: a signed OUT.json, and its initial weights beside it.
 
-    Send both; OUT.theta0.safetensors is a key and needs a confidential channel. The owner runs `uge protect --for`.
+    Send both; OUT.theta0.safetensors is a key and needs a confidential channel. The owner runs `uge protect --for`, or
+    trains your network on the originals with `uge fulfil`, for which you give --to. With --originals you ask for the
+    originals themselves, and there are no weights.
 
-    Example: `uge request alice.json --network resnetc20 --classes 10 --recipe.epochs 30`
+    Examples:
+
+    - `uge request alice.json --network resnetc20 --classes 10 --recipe.epochs 30`
+    - `uge request alice.json --to alice.pub --originals`
 
     Parameters
     ----------
@@ -229,12 +236,31 @@ def request(
         Safetensors file with initial weights instead of a seed.
     recipe
         Recipe of your training.
+    to
+        Your public key (`uge keygen`), or a file with it, to which trained weights or originals are sealed.
+    originals
+        Ask for the originals, sealed to --to, instead of a copy for a network.
     identity
         Your private key in PEM form, made on first use; uge/identity.pem in your settings' folder by default.
     """
     session = open_session(common)
-    from uge.requests.request import signer_words, write_request
+    from uge.requests.originals import write_originals_request
+    from uge.requests.request import write_request
+    from uge.requests.signed import signer_words
 
+    if originals:
+        if to is None or classes is not None or seed is not None or weights is not None:
+            raise UsageError("--originals asks for no network: give --to and leave out --classes, --seed and --weights")
+        result = write_originals_request(out, to, identity=identity, session=session)
+        text = (
+            f"would ask for the originals, sealed to {result['recipient']}; nothing was written"
+            if common.dry_run
+            else f"wrote {result['request']}: send it to the data's owner\n"
+            f"{signer_words(result['id'], result['fingerprint'])}"
+        )
+        return Outcome(result, text)
+    if classes is None:
+        raise UsageError("expected the number of classes of the owner's data; give --classes")
     result = write_request(
         out,
         network,
@@ -245,6 +271,7 @@ def request(
         recipe=recipe,
         seed=seed,
         weights=weights,
+        to=to,
         identity=identity,
         session=session,
     )

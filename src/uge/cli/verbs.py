@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from uge.cli.audit import audit, compare
 from uge.cli.console import Outcome, make_progress, open_session, set_logging, set_reading
 from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Reading, Resumable, Writing
-from uge.cli.owner import sign
+from uge.cli.owner import fulfil, keygen, sign
 from uge.cli.protect import apply, demo, federated, protect, request
 from uge.errors import UsageError
 
@@ -278,6 +278,7 @@ VERBS: dict[str, Callable[..., Outcome]] = {
     "apply": apply,
     "train": train,
     "verify": verify,
+    "keygen": keygen,
     "sign": sign,
     "audit": audit,
     "compare": compare,
@@ -287,6 +288,7 @@ VERBS: dict[str, Callable[..., Outcome]] = {
     "env": env,
     "federated": federated,
     "request": request,
+    "fulfil": fulfil,
     "reproduce": reproduce,
 }
 """Every command by name."""

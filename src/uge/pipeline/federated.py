@@ -30,7 +30,7 @@ from uge.pipeline.originals import clean_images
 from uge.pipeline.private_folder import DONE, FEDERATION, FederationFolder, key_path, with_seed, write_keys
 from uge.publishing import create_private, private_folder, read_manifest
 from uge.publishing.private import close_contents
-from uge.requests.configure import check_fits, describe_requests, show_requests, with_requests
+from uge.requests.configure import check_fits, describe_requests, show_requests, split_requests, with_requests
 from uge.requests.request import Request, theta0_file
 from uge.runtime import stream_seed
 from uge.session import Session
@@ -84,6 +84,9 @@ def run_federated(
     for name in hackers:
         check_name(name)
     given = config
+    config, originals = split_requests(config)
+    if originals:
+        raise UsageError("a federation makes copies for networks, got a request for originals; give --to its key")
     config, requests = with_requests(config)
     method = METHODS[config.method]
     if len(split_names(config.authorized)) != 1 or not method.authorizes:

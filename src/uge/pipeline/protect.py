@@ -22,7 +22,14 @@ from uge.pipeline.private_folder import STATE, PrivateFolder, key_path, with_see
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
 from uge.publishing.private import close_contents, keep_claims
-from uge.requests.configure import check_fits, describe_requests, mark_requests, show_requests, with_requests
+from uge.requests.configure import (
+    check_fits,
+    describe_requests,
+    mark_requests,
+    show_requests,
+    split_requests,
+    with_requests,
+)
 from uge.session import Session
 
 
@@ -72,6 +79,7 @@ class ProtectRun:
             self._lock = lock.pop_all()
 
     def _read(self, config: ProtectConfig) -> None:
+        config, self.originals = split_requests(config)
         self.config, self.requests = with_requests(config)
         self.method = METHODS[config.method]
         self.budget = self.method.budget(self.config)
@@ -80,7 +88,9 @@ class ProtectRun:
         self.images = _trainable(load_images(self.source, split="train", limit=config.limit), config.limit)
         self.info = ImagesInfo.of(self.images)
         check_fits(self.config, self.requests, self.info)
-        show_requests(self.requests, self.session.progress, pinned=bool(self.config.expect_signer))
+        show_requests(
+            [*self.requests, *self.originals.values()], self.session.progress, pinned=bool(self.config.expect_signer)
+        )
         self.private = PrivateFolder(self.out, self.images.root, self.session)
         self.stated = self.config
         self.config = with_seed(self.config, self.private.folder / STATE, resume=self.private.resuming)

@@ -11,12 +11,43 @@ from uge.names import is_keyed
 from uge.networks import load_weights, weights_hash
 from uge.progress import Display
 from uge.publishing import Provenance
-from uge.requests.request import Request, read_request, signer_words, theta0_file
-from uge.sealing.signing_key import spoken
+from uge.requests.originals import KIND as ORIGINALS
+from uge.requests.originals import OriginalsRequest, read_originals_request
+from uge.requests.request import Request, read_request, theta0_file
+from uge.requests.signed import SignedRequest, check_signer, read_raw, signer_words
+
+
+def read_any_request(path: Path) -> Request | OriginalsRequest:
+    """Read a request of any kind; see :func:`read_request` and :func:`read_originals_request`."""
+    return read_originals_request(path) if _kind(path) == ORIGINALS else read_request(path)
+
+
+def _kind(path: Path) -> str:
+    return str(read_raw(path).get("kind"))
+
+
+def split_requests(config: ProtectConfig) -> tuple[ProtectConfig, dict[Path, OriginalsRequest]]:
+    """Read the requests for originals that a configuration names, and check the signers of all requests.
+
+    Returns:
+        The configuration with the requests for networks alone, and those for originals by their file.
+
+    Raises:
+        UsageError: A request is refused, or signed by a key that is not expected.
+    """
+    if config.expect_signer and not config.requests:
+        raise UsageError("--expect-signer pins the signer of a request; give the request with --for")
+    originals: dict[Path, OriginalsRequest] = {}
+    for path in config.requests:
+        if _kind(path) == ORIGINALS:
+            originals[path] = read_originals_request(path)
+            check_signer(path, originals[path], config.expect_signer)
+    networks = tuple(path for path in config.requests if path not in originals)
+    return config.model_copy(update={"requests": networks}), originals
 
 
 def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, ...]]:
-    """Read the requests that a configuration names; they determine the authorised networks.
+    """Read the requests for networks that a configuration names; they determine the authorised networks.
 
     Returns:
         The configuration with networks, weights and recipe of the requests, and the requests; unchanged without any.
@@ -26,8 +57,6 @@ def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, 
             in recipe or shape, do not go with the method, or networks are named besides them.
     """
     if not config.requests:
-        if config.expect_signer:
-            raise UsageError("--expect-signer pins the signer of a request; give the request with --for")
         return config, ()
     method = METHODS[config.method]
     if not method.authorizes:
@@ -71,21 +100,7 @@ def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, 
     ), requests
 
 
-def check_signer(path: Path, request: Request, expected: Sequence[str]) -> None:
-    """Refuse a request that none of the expected keys signed; any key may have signed it where none is expected.
-
-    Raises:
-        UsageError: Another key signed it.
-    """
-    signer = request.record.key_sha256
-    if expected and signer not in expected:
-        raise UsageError(
-            f"the request {path} is signed by the key {spoken(signer)}, expected {' or '.join(map(spoken, expected))}; "
-            "ask its sender"
-        )
-
-
-def show_requests(requests: Sequence[Request], display: Display, *, pinned: bool) -> None:
+def show_requests(requests: Sequence[SignedRequest], display: Display, *, pinned: bool) -> None:
     """Show what requests ask for and the keys that signed them, before work starts.
 
     Args:

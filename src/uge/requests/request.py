@@ -1,33 +1,18 @@
 """A receiver's signed request for a copy made for one network, and the owner's check of it (scenario III).
 
-A request is a small JSON file beside θ0. It is signed with the receiver's identity, an Ed25519 key (RFC 8032), over
-its canonical JSON, so that both sides need only compare the fingerprint of one public key over another channel.
+A request is a small JSON file beside θ0.
 """
 
 import logging
 import secrets
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from torch import Tensor
 
-from uge.config import first_problem
-from uge.errors import DataError, UsageError, WeightsError
-from uge.files import (
-    canonical_json,
-    check_output,
-    file_sha256,
-    fingerprint,
-    locked,
-    read_json,
-    recover,
-    storage_errors,
-    write_json,
-    writes,
-)
+from uge.errors import UsageError, WeightsError
+from uge.files import check_output, file_sha256, locked, storage_errors, write_json, writes
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS
 from uge.names import KEYED, behind_key
@@ -44,18 +29,18 @@ from uge.networks import (
 )
 from uge.networks.plugins import is_plugin
 from uge.networks.wave_key import MOST_LEVELS, STEPS, highest_frequency
-from uge.publishing.manifest import Digest, RequestRecord, created_date
+from uge.publishing.manifest import Digest
+from uge.requests.signed import SignedRequest, check_file_name, parse_request, read_raw, signed_body
 from uge.runtime import stream_seed
-from uge.sealing.signing_key import default_identity, is_signed, key_fingerprint, open_identity, public_bytes, spoken
+from uge.sealing.age import parse_recipients
+from uge.sealing.signing_key import default_identity, key_fingerprint, open_identity, public_bytes
 from uge.session import Session
 
 log = logging.getLogger(__name__)
-
+KIND = "uge-request"
 _SECRET_BITS = 60
-_HEX = r"^[0-9a-f]{%d}$"
 _MOST_EPOCHS = 10_000
 _MOST_BATCH = 65_536
-_CONTEXT = b"uge-request-1\n"  # so that the signature can be taken for nothing else
 
 
 class Theta0(BaseModel, frozen=True, extra="forbid"):
@@ -74,39 +59,25 @@ class Theta0(BaseModel, frozen=True, extra="forbid"):
     weights_sha256: Digest
 
 
-class Request(BaseModel, frozen=True, extra="forbid"):
-    """Copy that a receiver asks for (docs/formats.md, "Request").
+class Request(SignedRequest, frozen=True, extra="forbid"):
+    """Request for a copy made for one network, or for that network trained on the originals.
 
     Attributes:
-        id: First 16 digits of the fingerprint of all other fields but the signature.
-        created: UTC date in ISO form.
         network: Architecture, ``keyed:NAME`` or ``NAME``.
         classes: Number of classes.
         channels: Colour channels.
         size: Side length for training, in pixels.
         recipe: How the receiver will train.
         theta0: Initial parameters.
-        public_key: Ed25519 public key, 32 bytes in hexadecimal.
-        signature: Of the canonical JSON of all other fields, 64 bytes in hexadecimal.
     """
 
     kind: Literal["uge-request"] = "uge-request"
-    schema_version: Literal[1] = 1
-    id: Annotated[str, Field(pattern=_HEX % 16)]
-    created: str
     network: str
     classes: Annotated[int, Field(ge=2, le=100_000)]
     channels: Literal[1, 3]
     size: Annotated[int, Field(ge=16, le=4096)]
     recipe: Recipe
     theta0: Theta0
-    public_key: Annotated[str, Field(pattern=_HEX % 64)]
-    signature: Annotated[str, Field(pattern=_HEX % 128)]
-
-    @property
-    def record(self) -> RequestRecord:
-        """Record of the request for a manifest."""
-        return RequestRecord(id=self.id, key_sha256=key_fingerprint(bytes.fromhex(self.public_key)))
 
     @property
     def words(self) -> str:
@@ -131,6 +102,7 @@ def write_request(
     recipe: Recipe,
     seed: int | None,
     weights: Path | None,
+    to: str | None = None,
     identity: Path | None,
     session: Session,
 ) -> dict[str, Any]:
@@ -147,6 +119,8 @@ def write_request(
         seed: Makes θ0; a secret random one by default, since the key can be made from it.
         weights: Safetensors file with θ0 instead of a seed; for a keyed network also one of the architecture behind
             the key, which then gets a fresh key in front.
+        to: Public key, or a file with it, to which :mod:`uge.pipeline.fulfil` seals trained weights; None where the
+            owner is asked for a copy only.
         identity: The receiver's private key (PEM); made where it does not exist.
         session: Overwriting, and whether to write at all.
 
@@ -158,8 +132,7 @@ def write_request(
         WeightsError: The wave key is one that :func:`read_request` refuses.
         OutputExistsError: One of the files exists.
     """
-    if out.suffix != ".json":
-        raise UsageError(f"expected a file name that ends in .json for the request, got {out}; name it {out.name}.json")
+    check_file_name(out)
     theta0_path = out.with_name(f"{out.stem}.theta0.safetensors")
     for path in (out, theta0_path):
         check_output(path, overwrite=session.overwrite)
@@ -167,6 +140,7 @@ def write_request(
     _check_network(name, "ask")
     theta0 = _theta0(name, classes, size, channels, seed, weights)
     _check_key(theta0, weights or "θ0")
+    recipient = None if to is None else parse_recipients(to)[0]
     identity = identity or default_identity()
     places: dict[str, Any] = {"request": str(out), "weights": str(theta0_path), "identity": str(identity)}
     shape = {"network": name, "classes": classes, "channels": channels, "size": size, "recipe": recipe.json_dict()}
@@ -178,21 +152,14 @@ def write_request(
         secret = folder / theta0_path.name
         save_weights(secret, theta0, {"recipe": recipe.model_dump_json()})
         secret.chmod(0o600)
-        body: dict[str, Any] = {
-            "kind": "uge-request",
-            "schema_version": 1,
-            "created": created_date(None) or datetime.now(UTC).date().isoformat(),
-            **shape,
-            "theta0": {
-                "file": theta0_path.name,
-                "bytes": secret.stat().st_size,
-                "sha256": file_sha256(secret),
-                "weights_sha256": weights_hash(theta0),
-            },
-            "public_key": public_bytes(key).hex(),
+        start = {
+            "file": theta0_path.name,
+            "bytes": secret.stat().st_size,
+            "sha256": file_sha256(secret),
+            "weights_sha256": weights_hash(theta0),
         }
-        body["id"] = _id(body)
-        write_json(folder / out.name, sign(key, body))
+        body = signed_body(KIND, key, {**shape, "theta0": start}, recipient)
+        write_json(folder / out.name, body)
         hold.exchange([(secret, theta0_path), (folder / out.name, out)])
     return {**places, **body, "fingerprint": key_fingerprint(public_bytes(key))}
 
@@ -222,10 +189,6 @@ def _theta0(
     return network
 
 
-def _id(body: dict[str, Any]) -> str:
-    return fingerprint({name: value for name, value in body.items() if name not in ("id", "signature")})[:16]
-
-
 def read_request(path: Path) -> Request:
     """Read a request and check its signature, its form and the θ0 beside it.
 
@@ -235,23 +198,12 @@ def read_request(path: Path) -> Request:
         WeightsError: θ0 is missing, not the file that was signed, holds NaN, does not fit the architecture, or has a
             wave key that no class can be written by.
     """
-    recover(path)
-    try:
-        raw = read_json(path)
-    except DataError as error:
-        raise UsageError(f"the request {error}") from None
-    check_signature(path, raw)
-    try:
-        request = Request.model_validate(raw)
-    except ValidationError as error:
-        raise UsageError(f"{path} is no request that this version knows: {first_problem(error)}") from None
+    request = parse_request(path, read_raw(path), Request)
     if request.recipe.epochs > _MOST_EPOCHS or request.recipe.batch_size > _MOST_BATCH:
         raise UsageError(
             f"{path} asks for {request.recipe.epochs} epochs of batches of {request.recipe.batch_size}, expected at "
             f"most {_MOST_EPOCHS} and {_MOST_BATCH}; have the request made with another recipe"
         )
-    if request.id != _id(raw):
-        raise UsageError(f"the id of {path} is not the digest of its other fields; have the request made anew")
     _check_network(request.network, "be taken")
     wanted = request.theta0
     file = theta0_file(path, request)
@@ -304,39 +256,3 @@ def _words(name: str, classes: int, channels: int, size: int) -> str:
 def theta0_file(path: Path, request: Request) -> Path:
     """File of a request's θ0."""
     return path.with_name(request.theta0.file)
-
-
-def signer_words(id: str, key_sha256: str) -> str:
-    """Sentence by which owner and receiver compare a request's public key."""
-    return (
-        f"request {id} is signed by the key {spoken(key_sha256)}: compare it with the other side over another channel"
-    )
-
-
-def sign(key: Ed25519PrivateKey, body: dict[str, Any]) -> dict[str, Any]:
-    """Add the ``signature`` of the canonical JSON of ``body``, 64 bytes in hexadecimal."""
-    return {**body, "signature": key.sign(_signed(body)).hex()}
-
-
-def check_signature(path: Path, body: dict[str, Any]) -> None:
-    """Check the ``signature`` of a JSON object against its ``public_key``.
-
-    Raises:
-        UsageError: There is no such signature, or it does not fit. ``path`` names the object in messages.
-    """
-    try:
-        public_key, signature = (bytes.fromhex(body[name]) for name in ("public_key", "signature"))
-    except (KeyError, TypeError, ValueError):
-        raise UsageError(f"{path} is no signed request; give the JSON file of uge request") from None
-    try:
-        fits = is_signed(public_key, signature, _signed(body))
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}; have the request signed by another identity") from None
-    if not fits:
-        raise UsageError(
-            f"the signature of {path} does not fit its content: it was changed after it was signed; ask for it again"
-        )
-
-
-def _signed(body: dict[str, Any]) -> bytes:
-    return _CONTEXT + canonical_json({name: value for name, value in body.items() if name != "signature"}).encode()

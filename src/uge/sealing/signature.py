@@ -95,6 +95,11 @@ def write_signature(folder: Path, digests: Mapping[str, str], key: Ed25519Privat
     return fingerprint
 
 
+def signature_of(document: str) -> str:
+    """Name of the signature beside a JSON document: ``manifest.dsse.json`` of ``manifest.json``."""
+    return f"{document.removesuffix('.json')}.dsse.json"
+
+
 def read_signature(folder: Path, name: str = SIGNATURE) -> Signed | None:
     """Signer and signed digests of a folder; None where there is no signature.
 
@@ -126,12 +131,13 @@ def read_signature(folder: Path, name: str = SIGNATURE) -> Signed | None:
     return Signed(key_fingerprint(public_key), digests)
 
 
-def check(folder: Path, owner: str | None = None) -> Signed | None:
+def check(folder: Path, owner: str | None = None, document: str = SIGNED) -> Signed | None:
     """Check that a folder's manifest is the one that was signed; None where the folder is not signed.
 
     Args:
         folder: Published folder.
         owner: Fingerprint or file of the key that must have signed it (:func:`pinned_fingerprint`).
+        document: File in the folder that has the digests of the others.
 
     Raises:
         UsageError: ``owner`` is neither.
@@ -139,15 +145,17 @@ def check(folder: Path, owner: str | None = None) -> Signed | None:
             or by another key.
     """
     wanted = None if owner is None else pinned_fingerprint(owner)
-    signed = read_signature(folder)
+    signed = read_signature(folder, signature_of(document))
     if signed is None:
         if wanted is not None:
             raise IntegrityError(
                 [f"{folder} is not signed, expected the signature of the key {spoken(wanted)}; do not use this folder"]
             )
         return None
-    if not signed.covers(folder, SIGNED):
-        raise IntegrityError([f"{SIGNED} is not the one that {SIGNATURE} was made for; fetch the folder again"])
+    if not signed.covers(folder, document):
+        raise IntegrityError(
+            [f"{document} is not the one that {signature_of(document)} was made for; fetch the folder again"]
+        )
     if wanted not in (None, signed.fingerprint):
         raise IntegrityError(
             [
