@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from uge.publishing.codec import OPTIONS, encode
+from uge.data.codec import OPTIONS, encode
 from uge.publishing.manifest import Codec
 from uge.runtime import Runtime
 

@@ -26,9 +26,9 @@ import skimage.data
 
 from uge.budget import Budget
 from uge.data import load_images
+from uge.data.codec import OPTIONS, decode, encode, storable
 from uge.data.images import ImageSet, Pixels
 from uge.publishing import Provenance, publish
-from uge.publishing.codec import OPTIONS, decode, encode, storable
 from uge.publishing.stream import batches
 from uge.runtime import Runtime
 

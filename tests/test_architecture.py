@@ -50,6 +50,7 @@ TORCH_FREE = [
     "uge.cases.case",
     "uge.report",
     "uge.data",
+    "uge.sealing.originals",
     "uge.encoders",
     "uge.paper.request",
 ]

@@ -28,11 +28,13 @@ from uge.pipeline.audit import AuditRun
 from uge.pipeline.images import publish_stream, read_store
 from uge.pipeline.private_folder import write_keys
 from uge.pipeline.protect import protect_task, provenance_of
+from uge.pipeline.seal import check_sealing, sealing_of
 from uge.progress import Display, Silent
 from uge.publishing import Codec, Format, Manifest, Provenance, Verification, is_private, is_published, private_folder
 from uge.publishing import verify as verify_folder
 from uge.publishing.private import MODE, keep_claims
 from uge.runtime import Runtime, stream_seed
+from uge.sealing import read_identity
 from uge.session import Session
 
 
@@ -279,36 +281,47 @@ def publish(
     *,
     format: Format = "parquet",
     codec: Codec | None = None,
+    recipients: Sequence[str | Path] = (),
+    seal: bool = True,
+    keep_metadata: bool = False,
     overwrite: bool = False,
     progress: Display | None = None,
 ) -> Manifest:
     """Write the protected images to ``out``, and keys and perturber to ``OUT.private`` beside it.
 
-    Both appear whole or not at all.
+    Both appear whole or not at all. The originals are sealed into ``out``: ``OUT.private/owner.agekey`` and the
+    recipients' private keys open them, nothing else does.
 
     Args:
         protected: From :func:`protect`.
         out: The folder to publish.
         format: ``"parquet"`` (Hugging Face layout) or ``"imagefolder"``.
         codec: ``"webp"`` or ``"png"``, both lossless.
+        recipients: Public keys that open the originals besides the owner's: ``age1…``, ``ssh-ed25519 …``, or files.
+        seal: Seal the originals; False leaves them out of ``out``.
+        keep_metadata: Seal image files byte for byte, with their EXIF data.
         overwrite: Replace an earlier output.
         progress: Shows images.
 
     Raises:
         OutputExistsError: An output exists.
         UsageError: ``overwrite`` is true, but this package did not write the output that exists; or another process
-            is writing it.
+            is writing it; or a recipient's key is refused.
         DataError: No image was changed.
         StorageError: The disk is full or read-only.
     """
     out = local_path(out)
     private = private_folder(out)
+    publishing = PublishConfig.checked(
+        format=format, codec=codec, to=[str(each) for each in recipients], seal=seal, keep_metadata=keep_metadata
+    )
+    check_sealing(publishing)
     with locked(out) as hold, storage_errors(private):
         for place, ours in ((out, is_published), (private, is_private)):
             check_output(place, source=protected.images.root, overwrite=overwrite, ours=ours)
         with hold.staged(private, mode=MODE) as secrets:
 
-            def sealed(manifest: Manifest) -> list[Move]:
+            def finish(manifest: Manifest) -> list[Move]:
                 keep_claims(secrets, manifest)
                 return [(secrets, private)]
 
@@ -323,10 +336,11 @@ def publish(
                 out,
                 protected.budget,
                 protected.provenance,
-                PublishConfig.checked(format=format, codec=codec),
+                publishing,
                 _session(protected.runtime, progress),
                 overwrite=overwrite,
-                together=sealed,
+                sealing=sealing_of(publishing, secrets),
+                together=finish,
             )
 
 
@@ -335,6 +349,7 @@ def verify(
     *,
     against: ImageSet | None = None,
     private: Path | None = None,
+    key: str | Path | None = None,
     signed_by: str | None = None,
 ) -> Verification:
     """Re-read a published folder from disk and check everything that its manifest claims.
@@ -343,12 +358,14 @@ def verify(
         out: The published folder.
         against: The originals; then the change of every stored pixel is measured too.
         private: Its private folder, which proves every field of the manifest; ``OUT.private`` by default.
+        key: File of a recipient's private key; then every sealed original is opened and compared too.
         signed_by: Key that must have signed the manifest: its fingerprint, or a file with it.
 
     Raises:
-        UsageError: There is no such folder.
+        UsageError: There is no such folder, or the key opens nothing in it.
     """
-    return verify_folder(Path(out), against=against, private=private, signed_by=signed_by)
+    identity = None if key is None else read_identity(Path(key))
+    return verify_folder(Path(out), against=against, private=private, key=identity, signed_by=signed_by)
 
 
 def audit(

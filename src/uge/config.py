@@ -90,6 +90,24 @@ class PublishConfig(_Settings):
     codec: Annotated[
         Literal["webp", "png"] | None, Field(description="Lossless codec; webp in Parquet, png in folders.")
     ] = None
+    seal: Annotated[bool, Field(description="Seal the originals into the copy, for the owner and those of --to.")] = (
+        True
+    )
+    to: Annotated[
+        tuple[str, ...],
+        Parameter(negative=""),
+        Field(description="Public key (age1…, ssh-ed25519 …, or its file) that opens the originals; repeatable."),
+    ] = ()
+    anonymous: Annotated[
+        bool, Parameter(negative=""), Field(description="Number the recipients' files instead of naming them.")
+    ] = False
+    keep_metadata: Annotated[
+        bool, Parameter(negative=""), Field(description="Seal image files byte for byte, with their EXIF data.")
+    ] = False
+    sealed_only: Annotated[
+        str | None,
+        Field(description="Split, such as test, whose images are sealed for the recipients and not published."),
+    ] = None
 
 
 class AuditConfig(_Settings):

@@ -14,10 +14,10 @@ from toy_sets import BUDGET, image_set, random_pixels
 
 from uge.budget import Budget
 from uge.data import images as images_module
+from uge.data.codec import decode, decode_strips, encode, metadata_problem, storable
 from uge.data.images import Pixels, Strips, whole
 from uge.errors import DataError
 from uge.publishing import Manifest, Protected
-from uge.publishing.codec import decode, decode_strips, encode, metadata_problem, storable
 from uge.publishing.verify import verify
 
 SHAPE = (60, 90, 3)

@@ -15,12 +15,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from toy_sets import image_set, random_pixels
 
+from uge.data.codec import PNG_MAGIC, decode, encode
 from uge.data.images import ImageSet
 from uge.errors import IntegrityError, UsageError
 from uge.files import file_sha256
 from uge.publishing import read_manifest, verify
 from uge.publishing.card import dataset_card
-from uge.publishing.codec import PNG_MAGIC, decode, encode
 from uge.publishing.verify import Verification
 
 SHARD = "data/train-00001-of-00003.parquet"

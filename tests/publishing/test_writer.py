@@ -16,9 +16,9 @@ from PIL import Image
 from toy_sets import BUDGET, image_set, protect, random_pixels
 
 from uge.data import load_images
+from uge.data.codec import decode, encode, metadata_problem, storable
 from uge.errors import DataError, OutputExistsError, StorageError, UnknownNameError, UsageError
 from uge.publishing import Provenance, publish, read_manifest, verify
-from uge.publishing.codec import decode, encode, metadata_problem, storable
 from uge.publishing.layout import class_folders
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}

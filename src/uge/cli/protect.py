@@ -16,6 +16,7 @@ from uge.federated.settings import Federation
 from uge.learning.recipes import Recipe
 
 if TYPE_CHECKING:
+    from uge.publishing.manifest import Manifest
     from uge.session import Session
 
 
@@ -72,6 +73,7 @@ def protect(
     - `uge protect my-images/ out/mine --method uge --authorized resnet18 --size 64 --rho 8/255 --refine`
     - `uge protect data/cifar10 out/cifar --limit 10000 --recipe.epochs 30 --resume`
     - `uge protect my-images/ out/for-alice --for alice.json`
+    - `uge protect my-images/ out/mine --to lab.pub --to age1…`
 
     Parameters
     ----------
@@ -97,6 +99,7 @@ def protect(
         "keys": [str(key) for key in copy.keys],
         "requests": asked,
         "images": manifest.count,
+        "sealed": None if manifest.sealed is None else list(manifest.sealed.recipients),
         "measured": manifest.measured.model_dump(mode="json"),
         "budget": manifest.budget.model_dump(mode="json"),
     }
@@ -104,8 +107,18 @@ def protect(
         result,
         f"published {manifest.count} images in {out}: largest change {manifest.measured.linf_levels} of "
         f"{manifest.budget.levels} allowed 8-bit levels, PSNR {manifest.measured.psnr_db or float('inf'):.1f} dB\n"
-        f"keys and everything else that is secret are in {copy.private}: keep that folder to yourself",
+        f"keys and everything else that is secret are in {copy.private}: keep that folder to yourself"
+        f"{sealed_text(manifest)}",
         complaints=_unchanged(out, manifest.measured.unchanged_images, manifest.count),
+    )
+
+
+def sealed_text(manifest: "Manifest") -> str:
+    """Line on the recipients of sealed originals; empty where nothing is sealed."""
+    if manifest.sealed is None:
+        return ""
+    return (
+        f"\nthe originals are sealed in it, for: {', '.join(manifest.sealed.recipients)} (uge verify --key opens them)"
     )
 
 

@@ -86,12 +86,16 @@ def verify(
     *,
     against: str | None = None,
     private: Path | None = None,
+    key: Path | None = None,
     signed_by: str | None = None,
     common: Annotated[Reading, FLAT] = Reading(),
 ) -> Outcome:
     """Re-read a published folder from disk and check everything that its manifest claims.
 
-    Example: `uge verify out/mine --against my-images/`
+    Examples:
+
+    - `uge verify out/mine --against my-images/`
+    - `uge verify out/mine --key me.agekey`
 
     Parameters
     ----------
@@ -101,6 +105,8 @@ def verify(
         The originals; then the change of every stored pixel is measured too.
     private
         Its private folder, which proves every field of the manifest; OUT.private by default.
+    key
+        Private key of a recipient; then every sealed original is opened and compared too.
     signed_by
         Key of its owner, who must have signed it: the fingerprint, or a file with it or with the public key.
     """
@@ -108,11 +114,14 @@ def verify(
     set_reading(common)
     from uge.publishing.verify import run_verify
 
-    result = run_verify(out, against, make_progress(quiet=common.quiet), private, signed_by)
+    result = run_verify(out, against, make_progress(quiet=common.quiet), private, key, signed_by)
     problems = result["problems"]
     text = f"{out}: {len(problems)} deviations" if problems else f"{out}: {result['count']} images, no deviation"
     if signed_by is not None and not problems:
         text += ", signed by the key that was given"
+    if result["sealed"] is not None:
+        opened = f", and {result['opened']} were opened" if key else ""
+        text += f"\nthe originals are sealed for: {', '.join(result['sealed'])}{opened}"
     text = "\n".join([text, *result["not_compared"]])
     return Outcome(result, text, complaints=problems, code=int(bool(problems)))
 

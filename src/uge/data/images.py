@@ -6,14 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uge.errors import DataError, UsageError
 
+if TYPE_CHECKING:
+    from uge.data.views import TorchImages
+
 Pixels = NDArray[np.uint8]
+Codec = Literal["png", "webp"]
+"""Lossless format of a stored image."""
 
 LARGE = 2**22
 """Pixels (height × width) above which an image is handled strip by strip and published as PNG."""
@@ -81,7 +86,10 @@ def whole(image: Pixels | Strips) -> Pixels:
 
 
 class Reader(Protocol):
-    """Random access to the decoded images of a source, cheap when rows are read in order."""
+    """Random access to the decoded images of a source, cheap when rows are read in order.
+
+    The reader of a source of encoded images has ``encoded(row)`` as well: their bytes, as the source holds them.
+    """
 
     def read(self, row: int) -> Pixels:
         """Image of a row: uint8, height × width × channels (1 gray, 2 gray+alpha, 3 RGB, 4 RGBA).
@@ -135,9 +143,52 @@ class ImageSet:
         """
         return self.reader.read(int(self.rows[index]))
 
+    def encoded(self, index: int) -> bytes | None:
+        """Encoded image ``index``, byte for byte as its source holds it; None for sources of arrays.
+
+        Cheap beside :meth:`read` of the same image; Parquet files are read in order.
+
+        Raises:
+            DataError: The image cannot be read.
+        """
+        encoded: Callable[[int], bytes] | None = getattr(self.reader, "encoded", None)
+        return encoded(int(self.rows[index])) if encoded else None
+
     def __iter__(self) -> Iterator[Sample]:
         for index in range(len(self)):
             yield Sample(self.ids[index], self.read(index), int(self.labels[index]))
+
+    def torch(self, transform: Callable[[Any], Any] | None = None) -> TorchImages:
+        """Set as a ``torch.utils.data.Dataset`` of pairs of image and label, for any program that trains with PyTorch.
+
+        Args:
+            transform: Takes a PIL image, as the transforms of torchvision do. Without one, images are float32
+                tensors in [0, 1], channels × height × width.
+
+        Example:
+            >>> import uge
+            >>> image, label = uge.load_images("photos").torch()[0]
+            >>> tuple(image.shape), label
+            ((3, 32, 32), 0)
+        """
+        from uge.data.views import TorchImages
+
+        return TorchImages(self, transform)
+
+    def hf(self, cache_dir: Path | str | None = None) -> Any:
+        """Set as a ``datasets.Dataset`` with the columns image, label and id.
+
+        The library keeps a copy of all images in its cache, where others may read it.
+
+        Args:
+            cache_dir: Folder of that cache; the library's own by default.
+
+        Raises:
+            MissingExtraError: The library ``datasets`` is not installed.
+        """
+        from uge.data.views import hugging_face
+
+        return hugging_face(self, cache_dir)
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSet:
         """Images at ``indices``, in that order."""

@@ -130,7 +130,9 @@ class Laboratory:
         began = time.monotonic()
         source = self.sources[copy.images.name]
         with locked(out, wait=True):  # Several processes may need the same copy.
-            manifest = ProtectRun(source, out, protect_config(copy), PublishConfig(), self.session).run().manifest
+            manifest = (
+                ProtectRun(source, out, protect_config(copy), PublishConfig(seal=False), self.session).run().manifest
+            )
         self.ledger.keep_result(
             copy,
             {

@@ -14,6 +14,7 @@ from uge.methods.apply import load_perturber, protected_images
 from uge.methods.baselines.foreign import ForeignNoise, Scope, Unit, is_noise, open_noise
 from uge.networks import weights_hash
 from uge.pipeline.images import publish_stream, warn_of_copy
+from uge.pipeline.seal import check_sealing, owners_folder, sealed_only_images
 from uge.publishing import Provenance, is_private, is_published, private_folder
 from uge.publishing.private import CLAIMS
 from uge.session import Session
@@ -56,10 +57,14 @@ def run_apply(
         DataError: No image was changed.
     """
     recover(noise.parent)
+    check_sealing(publishing)
     warn_of_copy(source)
     source_images = load_images(source, split=split)
     images = source_images if limit is None else source_images.take(limit)
+    apart = sealed_only_images(source, publishing, images)
     check_output(out, source=images.root, overwrite=session.overwrite, ours=is_published)
+    if publishing.seal:
+        check_output(private_folder(out), source=images.root, overwrite=True, ours=is_private)
     result: dict[str, Any] = {"images": len(images), "out": str(out)}
     if is_noise(noise):
         foreign = open_noise(noise, images, scope, unit=unit, perturbed=perturbed, of=len(source_images))
@@ -98,8 +103,22 @@ def run_apply(
     result["rho"] = budget.rho
     if session.dry_run:
         return result
-    manifest = publish_stream(images, pairs, out, budget, provenance, publishing, session, overwrite=session.overwrite)
-    (private_folder(out) / CLAIMS).unlink(missing_ok=True)  # Of a copy that this one replaced.
+    with owners_folder(out, publishing) as (sealing, finish):
+        manifest = publish_stream(
+            images,
+            pairs,
+            out,
+            budget,
+            provenance,
+            publishing,
+            session,
+            overwrite=session.overwrite,
+            sealing=sealing,
+            sealed_only=apart,
+            together=finish,
+        )
+    if not publishing.seal:
+        (private_folder(out) / CLAIMS).unlink(missing_ok=True)  # Of a copy that this one replaced.
     return {**result, "measured": manifest.measured.model_dump(mode="json")}
 
 

@@ -10,6 +10,7 @@ from uge.data.images import ImageSet, Pixels, Strips
 from uge.data.store import PixelStore, load_pixels
 from uge.files import Move
 from uge.publishing import Manifest, Provenance, is_published, publish
+from uge.sealing import Sealing
 from uge.session import Session
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ def publish_stream(
     session: Session,
     *,
     overwrite: bool,
+    sealing: Sealing | None = None,
+    sealed_only: ImageSet | None = None,
     together: Callable[[Manifest], Sequence[Move]] | None = None,
 ) -> Manifest:
     """Publish a stream of (clean, protected) pixels in the order of ``images``; see :func:`uge.publishing.publish`."""
@@ -57,6 +60,8 @@ def publish_stream(
             format=publishing.format,
             codec=publishing.codec,
             overwrite=overwrite,
+            sealing=sealing,
+            sealed_only=sealed_only,
             together=together,
             progress=lambda done: on_progress(done, len(images), {}),
         )

@@ -19,6 +19,7 @@ from uge.methods import METHODS, ImagesInfo, Perturbation, Task
 from uge.networks import ImageClassifier, weights_hash
 from uge.pipeline.images import publish_stream, read_store, warn_of_copy
 from uge.pipeline.private_folder import STATE, PrivateFolder, key_path, with_seed, write_keys
+from uge.pipeline.seal import check_sealing, sealed_only_images, sealing_of
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
 from uge.publishing.private import close_contents, keep_claims
@@ -84,8 +85,10 @@ class ProtectRun:
         self.method = METHODS[config.method]
         self.budget = self.method.budget(self.config)
         self.method.check(self.config)
+        self.recipients = check_sealing(self.publishing)
         warn_of_copy(self.source)
         self.images = _trainable(load_images(self.source, split="train", limit=config.limit), config.limit)
+        self.sealed_only = sealed_only_images(self.source, self.publishing, self.images)
         self.info = ImagesInfo.of(self.images)
         check_fits(self.config, self.requests, self.info)
         show_requests(
@@ -109,6 +112,8 @@ class ProtectRun:
             "private": str(self.private.place),
             "authorized": [network.name for network in self.networks],
             "requests": describe_requests(self.requests),
+            "sealed": self.publishing.seal,
+            "to": {name: recipient.text for name, recipient in self.recipients.items()},
             "rho": self.budget.rho,
             "levels": self.budget.levels,
             "config": self.stated.model_dump(mode="json"),
@@ -161,6 +166,7 @@ class ProtectRun:
 
     def _publish(self) -> Manifest:
         write_keys(self.private.folder, self.networks, self.config.recipe)
+        sealing = sealing_of(self.publishing, self.private.folder)
         close_contents(self.private.folder)
         perturbation = self.method.perturb(self.task)
         digest = hashlib.sha256()
@@ -171,7 +177,7 @@ class ProtectRun:
                     digest.update(part)
                 yield clean, protected
 
-        def seal(manifest: Manifest) -> list[Move]:
+        def finish(manifest: Manifest) -> list[Move]:
             if not self.method.reads_store:
                 write_json(self.private.folder / DIGEST, {"sha256": digest.hexdigest()})
             moves = self.private.seal()
@@ -187,7 +193,9 @@ class ProtectRun:
             self.publishing,
             self.session,
             overwrite=self.session.overwrite or self.private.resuming,
-            together=seal,
+            sealing=sealing,
+            sealed_only=self.sealed_only,
+            together=finish,
         )
 
 

@@ -25,6 +25,7 @@ from uge.files import LARGEST, file_sha256, read_bytes
 from uge.heap import given_back
 from uge.publishing.manifest import INDEX, Codec, FileRecord, Format, Manifest
 from uge.publishing.stream import batches
+from uge.sealing.record import RECIPIENT_NAME, RECIPIENTS, SEALED, SHARD_NAME
 
 INDEX_COLUMNS = ("path", "label", "id")
 SHARD_ROWS = 25_000
@@ -37,7 +38,9 @@ PARQUET = {"compression": "none", "use_dictionary": False, "write_statistics": F
 IMAGE_NAME = re.compile(r"\d{8}\.(?:png|webp)")
 """Names of image files: neutral, since a name may tell the source of an image."""
 PUBLISHABLE = re.compile(
-    r"README\.md|TRAINING\.md|index\.csv|data/train-\d{5}-of-\d{5}\.parquet|train/(?!\.)[^/\\]+/" + IMAGE_NAME.pattern
+    r"README\.md|TRAINING\.md|index\.csv|data/train-\d{5}-of-\d{5}\.parquet|train/(?!\.)[^/\\]+/"
+    + IMAGE_NAME.pattern
+    + rf"|{SEALED}/{SHARD_NAME}|{RECIPIENTS}/{RECIPIENT_NAME}\.age"
 )
 """Paths of files that may lie in a published folder beside its manifest."""
 RESERVED = re.compile(r"^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$", re.IGNORECASE)

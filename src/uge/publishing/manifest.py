@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from uge.data.images import Codec as Codec
 from uge.errors import DataError, IntegrityError, UsageError, printable
 from uge.files import (
     LARGEST,
@@ -32,7 +33,6 @@ INDEX = "index.csv"
 SCHEMA_VERSION = 1
 
 Format = Literal["parquet", "imagefolder"]
-Codec = Literal["png", "webp"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -181,6 +181,12 @@ class Manifest(Provenance):
     measured: Measured
     files: tuple[FileRecord, ...]
     sealed: SealedRecord | None = None
+
+    @property
+    def listed(self) -> tuple[FileRecord, ...]:
+        """Every file but the manifest itself, sealed ones too."""
+        sealed = self.sealed.files() if self.sealed else []
+        return (*self.files, *(FileRecord(path=path, sha256=sha256, bytes=size) for path, sha256, size in sealed))
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``; equal manifests give equal bytes."""

@@ -12,6 +12,8 @@ from uge.publishing.manifest import MANIFEST, Manifest
 
 log = logging.getLogger(__name__)
 MODE = 0o700
+OWNER_KEY = "owner.agekey"
+"""File in a private folder by which the owner opens sealed originals."""
 CLAIMS = "published.json"
 """Digests of the published manifest in a private folder: of the whole, and of every field."""
 
@@ -30,7 +32,7 @@ def private_folder(out: Path) -> Path:
 
 def is_private(folder: Path) -> bool:
     """True for a private folder of this package: it holds the state of a run, a key, or digests of a manifest."""
-    files = (folder / "run" / "run.json", folder / CLAIMS)
+    files = (folder / "run" / "run.json", folder / CLAIMS, folder / OWNER_KEY)
     return any(path.is_file() for path in files) or any(folder.glob("authorized-*.key.safetensors"))
 
 

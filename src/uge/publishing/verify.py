@@ -1,5 +1,6 @@
 """Check a published folder from disk, trusting nothing but the bytes that are there."""
 
+import contextlib
 import math
 import os
 import re
@@ -12,27 +13,31 @@ from typing import Any
 
 from uge.budget import Budget
 from uge.data import load_images
+from uge.data.codec import decode_strips, kind_of, metadata_problem
 from uge.data.depth import probed
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, IntegrityError, UsageError
-from uge.files import UnreadableError, code_version, file_sha256, read_bytes
+from uge.files import UnreadableError, code_version, file_sha256, open_regular, read_bytes
 from uge.progress import Display
-from uge.publishing.codec import decode_strips, kind_of, metadata_problem
 from uge.publishing.layout import IMAGE_NAME, LAYOUTS, PUBLISHABLE, Problem, Record
 from uge.publishing.manifest import MANIFEST, Manifest, Measured, SizeRecord, read_manifest
 from uge.publishing.private import CLAIMS, changed_claims, private_folder
 from uge.publishing.quality import Change, Tally, compare, is_constant, ssim_positions
 from uge.publishing.stream import batches, ordered_map
+from uge.publishing.verify_sealed import SealedRows, check_files
 from uge.publishing.writer import PAGES
+from uge.sealing import Identity, read_identity
 from uge.sealing.signature import SIGNATURE, Signed, check, unpinned
 
 PROBLEM_LIMIT = 1000
 RANGE_PROBES = 8  # Images whose range of values is looked at.
 TOLERANCE = 1e-3
 SECRET_WORDS = re.compile(
-    r"\.(safetensors|pt|pth|ckpt|pkl|pickle|npy|npz|key|pem)$|(?<![a-z])(trajectory|generator|encoder|private|authorized)(?![a-z])",
+    r"\.(safetensors|pt|pth|ckpt|pkl|pickle|npy|npz|key|agekey|pem)$|(?<![a-z])(trajectory|generator|encoder|private|authorized)(?![a-z])",
     re.IGNORECASE,
 )
+PRIVATE_KEY = re.compile(rb"AGE-SECRET-KEY-(PQ-)?1|-----BEGIN [A-Z ]*PRIVATE KEY-----")
+KEY_SEARCHED = 1 << 20  # Bytes of a file in which a private key is looked for.
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Verification:
         measured: Measured anew against the originals; ``None`` without them.
         problems: One sentence per deviation, each naming its file; empty if all is well.
         not_compared: One sentence for each comparison that could not be made.
+        opened: Number of sealed originals that were opened and authenticated.
         signed_by: Fingerprint of the key that signed the manifest; None where it is not signed, or not by that.
     """
 
@@ -55,6 +61,7 @@ class Verification:
     measured: Measured | None = None
     problems: tuple[str, ...] = ()
     not_compared: tuple[str, ...] = ()
+    opened: int = 0
     signed_by: str | None = None
 
     @property
@@ -77,6 +84,7 @@ def verify(
     *,
     against: ImageSet | None = None,
     private: Path | None = None,
+    key: Identity | None = None,
     signed_by: str | None = None,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
@@ -91,6 +99,8 @@ def verify(
         against: The originals, in any order, found by id; more than were published do no harm. With them the
             change of every image is measured, and must keep the budget and equal the manifest's claims.
         private: Its private folder, with the digests of every field of the manifest; ``OUT.private`` by default.
+        key: Private key that opens the sealed originals: every row group is opened, the public pixels are compared
+            with the digests that were sealed, and the originals with ``against``.
         signed_by: Key that must have signed the manifest: its fingerprint, or a file with it.
         workers: Threads that decode.
         progress: Called with the number of images checked so far.
@@ -99,8 +109,8 @@ def verify(
         The findings. Ask ``ok`` or call ``raise_for_problems``.
 
     Raises:
-        UsageError: There is no such folder, a newer version published it, ``private`` has no such digests, or
-            ``signed_by`` is no fingerprint.
+        UsageError: There is no such folder, a newer version published it, ``private`` has no such digests, nothing is
+            sealed, ``key`` is that of no recipient, or ``signed_by`` is no fingerprint.
         DataError: An original cannot be read, or the digests are damaged.
     """
     try:
@@ -126,7 +136,11 @@ def verify(
             if signed is None
             else unpinned(folder, signed, "--signed-by")
         )
-    images = _Images(manifest, against, problems)
+    check_files(folder, manifest, sound, problems.append)
+    originals = None if key is None else SealedRows(folder, key, against, problems.append)
+    if manifest.sealed is not None and originals is None:
+        not_compared.append("the sealed originals were not opened; give the --key of a recipient to check them")
+    images = _Images(manifest, against, problems, originals)
     rows = images.paired(LAYOUTS[manifest.format].records(folder, manifest, sound, problems.append))
     grouped = batches(rows, _bytes_of)
     checked_batches = ordered_map(
@@ -141,13 +155,21 @@ def verify(
                 images.add(*batch.pop(0))
             if progress is not None:
                 progress(images.codecs.total())
-    if len(sound) == len(manifest.files):
+    if len(sound) == len(manifest.listed):
         images.check_totals()
     measured = images.tally.measured() if against is not None and images.tally.changes else None
     if left := len(problems[PROBLEM_LIMIT:]):
         problems[PROBLEM_LIMIT:] = [f"{MANIFEST}: {left} further deviations are not listed"]
-    signer = None if signed is None else signed.fingerprint
-    return Verification(folder, manifest, images.codecs.total(), measured, tuple(problems), tuple(not_compared), signer)
+    return Verification(
+        folder,
+        manifest,
+        images.codecs.total(),
+        measured,
+        tuple(problems),
+        tuple(not_compared),
+        opened=0 if originals is None else originals.count,
+        signed_by=None if signed is None else signed.fingerprint,
+    )
 
 
 def run_verify(
@@ -155,6 +177,7 @@ def run_verify(
     against: str | None,
     progress: Display,
     private: Path | None = None,
+    key: Path | None = None,
     signed_by: str | None = None,
 ) -> dict[str, Any]:
     """Check a published folder as ``uge verify`` does.
@@ -164,22 +187,34 @@ def run_verify(
         against: The originals; None leaves out the checks that need them.
         progress: Shows images.
         private: Its private folder; ``OUT.private`` by default.
+        key: File of a private key that opens the sealed originals.
         signed_by: Key that must have signed the manifest: its fingerprint, or a file with it.
 
     Returns:
-        ``count``, ``measured``, ``problems`` (one sentence per deviation, each naming its file), ``not_compared`` (one
-        for each comparison that could not be made) and ``signed_by`` (fingerprint; None without a signature).
+        ``count``, ``sealed`` (names of the recipients; None where nothing is sealed), ``opened`` (number of originals),
+        ``measured``, ``problems`` (one sentence per deviation, each naming its file), ``not_compared`` (one for each
+        comparison that could not be made) and ``signed_by`` (fingerprint; None without a signature).
     """
+    identity = None if key is None else read_identity(key)
     try:
         manifest = read_manifest(out)
     except IntegrityError as error:
-        return {"count": 0, "measured": None, "problems": error.problems, "not_compared": [], "signed_by": None}
+        return {
+            "count": 0,
+            "sealed": None,
+            "opened": 0,
+            "measured": None,
+            "problems": error.problems,
+            "not_compared": [],
+            "signed_by": None,
+        }
     originals = None if against is None else load_images(against, split=manifest.split)
     with progress.stage("verify") as on_progress:
         result = verify(
             out,
             against=originals,
             private=private,
+            key=identity,
             signed_by=signed_by,
             progress=lambda done: on_progress(done, manifest.count, {}),
         )
@@ -188,6 +223,8 @@ def run_verify(
             pass
     return {
         "count": result.images,
+        "sealed": None if manifest.sealed is None else list(manifest.sealed.recipients),
+        "opened": result.opened,
         "measured": result.measured and result.measured.model_dump(mode="json"),
         "problems": list(result.problems),
         "not_compared": list(result.not_compared),
@@ -200,7 +237,7 @@ def _check_files(folder: Path, manifest: Manifest, problem: Problem) -> frozense
     files = dict(_files(folder, problem))
     listed: set[str] = set()
     sound: set[str] = set()
-    for record in manifest.files:
+    for record in manifest.listed:
         path = files.get(record.path)
         if not PUBLISHABLE.fullmatch(record.path):
             problem(_unwanted(record.path, "has no place in a published folder, but manifest.json lists it; remove it"))
@@ -217,6 +254,8 @@ def _check_files(folder: Path, manifest: Manifest, problem: Problem) -> frozense
         listed.add(record.path)
     for name in sorted(set(files) - listed - {MANIFEST, SIGNATURE}):
         problem(_unwanted(name, "is not listed in manifest.json; remove it"))
+    for name in sorted(name for name, path in files.items() if holds_private_key(path)):
+        problem(f"{name} holds a private key; never publish it, and take a new key where it was public")
     return frozenset(sound)
 
 
@@ -226,7 +265,16 @@ def is_complete(folder: Path) -> bool:
         manifest = read_manifest(folder)
     except IntegrityError:
         return False
-    return len(_check_files(folder, manifest, lambda sentence: None)) == len(manifest.files)
+    return len(_check_files(folder, manifest, lambda sentence: None)) == len(manifest.listed)
+
+
+def holds_private_key(path: Path) -> bool:
+    """True for a file that begins with, or is a text that contains, a private key; images and shards are none."""
+    if path.suffix in (".png", ".webp", ".parquet"):
+        return False
+    with contextlib.suppress(UnreadableError), open_regular(path) as handle:
+        return PRIVATE_KEY.search(handle.read(KEY_SEARCHED)) is not None
+    return False
 
 
 def _files(folder: Path, problem: Problem) -> Iterator[tuple[str, Path]]:
@@ -293,10 +341,13 @@ def _bytes_of(row: _Row) -> int:
 
 
 class _Images:
-    def __init__(self, manifest: Manifest, against: ImageSet | None, problems: list[str]) -> None:
+    def __init__(
+        self, manifest: Manifest, against: ImageSet | None, problems: list[str], originals: SealedRows | None
+    ) -> None:
         self.tally = Tally()
         self._manifest = manifest
         self._against = against
+        self._originals = originals
         self._problems = problems
         self._place = {} if against is None else {id: place for place, id in enumerate(against.ids)}
         self._sample = ssim_positions(manifest.count)
@@ -333,6 +384,8 @@ class _Images:
             if not IMAGE_NAME.fullmatch(record.name):
                 raise DataError(f"is stored under the name '{record.name}', which may tell where it came from")
             pixels = decode_strips(record.data)
+            if self._originals is not None and (problem := self._originals.compare(position, record, pixels)):
+                raise DataError(problem)
             if clean is None:
                 return record, Change(0, 0, 0, pixels.shape, is_constant(pixels))
             if clean.shape != pixels.shape:

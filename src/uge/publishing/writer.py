@@ -1,7 +1,9 @@
 """Write a protected data set: encode, decode again, measure, and let the folder appear only when all of it is right."""
 
+import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -9,11 +11,11 @@ from typing import TypeAlias
 import numpy as np
 
 from uge.budget import Budget
+from uge.data.codec import OPTIONS, decode_strips, encode, storable
 from uge.data.images import ImageSet, Pixels, Strips
 from uge.errors import DataError, UnknownNameError, UsageError
 from uge.files import Move, check_output, staged_folder, write_atomic
 from uge.publishing.card import dataset_card
-from uge.publishing.codec import OPTIONS, decode_strips, encode, storable
 from uge.publishing.layout import LAYOUTS, Row, class_folders, default_rows, file_record
 from uge.publishing.manifest import (
     CARD,
@@ -30,6 +32,9 @@ from uge.publishing.manifest import (
 from uge.publishing.quality import Change, Tally, compare, ssim_positions
 from uge.publishing.stream import batches, ordered_map
 from uge.publishing.training_guide import training_guide
+from uge.sealing.originals import original_bytes
+from uge.sealing.shards import SealedRow, pixels_sha256
+from uge.sealing.writer import Sealing, SealWriter
 
 Protected: TypeAlias = tuple[int, Pixels | Strips, Pixels | Strips]
 """(index in the image set, original pixels, protected pixels), both uint8 height × width × channels.
@@ -51,6 +56,8 @@ def publish(
     codec: Codec | None = None,
     overwrite: bool = False,
     together: Callable[[Manifest], Sequence[Move]] | None = None,
+    sealing: Sealing | None = None,
+    sealed_only: ImageSet | None = None,
     rows_per_file: int | None = None,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
@@ -58,7 +65,8 @@ def publish(
     """Write protected images as an ordinary data set, and measure the stored files.
 
     Images stream through: about 50 MB of them are in memory, or one larger image, whatever the size of the set. Every
-    image is decoded again from its encoded bytes and compared with its original. Equal inputs give equal bytes.
+    image is decoded again from its encoded bytes and compared with its original. Equal inputs give equal bytes, but for
+    what is sealed: each publication draws its own content key.
 
     Args:
         pairs: Originals with their protected form, in the order of ``images``, all of them. An array must not be
@@ -73,6 +81,8 @@ def publish(
         overwrite: Replace a folder that was published before.
         together: Called with the manifest when the folder is complete; gives more that takes its place at the same
             moment (see :func:`uge.files.staged_folder`).
+        sealing: Recipients of the originals, which are sealed as they stream by; None seals nothing.
+        sealed_only: Images of another split that are sealed without public copies; only with ``sealing``.
         rows_per_file: Images per Parquet file; ``None`` for about 100 MB, at most 25,000 images.
         workers: Threads that encode.
         progress: Called with the number of images finished so far.
@@ -97,14 +107,20 @@ def publish(
     _check_names(images)
     created = created_date(provenance.created)
     rows = rows_per_file or default_rows(max(map(np.size, images.probe(8))))
-    encoder = _Encoder(images.ids, budget, codec, ssim_positions(len(images)))
-    stored = _Stored(images, progress)
+    encoder = _Encoder(images.ids, budget, codec, ssim_positions(len(images)), sealing)
     manifest: Manifest
     beside = None if together is None else lambda: together(manifest)
-    with staged_folder(out, overwrite=overwrite, together=beside) as folder:
-        ordered = batches(_in_order(pairs, images), lambda pair: pair[2].nbytes)
+    with (
+        staged_folder(out, overwrite=overwrite, together=beside) as folder,
+        _seal_writer(folder, sealing, images, rows) as seal,
+    ):
+        stored = _Stored(images, progress, seal)
+        sources = _in_order(pairs, images, with_files=sealing is not None)
+        ordered = batches(sources, lambda source: source[2].nbytes)
         with closing(ordered_map(encoder, ordered, workers=workers, size_of=_bytes_of)) as encoded:
             files = layout.write(folder, stored.rows(encoded), images.classes, len(images), rows)
+        if seal is not None and sealing is not None and sealed_only is not None:
+            _seal_apart(seal, sealing, sealed_only, rows, workers)
         measured = stored.tally.measured()
         if measured.unchanged_images == len(images):
             raise DataError(
@@ -126,6 +142,8 @@ def publish(
             measured=measured,
             files=tuple(files),
         )
+        if seal is not None:
+            manifest = manifest.model_copy(update={"sealed": seal.finish(json.loads(manifest.model_dump_json()))})
         for name, make in PAGES:
             write_atomic(folder / name, make(manifest))
         pages = (file_record(folder, name) for name, _ in PAGES)
@@ -134,28 +152,72 @@ def publish(
     return manifest
 
 
-def _bytes_of(batch: Sequence[Protected]) -> int:
-    pixels = (image for _, *pair in batch for image in pair)
+def _seal_writer(folder: Path, sealing: Sealing | None, images: ImageSet, rows: int) -> SealWriter | nullcontext[None]:
+    if sealing is None:
+        return nullcontext()
+    return SealWriter(folder, sealing, split=images.split, count=len(images), rows_per_file=rows)
+
+
+def _seal_apart(seal: SealWriter, sealing: Sealing, images: ImageSet, rows: int, workers: int) -> None:
+    """Seal all images of a split that has no public copies."""
+    seal.begin(images.split, len(images), rows, stem="sealed-only")
+
+    def sealed(batch: list[tuple[int, Pixels, bytes | None]]) -> list[SealedRow]:
+        return [
+            SealedRow(
+                _original(images.ids[index], data, pixels, sealing), int(images.labels[index]), images.ids[index], None
+            )
+            for index, pixels, data in batch
+        ]
+
+    sources = ((index, images.read(index), images.encoded(index)) for index in range(len(images)))
+    grouped = batches(sources, lambda source: source[1].nbytes)
+    whole = ordered_map(
+        sealed, grouped, workers=workers, size_of=lambda batch: sum(source[1].nbytes for source in batch)
+    )
+    with closing(whole) as results:
+        for row in itertools.chain.from_iterable(results):
+            seal.write(row)
+
+
+def _original(id: str, data: bytes | None, pixels: Pixels | Strips, sealing: Sealing) -> bytes:
+    return original_bytes(data, pixels, keep_metadata=sealing.keep_metadata, name=f"image '{id}'")[0]
+
+
+# Index in the image set, original, protected pixels, and the original's encoded bytes where they are sealed.
+_Source: TypeAlias = tuple[int, Pixels | Strips, Pixels | Strips, bytes | None]
+
+
+def _bytes_of(batch: Sequence[_Source]) -> int:
+    pixels = (image for _, *pair, _ in batch for image in pair)
     return sum(0 if isinstance(image, Strips) else image.nbytes for image in pixels) or batch[0][1].nbytes
 
 
-# Index in the image set, codec, encoded bytes, distance from the original.
-_Encoded: TypeAlias = tuple[int, Codec, bytes, Change]
+# Original as it is sealed, and the digest of its public pixels.
+_Sealed: TypeAlias = tuple[bytes, bytes]
+# Index in the image set, codec, encoded bytes, distance from the original, and the sealed original.
+_Encoded: TypeAlias = tuple[int, Codec, bytes, Change, _Sealed | None]
 
 
 @dataclass
 class _Stored:
     images: ImageSet
     progress: Callable[[int], None] | None
+    seal: SealWriter | None
     tally: Tally = field(default_factory=Tally)
     codecs: set[Codec] = field(default_factory=set)
 
     def rows(self, encoded: Iterable[list[_Encoded]]) -> Iterator[Row]:
         for batch in encoded:
             while batch:  # A large image is not kept while the next one is encoded.
-                index, codec, data, change = batch.pop(0)
-                yield f"{index:08d}.{codec}", data, int(self.images.labels[index]), self.images.ids[index]
+                index, codec, data, change, sealed = batch.pop(0)
+                label = int(self.images.labels[index])
+                id = self.images.ids[index]
+                yield f"{index:08d}.{codec}", data, label, id
                 del data
+                if self.seal is not None and sealed is not None:
+                    self.seal.write(SealedRow(sealed[0], label, id, sealed[1]))
+                del sealed
                 self.tally.add(change)
                 self.codecs.add(codec)
             if self.progress is not None:
@@ -170,18 +232,27 @@ class _Encoder:
     budget: Budget
     codec: Codec
     sample: frozenset[int]
+    sealing: Sealing | None
 
-    def __call__(self, batch: list[Protected]) -> list[_Encoded]:
-        indices, originals, protected = zip(*batch, strict=True)
+    def __call__(self, batch: list[_Source]) -> list[_Encoded]:
+        indices, originals, protected, files = zip(*batch, strict=True)
         # All encoded first, then all decoded: in turn, small images take a tenth longer.
         codecs = [storable(pixels, self.codec) for pixels in protected]
         encoded = [encode(pixels, codec) for pixels, codec in zip(protected, codecs, strict=True)]
         stored = [decode_strips(data) for data in encoded]
         changes = [self._change(*triple) for triple in zip(indices, originals, stored, strict=True)]
+        sealed = [self._sealed(*each) for each in zip(indices, files, originals, stored, strict=True)]
         for pixels in (*originals, *protected):
             if isinstance(pixels, Strips):
                 pixels.close()
-        return list(zip(indices, codecs, encoded, changes, strict=True))
+        return list(zip(indices, codecs, encoded, changes, sealed, strict=True))
+
+    def _sealed(
+        self, index: int, data: bytes | None, clean: Pixels | Strips, stored: Pixels | Strips
+    ) -> _Sealed | None:
+        if self.sealing is None:
+            return None
+        return _original(self.ids[index], data, clean, self.sealing), pixels_sha256(stored)
 
     def _change(self, index: int, clean: Pixels | Strips, stored: Pixels | Strips) -> Change:
         where = f"image '{self.ids[index]}'"
@@ -198,7 +269,7 @@ class _Encoder:
         return change
 
 
-def _in_order(pairs: Iterable[Protected], images: ImageSet) -> Iterator[Protected]:
+def _in_order(pairs: Iterable[Protected], images: ImageSet, *, with_files: bool) -> Iterator[_Source]:
     expected = 0
     for index, clean, protected in pairs:
         if index != expected or index >= len(images):
@@ -211,7 +282,8 @@ def _in_order(pairs: Iterable[Protected], images: ImageSet) -> Iterator[Protecte
                     f"image '{images.ids[index]}' ({role}): expected uint8 pixels, height × width × 1 to 4 channels, "
                     f"got {pixels.dtype} {pixels.shape}"
                 )
-        yield index, clean, protected
+        # Read here because a reader need not stand several threads.
+        yield index, clean, protected, images.encoded(index) if with_files else None
         del clean, protected, pixels  # Not kept while the next ones are made.
         expected += 1
     if expected != len(images):

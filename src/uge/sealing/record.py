@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from uge.data.formats.base import SEALED as SEALED
 from uge.errors import IntegrityError
 from uge.files import canonical_json
 from uge.sealing.content_key import ContentKey
 
-SEALED = "sealed"
 RECIPIENTS = "recipients"
 SHARD_NAME = r"[a-z0-9]+(?:[._-][a-z0-9]+)*\.parquet"
 RECIPIENT_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
@@ -80,6 +80,11 @@ class SealedRecord(_Strict):
     metadata: Literal["dropped", "kept"]
     shards: Annotated[tuple[ShardRecord, ...], Field(min_length=1)]
     recipients: dict[RecipientName, RecipientRecord]
+
+    def files(self) -> list[tuple[str, str, int]]:
+        """Path, sha256 and size of every sealed file: shards and wrapped keys."""
+        keys = [(f"{RECIPIENTS}/{name}.age", each.sha256, each.bytes) for name, each in self.recipients.items()]
+        return [*((shard.path, shard.sha256, shard.bytes) for shard in self.shards), *keys]
 
     def message(self, claims: Mapping[str, Any]) -> bytes:
         """Bytes that the MAC covers: everything here but the MAC and the recipients, and the manifest's ``CLAIMS``.

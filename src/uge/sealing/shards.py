@@ -169,6 +169,8 @@ class ShardReader:
         record: The shard's claims; its hash is compared before anything is opened.
         key: Content key.
         data_set: Id of the published folder.
+        check_all: Where the hash differs, open all row groups at once to name the damaged one; False leaves that to
+            :meth:`read`.
 
     Attributes:
         groups: Number of rows of each row group.
@@ -178,7 +180,9 @@ class ShardReader:
             the row group where that can be told.
     """
 
-    def __init__(self, folder: Path, record: ShardRecord, key: ContentKey, data_set: str) -> None:
+    def __init__(
+        self, folder: Path, record: ShardRecord, key: ContentKey, data_set: str, *, check_all: bool = True
+    ) -> None:
         self.path = record.path
         self._file = folder / record.path
         try:
@@ -198,7 +202,7 @@ class ShardReader:
             metadata = self._parquet.metadata
             check_sizes(metadata, self._file)
         self.groups = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
-        if not same:
+        if not same and check_all:
             self._name_damage()
         if self._parquet.schema_arrow.remove_metadata() != SCHEMA:
             raise self._fault(f"expected the columns {', '.join(SCHEMA.names)}, got {self._parquet.schema_arrow.names}")

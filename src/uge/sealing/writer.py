@@ -50,7 +50,7 @@ def wrapped(folder: Path, name: str, key: ContentKey, recipient: Recipient) -> R
 
 
 class SealWriter:
-    """Seals originals one after another, in shards of ``rows_per_file``; use it as a context manager.
+    """Seals originals one after another, in shards; use it as a context manager.
 
     Every publication draws a content key and an id of its own.
 
@@ -85,13 +85,23 @@ class SealWriter:
         self.data_set = data_set or secrets.token_hex(16)
         self._folder = folder
         self._sealing = sealing
+        self._shards: list[ShardRecord] = []
+        self._writer: ShardWriter | None = None
+        self._done = self._count = 0
+        self.begin(split, count, rows_per_file, stem)
+
+    def begin(self, split: str, count: int, rows_per_file: int, stem: str) -> None:
+        """Go on with another split, when all images of the one before have come; arguments as of the class.
+
+        Raises:
+            ValueError: Fewer images came than were announced.
+        """
+        self._check_done()
         self._split = split
         self._count = count
         self._rows_per_file = rows_per_file
         self._stem = stem
         self._done = 0
-        self._writer: ShardWriter | None = None
-        self._shards: list[ShardRecord] = []
 
     def write(self, row: SealedRow) -> None:
         """Seal the next original.
@@ -113,7 +123,8 @@ class SealWriter:
         self._writer.write(row)
         self._done += 1
         if self._done % self._rows_per_file == 0 or self._done == self._count:
-            self._finish_shard()
+            self._shards.append(self._writer.close())
+            self._writer = None
 
     def finish(self, claims: Mapping[str, Any]) -> SealedRecord:
         """Wrap the content key to every recipient; gives the record for the manifest.
@@ -125,8 +136,7 @@ class SealWriter:
             StorageError: The disk is full.
             ValueError: Fewer images came than were announced.
         """
-        if self._done != self._count:
-            raise ValueError(f"{self._count} originals were announced, and {self._done} came")
+        self._check_done()
         record = SealedRecord(
             data_set=self.data_set,
             commitment="0" * 64,
@@ -149,7 +159,6 @@ class SealWriter:
         if self._writer is not None:
             self._writer.__exit__(kind, error, trace)
 
-    def _finish_shard(self) -> None:
-        if self._writer is not None:
-            self._shards.append(self._writer.close())
-            self._writer = None
+    def _check_done(self) -> None:
+        if self._done != self._count:
+            raise ValueError(f"{self._count} originals were announced, and {self._done} came")

@@ -120,6 +120,10 @@ def choose_split(names: Iterable[str], split: str) -> str | None:
     return next((spelled[name] for name in candidates if name in spelled), None)
 
 
+SEALED = "sealed"
+"""Folder of a published folder with its encrypted originals."""
+
+
 def source_files(path: Path, ending: str, *folders: str) -> list[Path]:
     """Files of one ending: the path itself, or those in a folder and in its sub-folders that are named like a split.
 
@@ -132,7 +136,8 @@ def source_files(path: Path, ending: str, *folders: str) -> list[Path]:
         return [path] if path.suffix == ending else []
     places = [path, *(path / name for name in (*folders, *SPLIT_NAMES))]
     files = sorted(file for place in places for file in place.glob(f"*{ending}") if file.name[0] != ".")
-    skipped = sorted({file.parent for file in path.glob(f"*/*{ending}") if file.parent not in places}) if files else []
+    known = [*places, path / SEALED]
+    skipped = sorted({file.parent for file in path.glob(f"*/*{ending}") if file.parent not in known}) if files else []
     if skipped:
         listed = ", ".join(place.name for place in skipped[:5])
         logger.warning("%s: the %s files in the folders %s are not used", path, ending, listed)

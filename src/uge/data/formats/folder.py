@@ -14,6 +14,7 @@ from uge.data.formats.base import SAME_SPLIT, SPLIT_NAMES, Splits, choose_split,
 from uge.data.images import ImageSet, Pixels
 from uge.data.pixels import decode, is_image_name
 from uge.errors import DataError
+from uge.files import LARGEST, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,10 @@ class FileReader:
         """Image ``row``, decoded from its file."""
         path = self.root / self.names[row]
         return decode(path, str(path))
+
+    def encoded(self, row: int) -> bytes:
+        """Bytes of the file of image ``row``."""
+        return read_bytes(self.root / self.names[row], LARGEST)
 
 
 def splits(path: Path) -> Splits | None:

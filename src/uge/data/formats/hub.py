@@ -6,7 +6,6 @@ The library keeps what it fetched in its cache (``HF_HOME``) and maps it from di
 import functools
 import importlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from uge.data.formats.base import (
@@ -23,6 +22,7 @@ from uge.data.formats.base import (
 from uge.data.images import ImageSet, Pixels
 from uge.data.pixels import decode
 from uge.errors import DataError, MissingExtraError, UsageError
+from uge.files import LARGEST, read_bytes
 
 
 def splits(text: str) -> Splits:
@@ -100,6 +100,10 @@ class HubReader:
 
     def read(self, row: int) -> Pixels:
         """Image ``row`` of the split."""
+        return decode(self.encoded(row), f"{row} of {self.name}")
+
+    def encoded(self, row: int) -> bytes:
+        """Encoded image ``row`` of the split."""
         image = self.table[row][self.column]
-        data = image["bytes"]
-        return decode(Path(image["path"]) if data is None else data, f"{row} of {self.name}")
+        data: bytes | None = image["bytes"]
+        return read_bytes(image["path"], LARGEST) if data is None else data

@@ -197,15 +197,23 @@ class ParquetReader:
 
     def read(self, row: int) -> Pixels:
         """Image ``row``, counted over all shards."""
+        return decode(*self._image(row))
+
+    def encoded(self, row: int) -> bytes:
+        """Encoded image ``row``, counted over all shards."""
+        return self._image(row)[0]
+
+    def _image(self, row: int) -> tuple[bytes, str]:
+        """Encoded image and its name in messages."""
         group = bisect.bisect_right(self._starts, row) - 1
         shard, index = self._groups[group]
         name = f"{row - self._starts[group - index]} of {shard.path}"
         with self._lock, _reading(f"cannot read Parquet file {shard.path}"):
             start, values = self._batch(row, group)
-            data = values[row - start].as_py()
+            data: bytes | None = values[row - start].as_py()
         if data is None:
             raise DataError(f"image {name} has no bytes, only a path perhaps; embed the images in the Parquet file")
-        return decode(data, name)
+        return data, name
 
     def _batch(self, row: int, group: int) -> tuple[int, Any]:
         for start, values in self._batches:

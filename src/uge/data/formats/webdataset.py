@@ -56,10 +56,14 @@ class TarReader:
 
     def read(self, row: int) -> Pixels:
         """Image ``row``, counted over all shards."""
+        return decode(self.encoded(row), f"{row} of {self.files[self.places[row, 0]]}")
+
+    def encoded(self, row: int) -> bytes:
+        """Bytes of the member of image ``row``."""
         shard, offset, size = (int(value) for value in self.places[row])
         with self.files[shard].open("rb") as handle:
             handle.seek(offset)
-            return decode(handle.read(size), f"{row} of {self.files[shard]}")
+            return handle.read(size)
 
 
 class _Sample(NamedTuple):

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from uge.data.images import Pixels, Strips, is_large, strip_rows, strips_of
+from uge.data.images import Codec, Pixels, Strips, is_large, strip_rows, strips_of
 from uge.errors import DataError
 from uge.heap import given_back
-from uge.publishing.manifest import Codec
 
 MODES = ("L", "LA", "RGB", "RGBA")
 WEBP_SIDE = 16383
@@ -33,6 +32,7 @@ OPTIONS: dict[Codec, dict[str, Any]] = {
     # exact: colours under alpha 0 are data too, and would otherwise change by more than the budget.
     "webp": {"format": "WEBP", "lossless": True, "exact": True, "method": 3, "quality": 50},
 }
+QUICK = {"method": 0, "quality": 0}
 
 
 def storable(pixels: Pixels | Strips, codec: Codec) -> Codec:
@@ -46,15 +46,22 @@ def storable(pixels: Pixels | Strips, codec: Codec) -> Codec:
     return "png" if pixels.shape[2] <= 2 or opaque or max(pixels.shape) > WEBP_SIDE else codec
 
 
-def encode(pixels: Pixels | Strips, codec: Codec) -> bytes:
-    """Lossless bytes of one image (uint8, height × width × 1 to 4), with no metadata."""
+def encode(pixels: Pixels | Strips, codec: Codec, *, quick: bool = False) -> bytes:
+    """Lossless bytes of one image (uint8, height × width × 1 to 4), with no metadata.
+
+    Args:
+        pixels: The image.
+        codec: Its format; :func:`storable` says which one holds it unchanged.
+        quick: Write WebP in a third of the time, 4 % larger.
+    """
     if isinstance(pixels, Strips) or (codec == "png" and is_large(pixels.shape)):
         with given_back():
             whole = io.BytesIO()
             whole.writelines(_png_by_strips(pixels))
             return whole.getvalue()
     buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, **OPTIONS[codec])
+    options = OPTIONS[codec] | (QUICK if quick and codec == "webp" else {})
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, **options)
     return buffer.getvalue()
 
 
