@@ -104,6 +104,10 @@ class PublishConfig(_Settings):
     keep_metadata: Annotated[
         bool, Parameter(negative=""), Field(description="Seal image files byte for byte, with their EXIF data.")
     ] = False
+    identity: Annotated[
+        Path | None,
+        Field(description="Your private key (PEM), which signs a sealed copy; made on first use.", exclude=True),
+    ] = None
     sealed_only: Annotated[
         str | None,
         Field(description="Split, such as test, whose images are sealed for the recipients and not published."),

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from uge.cli.audit import audit, compare
 from uge.cli.console import Outcome, make_progress, open_session, set_logging, set_reading
 from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Reading, Resumable, Writing
-from uge.cli.owner import fulfil, keygen, sign
+from uge.cli.owner import fulfil, grant, keygen, recipients, rekey, sign
 from uge.cli.protect import apply, demo, federated, protect, request
 from uge.errors import UsageError
 
@@ -289,6 +289,9 @@ VERBS: dict[str, Callable[..., Outcome]] = {
     "verify": verify,
     "keygen": keygen,
     "sign": sign,
+    "grant": grant,
+    "recipients": recipients,
+    "rekey": rekey,
     "audit": audit,
     "compare": compare,
     "report": report,

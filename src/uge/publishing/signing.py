@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from uge.errors import IntegrityError, OutputExistsError
-from uge.files import file_sha256, locked
-from uge.publishing.manifest import MANIFEST, read_manifest
+from uge.files import locked
+from uge.publishing.manifest import read_manifest, signed_digests
 from uge.publishing.verify import is_complete
 from uge.sealing.signature import SIGNATURE, write_signature
 from uge.sealing.signing_key import default_identity, open_identity
@@ -30,17 +30,12 @@ def run_sign(out: Path, identity: Path | None, *, overwrite: bool, dry_run: bool
     """
     places = {"signed": str(out), "signature": str(out / SIGNATURE), "identity": str(identity or default_identity())}
     with locked(out):
-        read_manifest(out)
+        manifest = read_manifest(out)
         if not is_complete(out):
             raise IntegrityError([f"{out} has files that are missing or changed; look at what uge verify says"])
         if (out / SIGNATURE).exists() and not overwrite:
             raise OutputExistsError(f"{out} is signed already; give --overwrite to sign it anew")
         if dry_run:
             return {**places, "fingerprint": None}
-        fingerprint = write_signature(out, signed_digests(out), open_identity(identity))
+        fingerprint = write_signature(out, signed_digests(out, manifest), open_identity(identity))
     return {**places, "fingerprint": fingerprint}
-
-
-def signed_digests(out: Path) -> dict[str, str]:
-    """sha256 of the files of a published folder that its owner signs."""
-    return {MANIFEST: file_sha256(out / MANIFEST)}
