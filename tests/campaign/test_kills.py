@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from command import contents, run_uge, tiny
+from command import reproducible, run_uge, tiny
 from faults import Kill, killed_at
 
 from uge.cli.main import main
@@ -176,7 +176,7 @@ def go_on(command: Command, images: Path, place: Path, where: str) -> None:
 
 def pair(place: Path, command: Command) -> dict[str, bytes]:
     """Files of a command's outputs that an undisturbed run writes the same way; no logs and no measured times."""
-    files = contents(place)
+    files = reproducible(place)
     exact = [name for name in command.outputs if not name.endswith("*")]
     chosen = {
         name: data

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import contents, run_uge, tiny
+from command import reproducible, run_uge, tiny
 
 from uge.networks import from_weights, weights_hash
 from uge.publishing import read_manifest
@@ -65,7 +65,7 @@ def test_the_second_is_refused_and_the_first_ends_undisturbed(overwrite: bool, s
     assert belongs_together(out)
     fresh = tmp_path / "fresh" / "copy"
     assert run_uge(*protect(six, fresh, seed=1)).code == 0
-    assert contents(out) == contents(fresh)
+    assert reproducible(out) == reproducible(fresh)
 
 
 @pytest.mark.campaign

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,18 @@ def make_folder(root: Path, classes: tuple[str, ...] = CLASSES, train: int = 12,
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder by its relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+_DRAWN_ANEW = re.compile(r"(^|/)((sealed|recipients)/.*|owner\.agekey|published\.json)$")
+
+
+def reproducible(folder: Path) -> dict[str, bytes]:
+    """Files below a folder that equal inputs make again: no sealed ones, and no manifest's record of them."""
+    files = {name: data for name, data in contents(folder).items() if not _DRAWN_ANEW.search(name)}
+    for name in files:
+        if name.rpartition("/")[2] == "manifest.json":
+            files[name] = json.dumps({**json.loads(files[name]), "sealed": None}).encode()
+    return files
 
 
 def refused(code: int, words: str, *arguments: str | Path, inside: Path) -> Ran:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from command import CLASSES, TINY, contents, make_folder, refused, run_uge, tiny
+from command import CLASSES, TINY, make_folder, refused, reproducible, run_uge, tiny
 from PIL import Image
 
 Interrupt = Callable[..., None]
@@ -309,7 +309,7 @@ def test_a_disk_that_fills_while_publishing(
     assert os.listdir(tmp_path) == ["copy.private"]
     monkeypatch.undo()
     assert run_uge("protect", toy, tmp_path / "copy", *TINY, "--resume").code == 0
-    assert contents(tmp_path / "copy") == contents(finished)
+    assert reproducible(tmp_path / "copy") == reproducible(finished)
 
 
 # Audits and what they compare with.

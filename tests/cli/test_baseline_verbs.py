@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import contents, make_folder, refused, run_uge, tiny
+from command import make_folder, refused, reproducible, run_uge, tiny
 
 from uge.data import load_images
 from uge.methods.baselines.random import RANDOM_CLASS
@@ -33,6 +33,7 @@ def test_a_baseline_from_images_to_audit(toy: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "copy.private").rglob("*") if path.is_file()) == [
         "delta.int8",
         "done.json",
+        "owner.agekey",
         "published.json",
         "run.json",
     ]
@@ -73,7 +74,7 @@ def test_settings_of_a_baseline(toy: Path, tmp_path: Path) -> None:
         ran = run_uge("protect", toy, tmp_path / place, "--method", "ops", *flags, "-q")
         assert ran.code == 0, ran.err
         assert read_manifest(tmp_path / place).method_details["settings"] == {"pixels": 2}
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert reproducible(tmp_path / "a") == reproducible(tmp_path / "b")
 
 
 def test_manifests_do_not_tell_where_checkpoints_lie(toy: Path, tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_resume_after_the_perturbation_was_made(
     monkeypatch.setattr("uge.methods.baselines.random.RANDOM_CLASS", replace(RANDOM_CLASS, function=None))
     ran = run_uge("protect", toy, tmp_path / "cut", *flags, "--resume")
     assert ran.code == 0, ran.err
-    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    assert reproducible(tmp_path / "cut") == reproducible(tmp_path / "whole")
 
 
 def test_noise_made_elsewhere(toy: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import PAPER, TINY, contents, refused, run_uge, tiny
+from command import PAPER, TINY, contents, refused, reproducible, run_uge, tiny
 
 Interrupt = Callable[..., None]
 REFINED = (
@@ -38,7 +38,10 @@ main(sys.argv[4:])
 
 
 def same_results(first: Path, second: Path) -> None:
-    assert contents(first) == contents(second)
+    assert reproducible(first) == reproducible(second)
+    for out in (first, second):
+        key = out.with_name(f"{out.name}.private") / "owner.agekey"
+        assert run_uge("verify", out, "--key", key, "-q").code == 0
     one, other = (secrets(out) for out in (first, second))
     assert one == other
     assert {"authorized-0.key.safetensors", "generator.safetensors"} <= set(one)

@@ -34,10 +34,11 @@ def test_protect_publishes_and_keeps_secrets_apart(fixture: str, method: str, re
     assert 0 < manifest.measured.linf_levels <= 10
     private = out.with_name("copy.private")
     assert private.stat().st_mode & 0o777 == 0o700
-    secrets = {"authorized-0.key.safetensors", "authorized-0.network.py", "generator.safetensors", "published.json"}
+    key = {"authorized-0.key.safetensors", "authorized-0.network.py", "owner.agekey"}
+    secrets = {*key, "generator.safetensors", "published.json"}
     trained = {"encoder.safetensors", "protect.jsonl"} if method == "uge" else set()
     assert set(os.listdir(private)) == {*secrets, *trained, "run"}
-    assert set(os.listdir(out)) == {"README.md", "TRAINING.md", "data", "manifest.json"}
+    assert set(os.listdir(out)) == {"README.md", "TRAINING.md", "data", "manifest.json", "recipients", "sealed"}
     assert set(os.listdir(out.parent)) == {"copy", "copy.private"}
 
 
@@ -328,6 +329,7 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
 
 READ = {
     ("verify", "private"),
+    ("verify", "key"),
     *{(verb, "config") for verb in VERBS},
     *{(verb, path) for verb in ("protect", "demo", "federated") for path in ("authorized-weights", "for")},
     ("apply", "noise"),

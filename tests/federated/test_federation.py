@@ -50,7 +50,7 @@ def without_times(found: dict[str, Any]) -> dict[str, Any]:
 
 def published_bytes(out: Path) -> dict[str, str]:
     return {
-        str(path.relative_to(out)): file_sha256(path) for path in sorted(out.glob("server-*/published/**/*.parquet"))
+        str(path.relative_to(out)): file_sha256(path) for path in sorted(out.glob("server-*/published/data/*.parquet"))
     }
 
 

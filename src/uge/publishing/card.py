@@ -26,8 +26,8 @@ def dataset_card(manifest: Manifest) -> str:
 # {name}, a protected copy
 
 {manifest.count:,} labelled images in {len(manifest.classes)} classes, changed slightly so that the network they were
-made for learns from them and other networks should not. The originals are not in here. No special code is needed
-to read this folder: it is an ordinary image data set.
+made for learns from them and other networks should not. {_originals(manifest)} No special code is needed
+to read the protected images: they are an ordinary image data set.
 
 ## What was changed
 
@@ -42,7 +42,7 @@ to read this folder: it is an ordinary image data set.
 
 ## What this does not protect against
 
-- It lowers what a network learns from this copy; it does not encrypt. People see the same pictures as before.
+- It lowers what a network learns from this copy; it does not hide the pictures. People see the same as before.
 - Failure of every network, recipe and purification cannot be promised. `uge audit` measures how well the protection
   holds against those it tries; the margin counts, not the intention.
 - A hacker that knows how a keyed protection works can estimate its patterns from the images of a class and take them
@@ -71,6 +71,22 @@ def _front_matter(manifest: Manifest, name: str) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _originals(manifest: Manifest) -> str:
+    if manifest.sealed is None:
+        return "The originals are not in here."
+    apart = {shard.split: 0 for shard in manifest.sealed.shards if shard.split != manifest.split}
+    for shard in manifest.sealed.shards:
+        if shard.split in apart:
+            apart[shard.split] += shard.count
+    more = "".join(
+        f" {count:,} more of the split '{split}' are sealed and have no public copy." for split, count in apart.items()
+    )
+    return (
+        "The originals are in `sealed/`, encrypted: only\nthe recipients whose files are in `recipients/` open them, with "
+        f"`uge` or by the standard program `age`.{more}"
+    )
 
 
 def _budget(manifest: Manifest) -> str:
