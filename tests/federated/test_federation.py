@@ -152,7 +152,6 @@ def test_hackers_may_train_by_a_recipe_of_their_own(toy: Path, copy: Path) -> No
 @pytest.fixture
 def request_file(tmp_path: Path) -> Path:
     """A receiver's request for the toy set."""
-    pytest.importorskip("cryptography", reason="needs the extra sign")
     write_request(
         *(tmp_path / "bob.json", "lenet", 4),
         size=16,

@@ -53,6 +53,16 @@ class Page(Common):
     overwrite: Annotated[bool, _ON, Field(description="Replace what is in the output.")] = False
 
 
+class Changing(Common):
+    """Flags of the commands that change a published folder and compute nothing."""
+
+    dry_run: Annotated[bool, _ON, Field(description="Check the input, say what would be done, and stop.")] = False
+
+
+class Replacing(Page, Changing):
+    """Flags of those among them that may replace something."""
+
+
 class Compute(Reading):
     """Flags of the commands that compute."""
 

@@ -12,6 +12,7 @@ from cyclopts import Parameter, validators
 from uge.cli.audit import audit, compare
 from uge.cli.console import Outcome, make_progress, open_session, set_logging, set_reading
 from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Reading, Resumable, Writing
+from uge.cli.owner import fulfil, grant, keygen, recipients, rekey, sign
 from uge.cli.protect import apply, demo, federated, protect, request
 from uge.errors import UsageError
 
@@ -105,6 +106,7 @@ def verify(
     against: str | None = None,
     private: Path | None = None,
     key: Path | None = None,
+    signed_by: str | None = None,
     common: Annotated[Reading, FLAT] = Reading(),
 ) -> Outcome:
     """Re-read a published folder from disk and check everything that its manifest claims.
@@ -124,14 +126,18 @@ def verify(
         Its private folder, which proves every field of the manifest; OUT.private by default.
     key
         Private key of a recipient; then every sealed original is opened and compared too.
+    signed_by
+        Key of its owner, who must have signed it: the fingerprint, or a file with it or with the public key.
     """
     set_logging(common)
     set_reading(common)
     from uge.publishing.verify import run_verify
 
-    result = run_verify(out, against, make_progress(quiet=common.quiet), private, key)
+    result = run_verify(out, against, make_progress(quiet=common.quiet), private, key, signed_by)
     problems = result["problems"]
     text = f"{out}: {len(problems)} deviations" if problems else f"{out}: {result['count']} images, no deviation"
+    if signed_by is not None and not problems:
+        text += ", signed by the key that was given"
     if result["sealed"] is not None:
         opened = f", and {result['opened']} were opened" if key else ""
         text += f"\nthe originals are sealed for: {', '.join(result['sealed'])}{opened}"
@@ -325,6 +331,11 @@ VERBS: dict[str, Callable[..., Outcome]] = {
     "train": train,
     "verify": verify,
     "export": export,
+    "keygen": keygen,
+    "sign": sign,
+    "grant": grant,
+    "recipients": recipients,
+    "rekey": rekey,
     "audit": audit,
     "compare": compare,
     "report": report,
@@ -333,6 +344,7 @@ VERBS: dict[str, Callable[..., Outcome]] = {
     "env": env,
     "federated": federated,
     "request": request,
+    "fulfil": fulfil,
     "reproduce": reproduce,
 }
 """Every command by name."""

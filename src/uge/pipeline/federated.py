@@ -31,7 +31,7 @@ from uge.pipeline.originals import clean_images
 from uge.pipeline.private_folder import DONE, FEDERATION, FederationFolder, key_path, with_seed, write_keys
 from uge.publishing import create_private, private_folder, read_manifest
 from uge.publishing.private import close_contents
-from uge.requests.configure import check_fits, describe_requests, with_requests
+from uge.requests.configure import check_fits, describe_requests, show_requests, split_requests, with_requests
 from uge.requests.request import Request, theta0_file
 from uge.runtime import stream_seed
 from uge.session import Session
@@ -85,6 +85,9 @@ def run_federated(
     for name in hackers:
         check_name(name)
     given = config
+    config, originals = split_requests(config)
+    if originals:
+        raise UsageError("a federation makes copies for networks, got a request for originals; give --to its key")
     config, requests = with_requests(config)
     method = METHODS[config.method]
     if len(split_names(config.authorized)) != 1 or not method.authorizes:
@@ -98,6 +101,7 @@ def run_federated(
     warn_of_copy(source)
     images = load_images(source, split="train", limit=config.limit).check_trainable()
     check_fits(config, requests, ImagesInfo.of(images))
+    show_requests(requests, session.progress, pinned=bool(config.expect_signer))
     tests = clean_images(test, images, limit_test)
     seed = stream_seed(config.seed, "federated")
     parts = split_rows(images.labels, federation.servers, federation.split, alpha=federation.alpha, seed=seed)
@@ -188,6 +192,7 @@ def _request(
             for file in (path, theta0_file(path, request)):
                 shutil.copy(file, received)
         settings["for"] = [f"{REQUEST}/{RECEIVED}/{path.name}"]
+        settings["expect-signer"] = [request.record.key_sha256]
     write_json(folder / SETTINGS, {**settings, **publishing.model_dump(exclude_defaults=True)})
     close_contents(folder)
 

@@ -155,7 +155,7 @@ def _from_originals(
 
 def _trained(start: Start, test: PixelStore | None, seed: int, save: Path | None, session: Session) -> dict[str, Any]:
     network, store, recipe = start.network, start.store, start.recipe
-    checkpoint = save and _checkpoint(
+    checkpoint = save and checkpoint_of(
         save,
         {
             "network": weights_hash(network),
@@ -201,7 +201,7 @@ def _check_save(save: Path | None, out: Path, session: Session) -> None:
         if session.resume:
             raise UsageError("--resume goes on from the checkpoint beside the weights; give --save FILE as before")
         return
-    half_done = session.resume and any(_checkpoints(save))  # Killed between the weights and their checkpoint's end.
+    half_done = session.resume and any(checkpoints_of(save))  # Killed between the weights and their checkpoint's end.
     check_output(save, overwrite=session.overwrite or half_done)
     refuse(
         {
@@ -213,14 +213,14 @@ def _check_save(save: Path | None, out: Path, session: Session) -> None:
     )
 
 
-def _checkpoint(save: Path, settings: dict[str, Any], *, resume: bool) -> Path:
-    """Checkpoint of a training that ends in ``save``, named by its settings.
+def checkpoint_of(save: Path, settings: dict[str, Any], *, resume: bool) -> Path:
+    """Checkpoint of a training that ends in ``save``, named by its settings; those of other settings are removed.
 
     Raises:
         UsageError: The training to resume had other settings.
     """
     wanted = save.with_name(f".{save.name}.{fingerprint(settings)[:12]}.checkpoint")
-    others = [path for path in _checkpoints(save) if path != wanted]
+    others = [path for path in checkpoints_of(save) if path != wanted]
     if resume and others and not wanted.exists():
         raise UsageError(
             f"the training that was interrupted before it wrote {save} had other images, settings or another key; "
@@ -231,7 +231,8 @@ def _checkpoint(save: Path, settings: dict[str, Any], *, resume: bool) -> Path:
     return wanted
 
 
-def _checkpoints(save: Path) -> list[Path]:
+def checkpoints_of(save: Path) -> list[Path]:
+    """Checkpoints of interrupted trainings that were to end in ``save``."""
     return sorted(save.parent.glob(f".{glob.escape(save.name)}.*.checkpoint"))
 
 
