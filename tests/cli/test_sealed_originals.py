@@ -12,7 +12,9 @@ from PIL import ExifTags, Image
 
 import uge
 from uge.data import load_images
+from uge.errors import IntegrityError
 from uge.sealing import make_identity
+from uge.sealing.signature import read_signature
 
 QUICK = ("--network", "lenet", "--epochs", "1")
 
@@ -226,3 +228,29 @@ def test_inspecting_says_to_whom_a_folder_is_sealed(sealed: Path, unsealed: Path
         "metadata": "dropped",
     }
     assert run_uge("inspect", unsealed).json["sealed"] is None
+
+
+def test_a_folder_of_another_owner_is_refused_where_the_owner_is_pinned(
+    toy: Path, sealed: Path, me: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed = read_signature(sealed)
+    assert signed is not None
+    pinned = ("--owner", signed.fingerprint)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "stranger"))
+    forged = tmp_path / "in" / "copy"
+    ran = run_uge("protect", toy, forged, *TINY, "--to", sealed.with_name("me.pub"), "-q")
+    assert ran.code == 0, ran.err
+    audit = ("--test", toy, "--networks", "lenet", "--attacks", "direct", "--dry-run")
+    for verb in (("train", *QUICK, "--dry-run"), ("export", tmp_path / "out"), ("audit", *audit)):
+        name, *flags = verb
+        words = "is signed by the key"
+        refused(1, words, name, forged, *flags, "--key", me, *pinned, inside=tmp_path / "in")
+        ran = run_uge(name, sealed, *flags, "--key", me, *pinned)
+        assert (ran.code, "first use" in ran.err) == (0, False), ran.err
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        ran = run_uge(name, forged, *flags, "--key", me)
+        assert (ran.code, ran.err.count("trusted on first use")) == (0, 1), ran.err
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    with pytest.raises(IntegrityError, match="is signed by the key"):
+        uge.open(forged, key=me, owner=signed.fingerprint)
+    assert len(uge.open(sealed, key=me, owner=signed.fingerprint)) == 36

@@ -39,6 +39,7 @@ def train(
     save: OutPath | None = None,
     seed: int = 1,
     trust_plugins: Annotated[bool, Parameter(negative="")] = False,
+    owner: str | None = None,
     common: Annotated[Resumable, FLAT] = Resumable(),
 ) -> Outcome:
     """Train on a published folder with a key, and measure the network's accuracy.
@@ -75,6 +76,8 @@ def train(
         Seed of data order and augmentation.
     trust_plugins
         Allow a key whose network is a plug-in (`package.module:function`, `timm:name`): its code is run.
+    owner
+        Key of the folder's owner, who must have signed it: the fingerprint, or a file with it or with the public key.
     """
     session = open_session(common)
     from uge.pipeline.train import run_train
@@ -91,6 +94,7 @@ def train(
         recipe=recipe,
         size=size,
         trust_plugins=trust_plugins,
+        owner=owner,
         session=session,
     )
     place = f"the originals of {out}" if result["trained_on"] == "originals" else out
@@ -145,7 +149,9 @@ def verify(
     return Outcome(result, text, complaints=problems, code=int(bool(problems)))
 
 
-def export(out: Path, dest: OutPath, *, key: Path, common: Annotated[Page, FLAT] = Page()) -> Outcome:
+def export(
+    out: Path, dest: OutPath, *, key: Path, owner: str | None = None, common: Annotated[Page, FLAT] = Page()
+) -> Outcome:
     """Write the sealed originals of a published folder as an image folder, byte for byte as they were sealed.
 
     Example: `uge export out/mine originals/ --key me.agekey`
@@ -158,12 +164,14 @@ def export(out: Path, dest: OutPath, *, key: Path, common: Annotated[Page, FLAT]
         The new folder, which only its owner may enter.
     key
         Private key of a recipient, or the content key that `age -d` gives.
+    owner
+        Key of the folder's owner, who must have signed it: the fingerprint, or a file with it or with the public key.
     """
     set_logging(common)
     from uge.pipeline.export import run_export
 
     progress = make_progress(quiet=common.quiet)
-    result = run_export(out, dest, key, overwrite=common.overwrite, progress=progress)
+    result = run_export(out, dest, key, owner=owner, overwrite=common.overwrite, progress=progress)
     images = ", ".join(f"{count} {split}" for split, count in result["images"].items())
     metadata = "with every byte of their files" if result["metadata"] == "kept" else "without their metadata"
     return Outcome(result, f"{dest}: {images} originals {metadata}")

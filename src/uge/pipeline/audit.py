@@ -42,6 +42,7 @@ from uge.publishing.private import close_folder
 from uge.report.page import AuditedFolder, write_report
 from uge.runtime import Runtime
 from uge.sealing.opening import opened_by
+from uge.sealing.signature import check_owner
 from uge.session import Session
 
 PAGE = "report.html"
@@ -66,11 +67,13 @@ class AuditRun:
             then by default.
         trust_plugins: Allows keys to name code that is then run as their network.
         folder: Audit folder; ``OUT.audit`` by default. Finished cases in it are not run again.
+        owner: Key that must have signed ``out``; without one, opening originals warns.
 
     Raises:
         UsageError: A setting is wrong, an attack asked for by name needs what is not there, or another process is
             writing the audit folder.
         DataError: The images cannot be used, or do not belong together.
+        IntegrityError: ``owner`` did not sign the folder, or the originals are not those that were sealed.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class AuditRun:
         keys: Sequence[Path] = (),
         trust_plugins: bool = False,
         folder: Path | None = None,
+        owner: str | None = None,
     ) -> None:
         self.out = out
         self.config = config
@@ -101,7 +105,9 @@ class AuditRun:
                 raise UsageError(f"expected one private key that opens the originals, got {len(private)}; give one")
             if private and clean is None:
                 clean = f"{SCHEME}{out}"
-            with opened_by(private[0] if private else None):
+            if owner is not None:
+                check_owner(out, owner)
+            with opened_by(private[0] if private else None, owner):
                 self._plan(test, clean, public, [path for path in keys if path not in private], trust_plugins)
             self._lock = lock.pop_all()
 

@@ -14,10 +14,13 @@ from uge.publishing.private import MODE
 from uge.sealing.age import read_identity
 from uge.sealing.folder import SealedFolder, open_folder
 from uge.sealing.originals import ending
+from uge.sealing.signature import check_owner
 
 
 @writes("dest")
-def run_export(out: Path, dest: Path, key: Path, *, overwrite: bool = False, progress: Display) -> dict[str, Any]:
+def run_export(
+    out: Path, dest: Path, key: Path, *, owner: str | None = None, overwrite: bool = False, progress: Display
+) -> dict[str, Any]:
     """Write the originals of a sealed folder as an image folder that its owner alone may enter.
 
     Every image is the file that was sealed, byte for byte: ``DEST/SPLIT/CLASS/00000000.jpg``, numbered in the order of
@@ -27,6 +30,7 @@ def run_export(out: Path, dest: Path, key: Path, *, overwrite: bool = False, pro
         out: The published folder.
         dest: The folder to write.
         key: File with the private key of a recipient.
+        owner: Key that must have signed the folder; without one, a warning says whose signature it has.
         overwrite: Replace an earlier export.
         progress: Shows images.
 
@@ -35,12 +39,14 @@ def run_export(out: Path, dest: Path, key: Path, *, overwrite: bool = False, pro
 
     Raises:
         UsageError: Nothing is sealed in the folder, or the key is that of no recipient.
-        IntegrityError: A shard is damaged or not the one that was sealed; nothing is written then.
+        IntegrityError: A shard is damaged or not the one that was sealed, or ``owner`` did not sign the folder;
+            nothing is written then.
         OutputExistsError: ``dest`` holds something and ``overwrite`` is false.
         StorageError: The disk is full or read-only.
     """
     check_output(dest, source=out, overwrite=overwrite, ours=_is_export)
     sealed = open_folder(out, read_identity(key))
+    check_owner(out, owner)
     with (
         progress.stage("export") as on_progress,
         staged_folder(dest, overwrite=overwrite, mode=MODE) as folder,

@@ -23,6 +23,7 @@ from uge.publishing import read_manifest
 from uge.publishing.manifest import MANIFEST
 from uge.runtime import stream_seed
 from uge.sealing.opening import opened_by
+from uge.sealing.signature import check_owner
 from uge.session import Session
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def run_train(
     limit_test: int | None = None,
     save: Path | None = None,
     trust_plugins: bool = False,
+    owner: str | None = None,
     session: Session,
 ) -> dict[str, Any]:
     """Train on a published folder by what a key file holds.
@@ -71,6 +73,7 @@ def run_train(
         limit_test: First N test images.
         save: File for the trained weights; until it is written, a checkpoint lies beside it.
         trust_plugins: Allow a key that names code of others, which is then run as its network.
+        owner: Key that must have signed the folder; without one, opening originals warns.
         session: Device, progress, whether to overwrite ``save``, to resume, to train at all.
 
     Returns:
@@ -80,11 +83,13 @@ def run_train(
         UsageError: ``epochs`` is below 1, the key is none, ``save`` is a folder or lies in ``out``, the training to
             resume had no ``save`` or other settings, ``network``, ``recipe`` or ``size`` is given with θ0, or nothing
             is sealed in the folder that a private key is for.
-        IntegrityError: The sealed originals are not those that were sealed.
+        IntegrityError: The sealed originals are not those that were sealed, or ``owner`` did not sign the folder.
     """
     _check_save(save, out, session)
     sealed = is_private_key(key)
-    with opened_by(key if sealed else None):
+    if owner is not None:
+        check_owner(out, owner)
+    with opened_by(key if sealed else None, owner):
         if sealed:
             start = _from_originals(out, network, recipe, size, epochs, seed, session)
         else:

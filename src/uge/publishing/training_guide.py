@@ -202,8 +202,10 @@ _ORIGINALS = """
 ## Open the originals
 
 The original images are sealed in this folder, encrypted, for the recipients in `recipients/`. The private key of one
-of them opens them; then any network trains on them with any program. `uge verify published --key me.agekey` opens and
-checks every one of them first.
+of them opens them; then any network trains on them with any program. Check first that the folder comes from its owner
+and that every original opens:
+
+    uge verify published --key me.agekey --signed-by FINGERPRINT
 
 With `uge`, where this folder is called `published` and the private key `me.agekey`:
 

@@ -15,6 +15,7 @@ from uge.data.pixels import decode
 from uge.errors import UsageError
 from uge.sealing.age import Identity, read_identity
 from uge.sealing.folder import SealedFolder, open_folder
+from uge.sealing.signature import check_owner
 
 
 @dataclass(frozen=True)
@@ -33,42 +34,58 @@ class SealedReader:
         return self.sealed.row(row).image
 
 
-def sealed_splits(folder: Path, identity: Identity) -> Splits:
+def sealed_splits(folder: Path, identity: Identity, owner: str | None = None) -> Splits:
     """Splits of the originals of a published folder, each opened when it is asked for.
+
+    Args:
+        folder: The published folder.
+        identity: Private key.
+        owner: Key that must have signed the folder; without one, a warning says whose signature it has.
 
     Raises:
         UsageError: Nothing is sealed in the folder, or the key is that of no recipient.
-        IntegrityError: A wrapped key, the content key or the manifest is not that which was sealed.
+        IntegrityError: A wrapped key, the content key, the manifest or its signature is not that which was sealed.
     """
     sealed = open_folder(folder, identity)
+    check_owner(folder, owner)
     return {split: functools.partial(_image_set, sealed.of(split)) for split in sealed.splits}
 
 
-def opener(key: Path) -> Opener:
+def opener(key: Path, owner: str | None = None) -> Opener:
     """Opener of sources ``sealed:FOLDER`` by the private key in a file.
+
+    Args:
+        key: The file.
+        owner: Key that must have signed the folders, see :func:`uge.sealing.signature.check_owner`.
 
     Raises:
         UsageError: The file holds no private key that can be used here.
     """
     identity = read_identity(key)
-    return Opener(key, lambda folder: sealed_splits(folder, identity))
+    return Opener(key, functools.cache(lambda folder: sealed_splits(folder, identity, owner)))
 
 
 @contextlib.contextmanager
-def opened_by(key: Path | None) -> Iterator[None]:
+def opened_by(key: Path | None, owner: str | None = None) -> Iterator[None]:
     """Read sources ``sealed:FOLDER`` by this private key inside the block; without one, as before.
+
+    Args:
+        key: File with the private key.
+        owner: Key that must have signed the folders.
 
     Raises:
         UsageError: The file holds no private key that can be used here.
     """
-    token = OPENER.set(OPENER.get() if key is None else opener(key))
+    token = OPENER.set(OPENER.get() if key is None else opener(key, owner))
     try:
         yield
     finally:
         OPENER.reset(token)
 
 
-def open(folder: str | Path, *, key: str | Path | Identity, split: str | None = None) -> ImageSet:
+def open(
+    folder: str | Path, *, key: str | Path | Identity, split: str | None = None, owner: str | None = None
+) -> ImageSet:
     """Open the originals of a published folder with the private key of a recipient.
 
     Nothing is decrypted but labels and ids until an image is asked for; then one row group is, and the last ones stay
@@ -79,19 +96,22 @@ def open(folder: str | Path, *, key: str | Path | Identity, split: str | None = 
         key: File with the private key (``uge keygen``, ``age-keygen``, ssh-ed25519), or with the content key that
             ``age -d`` gives; or what :func:`uge.sealing.read_identity` read of one.
         split: Sealed split; by default the one whose copies are published.
+        owner: Key of the folder's owner, who must have signed it: its fingerprint, or a file with it or with the
+            public key. Without it a stranger's folder opens as well, and a warning says so.
 
     Returns:
         The set, in the order of the public images.
 
     Raises:
         UsageError: Nothing is sealed in the folder, it has no such split, or the key is that of no recipient.
-        IntegrityError: A shard, a wrapped key or the manifest is not that which was sealed; the message names it.
+        IntegrityError: A shard, a wrapped key, the manifest or its signature is not that which was sealed; the message
+            names it.
 
     Example:
         ``images = uge.open("out/mine", key="me.agekey")``, then ``DataLoader(images.torch(transform), 128, True)``.
     """
     identity = key if isinstance(key, Identity) else read_identity(Path(key).expanduser())
-    splits = sealed_splits(Path(folder).expanduser(), identity)
+    splits = sealed_splits(Path(folder).expanduser(), identity, owner)
     wanted = split or next(iter(splits))
     chosen = choose_split(splits, wanted)
     if chosen is None:
