@@ -409,7 +409,8 @@ def audit(
         workers: Cases that run at once, each in a process of its own; a program that asks for more than one keeps
             its own start behind ``if __name__ == "__main__":``.
         executor: Local processes, or Ray.
-        keys: Key files; by default those in ``OUT.private``.
+        keys: Key files; by default those in ``OUT.private``. The private key of a recipient opens the sealed originals
+            instead, as ``clean``.
         clean: The originals, if they are not the train split of ``test``.
         public: Labelled images of another data set, for attacks that use some.
         trust_plugins: Allows a key to name code of others, which is then run as its network.

@@ -48,7 +48,8 @@ def audit(
     test
         Clean test images; with a train split as well, that is the clean control.
     key
-        Key file(s); by default those in OUT.private.
+        Key file(s); by default those in OUT.private. The private key of a recipient opens the sealed originals, which
+        are `--clean` then.
     clean
         The originals, if they are not the train split of `--test`: the clean control, and what some attacks hold.
     public

@@ -97,10 +97,21 @@ class _PrintableMessages(logging.Formatter):
 
 
 def set_reading(flags: Reading) -> None:
-    """Read the columns of tables that the flags name, and images up to the size that they allow."""
+    """Read the columns of tables and by the private key that the flags name, and images up to the size they allow.
+
+    Raises:
+        UsageError: The file of the private key holds none that can be used.
+    """
     from uge.data.formats.base import COLUMNS, Columns
+    from uge.data.formats.sealed import OPENER
 
     COLUMNS.set(Columns(flags.image_column, flags.label_column))
+    if flags.source_key is None:
+        OPENER.set(None)
+    else:
+        from uge.sealing.opening import opener
+
+        OPENER.set(opener(flags.source_key))
     if flags.max_image_pixels is not None:
         from PIL import Image
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from uge.cli.audit import audit, compare
 from uge.cli.console import Outcome, make_progress, open_session, set_logging, set_reading
@@ -31,6 +31,9 @@ def train(
     *,
     key: Path,
     test: str | None = None,
+    network: str | None = None,
+    recipe: str | None = None,
+    size: Annotated[int | None, Parameter(validator=validators.Number(gte=16, lte=4096))] = None,
     epochs: int | None = None,
     limit_test: int | None = None,
     save: OutPath | None = None,
@@ -38,18 +41,30 @@ def train(
     trust_plugins: Annotated[bool, Parameter(negative="")] = False,
     common: Annotated[Resumable, FLAT] = Resumable(),
 ) -> Outcome:
-    """Train the authorised network on a published folder with a key file, and measure its accuracy.
+    """Train on a published folder with a key, and measure the network's accuracy.
 
-    Example: `uge train out/mine --key out/mine.private/authorized-0.key.safetensors --test my-images/`
+    A key file of weights is θ0 of the authorised network, which is trained on the published images. The private key of
+    a recipient opens the sealed originals, on which any network is trained.
+
+    Examples:
+
+    - `uge train out/mine --key out/mine.private/authorized-0.key.safetensors --test my-images/`
+    - `uge train out/mine --key me.agekey --network resnet8 --test my-images/`
 
     Parameters
     ----------
     out
         Published folder.
     key
-        Key file with θ0 and the recipe.
+        Key file with θ0 and the recipe, or the private key of a recipient.
     test
         Clean test images.
+    network
+        Network that is trained on the originals; cnn by default.
+    recipe
+        Named recipe for the originals; short by default.
+    size
+        Side length for training on the originals; by default their own, or the manifest's.
     epochs
         If other than the recipe's.
     limit_test
@@ -72,13 +87,17 @@ def train(
         seed=seed,
         limit_test=limit_test,
         save=save,
+        network=network,
+        recipe=recipe,
+        size=size,
         trust_plugins=trust_plugins,
         session=session,
     )
+    place = f"the originals of {out}" if result["trained_on"] == "originals" else out
     if common.dry_run:
-        return Outcome(result, f"would train {result['network']} on {out}; nothing was written")
+        return Outcome(result, f"would train {result['network']} on {place}; nothing was written")
     measured = "not measured (no --test)" if test is None else f"{result['last']:.2f} % (best {result['best']:.2f} %)"
-    return Outcome(result, f"{result['network']} trained on {out}: clean test accuracy {measured}")
+    return Outcome(result, f"{result['network']} trained on {place}: clean test accuracy {measured}")
 
 
 def verify(
@@ -124,6 +143,30 @@ def verify(
         text += f"\nthe originals are sealed for: {', '.join(result['sealed'])}{opened}"
     text = "\n".join([text, *result["not_compared"]])
     return Outcome(result, text, complaints=problems, code=int(bool(problems)))
+
+
+def export(out: Path, dest: OutPath, *, key: Path, common: Annotated[Page, FLAT] = Page()) -> Outcome:
+    """Write the sealed originals of a published folder as an image folder, byte for byte as they were sealed.
+
+    Example: `uge export out/mine originals/ --key me.agekey`
+
+    Parameters
+    ----------
+    out
+        Published folder.
+    dest
+        The new folder, which only its owner may enter.
+    key
+        Private key of a recipient, or the content key that `age -d` gives.
+    """
+    set_logging(common)
+    from uge.pipeline.export import run_export
+
+    progress = make_progress(quiet=common.quiet)
+    result = run_export(out, dest, key, overwrite=common.overwrite, progress=progress)
+    images = ", ".join(f"{count} {split}" for split, count in result["images"].items())
+    metadata = "with every byte of their files" if result["metadata"] == "kept" else "without their metadata"
+    return Outcome(result, f"{dest}: {images} originals {metadata}")
 
 
 def report(run: Path, out: OutPath, *, common: Annotated[Page, FLAT] = Page()) -> Outcome:
@@ -287,6 +330,7 @@ VERBS: dict[str, Callable[..., Outcome]] = {
     "apply": apply,
     "train": train,
     "verify": verify,
+    "export": export,
     "keygen": keygen,
     "sign": sign,
     "grant": grant,

@@ -13,6 +13,7 @@ from uge.cases.case import Data
 from uge.cases.material import CopyMaterial
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
+from uge.data.formats.sealed import OPENER
 from uge.data.images import ImageSet
 from uge.errors import DataError, UsageError
 from uge.federated.columns import columns, run_columns, tabulate, union_material
@@ -217,6 +218,8 @@ def _protect(place: Path, server: Server, session: Session) -> None:
     part, published = (str(path.relative_to(place)) for path in (server.part, server.published))
     command = [sys.executable, "-m", "uge", "protect", part, published, "--config", f"{REQUEST}/{SETTINGS}", "--resume"]
     command += ["--device", str(session.runtime.device), "--precision", session.runtime.precision, "--quiet"]
+    opener = OPENER.get()
+    command += ["--source-key", str(opener.key.resolve())] if opener else []
     done = subprocess.run(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         said = done.stderr.strip().splitlines()

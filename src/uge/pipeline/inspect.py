@@ -26,7 +26,9 @@ def inspect(target: str) -> dict[str, Any]:
     for place in (path, path.parent):
         recover(place)
     if (path / "manifest.json").is_file() and not (path / "cases").is_dir():
-        return {"kind": "published folder", **read_manifest(path).model_dump(mode="json", exclude={"files"})}
+        manifest = read_manifest(path)
+        about = manifest.model_dump(mode="json", exclude={"files", "sealed"})
+        return {"kind": "published folder", **about, "sealed": manifest.sealed and manifest.sealed.summary()}
     for kind, file in (("audit", path / "summary.json"), ("federation", path / "federated.json")):
         if file.is_file():
             return {"kind": kind, **read_json(file)}
