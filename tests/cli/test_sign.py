@@ -12,11 +12,21 @@ from uge.sealing.signature import SIGNATURE, write_signature
 from uge.sealing.signing_key import key_fingerprint, open_identity, public_bytes
 
 
+@pytest.fixture(scope="module")
+def unsealed(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that holds nothing sealed, and is not signed; not to be changed."""
+    out = tmp_path_factory.mktemp("unsealed") / "copy"
+    assert run_uge("protect", toy, out, *tiny(), "--no-seal", "-q").code == 0
+    assert not (out / SIGNATURE).exists()
+    return out
+
+
 @pytest.fixture
-def copy(copy: Path) -> Path:
-    """A copy that is not signed yet."""
-    (copy / SIGNATURE).unlink()
-    return copy
+def copy(unsealed: Path, tmp_path: Path) -> Path:
+    """A copy of it and its private folder that a test may change."""
+    for suffix in ("", ".private"):
+        shutil.copytree(f"{unsealed}{suffix}", tmp_path / f"copy{suffix}")
+    return tmp_path / "copy"
 
 
 @pytest.fixture

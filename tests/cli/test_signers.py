@@ -35,7 +35,8 @@ def test_pinning_changes_no_byte_that_is_published(toy: Path, tmp_path: Path) ->
     fingerprint = ask(tmp_path / "alice.json")["fingerprint"]
     manifests = []
     for out, flags in (("a", []), ("b", [f"--expect-signer={fingerprint}"])):
-        assert run_uge("protect", toy, tmp_path / out, "--for", tmp_path / "alice.json", *flags, "--no-seal", "-q").code == 0
+        request = ("--for", tmp_path / "alice.json", "--no-seal", "-q")
+        assert run_uge("protect", toy, tmp_path / out, *request, *flags).code == 0
         manifests.append((tmp_path / out / "manifest.json").read_bytes())
     assert manifests[0] == manifests[1]
 

@@ -20,7 +20,7 @@ from uge.federated.columns import columns, run_columns, tabulate, union_material
 from uge.federated.flower import check_flower, federated_averaging
 from uge.federated.parts import Server, split_rows, write_part
 from uge.federated.settings import Federation
-from uge.files import JSON, fingerprint, recover, storage_errors, write_json, writes
+from uge.files import JSON, fingerprint, recover, storage_errors, write_atomic, write_json, writes
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS, ImagesInfo
 from uge.methods.authorized import split_names
@@ -29,6 +29,7 @@ from uge.pipeline.audit import PAGE, judge
 from uge.pipeline.images import warn_of_copy
 from uge.pipeline.originals import clean_images
 from uge.pipeline.private_folder import DONE, FEDERATION, FederationFolder, key_path, with_seed, write_keys
+from uge.pipeline.seal import check_sealing
 from uge.publishing import create_private, private_folder, read_manifest
 from uge.publishing.private import close_contents
 from uge.requests.configure import check_fits, describe_requests, show_requests, split_requests, with_requests
@@ -66,7 +67,8 @@ def run_federated(
         test: Clean test images of all classes.
         config: Protection by every server, for one authorised network; its recipe is that of all networks.
         federation: Servers, split, hackers, repetitions, rounds of federated averaging.
-        publishing: Layout and codec of the published parts; the default ones where not given.
+        publishing: Layout, codec and recipients of the published parts; the default ones where not given. Each server
+            seals its own originals, for itself and for ``publishing.to``, such as the key of the global server.
         limit_test: Number of test images, the first ones.
         recipes: Recipes of hackers by network, where other than the recipe of all.
         session: Device, progress; resumes, overwrites, or only says what would be done.
@@ -96,6 +98,7 @@ def run_federated(
             f"a federation protects for one global network, got --authorized {config.authorized} and --method "
             f"{config.method}; name one network and a method that protects for it ({fitting})"
         )
+    check_sealing(publishing)
     if federation.rounds:
         check_flower()
     warn_of_copy(source)
@@ -193,7 +196,11 @@ def _request(
                 shutil.copy(file, received)
         settings["for"] = [f"{REQUEST}/{RECEIVED}/{path.name}"]
         settings["expect-signer"] = [request.record.key_sha256]
-    write_json(folder / SETTINGS, {**settings, **publishing.model_dump(exclude_defaults=True)})
+    recipients = check_sealing(publishing)
+    for name, recipient in recipients.items():
+        write_atomic(create_private(folder / RECEIVED) / f"{name}.pub", f"{recipient.text}\n")
+    sealing = {"to": [f"{REQUEST}/{RECEIVED}/{name}.pub" for name in recipients]} if recipients else {}
+    write_json(folder / SETTINGS, {**settings, **publishing.model_dump(exclude_defaults=True), **sealing})
     close_contents(folder)
 
 

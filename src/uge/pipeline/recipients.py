@@ -45,7 +45,7 @@ _AGE = b"age-encryption.org/v1\n"
 
 @dataclass(frozen=True)
 class _Owned:
-    """Sealed folder whose lock is held, and the key that signs its changes.
+    """Sealed folder under lock, and the key that signs its changes.
 
     Attributes:
         out: The published folder.
