@@ -174,6 +174,7 @@ class Paper(ForNetworks):
         self.name = name
         self.about = about
         self.needs_paths = bool(LOSSES[name] & NEED_PATH)
+        self.revision = int("undistill" in LOSSES[name])  # L_ud once had no factor T².
 
     def check(self, settings: MethodSettings) -> None:
         """Refuse, besides other unknown names, that of the undistill loss's hacker."""
