@@ -132,6 +132,7 @@ def test_the_paper_scale_is_tables_5_and_6() -> None:
     }
     assert by_data["cifar10"].generator.max_steps == 50 * -(-50000 // 128)
     assert by_data["tinyimagenet"].generator.max_steps == 100 * -(-100000 // 128)
+    assert {c.generator.tolerance for c in by_data.values()} == {0}, "Table 6's epochs are run to the end"
     assert size.recipe("cifar10", "cnn").optimizer == "adam"
     assert size.recipe("cifar10", "resnet18").epochs == 160
     assert size.limit is None
