@@ -185,6 +185,14 @@ def test_a_shorter_run_keeps_its_milestones_in_place() -> None:
     assert all(unit.recipe.epochs == 16 and unit.of.images.limit == 500 for unit in all_units(size))
 
 
+def test_the_plain_cnn_takes_another_recipe() -> None:
+    size = scale("paper").changed(cnn_recipe="paper-cifar10-cnn-sgd", epochs=20)
+    assert (size.recipe("cifar10", "cnn").optimizer, size.recipe("cifar10", "cnn").milestones) == ("sgd", (10, 15))
+    assert size.recipe("cifar10", "resnet18") == scale("paper").changed(epochs=20).recipe("cifar10", "resnet18")
+    with pytest.raises(UsageError, match="own, not cpu"):
+        scale("cpu").changed(cnn_recipe="paper-cifar10-cnn-sgd")
+
+
 def test_wrong_names_and_numbers_are_refused() -> None:
     for wrong in (("cifar10",), ("cifar10=",), ("cifar10=a", "cifar10=b")):
         with pytest.raises(UsageError):
