@@ -94,7 +94,7 @@ def test_flags_exist(page: Path) -> None:
     for verb in VERBS:
         arguments = app[verb].assemble_argument_collection()
         known |= {name for argument in arguments for name in argument.names}
-    fields = {name for row in BASELINES for name in row.baseline.settings.model_fields}
+    fields = {name for row in BASELINES for name in row.baseline.settings.model_fields} | {"kind"}
     known |= {f"--baseline.{name.replace('_', '-')}" for name in fields}
     text = re.sub(
         r"^.*\b(?:pip|python3?|pytest|ruff|docker|git|uv) .*$", "", page.read_text("utf-8"), flags=re.MULTILINE
