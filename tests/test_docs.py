@@ -127,14 +127,3 @@ def test_table_1_is_that_of_the_published_results() -> None:
     lines = [line.strip("|").split("|") for line in section.partition("\n### ")[0].splitlines() if line[:1] == "|"]
     shown = [[cell.strip() for cell in line[1:] if cell.strip()] for line in lines[2:]]
     assert sorted(shown) == sorted(expected.values())
-
-
-def test_the_benchmark_has_the_published_standings() -> None:
-    def table(text: str) -> list[str]:
-        lines = text.splitlines()
-        first = next(number for number, line in enumerate(lines) if line.startswith("| protection |"))
-        return lines[first : lines.index("", first)]
-
-    published = (ROOT / "results" / "audit-cifar10" / "comparison.md").read_text(encoding="utf-8")
-    shown = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
-    assert table(shown) == table(published)

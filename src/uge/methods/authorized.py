@@ -107,8 +107,8 @@ class Keyed(ForNetworks):
 
     name = "keyed"
     about = (
-        "every class has secret wave patterns of its own, which the authorised network's key finds and takes out "
-        "again; other networks take the waves for the classes"
+        "held by obscurity, since an audit that knows it breaks it: every class has secret wave patterns of its own, "
+        "which the authorised network's key finds and takes out again; other networks take the waves for the classes"
     )
     reads_store = False
     wave_key = True
