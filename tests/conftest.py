@@ -62,6 +62,14 @@ def make_store(make_images: Callable[..., ImageSet]) -> Callable[..., PixelStore
     return make
 
 
+@pytest.fixture(scope="session", autouse=True)
+def settings_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Identities are made in a temporary folder, not among the user's settings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))
+        yield
+
+
 @pytest.fixture
 def runtime() -> Runtime:
     """fp32 on the CPU."""

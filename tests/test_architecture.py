@@ -46,6 +46,7 @@ TORCH_FREE = [
     "uge.config",
     "uge.publishing.manifest",
     "uge.sealing",
+    "uge.sealing.signature",
     "uge.cases.case",
     "uge.report",
     "uge.data",

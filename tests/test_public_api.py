@@ -36,6 +36,7 @@ NAMES = [
     "load_images",
     "method",
     "network",
+    "open",
     "protect",
     "publish",
     "record_trajectory",

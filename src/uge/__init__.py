@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from uge.methods import method as method
     from uge.networks import network as network
     from uge.runtime import Runtime as Runtime
+    from uge.sealing.opening import open as open
 
 _HOMES = {
     "AuthorizedPath": "uge.api:AuthorizedPath",
@@ -54,6 +55,7 @@ _HOMES = {
     "load_images": "uge.data:load_images",
     "method": "uge.methods:method",
     "network": "uge.networks:network",
+    "open": "uge.sealing.opening:open",
     "protect": "uge.api:protect",
     "publish": "uge.api:publish",
     "record_trajectory": "uge.api:record_trajectory",

@@ -350,6 +350,7 @@ def verify(
     against: ImageSet | None = None,
     private: Path | None = None,
     key: str | Path | None = None,
+    signed_by: str | None = None,
 ) -> Verification:
     """Re-read a published folder from disk and check everything that its manifest claims.
 
@@ -358,12 +359,13 @@ def verify(
         against: The originals; then the change of every stored pixel is measured too.
         private: Its private folder, which proves every field of the manifest; ``OUT.private`` by default.
         key: File of a recipient's private key; then every sealed original is opened and compared too.
+        signed_by: Key that must have signed the manifest: its fingerprint, or a file with it.
 
     Raises:
         UsageError: There is no such folder, or the key opens nothing in it.
     """
     identity = None if key is None else read_identity(Path(key))
-    return verify_folder(Path(out), against=against, private=private, key=identity)
+    return verify_folder(Path(out), against=against, private=private, key=identity, signed_by=signed_by)
 
 
 def audit(
@@ -407,7 +409,8 @@ def audit(
         workers: Cases that run at once, each in a process of its own; a program that asks for more than one keeps
             its own start behind ``if __name__ == "__main__":``.
         executor: Local processes, or Ray.
-        keys: Key files; by default those in ``OUT.private``.
+        keys: Key files; by default those in ``OUT.private``. The private key of a recipient opens the sealed originals
+            instead, as ``clean``.
         clean: The originals, if they are not the train split of ``test``.
         public: Labelled images of another data set, for attacks that use some.
         trust_plugins: Allows a key to name code of others, which is then run as its network.

@@ -28,6 +28,12 @@ def _split(names: str | Sequence[str]) -> tuple[str, ...]:
     return listed
 
 
+def _fingerprints(texts: Sequence[str]) -> tuple[str, ...]:
+    from uge.sealing.signing_key import pinned_fingerprint  # Its library takes long to load.
+
+    return tuple(map(pinned_fingerprint, texts))
+
+
 Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=",".join), BeforeValidator(_split)]
 """Names, at least one; commas separate them on the command line and in files of settings."""
 
@@ -53,12 +59,19 @@ class ProtectConfig(_Settings, MethodSettings):
         str,
         AfterValidator(lambda name: METHODS[name].name),
         Field(
-            description=f"How images are perturbed: {', '.join(METHODS)}.",
+            description=f"How images are perturbed: {', '.join(METHODS)}. keyed is held by obscurity: an "
+            "audit that knows it breaks it (docs/keyed.md).",
             json_schema_extra={"enum": list(METHODS)},
         ),
     ] = "keyed"
     requests: Annotated[
         tuple[Path, ...], Parameter(name="--for"), Field(description="Receivers' signed requests; they name networks.")
+    ] = ()
+    expect_signer: Annotated[
+        tuple[str, ...],
+        Parameter(negative=""),
+        AfterValidator(_fingerprints),
+        Field(description="Refuse requests that another key signed: its fingerprint, or a file of it.", exclude=True),
     ] = ()
     limit: Annotated[
         int | None,
@@ -92,6 +105,10 @@ class PublishConfig(_Settings):
     keep_metadata: Annotated[
         bool, Parameter(negative=""), Field(description="Seal image files byte for byte, with their EXIF data.")
     ] = False
+    identity: Annotated[
+        Path | None,
+        Field(description="Your private key (PEM), which signs a sealed copy; made on first use.", exclude=True),
+    ] = None
     sealed_only: Annotated[
         str | None,
         Field(description="Split, such as test, whose images are sealed for the recipients and not published."),

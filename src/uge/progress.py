@@ -24,6 +24,9 @@ class Display(Protocol):
     def note(self, text: str) -> None:
         """Show one line of text between stages."""
 
+    def alert(self, text: str) -> None:
+        """Show one line of text that a user must see, even without progress."""
+
 
 class Silent:
     """Display that shows nothing."""
@@ -34,6 +37,9 @@ class Silent:
         yield lambda done, total, figures: None
 
     def note(self, text: str) -> None:
+        """Drop the text."""
+
+    def alert(self, text: str) -> None:
         """Drop the text."""
 
 

@@ -9,7 +9,7 @@ sys.path.append(str(Path(__file__).parents[1] / "cli"))
 
 from command import make_folder
 
-from uge.requests.request import open_identity
+from uge.sealing.signing_key import open_identity
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from uge.cli.main import main
-from uge.config import ProtectConfig
+from uge.config import ProtectConfig, PublishConfig
 from uge.federated.settings import Federation
 from uge.learning.recipes import Recipe
 from uge.pipeline import federated
@@ -41,10 +41,23 @@ def make_folder(root: Path, classes: tuple[str, ...] = CLASSES, train: int = 8, 
     return root
 
 
-def federate(toy: Path, out: Path, federation: Federation = TWO, config: ProtectConfig = CONFIG, **session: Any) -> Any:
+def federate(
+    toy: Path,
+    out: Path,
+    federation: Federation = TWO,
+    config: ProtectConfig = CONFIG,
+    to: tuple[str, ...] = (),
+    **session: Any,
+) -> Any:
     """``run_federated`` on the toy set."""
     return run_federated(
-        str(toy), out, test=str(toy), config=config, federation=federation, session=Session(RUNTIME, **session)
+        str(toy),
+        out,
+        test=str(toy),
+        config=config,
+        federation=federation,
+        publishing=PublishConfig(to=to),
+        session=Session(RUNTIME, **session),
     )
 
 

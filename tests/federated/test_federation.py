@@ -21,11 +21,13 @@ from uge.networks import from_weights, weights_hash
 from uge.pipeline import federated
 from uge.pipeline.federated import run_federated
 from uge.progress import Silent
-from uge.publishing import read_manifest
+from uge.publishing import private_folder, read_manifest
+from uge.publishing.private import OWNER_KEY
 from uge.publishing.verify import run_verify
 from uge.report import write_report
 from uge.requests.configure import describe_requests
 from uge.requests.request import read_request, write_request
+from uge.sealing import make_identity, open_folder, read_identity
 from uge.session import Session
 
 COLUMNS = [
@@ -150,10 +152,27 @@ def test_hackers_may_train_by_a_recipe_of_their_own(toy: Path, copy: Path) -> No
     assert all(before[case.id] == case.fingerprint for case in others), "those were not done again"
 
 
+def test_every_server_seals_its_part_to_the_global_server(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    make_identity(tmp_path / "global.agekey")
+    identity = read_identity(tmp_path / "global.agekey")
+    (tmp_path / "global.pub").write_text(identity.recipient.text)  # type: ignore[union-attr]
+    federate(toy, tmp_path / "fed", to=(str(tmp_path / "global.pub"),))
+    opened = [open_folder(server.published, identity) for server in servers(tmp_path / "fed")]
+    assert [list(sealed.record.recipients) for sealed in opened] == [["owner", "global"]] * 2
+    ids = [id for sealed in opened for id in sealed.ids()]
+    assert sorted(ids) == sorted(load_images(toy).ids)
+    assert opened[0].key.secret != opened[1].key.secret
+    own = read_identity(private_folder(servers(tmp_path / "fed")[0].published) / OWNER_KEY)
+    with pytest.raises(UsageError, match="opens none of the recipients' files"):
+        open_folder(servers(tmp_path / "fed")[1].published, own)
+
+
 @pytest.fixture
 def request_file(tmp_path: Path) -> Path:
     """A receiver's request for the toy set."""
-    pytest.importorskip("cryptography", reason="needs the extra sign")
     write_request(
         *(tmp_path / "bob.json", "lenet", 4),
         size=16,

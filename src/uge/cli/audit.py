@@ -26,6 +26,7 @@ def audit(
     config: Annotated[AuditConfig, FLAT] = AuditConfig(),
     folder: OutPath | None = None,
     trust_plugins: Annotated[bool, Parameter(negative="")] = False,
+    owner: str | None = None,
     fail_under: float | None = None,
     fail_holding: Holds = "key",
     common: Annotated[Resumable, FLAT] = Resumable(),
@@ -48,7 +49,8 @@ def audit(
     test
         Clean test images; with a train split as well, that is the clean control.
     key
-        Key file(s); by default those in OUT.private.
+        Key file(s); by default those in OUT.private. The private key of a recipient opens the sealed originals, which
+        are `--clean` then.
     clean
         The originals, if they are not the train split of `--test`: the clean control, and what some attacks hold.
     public
@@ -57,6 +59,8 @@ def audit(
         Audit folder; OUT.audit by default.
     trust_plugins
         Allow a key whose network is a plug-in (`package.module:function`, `timm:name`): its code is run.
+    owner
+        Key of the folder's owner, who must have signed it: the fingerprint, or a file with it or with the public key.
     fail_under
         Exit with 3 when the gap (the smaller of last and best epoch) is below this many points, when there is none,
         or when a case failed.
@@ -78,6 +82,7 @@ def audit(
         keys=key,
         trust_plugins=trust_plugins,
         folder=folder,
+        owner=owner,
     )
     if common.dry_run:
         would = run.describe()

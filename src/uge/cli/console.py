@@ -97,10 +97,21 @@ class _PrintableMessages(logging.Formatter):
 
 
 def set_reading(flags: Reading) -> None:
-    """Read the columns of tables that the flags name, and images up to the size that they allow."""
+    """Read the columns of tables and by the private key that the flags name, and images up to the size they allow.
+
+    Raises:
+        UsageError: The file of the private key holds none that can be used.
+    """
     from uge.data.formats.base import COLUMNS, Columns
+    from uge.data.formats.sealed import OPENER
 
     COLUMNS.set(Columns(flags.image_column, flags.label_column))
+    if flags.source_key is None:
+        OPENER.set(None)
+    else:
+        from uge.sealing.opening import opener
+
+        OPENER.set(opener(flags.source_key))
     if flags.max_image_pixels is not None:
         from PIL import Image
 
@@ -110,8 +121,16 @@ def set_reading(flags: Reading) -> None:
 def make_progress(*, quiet: bool) -> Display:
     """The progress that fits the terminal."""
     if quiet:
-        return Silent()
+        return _Alerts()
     return _Bars() if sys.stderr.isatty() and not os.environ.get("CI") else _Lines()
+
+
+class _Alerts(Silent):
+    """Lines that are shown even with ``--quiet``."""
+
+    def alert(self, text: str) -> None:
+        sys.stderr.write(printable(text) + "\n")
+        sys.stderr.flush()
 
 
 class _Bars:
@@ -139,8 +158,10 @@ class _Bars:
     def note(self, text: str) -> None:
         self._console.print(printable(text), highlight=False, markup=False)
 
+    alert = note
 
-class _Lines:
+
+class _Lines(_Alerts):
     """A line when a stage ends, and every quarter of a minute while it runs."""
 
     @contextlib.contextmanager
@@ -160,8 +181,7 @@ class _Lines:
         self.note(f"{name}: done in {time.monotonic() - began:.1f} s {_figures(latest)}".rstrip())
 
     def note(self, text: str) -> None:
-        sys.stderr.write(printable(text) + "\n")
-        sys.stderr.flush()
+        self.alert(text)
 
 
 def _figures(figures: dict[str, float]) -> str:

@@ -39,6 +39,9 @@ class Reading(Common):
         str | None, Field(description="Column of images in Parquet files or on the hub; by default image.")
     ] = None
     label_column: Annotated[str | None, Field(description="Column of labels there; by default label.")] = None
+    source_key: Annotated[
+        Path | None, Field(description="Private key of a recipient, which opens sources written as sealed:FOLDER.")
+    ] = None
     max_image_pixels: Annotated[
         int | None, Field(description="Largest image in pixels that is opened; Pillow's limit by default.", ge=1)
     ] = None
@@ -48,6 +51,16 @@ class Page(Common):
     """Flags of the commands that write a page."""
 
     overwrite: Annotated[bool, _ON, Field(description="Replace what is in the output.")] = False
+
+
+class Changing(Common):
+    """Flags of the commands that change a published folder and compute nothing."""
+
+    dry_run: Annotated[bool, _ON, Field(description="Check the input, say what would be done, and stop.")] = False
+
+
+class Replacing(Page, Changing):
+    """Flags of those among them that may replace something."""
 
 
 class Compute(Reading):

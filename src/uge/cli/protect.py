@@ -11,7 +11,7 @@ from uge.cli.audit import audit_text
 from uge.cli.console import Outcome, open_session
 from uge.cli.flags import FLAT, OutPath, Resumable, Writing
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
-from uge.errors import IntegrityError
+from uge.errors import IntegrityError, UsageError
 from uge.federated.settings import Federation
 from uge.learning.recipes import Recipe
 
@@ -89,11 +89,8 @@ def protect(
     _note_stated_seed(config, session)
     run = ProtectRun(source, out, config, publishing, session)
     asked = describe_requests(run.requests)
-    signers = "".join(f"\n{fingerprint_text(each['id'], each['key_sha256'])}" for each in asked)
     if common.dry_run:
-        return Outcome(
-            run.describe(), f"would protect {len(run.images)} images into {out}; nothing was written{signers}"
-        )
+        return Outcome(run.describe(), f"would protect {len(run.images)} images into {out}; nothing was written")
     copy = run.run()
     manifest = copy.manifest
     result = {
@@ -111,7 +108,7 @@ def protect(
         f"published {manifest.count} images in {out}: largest change {manifest.measured.linf_levels} of "
         f"{manifest.budget.levels} allowed 8-bit levels, PSNR {manifest.measured.psnr_db or float('inf'):.1f} dB\n"
         f"keys and everything else that is secret are in {copy.private}: keep that folder to yourself"
-        f"{sealed_text(manifest)}{signers}",
+        f"{sealed_text(manifest)}",
         complaints=_unchanged(out, manifest.measured.unchanged_images, manifest.count),
     )
 
@@ -209,21 +206,28 @@ def request(
     out: OutPath,
     *,
     network: str = "cnn",
-    classes: Annotated[int, Parameter(validator=Number(lte=100_000))],
+    classes: Annotated[int | None, Parameter(validator=Number(lte=100_000))] = None,
     size: Annotated[int, Parameter(validator=Number(lte=4096))] = 32,
     channels: Literal[1, 3] = 3,
     method: str = "keyed",
     seed: int | None = None,
     weights: Path | None = None,
     recipe: Recipe = Recipe(epochs=15),
+    to: str | None = None,
+    originals: Annotated[bool, Parameter(negative="")] = False,
     identity: OutPath | None = None,
     common: Annotated[Writing, FLAT] = Writing(),
 ) -> Outcome:
     """Ask a data owner for a copy made for your network: a signed OUT.json, and its initial weights beside it.
 
-    Send both; OUT.theta0.safetensors is a key and needs a confidential channel. The owner runs `uge protect --for`.
+    Send both; OUT.theta0.safetensors is a key and needs a confidential channel. The owner runs `uge protect --for`, or
+    trains your network on the originals with `uge fulfil`, for which you give --to. With --originals you ask for the
+    originals themselves, and there are no weights.
 
-    Example: `uge request alice.json --network resnetc20 --classes 10 --recipe.epochs 30`
+    Examples:
+
+    - `uge request alice.json --network resnetc20 --classes 10 --recipe.epochs 30`
+    - `uge request alice.json --to alice.pub --originals`
 
     Parameters
     ----------
@@ -245,12 +249,31 @@ def request(
         Safetensors file with initial weights instead of a seed.
     recipe
         Recipe of your training.
+    to
+        Your public key (`uge keygen`), or a file with it, to which trained weights or originals are sealed.
+    originals
+        Ask for the originals, sealed to --to, instead of a copy for a network.
     identity
         Your private key in PEM form, made on first use; uge/identity.pem in your settings' folder by default.
     """
     session = open_session(common)
+    from uge.requests.originals import write_originals_request
     from uge.requests.request import write_request
+    from uge.requests.signed import signer_words
 
+    if originals:
+        if to is None or classes is not None or seed is not None or weights is not None:
+            raise UsageError("--originals asks for no network: give --to and leave out --classes, --seed and --weights")
+        result = write_originals_request(out, to, identity=identity, session=session)
+        text = (
+            f"would ask for the originals, sealed to {result['recipient']}; nothing was written"
+            if common.dry_run
+            else f"wrote {result['request']}: send it to the data's owner\n"
+            f"{signer_words(result['id'], result['fingerprint'])}"
+        )
+        return Outcome(result, text)
+    if classes is None:
+        raise UsageError("expected the number of classes of the owner's data; give --classes")
     result = write_request(
         out,
         network,
@@ -261,6 +284,7 @@ def request(
         recipe=recipe,
         seed=seed,
         weights=weights,
+        to=to,
         identity=identity,
         session=session,
     )
@@ -269,14 +293,8 @@ def request(
         f"would ask for a copy for {result['network']}; nothing was written"
         if common.dry_run
         else f"wrote {result['request']} and {result['weights']}: send both to the data's owner, the second in "
-        f"confidence, for it is the key\n{fingerprint_text(result['id'], result['fingerprint'])}",
+        f"confidence, for it is the key\n{signer_words(result['id'], result['fingerprint'])}",
     )
-
-
-def fingerprint_text(identity: str, key_sha256: str) -> str:
-    """Sentence by which owner and receiver compare a request's public key."""
-    groups = " ".join(key_sha256[start : start + 4] for start in range(0, len(key_sha256), 4))
-    return f"request {identity} is signed by the key {groups}: compare it with the other side over another channel"
 
 
 def federated(

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from uge.cli.audit import audit, compare
 from uge.cli.console import Outcome, make_progress, open_session, set_logging, set_reading
 from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Reading, Resumable, Writing
+from uge.cli.owner import fulfil, grant, keygen, recipients, rekey, sign
 from uge.cli.protect import apply, demo, federated, protect, request
 from uge.errors import UsageError
 
@@ -30,25 +31,41 @@ def train(
     *,
     key: Path,
     test: str | None = None,
+    network: str | None = None,
+    recipe: str | None = None,
+    size: Annotated[int | None, Parameter(validator=validators.Number(gte=16, lte=4096))] = None,
     epochs: int | None = None,
     limit_test: int | None = None,
     save: OutPath | None = None,
     seed: int = 1,
     trust_plugins: Annotated[bool, Parameter(negative="")] = False,
+    owner: str | None = None,
     common: Annotated[Resumable, FLAT] = Resumable(),
 ) -> Outcome:
-    """Train the authorised network on a published folder with a key file, and measure its accuracy.
+    """Train on a published folder with a key, and measure the network's accuracy.
 
-    Example: `uge train out/mine --key out/mine.private/authorized-0.key.safetensors --test my-images/`
+    A key file of weights is θ0 of the authorised network, which is trained on the published images. The private key of
+    a recipient opens the sealed originals, on which any network is trained.
+
+    Examples:
+
+    - `uge train out/mine --key out/mine.private/authorized-0.key.safetensors --test my-images/`
+    - `uge train out/mine --key me.agekey --network resnet8 --test my-images/`
 
     Parameters
     ----------
     out
         Published folder.
     key
-        Key file with θ0 and the recipe.
+        Key file with θ0 and the recipe, or the private key of a recipient.
     test
         Clean test images.
+    network
+        Network that is trained on the originals; cnn by default.
+    recipe
+        Named recipe for the originals; short by default.
+    size
+        Side length for training on the originals; by default their own, or the manifest's.
     epochs
         If other than the recipe's.
     limit_test
@@ -59,6 +76,8 @@ def train(
         Seed of data order and augmentation.
     trust_plugins
         Allow a key whose network is a plug-in (`package.module:function`, `timm:name`): its code is run.
+    owner
+        Key of the folder's owner, who must have signed it: the fingerprint, or a file with it or with the public key.
     """
     session = open_session(common)
     from uge.pipeline.train import run_train
@@ -71,13 +90,18 @@ def train(
         seed=seed,
         limit_test=limit_test,
         save=save,
+        network=network,
+        recipe=recipe,
+        size=size,
         trust_plugins=trust_plugins,
+        owner=owner,
         session=session,
     )
+    place = f"the originals of {out}" if result["trained_on"] == "originals" else out
     if common.dry_run:
-        return Outcome(result, f"would train {result['network']} on {out}; nothing was written")
+        return Outcome(result, f"would train {result['network']} on {place}; nothing was written")
     measured = "not measured (no --test)" if test is None else f"{result['last']:.2f} % (best {result['best']:.2f} %)"
-    return Outcome(result, f"{result['network']} trained on {out}: clean test accuracy {measured}")
+    return Outcome(result, f"{result['network']} trained on {place}: clean test accuracy {measured}")
 
 
 def verify(
@@ -86,6 +110,7 @@ def verify(
     against: str | None = None,
     private: Path | None = None,
     key: Path | None = None,
+    signed_by: str | None = None,
     common: Annotated[Reading, FLAT] = Reading(),
 ) -> Outcome:
     """Re-read a published folder from disk and check everything that its manifest claims.
@@ -105,19 +130,60 @@ def verify(
         Its private folder, which proves every field of the manifest; OUT.private by default.
     key
         Private key of a recipient; then every sealed original is opened and compared too.
+    signed_by
+        Key of its owner, who must have signed it: the fingerprint, or a file with it or with the public key.
     """
     set_logging(common)
     set_reading(common)
     from uge.publishing.verify import run_verify
 
-    result = run_verify(out, against, make_progress(quiet=common.quiet), private, key)
+    result = run_verify(out, against, make_progress(quiet=common.quiet), private, key, signed_by)
     problems = result["problems"]
     text = f"{out}: {len(problems)} deviations" if problems else f"{out}: {result['count']} images, no deviation"
+    if signed_by is not None and not problems:
+        text += ", signed by the key that was given"
     if result["sealed"] is not None:
         opened = f", and {result['opened']} were opened" if key else ""
         text += f"\nthe originals are sealed for: {', '.join(result['sealed'])}{opened}"
     text = "\n".join([text, *result["not_compared"]])
     return Outcome(result, text, complaints=problems, code=int(bool(problems)))
+
+
+def export(
+    out: Path, dest: OutPath, *, key: Path, owner: str | None = None, common: Annotated[Page, FLAT] = Page()
+) -> Outcome:
+    """Write the sealed originals of a published folder as an image folder, byte for byte as they were sealed.
+
+    Of the answer to a request (`uge fulfil`) the trained weights are written, as a safetensors file.
+
+    Examples:
+
+    - `uge export out/mine originals/ --key me.agekey`
+    - `uge export for-alice weights.safetensors --key me.agekey`
+
+    Parameters
+    ----------
+    out
+        Published folder, or answer to a request.
+    dest
+        The new folder or file, which only its owner may read.
+    key
+        Private key of a recipient, or the content key that `age -d` gives.
+    owner
+        Key of the folder's owner, who must have signed it: the fingerprint, or a file with it or with the public key.
+    """
+    set_logging(common)
+    from uge.pipeline.export import export_weights, run_export
+    from uge.publishing.fulfilment import is_fulfilment
+
+    if is_fulfilment(out):
+        result = export_weights(out, dest, key, owner=owner, overwrite=common.overwrite)
+        return Outcome(result, f"{dest}: weights of {result['network']}")
+    progress = make_progress(quiet=common.quiet)
+    result = run_export(out, dest, key, owner=owner, overwrite=common.overwrite, progress=progress)
+    images = ", ".join(f"{count} {split}" for split, count in result["images"].items())
+    metadata = "with every byte of their files" if result["metadata"] == "kept" else "without their metadata"
+    return Outcome(result, f"{dest}: {images} originals {metadata}")
 
 
 def report(run: Path, out: OutPath, *, common: Annotated[Page, FLAT] = Page()) -> Outcome:
@@ -206,6 +272,7 @@ def reproduce(
     limit: int | None = None,
     epochs: int | None = None,
     encoder: str | None = None,
+    cnn_recipe: str | None = None,
     workers: int = 1,
     report_only: Annotated[bool, Parameter(negative="")] = False,
     common: Annotated[Writing, FLAT] = Writing(),
@@ -241,6 +308,9 @@ def reproduce(
         Epochs of every network, if other than the scale's.
     encoder
         Feature space, if other than the scale's: local, or clip:ID.
+    cnn_recipe
+        Recipe of the plain CNN at scale paper, if other than Adam with weight decay: paper-cifar10-cnn-no-decay or
+        paper-cifar10-cnn-sgd.
     workers
         Cases that run side by side.
     report_only
@@ -250,7 +320,17 @@ def reproduce(
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     asked = Request.checked(
-        what, scale, data, out, only, seeds=seeds, limit=limit, epochs=epochs, encoder=encoder, workers=workers
+        what,
+        scale,
+        data,
+        out,
+        only,
+        seeds=seeds,
+        limit=limit,
+        epochs=epochs,
+        encoder=encoder,
+        cnn_recipe=cnn_recipe,
+        workers=workers,
     )
     if common.dry_run:
         set_logging(common)
@@ -281,6 +361,12 @@ VERBS: dict[str, Callable[..., Outcome]] = {
     "apply": apply,
     "train": train,
     "verify": verify,
+    "export": export,
+    "keygen": keygen,
+    "sign": sign,
+    "grant": grant,
+    "recipients": recipients,
+    "rekey": rekey,
     "audit": audit,
     "compare": compare,
     "report": report,
@@ -289,6 +375,7 @@ VERBS: dict[str, Callable[..., Outcome]] = {
     "env": env,
     "federated": federated,
     "request": request,
+    "fulfil": fulfil,
     "reproduce": reproduce,
 }
 """Every command by name."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from uge.data.formats import cifar, folder, hub, npz, parquet, part, photos, published, webdataset
+from uge.data.formats import cifar, folder, hub, npz, parquet, part, photos, published, sealed, webdataset
 from uge.data.formats.base import COLUMNS, SAME_SPLIT, Columns, Splits, UnlabelledError, choose_split, read_columns
 from uge.data.images import ImageSet
 from uge.errors import DataError, UsageError
@@ -26,7 +26,7 @@ FORMATS: Mapping[str, Callable[[Path], Splits | None]] = {
 }
 """Name of a format → splits of a path of that format, else None; the first format that has some opens the path."""
 EMBEDDED: Mapping[str, Callable[[], Splits]] = {"photos": photos.splits}
-SCHEMES: Mapping[str, Callable[[str], Splits]] = {"hf://": hub.splits}
+SCHEMES: Mapping[str, Callable[[str], Splits]] = {"hf://": hub.splits, sealed.SCHEME: sealed.splits}
 
 
 def load_images(
@@ -41,7 +41,8 @@ def load_images(
 
     Args:
         source: A path (image folder, Parquet, npz, CIFAR files, tar shards, a published folder),
-            ``hf://owner/name[@revision]``, or the name of the embedded set, ``"photos"``.
+            ``hf://owner/name[@revision]``, ``sealed:FOLDER`` (the originals of a published folder, where a private
+            key was given), or the name of the embedded set, ``"photos"``.
             An existing path goes before the embedded set.
         split: ``"train"``, ``"test"`` or the source's own name; a validation split stands in
             for a test split that is missing or has no labels.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from uge.data import load_images
 from uge.data.formats.base import COLUMNS
 from uge.data.formats.part import SUFFIX
+from uge.data.formats.sealed import SCHEME
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, UnknownNameError, UsageError
 from uge.files import write_json
@@ -153,11 +154,12 @@ def write_part(server: Server, source: str, images: ImageSet, rows: list[int], *
         rows: Positions of the server's images among them.
         limit: Number of training images that were read of the source.
     """
-    path = Path(source).expanduser()
+    scheme = SCHEME if source.startswith(SCHEME) else ""
+    path = Path(source.removeprefix(scheme)).expanduser()
     write_json(
         server.part,
         {
-            "source": str(path.resolve()) if path.exists() else source,
+            "source": f"{scheme}{path.resolve()}" if path.exists() else source,
             "limit": limit,
             "images": len(images),
             "classes": list(images.classes),

@@ -32,9 +32,13 @@ def save_weights(path: Path | str, network: ImageClassifier, metadata: Mapping[s
     Raises:
         StorageError: The disk is full or read-only.
     """
+    write_atomic(Path(path), weights_bytes(network, metadata), secret=True)
+
+
+def weights_bytes(network: ImageClassifier, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Bytes of a safetensors file with a network's weights and buffers; see :func:`save_weights`."""
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    content = stable_safetensors(safetensors.torch.save(state, {**(metadata or {}), **describe(network)}))
-    write_atomic(Path(path), content, secret=True)
+    return stable_safetensors(safetensors.torch.save(state, {**(metadata or {}), **describe(network)}))
 
 
 def load_weights(path: Path | str, *, values: bool = True) -> tuple[State, dict[str, str]]:

@@ -25,6 +25,7 @@ from uge.cases.case import YARDSTICK, Case, Job
 from uge.cases.material import CopyMaterial, key_recipe
 from uge.config import STANDARD_ATTACKS, AuditConfig
 from uge.data import ImageSet, load_images
+from uge.data.formats.sealed import SCHEME
 from uge.data.images import Pixels
 from uge.data.store import PixelStore
 from uge.errors import UsageError
@@ -34,11 +35,14 @@ from uge.learning.recipes import with_epochs
 from uge.names import is_keyed
 from uge.networks import check_name
 from uge.pipeline.images import read_store
+from uge.pipeline.keys import is_private_key
 from uge.pipeline.originals import clean_images, find_originals, hashes, pairs
 from uge.publishing import private_folder, read_manifest
 from uge.publishing.private import close_folder
 from uge.report.page import AuditedFolder, write_report
 from uge.runtime import Runtime
+from uge.sealing.opening import opened_by
+from uge.sealing.signature import check_owner
 from uge.session import Session
 
 PAGE = "report.html"
@@ -59,14 +63,17 @@ class AuditRun:
         clean: The originals, if they are not the train split of ``test``.
         public: Labelled images of another data set, for attacks that need some.
         keys: Key files; those in ``OUT.private`` by default. Without one there is no authorised side and no
-            distillation.
+            distillation. The private key of a recipient among them opens the sealed originals, which are ``clean``
+            then by default.
         trust_plugins: Allows keys to name code that is then run as their network.
         folder: Audit folder; ``OUT.audit`` by default. Finished cases in it are not run again.
+        owner: Key that must have signed ``out``; without one, opening originals warns.
 
     Raises:
         UsageError: A setting is wrong, an attack asked for by name needs what is not there, or another process is
             writing the audit folder.
         DataError: The images cannot be used, or do not belong together.
+        IntegrityError: ``owner`` did not sign the folder, or the originals are not those that were sealed.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class AuditRun:
         keys: Sequence[Path] = (),
         trust_plugins: bool = False,
         folder: Path | None = None,
+        owner: str | None = None,
     ) -> None:
         self.out = out
         self.config = config
@@ -92,7 +100,15 @@ class AuditRun:
         with contextlib.ExitStack() as lock:
             if not session.dry_run:
                 lock.enter_context(locked(self.folder))
-            self._plan(test, clean, public, keys, trust_plugins)
+            private = [path for path in keys if is_private_key(path)]
+            if len(private) > 1:
+                raise UsageError(f"expected one private key that opens the originals, got {len(private)}; give one")
+            if private and clean is None:
+                clean = f"{SCHEME}{out}"
+            if owner is not None:
+                check_owner(out, owner)
+            with opened_by(private[0] if private else None, owner):
+                self._plan(test, clean, public, [path for path in keys if path not in private], trust_plugins)
             self._lock = lock.pop_all()
 
     def _plan(

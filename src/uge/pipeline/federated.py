@@ -13,13 +13,14 @@ from uge.cases.case import Data
 from uge.cases.material import CopyMaterial
 from uge.config import ProtectConfig, PublishConfig
 from uge.data import load_images
+from uge.data.formats.sealed import OPENER
 from uge.data.images import ImageSet
 from uge.errors import DataError, UsageError
 from uge.federated.columns import columns, run_columns, tabulate, union_material
 from uge.federated.flower import check_flower, federated_averaging
 from uge.federated.parts import Server, split_rows, write_part
 from uge.federated.settings import Federation
-from uge.files import JSON, fingerprint, recover, storage_errors, write_json, writes
+from uge.files import JSON, fingerprint, recover, storage_errors, write_atomic, write_json, writes
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS, ImagesInfo
 from uge.methods.authorized import split_names
@@ -28,9 +29,10 @@ from uge.pipeline.audit import PAGE, judge
 from uge.pipeline.images import warn_of_copy
 from uge.pipeline.originals import clean_images
 from uge.pipeline.private_folder import DONE, FEDERATION, FederationFolder, key_path, with_seed, write_keys
+from uge.pipeline.seal import check_sealing
 from uge.publishing import create_private, private_folder, read_manifest
 from uge.publishing.private import close_contents
-from uge.requests.configure import check_fits, describe_requests, with_requests
+from uge.requests.configure import check_fits, describe_requests, show_requests, split_requests, with_requests
 from uge.requests.request import Request, theta0_file
 from uge.runtime import stream_seed
 from uge.session import Session
@@ -65,7 +67,8 @@ def run_federated(
         test: Clean test images of all classes.
         config: Protection by every server, for one authorised network; its recipe is that of all networks.
         federation: Servers, split, hackers, repetitions, rounds of federated averaging.
-        publishing: Layout and codec of the published parts; the default ones where not given.
+        publishing: Layout, codec and recipients of the published parts; the default ones where not given. Each server
+            seals its own originals, for itself and for ``publishing.to``, such as the key of the global server.
         limit_test: Number of test images, the first ones.
         recipes: Recipes of hackers by network, where other than the recipe of all.
         session: Device, progress; resumes, overwrites, or only says what would be done.
@@ -84,6 +87,9 @@ def run_federated(
     for name in hackers:
         check_name(name)
     given = config
+    config, originals = split_requests(config)
+    if originals:
+        raise UsageError("a federation makes copies for networks, got a request for originals; give --to its key")
     config, requests = with_requests(config)
     method = METHODS[config.method]
     if len(split_names(config.authorized)) != 1 or not method.authorizes:
@@ -92,11 +98,13 @@ def run_federated(
             f"a federation protects for one global network, got --authorized {config.authorized} and --method "
             f"{config.method}; name one network and a method that protects for it ({fitting})"
         )
+    check_sealing(publishing)
     if federation.rounds:
         check_flower()
     warn_of_copy(source)
     images = load_images(source, split="train", limit=config.limit).check_trainable()
     check_fits(config, requests, ImagesInfo.of(images))
+    show_requests(requests, session.progress, pinned=bool(config.expect_signer))
     tests = clean_images(test, images, limit_test)
     seed = stream_seed(config.seed, "federated")
     parts = split_rows(images.labels, federation.servers, federation.split, alpha=federation.alpha, seed=seed)
@@ -187,7 +195,12 @@ def _request(
             for file in (path, theta0_file(path, request)):
                 shutil.copy(file, received)
         settings["for"] = [f"{REQUEST}/{RECEIVED}/{path.name}"]
-    write_json(folder / SETTINGS, {**settings, **publishing.model_dump(exclude_defaults=True)})
+        settings["expect-signer"] = [request.record.key_sha256]
+    recipients = check_sealing(publishing)
+    for name, recipient in recipients.items():
+        write_atomic(create_private(folder / RECEIVED) / f"{name}.pub", f"{recipient.text}\n")
+    sealing = {"to": [f"{REQUEST}/{RECEIVED}/{name}.pub" for name in recipients]} if recipients else {}
+    write_json(folder / SETTINGS, {**settings, **publishing.model_dump(exclude_defaults=True), **sealing})
     close_contents(folder)
 
 
@@ -205,6 +218,8 @@ def _protect(place: Path, server: Server, session: Session) -> None:
     part, published = (str(path.relative_to(place)) for path in (server.part, server.published))
     command = [sys.executable, "-m", "uge", "protect", part, published, "--config", f"{REQUEST}/{SETTINGS}", "--resume"]
     command += ["--device", str(session.runtime.device), "--precision", session.runtime.precision, "--quiet"]
+    opener = OPENER.get()
+    command += ["--source-key", str(opener.key.resolve())] if opener else []
     done = subprocess.run(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         said = done.stderr.strip().splitlines()

@@ -10,14 +10,14 @@ from uge.files import read_json, recover
 from uge.networks import load_weights, weights_hash
 from uge.pipeline.private_folder import DONE, STATE
 from uge.publishing import read_manifest
-from uge.requests.request import read_request
+from uge.publishing.fulfilment import is_fulfilment, read_fulfilment
+from uge.requests.configure import read_any_request
 
 
 def inspect(target: str) -> dict[str, Any]:
     """Describe a published folder, an audit, a federation, a request, a weights file, or any image source.
 
     Raises:
-        MissingExtraError: It is a request, and the library ``cryptography`` is not installed.
         UsageError: Nothing is there, or it is a request that was changed after it was signed.
         WeightsError: It is a request whose θ0 is missing or another.
         DataError: It is of no known kind, or damaged.
@@ -26,12 +26,16 @@ def inspect(target: str) -> dict[str, Any]:
     for place in (path, path.parent):
         recover(place)
     if (path / "manifest.json").is_file() and not (path / "cases").is_dir():
-        return {"kind": "published folder", **read_manifest(path).model_dump(mode="json", exclude={"files"})}
+        manifest = read_manifest(path)
+        about = manifest.model_dump(mode="json", exclude={"files", "sealed"})
+        return {"kind": "published folder", **about, "sealed": manifest.sealed and manifest.sealed.summary()}
     for kind, file in (("audit", path / "summary.json"), ("federation", path / "federated.json")):
         if file.is_file():
             return {"kind": kind, **read_json(file)}
+    if is_fulfilment(path):
+        return {**read_fulfilment(path).model_dump(mode="json"), "kind": "fulfilled request"}
     if path.is_file() and path.suffix == ".json":
-        request = read_request(path)
+        request = read_any_request(path)
         return {
             "kind": "request",
             **request.model_dump(mode="json"),

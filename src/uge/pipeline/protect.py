@@ -19,11 +19,18 @@ from uge.methods import METHODS, ImagesInfo, Perturbation, Task
 from uge.networks import ImageClassifier, weights_hash
 from uge.pipeline.images import publish_stream, read_store, warn_of_copy
 from uge.pipeline.private_folder import STATE, PrivateFolder, key_path, with_seed, write_keys
-from uge.pipeline.seal import check_sealing, sealed_only_images, sealing_of
+from uge.pipeline.seal import asked_recipients, check_sealing, sealed_only_images, sealing_of
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
 from uge.publishing.private import close_contents, keep_claims
-from uge.requests.configure import check_fits, describe_requests, mark_requests, with_requests
+from uge.requests.configure import (
+    check_fits,
+    describe_requests,
+    mark_requests,
+    show_requests,
+    split_requests,
+    with_requests,
+)
 from uge.session import Session
 
 
@@ -73,16 +80,21 @@ class ProtectRun:
             self._lock = lock.pop_all()
 
     def _read(self, config: ProtectConfig) -> None:
+        config, self.originals = split_requests(config)
         self.config, self.requests = with_requests(config)
         self.method = METHODS[config.method]
         self.budget = self.method.budget(self.config)
         self.method.check(self.config)
-        self.recipients = check_sealing(self.publishing)
+        self.asked = asked_recipients(self.originals)
+        self.recipients = check_sealing(self.publishing, self.asked)
         warn_of_copy(self.source)
         self.images = _trainable(load_images(self.source, split="train", limit=config.limit), config.limit)
         self.sealed_only = sealed_only_images(self.source, self.publishing, self.images)
         self.info = ImagesInfo.of(self.images)
         check_fits(self.config, self.requests, self.info)
+        show_requests(
+            [*self.requests, *self.originals.values()], self.session.progress, pinned=bool(self.config.expect_signer)
+        )
         self.private = PrivateFolder(self.out, self.images.root, self.session)
         self.stated = self.config
         self.config = with_seed(self.config, self.private.folder / STATE, resume=self.private.resuming)
@@ -128,6 +140,7 @@ class ProtectRun:
             {
                 "config": self.config.model_dump(mode="json"),
                 "publishing": self.publishing.model_dump(mode="json"),
+                "to": {name: recipient.text for name, recipient in self.recipients.items()},
                 "data": self.task.store.digest() if self.method.reads_store else self.info.digest,
                 "ids": list(self.images.ids),
                 "theta0": [weights_hash(network) for network in self.networks],
@@ -155,7 +168,7 @@ class ProtectRun:
 
     def _publish(self) -> Manifest:
         write_keys(self.private.folder, self.networks, self.config.recipe)
-        sealing = sealing_of(self.publishing, self.private.folder)
+        sealing = sealing_of(self.publishing, self.private.folder, self.asked)
         close_contents(self.private.folder)
         perturbation = self.method.perturb(self.task)
         digest = hashlib.sha256()

@@ -10,34 +10,46 @@ from pathlib import Path
 from uge.config import PublishConfig
 from uge.data import ImageSet, load_images
 from uge.errors import DataError, UsageError, refuse
-from uge.files import Move, locked, read_bytes, storage_errors, write_atomic
+from uge.files import Move, locked, read_bytes, storage_errors, write_atomic, write_json
 from uge.publishing import Manifest, private_folder
-from uge.publishing.private import CLAIMS, MODE, OWNER_KEY, keep_claims
+from uge.publishing.private import CLAIMS, MODE, OWNER_KEY, PUBLIC_KEYS, keep_claims
+from uge.requests.originals import OriginalsRequest
+from uge.requests.signed import recipient_of
 from uge.sealing import OWNER, Recipient, Sealing, make_identity, parse_recipients, read_identity
 from uge.sealing.age import library
 from uge.sealing.record import RECIPIENT_NAME
+from uge.sealing.signing_key import open_identity
+from uge.sealing.writer import recipient_name
 
 log = logging.getLogger(__name__)
+NOBODY: Mapping[str, Recipient] = {}
 
 
-def check_sealing(publishing: PublishConfig) -> dict[str, Recipient]:
+def check_sealing(publishing: PublishConfig, asked: Mapping[str, Recipient] = NOBODY) -> dict[str, Recipient]:
     """Recipients that the settings name, besides the owner; empty where nothing is sealed.
+
+    Args:
+        publishing: Settings.
+        asked: More recipients by name, of requests.
 
     Raises:
         UsageError: A key is refused, two recipients have one name, settings contradict one another, or the library
             that seals is not installed.
     """
-    asked = bool(publishing.to or publishing.anonymous or publishing.keep_metadata or publishing.sealed_only)
+    settings = bool(publishing.to or publishing.anonymous or publishing.keep_metadata or publishing.sealed_only)
     refuse(
         {
+            "a request asks for the originals, which --no-seal leaves out; give one or the other": (
+                bool(asked) and not publishing.seal
+            ),
             "--to, --anonymous, --keep-metadata and --sealed-only are about sealed originals, which --no-seal leaves "
-            "out; give one or the other": asked and not publishing.seal
+            "out; give one or the other": settings and not publishing.seal,
         }
     )
     if not publishing.seal:
         return {}
     library()
-    named: dict[str, Recipient] = {}
+    named: dict[str, Recipient] = dict(asked)
     for text in publishing.to:
         (recipient,) = parse_recipients(text)
         name = recipient_name(text, recipient)
@@ -48,27 +60,34 @@ def check_sealing(publishing: PublishConfig) -> dict[str, Recipient]:
     return named
 
 
-def recipient_name(text: str, recipient: Recipient) -> str:
-    """Name of a recipient: that of its key's file, else the first digits of the key's fingerprint."""
-    if Path(text).is_file():
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(text).name.split(".")[0]).strip("._-")
-        if re.fullmatch(RECIPIENT_NAME, name):
-            return name
-    return f"key-{recipient.fingerprint[:8]}"
+def asked_recipients(originals: Mapping[Path, OriginalsRequest]) -> dict[str, Recipient]:
+    """Recipients that requests for originals name, each called as the request's file.
+
+    Raises:
+        UsageError: A file's name is none for a recipient, two are alike, or a key cannot be used.
+    """
+    asked: dict[str, Recipient] = {}
+    for path, request in originals.items():
+        name = path.stem
+        if name in asked or name == OWNER or not re.fullmatch(RECIPIENT_NAME, name):
+            raise UsageError(f"the request {path} gives its recipient a name that cannot be used; rename the file")
+        asked[name] = recipient_of(path, request)
+    return asked
 
 
-def sealing_of(publishing: PublishConfig, private: Path) -> Sealing | None:
-    """Recipients of a publication; the owner's key is made in the private folder unless it is there.
+def sealing_of(publishing: PublishConfig, private: Path, asked: Mapping[str, Recipient] = NOBODY) -> Sealing | None:
+    """Recipients and signer of a publication; the owner's keys are made unless they are there.
 
     Args:
         publishing: Settings, see :func:`check_sealing`.
-        private: The private folder, which exists.
+        private: The private folder, which exists. It keeps the public keys of all recipients by name.
+        asked: More recipients by name, of requests.
 
     Raises:
         UsageError: See :func:`check_sealing`; or the owner's key cannot be read.
         StorageError: It cannot be written.
     """
-    named = check_sealing(publishing)
+    named = check_sealing(publishing, asked)
     if not publishing.seal:
         return None
     path = private / OWNER_KEY
@@ -85,7 +104,8 @@ def sealing_of(publishing: PublishConfig, private: Path) -> Sealing | None:
                 "recipients are numbered, but a file that is wrapped to an ssh key has a tag by which anybody who "
                 "knows that public key finds it; ask for an age key (uge keygen) where this must stay unknown"
             )
-    return Sealing(everyone, publishing.keep_metadata)
+    write_json(private / PUBLIC_KEYS, {name: recipient.text for name, recipient in everyone.items()})
+    return Sealing(everyone, publishing.keep_metadata, open_identity(publishing.identity))
 
 
 @contextlib.contextmanager
@@ -115,7 +135,7 @@ def owners_folder(
             keep_claims(secret, manifest)
             if not private.exists():
                 return [(secret, private)]
-            return [(secret / name, private / name) for name in (OWNER_KEY, CLAIMS)]
+            return [(secret / name, private / name) for name in (OWNER_KEY, PUBLIC_KEYS, CLAIMS)]
 
         yield sealing_of(publishing, secret), finish
 

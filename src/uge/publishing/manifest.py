@@ -18,13 +18,14 @@ from uge.files import (
     LARGEST,
     UnreadableError,
     code_version,
+    file_sha256,
     parse,
     read_json,
     read_text,
     recover,
     write_atomic,
 )
-from uge.sealing.record import SealedRecord
+from uge.sealing.record import RECIPIENTS, SealedRecord
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -221,6 +222,18 @@ def created_date(given: str | None) -> str | None:
         raise UsageError(
             f"SOURCE_DATE_EPOCH must be whole seconds since 1970, got '{epoch}'; correct or unset it"
         ) from None
+
+
+def signed_digests(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """sha256 of the files that an owner signs: the manifest, and every recipient's file.
+
+    Args:
+        folder: Folder in which the manifest lies.
+        manifest: The same, with the digests of the others.
+    """
+    recipients = {} if manifest.sealed is None else manifest.sealed.recipients
+    wrapped = {f"{RECIPIENTS}/{name}.age": record.sha256 for name, record in recipients.items()}
+    return {MANIFEST: file_sha256(folder / MANIFEST), **wrapped}
 
 
 def is_published(folder: Path) -> bool:

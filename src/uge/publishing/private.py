@@ -13,6 +13,7 @@ from uge.publishing.manifest import MANIFEST, Manifest
 log = logging.getLogger(__name__)
 MODE = 0o700
 OWNER_KEY = "owner.agekey"
+PUBLIC_KEYS = "recipients.json"
 """File in a private folder by which the owner opens sealed originals."""
 CLAIMS = "published.json"
 """Digests of the published manifest in a private folder: of the whole, and of every field."""

@@ -13,21 +13,27 @@ def training_guide(manifest: Manifest) -> str:
     """The page in Markdown; for a network of this package it holds a script of at most 20 lines.
 
     The script reads the folder, starts at the key, trains by the recipe in the manifest and measures on clean images.
+    Where originals are sealed, two more scripts of at most 10 lines open them, with this package and without it.
     """
     manifest = shown_on_pages(manifest)
     title = f"# Train on {' '.join(manifest.name.split())}, a protected copy\n\n"
+    return title + _copy_guide(manifest) + (_ORIGINALS if manifest.sealed else "")
+
+
+def _copy_guide(manifest: Manifest) -> str:
+    """Part of the page on the published images."""
     if not manifest.authorized:
-        return title + _NO_KEY
+        return _NO_KEY
     lines = script(manifest)
     if not lines:
-        return title + _WITH_UGE
+        return _WITH_UGE
     first = manifest.authorized[0]
     files = [
         f"- `{record.id}.key.safetensors`, the initial weights of {record.network} (sha256 of the tensors "
         f"`{record.weights_sha256}`), and `{record.id}.network.py`, its definition in plain PyTorch"
         for record in manifest.authorized
     ]
-    return title + _GUIDE.format(
+    return _GUIDE.format(
         files="\n".join(files),
         id=first.id,
         network=first.network,
@@ -190,4 +196,45 @@ Save `{id}.network.py` as `network.py` beside the script and the key file. Neith
 _KEYED_NOTE = """\
 - In evaluation mode this network gives no answer (equal logits) for published images; measure on clean ones.
 - Augment by crops and flips only: rotation and changes of colour put the key out of line.
+"""
+
+_ORIGINALS = """
+## Open the originals
+
+The original images are sealed in this folder, encrypted, for the recipients in `recipients/`. The private key of one
+of them opens them; then any network trains on them with any program. Check first that the folder comes from its owner
+and that every original opens:
+
+    uge verify published --key me.agekey --signed-by FINGERPRINT
+
+With `uge`, where this folder is called `published` and the private key `me.agekey`:
+
+```python
+import uge
+from torch.utils.data import DataLoader
+originals = uge.open("published", key="me.agekey")
+for images, labels in DataLoader(originals.torch(), 128, shuffle=True):
+    print(images.shape, images.dtype, labels.shape)
+```
+
+`originals.torch(transform)` takes the transforms of torchvision, `originals.hf()` is a set of Hugging Face `datasets`,
+and `uge export published originals --key me.agekey` writes image files.
+
+Without `uge`, by the program `age` and by `pyarrow`; write your own file name for `recipients/me.age`:
+
+```python
+import hmac, json, struct, subprocess, pyarrow.parquet as pq, pyarrow.parquet.encryption as pe
+sealed = json.load(open("published/manifest.json", encoding="utf8"))["sealed"]
+secret = subprocess.check_output(["age", "-d", "-i", "me.agekey", "published/recipients/me.age"])
+for shard in sealed["shards"]:
+    texts = [text.encode() for text in ("uge-sealed-1", "file", sealed["data_set"], shard["path"])]
+    info = b"".join(struct.pack(">I", len(part)) + part for part in (*texts, bytes.fromhex(shard["salt"])))
+    key = hmac.digest(hmac.digest(bytes(32), secret, "sha256"), info + b"\\1", "sha256")
+    opener = pe.create_decryption_properties(key)
+    for row in pq.read_table("published/" + shard["path"], decryption_properties=opener).to_pylist():
+        print(shard["split"], row["id"], row["label"], len(row["image"]))
+```
+
+`row["image"]` holds the bytes of an image file, which `PIL.Image.open(io.BytesIO(row["image"]))` reads. Names of the
+classes are in `manifest.json`, and `docs/sealed.md` of `uge` describes the format.
 """

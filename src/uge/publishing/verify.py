@@ -28,6 +28,7 @@ from uge.publishing.stream import batches, ordered_map
 from uge.publishing.verify_sealed import SealedRows, check_files
 from uge.publishing.writer import PAGES
 from uge.sealing import Identity, read_identity
+from uge.sealing.signature import SIGNATURE, Signed, check, unpinned
 
 PROBLEM_LIMIT = 1000
 RANGE_PROBES = 8  # Images whose range of values is looked at.
@@ -52,6 +53,7 @@ class Verification:
         problems: One sentence per deviation, each naming its file; empty if all is well.
         not_compared: One sentence for each comparison that could not be made.
         opened: Number of sealed originals that were opened and authenticated.
+        signed_by: Fingerprint of the key that signed the manifest; None where it is not signed, or not by that.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class Verification:
     problems: tuple[str, ...] = ()
     not_compared: tuple[str, ...] = ()
     opened: int = 0
+    signed_by: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -83,6 +86,7 @@ def verify(
     against: ImageSet | None = None,
     private: Path | None = None,
     key: Identity | None = None,
+    signed_by: str | None = None,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> Verification:
@@ -98,6 +102,7 @@ def verify(
         private: Its private folder, with the digests of every field of the manifest; ``OUT.private`` by default.
         key: Private key that opens the sealed originals: every row group is opened, the public pixels are compared
             with the digests that were sealed, and the originals with ``against``.
+        signed_by: Key that must have signed the manifest: its fingerprint, or a file with it.
         workers: Threads that decode.
         progress: Called with the number of images checked so far.
 
@@ -105,8 +110,8 @@ def verify(
         The findings. Ask ``ok`` or call ``raise_for_problems``.
 
     Raises:
-        UsageError: There is no such folder, a newer version published it, or ``private`` has no such digests; or
-            nothing is sealed, or ``key`` is that of no recipient.
+        UsageError: There is no such folder, a newer version published it, ``private`` has no such digests, nothing is
+            sealed, ``key`` is that of no recipient, or ``signed_by`` is no fingerprint.
         DataError: An original cannot be read, or the digests are damaged.
     """
     try:
@@ -117,12 +122,20 @@ def verify(
     if private is not None and changed is None:
         raise UsageError(f"{private} has no {CLAIMS}, the digests of a manifest; give the private folder of {folder}")
     problems = list(changed or ())
+    signed: Signed | None = None
+    try:
+        signed = check(folder, signed_by)
+    except IntegrityError as error:
+        problems += error.problems
     _check_claims(manifest, against, problems)
     sound = _check_files(folder, manifest, problems.append)
-    not_compared = _check_pages(folder, manifest, sound, problems.append, proven=changed == [])
-    if changed is None:
+    pinned = signed is not None and signed_by is not None
+    not_compared = _check_pages(folder, manifest, sound, problems.append, proven=pinned or changed == [])
+    if changed is None and signed_by is None:
         not_compared.append(
             f"{MANIFEST} is not signed, and was not compared with what was published; give its --private folder"
+            if signed is None
+            else unpinned(folder, signed, "--signed-by")
         )
     check_files(folder, manifest, sound, problems.append)
     originals = None if key is None else SealedRows(folder, key, against, problems.append)
@@ -156,11 +169,17 @@ def verify(
         tuple(problems),
         tuple(not_compared),
         opened=0 if originals is None else originals.count,
+        signed_by=None if signed is None else signed.fingerprint,
     )
 
 
 def run_verify(
-    out: Path, against: str | None, progress: Display, private: Path | None = None, key: Path | None = None
+    out: Path,
+    against: str | None,
+    progress: Display,
+    private: Path | None = None,
+    key: Path | None = None,
+    signed_by: str | None = None,
 ) -> dict[str, Any]:
     """Check a published folder as ``uge verify`` does.
 
@@ -170,11 +189,12 @@ def run_verify(
         progress: Shows images.
         private: Its private folder; ``OUT.private`` by default.
         key: File of a private key that opens the sealed originals.
+        signed_by: Key that must have signed the manifest: its fingerprint, or a file with it.
 
     Returns:
         ``count``, ``sealed`` (names of the recipients; None where nothing is sealed), ``opened`` (number of originals),
-        ``measured``, ``problems`` (one sentence per deviation, each naming its file) and ``not_compared``
-        (one for each comparison that could not be made).
+        ``measured``, ``problems`` (one sentence per deviation, each naming its file), ``not_compared`` (one for each
+        comparison that could not be made) and ``signed_by`` (fingerprint; None without a signature).
     """
     identity = None if key is None else read_identity(key)
     try:
@@ -187,6 +207,7 @@ def run_verify(
             "measured": None,
             "problems": error.problems,
             "not_compared": [],
+            "signed_by": None,
         }
     originals = None if against is None else load_images(against, split=manifest.split)
     with progress.stage("verify") as on_progress:
@@ -195,6 +216,7 @@ def run_verify(
             against=originals,
             private=private,
             key=identity,
+            signed_by=signed_by,
             progress=lambda done: on_progress(done, manifest.count, {}),
         )
     if result.ok:
@@ -207,6 +229,7 @@ def run_verify(
         "measured": result.measured and result.measured.model_dump(mode="json"),
         "problems": list(result.problems),
         "not_compared": list(result.not_compared),
+        "signed_by": result.signed_by,
     }
 
 
@@ -230,7 +253,7 @@ def _check_files(folder: Path, manifest: Manifest, problem: Problem) -> frozense
         else:
             sound.add(record.path)
         listed.add(record.path)
-    for name in sorted(set(files) - listed - {MANIFEST}):
+    for name in sorted(set(files) - listed - {MANIFEST, SIGNATURE}):
         problem(_unwanted(name, "is not listed in manifest.json; remove it"))
     for name in sorted(name for name, path in files.items() if holds_private_key(path)):
         problem(f"{name} holds a private key; never publish it, and take a new key where it was public")

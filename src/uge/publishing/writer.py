@@ -29,12 +29,14 @@ from uge.publishing.manifest import (
     SizeRecord,
     created_date,
     is_published,
+    signed_digests,
 )
 from uge.publishing.quality import Change, Tally, compare, ssim_positions
 from uge.publishing.stream import batches, ordered_map
 from uge.publishing.training_guide import training_guide
 from uge.sealing.originals import original_bytes
 from uge.sealing.shards import SealedRow, pixels_sha256
+from uge.sealing.signature import write_signature
 from uge.sealing.writer import Sealing, SealWriter
 
 Protected: TypeAlias = tuple[int, Pixels | Strips, Pixels | Strips]
@@ -150,6 +152,8 @@ def publish(
         pages = (file_record(folder, name) for name, _ in PAGES)
         manifest = manifest.model_copy(update={"files": (*pages, *files)})
         manifest.write(folder)
+        if sealing is not None and sealing.signer is not None:
+            write_signature(folder, signed_digests(folder, manifest), sealing.signer)
     return manifest
 
 

@@ -5,22 +5,56 @@ from pathlib import Path
 
 from uge.config import ProtectConfig
 from uge.errors import UsageError, refuse
+from uge.files import JSON
 from uge.methods import METHODS, ImagesInfo, method_for
 from uge.names import is_keyed
 from uge.networks import load_weights, weights_hash
+from uge.progress import Display
 from uge.publishing import Provenance
+from uge.requests.originals import KIND as ORIGINALS
+from uge.requests.originals import OriginalsRequest, read_originals_request
 from uge.requests.request import Request, read_request, theta0_file
+from uge.requests.signed import SignedRequest, check_signer, read_raw, signer_words
+
+
+def read_any_request(path: Path) -> Request | OriginalsRequest:
+    """Read a request of any kind; see :func:`read_request` and :func:`read_originals_request`."""
+    return read_originals_request(path) if _kind(path) == ORIGINALS else read_request(path)
+
+
+def _kind(path: Path) -> str:
+    return str(read_raw(path).get("kind"))
+
+
+def split_requests(config: ProtectConfig) -> tuple[ProtectConfig, dict[Path, OriginalsRequest]]:
+    """Read the requests for originals that a configuration names, and check the signers of all requests.
+
+    Returns:
+        The configuration with the requests for networks alone, and those for originals by their file.
+
+    Raises:
+        UsageError: A request is refused, or signed by a key that is not expected.
+    """
+    if config.expect_signer and not config.requests:
+        raise UsageError("--expect-signer pins the signer of a request; give the request with --for")
+    originals: dict[Path, OriginalsRequest] = {}
+    for path in config.requests:
+        if _kind(path) == ORIGINALS:
+            originals[path] = read_originals_request(path)
+            check_signer(path, originals[path], config.expect_signer)
+    networks = tuple(path for path in config.requests if path not in originals)
+    return config.model_copy(update={"requests": networks}), originals
 
 
 def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, ...]]:
-    """Read the requests that a configuration names; they determine the authorised networks.
+    """Read the requests for networks that a configuration names; they determine the authorised networks.
 
     Returns:
         The configuration with networks, weights and recipe of the requests, and the requests; unchanged without any.
 
     Raises:
-        UsageError: A request is refused (:func:`read_request`), they differ in recipe or shape, do not go with the
-            method, or networks are named besides them.
+        UsageError: A request is refused (:func:`read_request`) or signed by a key that is not expected, they differ
+            in recipe or shape, do not go with the method, or networks are named besides them.
     """
     if not config.requests:
         return config, ()
@@ -32,6 +66,8 @@ def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, 
         if getattr(config, flag) != getattr(default, flag):
             raise UsageError(f"with --for the request names network and recipe; leave out --{flag.replace('_', '-')}")
     requests = tuple(read_request(path) for path in config.requests)
+    for path, request in zip(config.requests, requests, strict=True):
+        check_signer(path, request, config.expect_signer)
     first = requests[0]
     for path, request in zip(config.requests, requests, strict=True):
         other_kind = (
@@ -62,6 +98,20 @@ def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, 
             "recipe": first.recipe,
         }
     ), requests
+
+
+def show_requests(requests: Sequence[SignedRequest], display: Display, *, pinned: bool) -> None:
+    """Show what requests ask for and the keys that signed them, before work starts.
+
+    Args:
+        requests: The requests.
+        display: Shows the lines.
+        pinned: False shows the keys even where a display is to be quiet, since only people can compare them.
+    """
+    for request in requests:
+        display.note(request.words)
+        show = display.note if pinned else display.alert
+        show(signer_words(request.id, request.record.key_sha256))
 
 
 def _key_hash(file: Path) -> str:
@@ -107,13 +157,15 @@ def mark_requests(provenance: Provenance, requests: Sequence[Request]) -> Proven
     )
 
 
-def describe_requests(requests: Sequence[Request]) -> list[dict[str, str]]:
-    """Id, date, network and key fingerprint of each request, for people to compare."""
+def describe_requests(requests: Sequence[Request]) -> list[JSON]:
+    """Id, date, network, recipe and key fingerprint of each request, for people to compare."""
     return [
         {
             "id": request.id,
             "created": request.created,
             "network": request.network,
+            "size": request.size,
+            "recipe": request.recipe.json_dict(),
             "key_sha256": request.record.key_sha256,
         }
         for request in requests

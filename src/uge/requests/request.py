@@ -1,35 +1,18 @@
 """A receiver's signed request for a copy made for one network, and the owner's check of it (scenario III).
 
-A request is a small JSON file beside θ0. It is signed with the receiver's identity, an Ed25519 key (RFC 8032), over
-its canonical JSON, so that both sides need only compare the fingerprint of one public key over another channel.
+A request is a small JSON file beside θ0.
 """
 
-import hashlib
 import logging
-import os
 import secrets
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from torch import Tensor
 
-from uge.config import first_problem
-from uge.errors import DataError, MissingExtraError, UsageError, WeightsError
-from uge.files import (
-    canonical_json,
-    check_output,
-    file_sha256,
-    fingerprint,
-    locked,
-    read_bytes,
-    read_json,
-    recover,
-    storage_errors,
-    write_json,
-    writes,
-)
+from uge.errors import UsageError, WeightsError
+from uge.files import check_output, file_sha256, locked, storage_errors, write_json, writes
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS
 from uge.names import KEYED, behind_key
@@ -46,24 +29,18 @@ from uge.networks import (
 )
 from uge.networks.plugins import is_plugin
 from uge.networks.wave_key import MOST_LEVELS, STEPS, highest_frequency
-from uge.publishing.manifest import Digest, RequestRecord, created_date
+from uge.publishing.manifest import Digest
+from uge.requests.signed import SignedRequest, check_file_name, parse_request, read_raw, signed_body
 from uge.runtime import stream_seed
+from uge.sealing.age import parse_recipients
+from uge.sealing.signing_key import default_identity, key_fingerprint, open_identity, public_bytes
 from uge.session import Session
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 log = logging.getLogger(__name__)
-
+KIND = "uge-request"
 _SECRET_BITS = 60
-_HEX = r"^[0-9a-f]{%d}$"
-_PRIME = 2**255 - 19
-_EIGHTH = 0x5FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
-_SMALL_ORDER = (0, 1, _PRIME - 1, _EIGHTH, _PRIME - _EIGHTH)
-"""y coordinates of the eight points of Ed25519 whose order divides 8."""
 _MOST_EPOCHS = 10_000
 _MOST_BATCH = 65_536
-_CONTEXT = b"uge-request-1\n"  # so that the signature can be taken for nothing else
 
 
 class Theta0(BaseModel, frozen=True, extra="forbid"):
@@ -82,39 +59,35 @@ class Theta0(BaseModel, frozen=True, extra="forbid"):
     weights_sha256: Digest
 
 
-class Request(BaseModel, frozen=True, extra="forbid"):
-    """Copy that a receiver asks for (docs/formats.md, "Request").
+class Request(SignedRequest, frozen=True, extra="forbid"):
+    """Request for a copy made for one network, or for that network trained on the originals.
 
     Attributes:
-        id: First 16 digits of the fingerprint of all other fields but the signature.
-        created: UTC date in ISO form.
         network: Architecture, ``keyed:NAME`` or ``NAME``.
         classes: Number of classes.
         channels: Colour channels.
         size: Side length for training, in pixels.
         recipe: How the receiver will train.
         theta0: Initial parameters.
-        public_key: Ed25519 public key, 32 bytes in hexadecimal.
-        signature: Of the canonical JSON of all other fields, 64 bytes in hexadecimal.
     """
 
     kind: Literal["uge-request"] = "uge-request"
-    schema_version: Literal[1] = 1
-    id: Annotated[str, Field(pattern=_HEX % 16)]
-    created: str
     network: str
     classes: Annotated[int, Field(ge=2, le=100_000)]
     channels: Literal[1, 3]
     size: Annotated[int, Field(ge=16, le=4096)]
     recipe: Recipe
     theta0: Theta0
-    public_key: Annotated[str, Field(pattern=_HEX % 64)]
-    signature: Annotated[str, Field(pattern=_HEX % 128)]
 
     @property
-    def record(self) -> RequestRecord:
-        """Record of the request for a manifest."""
-        return RequestRecord(id=self.id, key_sha256=key_fingerprint(self.public_key))
+    def words(self) -> str:
+        """Sentence on the network, sizes and recipe that are asked for, to be shown before work starts."""
+        recipe = self.recipe
+        return (
+            f"request {self.id} asks for {_words(self.network, self.classes, self.channels, self.size)}, "
+            f"{recipe.epochs} epochs in batches of {recipe.batch_size} with {recipe.optimizer} at rate {recipe.lr:g}, "
+            f"θ0 of {self.theta0.bytes:,} bytes"
+        )
 
 
 @writes("out")
@@ -129,6 +102,7 @@ def write_request(
     recipe: Recipe,
     seed: int | None,
     weights: Path | None,
+    to: str | None = None,
     identity: Path | None,
     session: Session,
 ) -> dict[str, Any]:
@@ -145,6 +119,8 @@ def write_request(
         seed: Makes θ0; a secret random one by default, since the key can be made from it.
         weights: Safetensors file with θ0 instead of a seed; for a keyed network also one of the architecture behind
             the key, which then gets a fresh key in front.
+        to: Public key, or a file with it, to which :mod:`uge.pipeline.fulfil` seals trained weights; None where the
+            owner is asked for a copy only.
         identity: The receiver's private key (PEM); made where it does not exist.
         session: Overwriting, and whether to write at all.
 
@@ -154,11 +130,9 @@ def write_request(
     Raises:
         UsageError: A name, number or file is wrong, or the network is a plug-in.
         WeightsError: The wave key is one that :func:`read_request` refuses.
-        MissingExtraError: The library ``cryptography`` is not installed.
         OutputExistsError: One of the files exists.
     """
-    if out.suffix != ".json":
-        raise UsageError(f"expected a file name that ends in .json for the request, got {out}; name it {out.name}.json")
+    check_file_name(out)
     theta0_path = out.with_name(f"{out.stem}.theta0.safetensors")
     for path in (out, theta0_path):
         check_output(path, overwrite=session.overwrite)
@@ -166,6 +140,7 @@ def write_request(
     _check_network(name, "ask")
     theta0 = _theta0(name, classes, size, channels, seed, weights)
     _check_key(theta0, weights or "θ0")
+    recipient = None if to is None else parse_recipients(to)[0]
     identity = identity or default_identity()
     places: dict[str, Any] = {"request": str(out), "weights": str(theta0_path), "identity": str(identity)}
     shape = {"network": name, "classes": classes, "channels": channels, "size": size, "recipe": recipe.json_dict()}
@@ -177,23 +152,16 @@ def write_request(
         secret = folder / theta0_path.name
         save_weights(secret, theta0, {"recipe": recipe.model_dump_json()})
         secret.chmod(0o600)
-        body: dict[str, Any] = {
-            "kind": "uge-request",
-            "schema_version": 1,
-            "created": created_date(None) or datetime.now(UTC).date().isoformat(),
-            **shape,
-            "theta0": {
-                "file": theta0_path.name,
-                "bytes": secret.stat().st_size,
-                "sha256": file_sha256(secret),
-                "weights_sha256": weights_hash(theta0),
-            },
-            "public_key": key.public_key().public_bytes_raw().hex(),
+        start = {
+            "file": theta0_path.name,
+            "bytes": secret.stat().st_size,
+            "sha256": file_sha256(secret),
+            "weights_sha256": weights_hash(theta0),
         }
-        body["id"] = _id(body)
-        write_json(folder / out.name, sign(key, body))
+        body = signed_body(KIND, key, {**shape, "theta0": start}, recipient)
+        write_json(folder / out.name, body)
         hold.exchange([(secret, theta0_path), (folder / out.name, out)])
-    return {**places, **body, "fingerprint": key_fingerprint(body["public_key"])}
+    return {**places, **body, "fingerprint": key_fingerprint(public_bytes(key))}
 
 
 def _check_network(name: str, verb: str) -> None:
@@ -221,37 +189,21 @@ def _theta0(
     return network
 
 
-def _id(body: dict[str, Any]) -> str:
-    return fingerprint({name: value for name, value in body.items() if name not in ("id", "signature")})[:16]
-
-
 def read_request(path: Path) -> Request:
     """Read a request and check its signature, its form and the θ0 beside it.
 
     Raises:
-        MissingExtraError: The library ``cryptography`` is not installed.
         UnknownNameError: It asks for a network that this version does not know.
         UsageError: It is no request, was changed after it was signed, has a wrong id, or asks for a plug-in network.
         WeightsError: θ0 is missing, not the file that was signed, holds NaN, does not fit the architecture, or has a
             wave key that no class can be written by.
     """
-    recover(path)
-    try:
-        raw = read_json(path)
-    except DataError as error:
-        raise UsageError(f"the request {error}") from None
-    check_signature(path, raw)
-    try:
-        request = Request.model_validate(raw)
-    except ValidationError as error:
-        raise UsageError(f"{path} is no request that this version knows: {first_problem(error)}") from None
+    request = parse_request(path, read_raw(path), Request)
     if request.recipe.epochs > _MOST_EPOCHS or request.recipe.batch_size > _MOST_BATCH:
         raise UsageError(
             f"{path} asks for {request.recipe.epochs} epochs of batches of {request.recipe.batch_size}, expected at "
             f"most {_MOST_EPOCHS} and {_MOST_BATCH}; have the request made with another recipe"
         )
-    if request.id != _id(raw):
-        raise UsageError(f"the id of {path} is not the digest of its other fields; have the request made anew")
     _check_network(request.network, "be taken")
     wanted = request.theta0
     file = theta0_file(path, request)
@@ -304,89 +256,3 @@ def _words(name: str, classes: int, channels: int, size: int) -> str:
 def theta0_file(path: Path, request: Request) -> Path:
     """File of a request's θ0."""
     return path.with_name(request.theta0.file)
-
-
-def key_fingerprint(public_key: str) -> str:
-    """Hexadecimal sha256 of a public key's 32 bytes, which are given in hexadecimal."""
-    return hashlib.sha256(bytes.fromhex(public_key)).hexdigest()
-
-
-def default_identity() -> Path:
-    """Default file of a receiver's private key: ``uge/identity.pem`` in the user's settings folder."""
-    home = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(home) if home else Path.home() / ".config") / "uge" / "identity.pem"
-
-
-def open_identity(path: Path) -> "Ed25519PrivateKey":
-    """Receiver's private key; a new one, readable by its owner alone, where the file does not exist.
-
-    Raises:
-        MissingExtraError: The library ``cryptography`` is not installed.
-        UsageError: The file holds no Ed25519 key, or others may read it.
-    """
-    try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    except ImportError:
-        raise MissingExtraError("cryptography", "sign", "signing a request") from None
-    recover(path)
-    with storage_errors(path):
-        if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            pem = Ed25519PrivateKey.generate().private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            with locked(path, wait=True) as hold, hold.staged(path, mode=0o700) as folder:
-                made = folder / path.name
-                with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-                    handle.write(pem)
-                if not path.exists():  # Another process may have made one meanwhile.
-                    hold.exchange([(made, path)])
-        if os.name == "posix" and path.stat().st_mode & 0o077:
-            raise UsageError(f"the identity {path} can be read by others; run chmod 600 on it, or make a new one")
-        data = read_bytes(path)
-    try:
-        key = serialization.load_pem_private_key(data, password=None)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"the identity {path} holds no private key in PEM form ({error}); give another file") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise UsageError(f"the identity {path} holds a {type(key).__name__}, not an Ed25519 key; give another file")
-    return key
-
-
-def sign(key: "Ed25519PrivateKey", body: dict[str, Any]) -> dict[str, Any]:
-    """Add the ``signature`` of the canonical JSON of ``body``, 64 bytes in hexadecimal."""
-    return {**body, "signature": key.sign(_signed(body)).hex()}
-
-
-def check_signature(path: Path, body: dict[str, Any]) -> None:
-    """Check the ``signature`` of a JSON object against its ``public_key``.
-
-    Raises:
-        MissingExtraError: The library ``cryptography`` is not installed.
-        UsageError: There is no such signature, or it does not fit. ``path`` names the object in messages.
-    """
-    try:
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    except ImportError:
-        raise MissingExtraError("cryptography", "sign", "checking a request") from None
-    try:
-        public_key, signature = (bytes.fromhex(body[name]) for name in ("public_key", "signature"))
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _signed(body))
-    except (KeyError, TypeError, ValueError):
-        raise UsageError(f"{path} is no signed request; give the JSON file of uge request") from None
-    except InvalidSignature:
-        raise UsageError(
-            f"the signature of {path} does not fit its content: it was changed after it was signed; ask for it again"
-        ) from None
-    height = int.from_bytes(public_key, "little") % 2**255  # The y coordinate; the last bit is the sign of x.
-    if height >= _PRIME or height in _SMALL_ORDER:
-        raise UsageError(
-            f"the public key of {path} is a point of small order or not in its only form, so that a signature proves "
-            "nothing; have the request signed by another identity"
-        )
-
-
-def _signed(body: dict[str, Any]) -> bytes:
-    return _CONTEXT + canonical_json({name: value for name, value in body.items() if name != "signature"}).encode()

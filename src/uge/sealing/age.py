@@ -175,9 +175,14 @@ def make_identity(path: Path) -> Recipient:
 
 def wrap(content_key: ContentKey, recipient: Recipient) -> bytes:
     """Age file (binary, version 1) with a content key for one recipient."""
+    return encrypt(content_key.secret, recipient)
+
+
+def encrypt(data: bytes, recipient: Recipient) -> bytes:
+    """Age file (binary, version 1) with any data for one recipient."""
     age = library()
     kind = age.ssh if recipient.kind == _SSH else age.x25519
-    return bytes(age.encrypt(content_key.secret, [kind.Recipient.from_str(recipient.text)]))
+    return bytes(age.encrypt(data, [kind.Recipient.from_str(recipient.text)]))
 
 
 def unwrap(data: bytes, identity: Identity) -> bytes:
@@ -193,20 +198,36 @@ def unwrap(data: bytes, identity: Identity) -> bytes:
     """
     if identity.kind == "content-key":
         return identity._secret
+    content = decrypt(data, identity)
+    if len(content) != KEY_BYTES:
+        raise DataError(f"expected a content key of {KEY_BYTES} bytes, got {len(content)}; fetch the folder again")
+    return content
+
+
+def decrypt(data: bytes, identity: Identity) -> bytes:
+    """Contents of an age file.
+
+    Args:
+        data: The file's bytes, binary or armoured.
+        identity: Private key of a recipient.
+
+    Raises:
+        UsageError: The file is for other keys, or the identity is a content key.
+        DataError: It is damaged.
+    """
+    if identity.kind == "content-key":
+        raise UsageError("a content key opens originals only; give the private key of the recipient")
     age = library()
     if identity.kind == _SSH:
         opener = age.ssh.Identity.from_buffer(identity._secret)
     else:
         opener = age.x25519.Identity.from_str(identity._secret.decode())
     try:
-        content = bytes(age.decrypt(data, [opener]))
+        return bytes(age.decrypt(data, [opener]))
     except age.DecryptError as error:
         if "No matching keys" in str(error):
             raise UsageError("the key does not belong to this recipient; give another private key") from None
-        raise DataError(f"the wrapped content key is damaged ({error}); fetch the folder again") from None
-    if len(content) != KEY_BYTES:
-        raise DataError(f"expected a content key of {KEY_BYTES} bytes, got {len(content)}; fetch the folder again")
-    return content
+        raise DataError(f"the sealed file is damaged ({error}); fetch the folder again") from None
 
 
 def library() -> Any:

@@ -69,24 +69,29 @@ def original_bytes(
 
     Example:
         >>> import numpy as np
-        >>> data, ending = original_bytes(None, np.zeros((8, 8, 3), np.uint8))
-        >>> ending, data[:4]
+        >>> data, kind = original_bytes(None, np.zeros((8, 8, 3), np.uint8))
+        >>> kind, data[:4]
         ('webp', b'RIFF')
     """
     if encoded is not None:
-        ending = next((ending for magic, ending in _MAGIC.items() if encoded.startswith(magic)), "bin")
+        kind = ending(encoded)
         if keep_metadata:
-            return encoded, ending
+            return encoded, kind
         try:
-            kept = _WALKS[ending](encoded) if ending in _WALKS else None
+            kept = _WALKS[kind](encoded) if kind in _WALKS else None
         except (_CutError, struct.error):
             raise DataError(
-                f"cannot seal {name}: its {ending.upper()} file is cut off or damaged; replace or remove it"
+                f"cannot seal {name}: its {kind.upper()} file is cut off or damaged; replace or remove it"
             ) from None
         if kept is not None:
-            return kept, ending
+            return kept, kind
     codec = storable(pixels, "webp")
     return encode(pixels, codec, quick=True), codec
+
+
+def ending(encoded: bytes) -> str:
+    """Ending of a file name, without its dot, by an image's first bytes; ``"bin"`` for no known format."""
+    return next((kind for magic, kind in _MAGIC.items() if encoded.startswith(magic)), "bin")
 
 
 def _jpeg(data: bytes) -> bytes:

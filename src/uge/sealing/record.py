@@ -81,6 +81,14 @@ class SealedRecord(_Strict):
     shards: Annotated[tuple[ShardRecord, ...], Field(min_length=1)]
     recipients: dict[RecipientName, RecipientRecord]
 
+    def summary(self) -> dict[str, Any]:
+        """Number of ``images`` by split, ``recipients`` with the kinds of their keys, and ``metadata``."""
+        images: dict[str, int] = {}
+        for shard in self.shards:
+            images[shard.split] = images.get(shard.split, 0) + shard.count
+        kinds = {name: recipient.kind for name, recipient in self.recipients.items()}
+        return {"images": images, "recipients": kinds, "metadata": self.metadata}
+
     def files(self) -> list[tuple[str, str, int]]:
         """Path, sha256 and size of every sealed file: shards and wrapped keys."""
         keys = [(f"{RECIPIENTS}/{name}.age", each.sha256, each.bytes) for name, each in self.recipients.items()]

@@ -1,18 +1,21 @@
 """Originals sealed while a folder is published: shards, wrapped keys, and the record for the manifest."""
 
 import hashlib
+import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from uge.errors import UsageError, refuse
 from uge.files import write_atomic
 from uge.sealing.age import Recipient, wrap
 from uge.sealing.content_key import ContentKey
-from uge.sealing.record import RECIPIENTS, SEALED, RecipientRecord, SealedRecord, ShardRecord
+from uge.sealing.record import RECIPIENT_NAME, RECIPIENTS, SEALED, RecipientRecord, SealedRecord, ShardRecord
 from uge.sealing.shards import SealedRow, ShardWriter
 
 OWNER = "owner"
@@ -26,16 +29,27 @@ class Sealing:
     Attributes:
         recipients: Public keys by the name of their file, ``recipients/NAME.age``.
         keep_metadata: Seal files of images as they are, byte for byte.
+        signer: Key of the owner, who signs the manifest; None signs nothing.
     """
 
     recipients: Mapping[str, Recipient]
     keep_metadata: bool = False
+    signer: Ed25519PrivateKey | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         refuse({"expected at least one recipient, got none; give the owner's own key": not self.recipients})
         texts = [recipient.text for recipient in self.recipients.values()]
         if len(set(texts)) < len(texts):
             raise UsageError("the same public key was given twice; give each recipient once")
+
+
+def recipient_name(text: str, recipient: Recipient) -> str:
+    """Name of a recipient: that of its key's file, else the first digits of the key's fingerprint."""
+    if Path(text).is_file():
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(text).name.split(".")[0]).strip("._-")
+        if re.fullmatch(RECIPIENT_NAME, name):
+            return name
+    return f"key-{recipient.fingerprint[:8]}"
 
 
 def wrapped(folder: Path, name: str, key: ContentKey, recipient: Recipient) -> RecipientRecord:
