@@ -213,6 +213,16 @@ def test_weights_of_another_network_beside_the_request_are_refused(asked: Path, 
     refused(2, "is not the file that the request", "fulfil", request, toy, tmp_path / "out", inside=tmp_path)
 
 
+def test_export_gives_the_weights_and_knows_their_owner(asked: Path, answered: Path, tmp_path: Path) -> None:
+    weights, key = tmp_path / "weights.safetensors", ("--key", asked.with_name("alice.agekey"))
+    assert run_uge("export", answered, weights, *key, "-q").code == 0
+    assert weights.stat().st_mode & 0o777 == 0o600
+    assert weights_hash(from_weights(weights)) == read_fulfilment(answered).weights_sha256
+    refused(2, "existing file", "export", answered, weights, *key, inside=tmp_path)
+    wrong = ("--owner", "0" * 64)
+    refused(1, "is signed by the key", "export", answered, tmp_path / "no", *key, *wrong, inside=tmp_path)
+
+
 def test_inspect_describes_the_answer(answered: Path) -> None:
     ran = run_uge("inspect", answered, "--json")
     assert (ran.code, ran.json["kind"], ran.json["network"]) == (0, "fulfilled request", "lenet")

@@ -198,6 +198,11 @@ def test_a_whole_folder_forged_for_a_recipient_is_found_by_the_pinned_key(place:
     assert ran.code == 1
     assert "is signed by the key" in ran.err
     assert run_uge("recipients", forged, "--owner", owner).code == 1
+    key = ("--key", place / "lab.agekey")
+    for verb in (("export", forged, place / "e", *key), ("train", forged, *key), ("audit", forged, "--test", images)):
+        ran = run_uge(*verb, "--owner", owner, "-q")
+        assert (ran.code, "is signed by the key" in ran.err) == (1, True), ran
+    assert not (place / "e").exists()
 
 
 def test_dry_runs_change_nothing(place: Path) -> None:

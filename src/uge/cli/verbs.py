@@ -154,22 +154,31 @@ def export(
 ) -> Outcome:
     """Write the sealed originals of a published folder as an image folder, byte for byte as they were sealed.
 
-    Example: `uge export out/mine originals/ --key me.agekey`
+    Of the answer to a request (`uge fulfil`) the trained weights are written, as a safetensors file.
+
+    Examples:
+
+    - `uge export out/mine originals/ --key me.agekey`
+    - `uge export for-alice weights.safetensors --key me.agekey`
 
     Parameters
     ----------
     out
-        Published folder.
+        Published folder, or answer to a request.
     dest
-        The new folder, which only its owner may enter.
+        The new folder or file, which only its owner may read.
     key
         Private key of a recipient, or the content key that `age -d` gives.
     owner
         Key of the folder's owner, who must have signed it: the fingerprint, or a file with it or with the public key.
     """
     set_logging(common)
-    from uge.pipeline.export import run_export
+    from uge.pipeline.export import export_weights, run_export
+    from uge.publishing.fulfilment import is_fulfilment
 
+    if is_fulfilment(out):
+        result = export_weights(out, dest, key, owner=owner, overwrite=common.overwrite)
+        return Outcome(result, f"{dest}: weights of {result['network']}")
     progress = make_progress(quiet=common.quiet)
     result = run_export(out, dest, key, owner=owner, overwrite=common.overwrite, progress=progress)
     images = ", ".join(f"{count} {split}" for split, count in result["images"].items())

@@ -1,4 +1,4 @@
-"""Export of sealed originals as an image folder: ``uge export``."""
+"""Export of sealed originals as an image folder, or of sealed weights as a file: ``uge export``."""
 
 import csv
 from collections.abc import Iterator
@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from uge.errors import IntegrityError
-from uge.files import check_output, staged_folder, writes
+from uge.files import check_output, staged_folder, write_atomic, writes
 from uge.progress import Display
+from uge.publishing.fulfilment import DOCUMENT, open_weights, read_fulfilment
 from uge.publishing.layout import INDEX_COLUMNS, class_folders
 from uge.publishing.manifest import INDEX, MANIFEST
 from uge.publishing.private import MODE
@@ -61,6 +62,35 @@ def run_export(
                 on_progress(number, part.count, {})
     images = {split: sealed.of(split).count for split in sealed.splits}
     return {"out": str(dest), "images": images, "metadata": sealed.record.metadata}
+
+
+@writes("dest")
+def export_weights(
+    out: Path, dest: Path, key: Path, *, owner: str | None = None, overwrite: bool = False
+) -> dict[str, Any]:
+    """Write the trained weights of a fulfilled request as a safetensors file that its owner alone may read.
+
+    Args:
+        out: Folder that ``uge fulfil`` wrote.
+        dest: The file.
+        key: File with the private key of the requester.
+        owner: Key that must have signed the folder; without one, a warning says whose signature it has.
+        overwrite: Replace a file.
+
+    Returns:
+        ``out`` (the file), ``network``, ``sha256`` of the weights' tensors, as the card says it.
+
+    Raises:
+        UsageError: The folder holds no fulfilled request, or the key is another one.
+        IntegrityError: A file was changed, or ``owner`` did not sign the folder.
+        OutputExistsError: ``dest`` exists and ``overwrite`` is false.
+        StorageError: The disk is full or read-only.
+    """
+    check_output(dest, overwrite=overwrite)
+    check_owner(out, owner, DOCUMENT)
+    claims = read_fulfilment(out)
+    write_atomic(dest, open_weights(out, read_identity(key)), secret=True)
+    return {"out": str(dest), "network": claims.network, "sha256": claims.weights_sha256}
 
 
 def _written(sealed: SealedFolder, folder: Path) -> Iterator[tuple[str, int, str]]:

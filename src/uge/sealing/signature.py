@@ -166,18 +166,19 @@ def check(folder: Path, owner: str | None = None, document: str = SIGNED) -> Sig
     return signed
 
 
-def check_owner(folder: Path, owner: str | None = None) -> None:
+def check_owner(folder: Path, owner: str | None = None, document: str = SIGNED) -> None:
     """Check the signature of a folder that is opened, and warn where no key was pinned.
 
     Args:
         folder: Published folder.
         owner: As for :func:`check`.
+        document: As for :func:`check`.
 
     Raises:
         UsageError: As for :func:`check`.
         IntegrityError: As for :func:`check`.
     """
-    signed = check(folder, owner)
+    signed = check(folder, owner, document)
     if owner is None:
         log.warning(unpinned(folder, signed, "--owner"))
 
