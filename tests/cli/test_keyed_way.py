@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from uge.data import load_images
+from uge.data.pixels import public_id
 from uge.networks import from_weights, weights_hash
 from uge.publishing import read_manifest
 
@@ -46,7 +47,7 @@ def test_the_published_folder_holds_no_secret(finished: Path, key: Path, generat
 
 def test_every_pixel_changes_by_the_budget_where_it_has_room(toy: Path, finished: Path, key: Path) -> None:
     originals, published = load_images(str(toy), split="train"), load_images(str(finished))
-    network, place = from_weights(key), {name: row for row, name in enumerate(originals.ids)}
+    network, place = from_weights(key), {public_id(name): row for row, name in enumerate(originals.ids)}
     patterns = network.key.patterns(16, 16).permute(0, 2, 3, 1)[..., [0, 0, 1]].numpy()
     seen = set()
     for row, name in enumerate(published.ids):

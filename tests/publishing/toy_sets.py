@@ -26,7 +26,7 @@ def image_set(pixels: Sequence[Pixels], classes: Sequence[str] = ("cat", "dog"),
         "split": "train",
         "classes": tuple(classes),
         "labels": np.arange(count) % len(classes),
-        "ids": [f"{classes[i % len(classes)]}/{i}.png" for i in range(count)],
+        "ids": [f"{classes[i % len(classes)]}/{i}" for i in range(count)],
         "reader": Arrays(pixels),
         "rows": np.arange(count),
     }

@@ -64,7 +64,7 @@ def grant(
 ) -> Outcome:
     """Seal a published folder for one more recipient; no image is touched.
 
-    This cannot be taken back: whoever fetched the folder can open it. `uge rekey` is for later copies only.
+    This cannot be taken back: copies that were fetched stay open. `uge rekey` is for later copies only.
 
     Examples:
 
@@ -184,7 +184,7 @@ def fulfil(
 ) -> Outcome:
     """Train the network of a request on your originals, and write nothing but its weights, sealed to the requester.
 
-    The originals stay with you, but weights can remember images: read docs/sealed.md before you send them.
+    The originals stay with you, but weights can remember images: read docs/recipients.md before you send them.
 
     Example: `uge fulfil alice.json my-images/ out/for-alice --test my-tests/ --expect-signer FINGERPRINT`
 

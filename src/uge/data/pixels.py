@@ -5,6 +5,7 @@ A published image must look like its original, so only what a network sees is re
 
 import contextlib
 import functools
+import hashlib
 import io
 import logging
 from pathlib import Path, PurePath
@@ -45,6 +46,23 @@ _LUMINANCE = np.array([19595, 38470, 7471], dtype=np.uint32)
 def is_image_name(name: str) -> bool:
     """True for a file name that ends like an image; hidden files are none."""
     return not name.startswith(".") and PurePath(name).suffix.lower() in IMAGE_EXTENSIONS
+
+
+def public_id(id: str) -> str:
+    """Sample id under which an image is published: that of a file, which is its name, becomes a digest.
+
+    Other ids stay. The digest is the first half of the sha256, so that somebody who has the originals finds them again;
+    a name that somebody guesses can be confirmed by it.
+
+    Example:
+        >>> public_id("train/00000007")
+        'train/00000007'
+        >>> len(public_id("cat/grandmother.jpg"))
+        32
+    """
+    if PurePath(id).suffix.lower() not in IMAGE_EXTENSIONS:
+        return id
+    return hashlib.sha256(id.encode()).hexdigest()[:32]
 
 
 def decode(source: bytes | Path, name: str) -> Pixels:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from uge.auditing.quality import Pair
 from uge.data import ImageSet, has_split, load_images
 from uge.data.images import Pixels
-from uge.data.pixels import resize, to_channels
+from uge.data.pixels import public_id, resize, to_channels
 from uge.data.store import PixelStore
 from uge.errors import DataError
 
@@ -68,12 +68,12 @@ def clean_images(source: str, published: ImageSet, limit: int | None) -> ImageSe
         logger.warning("%s: the test images lack %d classes, such as '%s'", source, len(lacking), min(lacking))
         test = test.relabelled(published.classes)
     test = aligned(test, published.classes, "test images")
-    place = {name: number for number, name in enumerate(published.ids)}
-    rows = [number for number, name in enumerate(test.ids) if name in place]
+    place = {public_id(name): number for number, name in enumerate(published.ids)}
+    rows = [number for number, name in enumerate(test.ids) if public_id(name) in place]
     if len(rows) < max(_FEW, len(test) / 2):
         return test
     common = test.subset(rows)
-    copies = published.subset([place[name] for name in common.ids])
+    copies = published.subset([place[public_id(name)] for name in common.ids])
     if _same_shapes(common, copies) and _alike(common, copies):
         raise DataError(
             f"the test images are the originals of the published ones ({len(rows)} of {len(test)} have their ids and "
@@ -108,9 +108,9 @@ def find_originals(test_source: str, clean_source: str | None, published: ImageS
 
 
 def _matched(images: ImageSet, published: ImageSet) -> Originals:
-    place = {name: number for number, name in enumerate(images.ids)}
-    if all(name in place for name in published.ids):
-        originals = images.subset([place[name] for name in published.ids])
+    place = {public_id(name): number for number, name in enumerate(images.ids)}
+    if all(public_id(name) in place for name in published.ids):
+        originals = images.subset([place[public_id(name)] for name in published.ids])
         agreement = float((originals.labels == published.labels).mean())
         return Originals(originals if agreement == 1 and _same_shapes(originals, published) else None, agreement)
     same = np.array_equal(images.labels, published.labels) and _same_shapes(images, published)

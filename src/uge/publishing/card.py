@@ -84,8 +84,8 @@ def _originals(manifest: Manifest) -> str:
         f" {count:,} more of the split '{split}' are sealed and have no public copy." for split, count in apart.items()
     )
     return (
-        "The originals are in `sealed/`, encrypted: only\nthe recipients whose files are in `recipients/` open them, with "
-        f"`uge` or by the standard program `age`.{more}"
+        "The originals are in `sealed/`, encrypted:\nonly the recipients whose files are in `recipients/` open them, "
+        f"with `uge` or by the standard program `age`.{more}"
     )
 
 

@@ -16,6 +16,7 @@ from uge.data import load_images
 from uge.data.codec import decode_strips, kind_of, metadata_problem
 from uge.data.depth import probed
 from uge.data.images import ImageSet, Pixels
+from uge.data.pixels import public_id
 from uge.errors import DataError, IntegrityError, UsageError
 from uge.files import UnreadableError, code_version, file_sha256, open_regular, read_bytes
 from uge.progress import Display
@@ -349,7 +350,7 @@ class _Images:
         self._against = against
         self._originals = originals
         self._problems = problems
-        self._place = {} if against is None else {id: place for place, id in enumerate(against.ids)}
+        self._place = {} if against is None else {public_id(id): place for place, id in enumerate(against.ids)}
         self._sample = ssim_positions(manifest.count)
         self._labels: Counter[int] = Counter()
         self.codecs: Counter[str] = Counter()
@@ -361,7 +362,7 @@ class _Images:
         against = self._against
         last = len(self._manifest.classes) - 1
         for position, record in enumerate(records):
-            place = self._place.get(record.id)
+            place = self._place.get(public_id(record.id))
             original_label = record.label if against is None or place is None else int(against.labels[place])
             self._problems += _deviations(
                 record.where,

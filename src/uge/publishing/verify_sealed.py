@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from uge.data.images import ImageSet, Pixels, Strips
-from uge.data.pixels import decode
+from uge.data.pixels import decode, public_id
 from uge.errors import DataError, IntegrityError
 from uge.files import open_regular
 from uge.publishing.layout import Problem, Record
@@ -63,7 +63,7 @@ class SealedRows:
     def __init__(self, folder: Path, identity: Identity, against: ImageSet | None, problem: Problem) -> None:
         self.count = 0
         self._rows: dict[str, tuple[int, int, bytes | None]] = {}
-        self._places = {} if against is None else {id: place for place, id in enumerate(against.ids)}
+        self._places = {} if against is None else {public_id(id): place for place, id in enumerate(against.ids)}
         self._against = against
         self._problem = problem
         self.opened = False
@@ -123,7 +123,7 @@ class SealedRows:
         if published and row.id in self._rows:
             self._problem(f"{where}: the id '{row.id}' came before")
         against = self._against
-        place = self._places.get(row.id)
+        place = self._places.get(public_id(row.id))
         if not published or against is None or place is None:
             return
         data = against.encoded(place)

@@ -13,6 +13,7 @@ import numpy as np
 from uge.budget import Budget
 from uge.data.codec import OPTIONS, decode_strips, encode, storable
 from uge.data.images import ImageSet, Pixels, Strips
+from uge.data.pixels import public_id
 from uge.errors import DataError, UnknownNameError, UsageError
 from uge.files import Move, check_output, staged_folder, write_atomic
 from uge.publishing.card import dataset_card
@@ -167,12 +168,12 @@ def _seal_apart(seal: SealWriter, sealing: Sealing, images: ImageSet, rows: int,
     seal.begin(images.split, len(images), rows, stem="sealed-only")
 
     def sealed(batch: list[tuple[int, Pixels, bytes | None]]) -> list[SealedRow]:
-        return [
-            SealedRow(
-                _original(images.ids[index], data, pixels, sealing), int(images.labels[index]), images.ids[index], None
-            )
-            for index, pixels, data in batch
-        ]
+        rows = []
+        for index, pixels, data in batch:
+            id = images.ids[index]
+            original = _original(id, data, pixels, sealing)
+            rows.append(SealedRow(original, int(images.labels[index]), public_id(id), None))
+        return rows
 
     sources = ((index, images.read(index), images.encoded(index)) for index in range(len(images)))
     grouped = batches(sources, lambda source: source[1].nbytes)
@@ -216,7 +217,7 @@ class _Stored:
             while batch:  # A large image is not kept while the next one is encoded.
                 index, codec, data, change, sealed = batch.pop(0)
                 label = int(self.images.labels[index])
-                id = self.images.ids[index]
+                id = public_id(self.images.ids[index])
                 yield f"{index:08d}.{codec}", data, label, id
                 del data
                 if self.seal is not None and sealed is not None:
