@@ -100,7 +100,7 @@ def test_apply_seals_for_an_owner_of_its_own_and_keeps_that_key(toy: Path, finis
     out, key = tmp_path / "more", tmp_path / "more.private" / "owner.agekey"
     generator = finished.with_name("copy.private") / "generator.safetensors"
     assert run_uge("apply", generator, toy, out, "-q").code == 0
-    assert sorted(os.listdir(key.parent)) == ["owner.agekey", "published.json"]
+    assert sorted(os.listdir(key.parent)) == ["owner.agekey", "published.json", "recipients.json"]
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     first = key.read_bytes(), read_manifest(out).sealed.data_set
     assert run_uge("verify", out, "--key", key, "-q").code == 0
