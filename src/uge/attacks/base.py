@@ -22,8 +22,9 @@ from uge.runtime import Runtime, seeded
 Family = Literal[
     "plain", "preprocess", "augment", "train", "purify", "transfer", "knowledge", "combination", "yardstick"
 ]
-#: Possession beyond the published folder: the trained authorised network and θ0, originals, or other images.
-Need = Literal["key", "clean", "public"]
+#: Possession beyond the published folder: the trained authorised network and θ0, originals, other images, or a few
+#: labelled clean images.
+Need = Literal["key", "clean", "public", "labelled"]
 
 _BATCH = 500  # Images of 32 pixels or less.
 
@@ -66,6 +67,9 @@ class Context:
         public: Gives labelled images of another data set at the training size; raises UsageError without any.
         leak_seed: Root of which originals leaked; the same for every attack of one repetition.
         checkpoint: File from which an interrupted training goes on; None for none.
+        labelled: A few labelled clean images, ten a class, in no other set; None where none are granted. Outputs are
+            renamed by them, and the epoch is chosen by them, after every attack. An attack that trains on them sets
+            this to None for its own training.
     """
 
     network: nn.Module
@@ -81,6 +85,7 @@ class Context:
     public: Callable[[], PixelStore] = lambda: _refuse("labelled images of another data set; give --public SOURCE")
     leak_seed: int = 0
     checkpoint: Path | None = None
+    labelled: PixelStore | None = None
 
 
 Attack = Callable[[Context], History]  # Trains ``context.network`` and returns the measurements after each epoch.
@@ -102,6 +107,7 @@ def learn(context: Context, objective: Objective = supervised) -> History:
         runtime=context.runtime,
         objective=objective,
         test=context.test,
+        labelled=context.labelled,
         checkpoint=context.checkpoint,
         progress=context.progress,
     )
@@ -151,6 +157,7 @@ def with_images(context: Context, store: PixelStore, others: Callable[[PixelStor
         context,
         store=store,
         test=others(context.test),
+        labelled=None if context.labelled is None else others(context.labelled),
         clean=lambda: others(context.clean()),
         public=lambda: others(context.public()),
     )
