@@ -24,7 +24,7 @@ Family = Literal[
 ]
 #: Possession beyond the published folder: the trained authorised network and θ0, originals, other images, or a few
 #: labelled clean images.
-Need = Literal["key", "clean", "public", "labelled"]
+Need = Literal["key", "clean", "public", "few"]
 
 _BATCH = 500  # Images of 32 pixels or less.
 
@@ -67,9 +67,9 @@ class Context:
         public: Gives labelled images of another data set at the training size; raises UsageError without any.
         leak_seed: Root of which originals leaked; the same for every attack of one repetition.
         checkpoint: File from which an interrupted training goes on; None for none.
-        labelled: A few labelled clean images, ten a class, in no other set; None where none are granted. Outputs are
-            renamed by them, and the epoch is chosen by them, after every attack. An attack that trains on them sets
-            this to None for its own training.
+        few: Gives a few labelled clean images, ten a class, in none of the other sets; raises UsageError without any.
+        chooses: True where outputs are renamed and the epoch is chosen by ``few``, after every attack. An attack that
+            trains on these sets it to False for that training.
     """
 
     network: nn.Module
@@ -85,7 +85,8 @@ class Context:
     public: Callable[[], PixelStore] = lambda: _refuse("labelled images of another data set; give --public SOURCE")
     leak_seed: int = 0
     checkpoint: Path | None = None
-    labelled: PixelStore | None = None
+    few: Callable[[], PixelStore] = lambda: _refuse("ten labelled clean images a class; audit with --worst-case")
+    chooses: bool = False
 
 
 Attack = Callable[[Context], History]  # Trains ``context.network`` and returns the measurements after each epoch.
@@ -107,7 +108,7 @@ def learn(context: Context, objective: Objective = supervised) -> History:
         runtime=context.runtime,
         objective=objective,
         test=context.test,
-        labelled=context.labelled,
+        labelled=context.few() if context.chooses else None,
         checkpoint=context.checkpoint,
         progress=context.progress,
     )
@@ -157,7 +158,7 @@ def with_images(context: Context, store: PixelStore, others: Callable[[PixelStor
         context,
         store=store,
         test=others(context.test),
-        labelled=None if context.labelled is None else others(context.labelled),
+        few=lambda: others(context.few()),
         clean=lambda: others(context.clean()),
         public=lambda: others(context.public()),
     )

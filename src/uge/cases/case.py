@@ -295,6 +295,12 @@ class Job:
         return case_id(self.role, self.network, self.scheme, self.data, self.seed, start=self.start, variant=variant)
 
     @property
+    def title(self) -> str:
+        """Attack or variant, with the rest that makes it another row of a report: ``jpeg10, on clean images``."""
+        control = self.role == "hacker" and self.data == "clean"
+        return ", ".join([self.scheme, *["on clean images"] * control, *["long form"] * self.long])
+
+    @property
     def entry(self) -> Entry:
         """Attack of a hacker; plain training for authorised networks and clean controls."""
         from uge.attacks import find_attack

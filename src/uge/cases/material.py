@@ -161,7 +161,7 @@ class CopyMaterial:
         clean: Originals, row by row the same, for clean controls and for attacks that hold some; None where
             they are not at hand.
         public: Labelled images of another data set at the training size, if there are any.
-        labelled: Labelled clean images, in none of the other sets, by which outputs are renamed and epochs are chosen;
+        few: A few labelled clean images, in none of the other sets, by which outputs are renamed and epochs are chosen;
             None for none.
         keys: Key files of the authorised networks.
         recipes: Recipes by network, for networks that do not start from θ0.
@@ -179,7 +179,7 @@ class CopyMaterial:
     recipe: Recipe
     clean: PixelStore | None = None
     public: PixelStore | None = None
-    labelled: PixelStore | None = None
+    few: PixelStore | None = None
     keys: Sequence[Path] = ()
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
     seed: int = 0
@@ -197,7 +197,7 @@ class CopyMaterial:
     @property
     def stores(self) -> dict[str, PixelStore]:
         """Images by name; those that are not at hand are missing."""
-        stores = {name: getattr(self, name) for name in ("protected", "clean", "test", "public", "labelled")}
+        stores = {name: getattr(self, name) for name in ("protected", "clean", "test", "public", "few")}
         return {name: store for name, store in stores.items() if store is not None}
 
     def run(self, job: Job, on_progress: Progress | None = None) -> Case:
@@ -223,9 +223,9 @@ class CopyMaterial:
             "checkpoint": checkpoint_hash(job.network) if job.network.startswith(CHECKPOINT) else "",
             "revision": job.entry.revision,
             "device": "" if self.runtime.device.type == "cpu" else self.runtime.device.type,
-            "labelled": self.digests.get("labelled"),
+            "few": self.digests.get("few"),
             # Labelled images are repeated up to the number of published ones.
-            "count": len(self.protected) if job.family == YARDSTICK and "labelled" in job.entry.needs else 0,
+            "count": len(self.protected) if job.family == YARDSTICK and "few" in job.entry.needs else 0,
         }
         always = {
             "data": {name: self.digests.get(name) if needed else None for name, needed in needs.items()},
@@ -249,7 +249,7 @@ class CopyMaterial:
         order = "direct" if job.variation and not job.variation.reorders else job.scheme
         stores = self.stores
         given: dict[str, Any] = {
-            name: functools.partial(stores.__getitem__, name) for name in ("clean", "public") if name in stores
+            name: functools.partial(stores.__getitem__, name) for name in ("clean", "public", "few") if name in stores
         }
         if job.key is not None:
             theta0 = self.theta0[job.key]
@@ -266,7 +266,7 @@ class CopyMaterial:
             teacher=lambda: self._teacher(job),
             progress=on_progress,
             leak_seed=stream_seed(self.seed, "leak", job.seed),
-            labelled=self.labelled,
+            chooses=self.few is not None,
             **given,
         )
 
