@@ -126,8 +126,8 @@ def headline(worst: WorstCase) -> str:
     """The number in a sentence, with the clean control and the accuracy without the copy."""
     forms = [worst.short, *([worst.long] if worst.long else [])]
     return "; ".join(
-        f"{'worst case' if form is worst.short else 'long form'}, {counted(form.epochs, 'epoch')}: {spread(form.worst.reached)} % "
-        f"by {form.worst.name} ({counted(form.worst.seeds, 'seed')}); {_beside(form)}"
+        f"{'worst case' if form is worst.short else 'long form'}, {counted(form.epochs, 'epoch')}: "
+        f"{spread(form.worst.reached)} % by {form.worst.name} ({counted(form.worst.seeds, 'seed')}); {_beside(form)}"
         for form in forms
     )
 
