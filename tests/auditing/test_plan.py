@@ -82,7 +82,7 @@ class TestPlan:
         found = plan(["cnn"], choose(["all"]), 1, ["cnn"], controls=True, public=True)
         assert not found.left_out
         assert "few-labelled" not in {job.scheme for job in found.jobs}
-        with pytest.raises(UsageError, match="the attack 'few-labelled' needs .*; give --worst-case"):
+        with pytest.raises(UsageError, match=r"the attack 'few-labelled' needs .*; give --worst-case"):
             plan(["cnn"], ["few-labelled"], 1, ["cnn"], controls=True, public=True)
 
     def test_a_folder_without_any_authorised_network_leaves_no_attack_on_it_out(self) -> None:
