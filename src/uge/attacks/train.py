@@ -30,6 +30,11 @@ def _longer(context: Context) -> Context:
     return replace(context, recipe=longer(context.recipe, LONGER))
 
 
+def _shorter(context: Context) -> Context:
+    milestones = tuple(max(1, epoch // LONGER) for epoch in context.recipe.milestones)
+    return with_recipe(epochs=max(1, context.recipe.epochs // LONGER), milestones=milestones)(context)
+
+
 def _mixed(context: Context, percent: int) -> Context:
     leak = leaked_rows(context, part(context, percent))
     return replace(context, store=replaced(context.store, originals(context), leak))
@@ -99,6 +104,13 @@ TRAINING: dict[str, Entry] = {
     "lr-tenth": prepared(_rate(0.1), "train", "trains with a tenth of the learning rate", expected=8.0),
     "lr-tenfold": prepared(_rate(10), "train", "trains with ten times the learning rate", expected=2.0),
     "longer": prepared(_longer, "train", "trains three times as many epochs", cost=float(LONGER), expected=3.0),
+    "shorter": prepared(
+        _shorter,
+        "train",
+        "trains a third of the epochs, with a schedule of their own",
+        cost=1 / LONGER,
+        expected=10.0,
+    ),
     **{
         f"mix-clean-{percent}": prepared(
             functools.partial(_mixed, percent=percent),

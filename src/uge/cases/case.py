@@ -49,6 +49,8 @@ class Epoch(BaseModel):
         train_accuracy: Percent, on the (augmented) training batches; ``None`` when not measured.
         test_accuracy: Percent, on the clean test set.
         renamed: Accuracies with outputs named by labelled images; ``None`` without these.
+        other_accuracy: Percent, on the clean test set in the form that ``Case.tested`` does not name; ``None`` where it
+            has one form only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +60,7 @@ class Epoch(BaseModel):
     train_accuracy: float | None = Field(default=None, ge=0, le=100)
     test_accuracy: float = Field(ge=0, le=100)
     renamed: Renamed | None = None
+    other_accuracy: float | None = Field(default=None, ge=0, le=100)
 
     @field_validator("loss", "train_accuracy", mode="before")
     @classmethod
@@ -112,6 +115,8 @@ class Case(BaseModel):
         parts: Accuracies after the last epoch on parts of the test images, in percent: one per server of a
             federation, ``None`` for classes of other servers; empty elsewhere.
         long: True for the long form of the worst case, with three times the epochs.
+        tested: Form of the test images of all accuracies: ``changed`` by the attack, or ``original``, whichever gives
+            the larger one after the last epoch; ``None`` where the attack leaves them as they are.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
@@ -140,12 +145,16 @@ class Case(BaseModel):
     parts: list[float | None] = Field(default_factory=list)
     long: bool = False
 
+    tested: Literal["changed", "original"] | None = None
+
     def as_json(self) -> dict[str, Any]:
-        """Fields of the case by their names in files, ready for ``json.dumps``; those of the worst case only there."""
-        fields = self.model_dump(by_alias=True, exclude=None if self.long else {"long"})
+        """Fields of the case by their names in files, ready for ``json.dumps``; those of few cases only there."""
+        absent = {name for name in ("long", "tested") if not getattr(self, name)}
+        fields = self.model_dump(by_alias=True, exclude=absent)
         for epoch in fields["history"]:
-            if epoch["renamed"] is None:
-                del epoch["renamed"]
+            for name in ("renamed", "other_accuracy"):
+                if epoch[name] is None:
+                    del epoch[name]
         return fields
 
     def choice(self, *namings: Naming) -> Choice:

@@ -106,6 +106,7 @@ def run_case(
     except DivergedError as error:  # This network, so trained, learns nothing from these images.
         log.warning("%s: %s", job.id, error)
         history = error.history
+    history = history.by_larger()
     seconds = time.perf_counter() - began
     if weights:
         weights.save(job.id, context.network, digest)
@@ -129,6 +130,7 @@ def run_case(
                 train_accuracy=e.train_accuracy,
                 test_accuracy=e.test_accuracy or 0.0,
                 renamed=e.renamed,
+                other_accuracy=e.other_accuracy,
             )
             for e in history.epochs
         ],
@@ -145,6 +147,7 @@ def run_case(
         start_accuracy=start,
         parts=[None if part is None else evaluate(context.network, part, runtime) for part in part_tests],
         long=job.long,
+        tested=history.tested,
     )
 
 
