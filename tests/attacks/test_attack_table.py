@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from uge.attacks import ATTACKS, Context, combination, find_attack, purify
-from uge.attacks.base import Family
+from uge.attacks.base import Family, Need
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError, UsageError
 from uge.learning.recipes import Recipe
@@ -51,6 +51,7 @@ def make_context(make_store: MakeStore, runtime: Runtime) -> Callable[..., Conte
             clean=lambda: make_store(count=count, seed=3, **options),
             theta0=lambda: network(4, channels),
             public=lambda: make_store(count=20, seed=5, classes=4, **options),
+            few=lambda: make_store(count=6, seed=6, **options),
         )
         return replace(context, **changes)
 
@@ -63,7 +64,7 @@ def network(seed: int, channels: int = 3) -> nn.Module:
 
 def had(context: Context, needs: frozenset[str]) -> Context:
     """The context of a hacker who has what is named and nothing else."""
-    nothing = {field.name: field.default for field in fields(Context) if field.name in ("clean", "theta0", "public")}
+    nothing = {field.name: field.default for field in fields(Context) if field.name in (*get_args(Need), "theta0")}
 
     def refused() -> nn.Module:
         raise UsageError("no key")

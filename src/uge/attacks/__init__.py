@@ -17,6 +17,7 @@ from uge.attacks.base import (
     learn,
     with_images,
 )
+from uge.attacks.few import YARDSTICKS
 from uge.attacks.knowledge import KNOWLEDGE, distill
 from uge.attacks.preprocess import PREPROCESSING
 from uge.attacks.purify import PURIFICATION
@@ -39,6 +40,7 @@ ATTACKS: Registry[Entry] = Registry(
         **PURIFICATION,
         **TRANSFER,
         **KNOWLEDGE,
+        **YARDSTICKS,
     },
     "uge.attacks",
     adapt=entry_from,
@@ -89,7 +91,7 @@ def attack(
         name: Name of the attack.
         about: One line for the report; by default the first line of the docstring.
         family: Kind of the attack; by default ``preprocess`` for images, ``purify`` for a context, or ``train``.
-        needs: ``key``, ``clean`` or ``public``: possessions beyond the published folder.
+        needs: ``key``, ``clean``, ``public`` or ``few``: possessions beyond the published folder.
         train_only: Leaves test images, originals and public images as they are; for functions of images.
         cost: Time in units of plain training.
         expected: Points of accuracy that it may win back, which orders an audit under a time limit.

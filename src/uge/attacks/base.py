@@ -22,8 +22,9 @@ from uge.runtime import Runtime, seeded
 Family = Literal[
     "plain", "preprocess", "augment", "train", "purify", "transfer", "knowledge", "combination", "yardstick"
 ]
-#: Possession beyond the published folder: the trained authorised network and θ0, originals, or other images.
-Need = Literal["key", "clean", "public"]
+#: Possession beyond the published folder: the trained authorised network and θ0, originals, other images, or a few
+#: labelled clean images.
+Need = Literal["key", "clean", "public", "few"]
 
 BOTH_TESTS = 1
 """Revision of attacks that change test images, since accuracy is measured on the images as they came, too."""
@@ -69,7 +70,11 @@ class Context:
         public: Gives labelled images of another data set at the training size; raises UsageError without any.
         leak_seed: Root of which originals leaked; the same for every attack of one repetition.
         checkpoint: File from which an interrupted training goes on; None for none.
+        few: Gives a few labelled clean images, ten a class, in none of the other sets; raises UsageError without any.
+        chooses: True where outputs are renamed and the epoch is chosen by ``few``, after every attack. An attack that
+            trains on these sets it to False for that training.
         original_test: Test images as they came; by default, and so before any attack, ``test``.
+        original_few: Gives the labelled images as they came; by default ``few``.
     """
 
     network: nn.Module
@@ -85,11 +90,16 @@ class Context:
     public: Callable[[], PixelStore] = lambda: _refuse("labelled images of another data set; give --public SOURCE")
     leak_seed: int = 0
     checkpoint: Path | None = None
+    few: Callable[[], PixelStore] = lambda: _refuse("ten labelled clean images a class; audit with --worst-case")
+    chooses: bool = False
     original_test: PixelStore = None  # type: ignore[assignment]
+    original_few: Callable[[], PixelStore] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.original_test is None:
             object.__setattr__(self, "original_test", self.test)
+        if self.original_few is None:
+            object.__setattr__(self, "original_few", self.few)
 
 
 Attack = Callable[[Context], History]  # Trains ``context.network`` and returns the measurements after each epoch.
@@ -103,6 +113,7 @@ def learn(context: Context, objective: Objective = supervised) -> History:
 
     Without an objective this is plain training on images and labels as they are ("Normal" in the paper's tables).
     """
+    changed = context.original_test is not context.test
     return fit(
         context.network,
         context.store,
@@ -111,7 +122,9 @@ def learn(context: Context, objective: Objective = supervised) -> History:
         runtime=context.runtime,
         objective=objective,
         test=context.test,
-        original_test=None if context.original_test is context.test else context.original_test,
+        labelled=context.few() if context.chooses else None,
+        original_test=context.original_test if changed else None,
+        original_labelled=context.original_few() if changed and context.chooses else None,
         checkpoint=context.checkpoint,
         progress=context.progress,
     )
@@ -161,6 +174,7 @@ def with_images(context: Context, store: PixelStore, others: Callable[[PixelStor
         context,
         store=store,
         test=others(context.test),
+        few=lambda: others(context.few()),
         clean=lambda: others(context.clean()),
         public=lambda: others(context.public()),
     )

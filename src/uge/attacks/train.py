@@ -15,11 +15,11 @@ from uge.data.augment import augmentation
 from uge.data.loader import Batch, fetch, to_unit
 from uge.data.store import PixelStore
 from uge.learning.objectives import Objective, adversarial, evaluating, full_precision
+from uge.learning.recipes import LONGER, longer
 from uge.learning.training import History
 from uge.runtime import stream
 
 SURE = 0.95  # Probability above which a network's own answer counts as a label (FixMatch).
-LONGER = 3  # Factor of the epochs of ``longer``, and divisor of those of ``shorter``.
 
 
 def _rate(factor: float) -> Preparation:
@@ -27,8 +27,7 @@ def _rate(factor: float) -> Preparation:
 
 
 def _longer(context: Context) -> Context:
-    milestones = tuple(LONGER * epoch for epoch in context.recipe.milestones)
-    return with_recipe(epochs=LONGER * context.recipe.epochs, milestones=milestones)(context)
+    return replace(context, recipe=longer(context.recipe, LONGER))
 
 
 def _shorter(context: Context) -> Context:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -19,7 +19,10 @@ MISSING: Mapping[Need, str] = {
     "key": "needs the authorised network's key; give --key FILE, or leave it out",
     "clean": "needs originals of the published images; give --clean SOURCE, or leave it out",
     "public": "needs labelled images of another data set; give --public SOURCE, or leave it out",
+    "few": "needs ten labelled clean images a class; give --worst-case, or leave it out",
 }
+#: Jobs of a later stage, from the cases that are finished by then.
+Stage = Callable[[Sequence[Case]], Sequence[Job]]
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,13 @@ class Plan:
         jobs: Teachers before their students, repetition by repetition.
         left_out: Attacks and variants that cannot be run for want of something.
         combine: True combines the two best attacks of the first repetition.
+        then: Further stages, one after the other.
     """
 
     jobs: tuple[Job, ...]
     left_out: tuple[LeftOut, ...] = ()
     combine: bool = False
+    then: tuple[Stage, ...] = ()
 
 
 def choose(words: Iterable[str], standard: Sequence[str] = ()) -> Choice:
@@ -103,6 +108,7 @@ def plan(
     variants: Sequence[str] = (),
     combine: bool = False,
     authorized: bool = True,
+    few: bool = False,
 ) -> Plan:
     """Plan every case of an audit, teachers before their students.
 
@@ -116,6 +122,8 @@ def plan(
         variants: Names in :data:`uge.attacks.variants.VARIANTS`, for every authorised network.
         combine: True combines the two best attacks (:func:`combinations`).
         authorized: False for a folder without authorised networks: attacks on one do not count as left out.
+        few: True where a few labelled clean images are at hand; without them, attacks that need some do not count as
+            left out either.
 
     Raises:
         UnknownNameError: No such attack.
@@ -125,7 +133,7 @@ def plan(
     if seeds < 1 or not networks or not choice.names:
         raise UsageError(f"an audit needs a network, an attack and a seed, got {networks}, {choice.names} and {seeds}")
     networks = list(dict.fromkeys(networks))
-    there: dict[Need, bool] = {"key": bool(keys), "clean": controls, "public": public}
+    there: dict[Need, bool] = {"key": bool(keys), "clean": controls, "public": public, "few": few}
     possible = list[str]()
     left_out = list[LeftOut]()
     for name in choice.names:
@@ -134,7 +142,7 @@ def plan(
             possible.append(name)
         elif name in choice.explicit:
             raise UsageError(f"the attack '{name}' {MISSING[needs[0]]}")
-        elif authorized or needs[0] != "key":
+        elif (authorized or needs[0] != "key") and (few or "few" not in needs):
             left_out.append(LeftOut(name, ", ".join(networks), f"it {MISSING[needs[0]].partition(', or')[0]}"))
     if authorized and not keys:
         left_out += [LeftOut(name, "authorised", f"the variant {MISSING['key']}") for name in variants]
