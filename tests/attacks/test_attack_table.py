@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from uge.attacks import ATTACKS, Context, combination, find_attack, purify
-from uge.attacks.base import Family
+from uge.attacks import ATTACKS, Context, combination, disentangle, find_attack, own_key, purify
+from uge.attacks.base import Claims, Family, Need
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError, UsageError
 from uge.learning.recipes import Recipe
@@ -25,13 +25,16 @@ MakeStore = Callable[..., PixelStore]
 RECIPE = Recipe(epochs=1, batch_size=16, lr=0.02)
 SAMPLE = ["notch", "mixup", "ueraser", "adversarial-fast", "semi-supervised-10", "mix-clean-50"]
 SAMPLE += ["orthogonal-projection", "denoise-autoencoder", "inversion-100", "backbone-frozen", "last-layer-10"]
-SAMPLE += ["linear-probe", "theta0-noise-50"]
+SAMPLE += ["linear-probe", "theta0-noise-50", "own-key", "d-vae", "contrastive", "random-filters", "adversarial-rho"]
 
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Image networks learn in hundreds of steps; that they learn at all is tested with them."""
     monkeypatch.setattr(purify, "STEPS", 6)
+    monkeypatch.setattr(own_key, "STEPS", 4)
+    monkeypatch.setattr(own_key, "WIDTH", 4)
+    monkeypatch.setattr(disentangle, "STEPS", 4)
     monkeypatch.setattr(purify, "LINEAR", purify.LINEAR.model_copy(update={"epochs": 2}))
 
 
@@ -51,6 +54,8 @@ def make_context(make_store: MakeStore, runtime: Runtime) -> Callable[..., Conte
             clean=lambda: make_store(count=count, seed=3, **options),
             theta0=lambda: network(4, channels),
             public=lambda: make_store(count=20, seed=5, classes=4, **options),
+            few=lambda: make_store(count=6, seed=6, **options),
+            claims=lambda: Claims("keyed", 0.04, ("keyed:lenet",)),
         )
         return replace(context, **changes)
 
@@ -63,7 +68,9 @@ def network(seed: int, channels: int = 3) -> nn.Module:
 
 def had(context: Context, needs: frozenset[str]) -> Context:
     """The context of a hacker who has what is named and nothing else."""
-    nothing = {field.name: field.default for field in fields(Context) if field.name in ("clean", "theta0", "public")}
+    nothing = {
+        field.name: field.default for field in fields(Context) if field.name in (*get_args(Need), "theta0", "claims")
+    }
 
     def refused() -> nn.Module:
         raise UsageError("no key")
@@ -76,10 +83,11 @@ def had(context: Context, needs: frozenset[str]) -> Context:
 def test_an_attack_runs_with_what_it_needs_and_no_more(name: str, make_context: Callable[..., Context]) -> None:
     told: list[tuple[int, int]] = []
     entry = ATTACKS[name]
-    context = had(make_context(progress=lambda done, total, figures: told.append((done, total))), entry.needs)
+    needs = entry.needs | entry.uses
+    context = had(make_context(progress=lambda done, total, figures: told.append((done, total))), needs)
     before, pixels = weights_hash(context.network), context.store.digest()
     history = entry.run(context)
-    assert len(history.epochs) == (3 if name == "longer" else 1)
+    assert len(history.epochs) == {"longer": 3, "adversarial-rho": 2}.get(name, 1)
     assert all(math.isfinite(e.loss) and 0 <= e.test_accuracy <= 100 for e in history.epochs)
     assert told[-1][0] == told[-1][1]
     assert [done for done, _ in told] == list(range(1, len(told) + 1))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from uge.attacks.augment import drawn, randaugment
 from uge.attacks.base import Context, Entry, Need, Preparation, learn, prepared, with_recipe
 from uge.attacks.leak import REVISION, leaked_rows, on_leak, originals, part, replaced
+from uge.budget import Budget
 from uge.data.augment import augmentation
 from uge.data.loader import Batch, fetch, to_unit
 from uge.data.store import PixelStore
@@ -20,15 +21,26 @@ from uge.runtime import stream
 
 SURE = 0.95  # Probability above which a network's own answer counts as a label (FixMatch).
 LONGER = 3  # Factor of the epochs of ``longer``.
+SLOWER = 2  # Factor of the epochs of ``adversarial-rho``: robust features are learned more slowly.
+LARGEST = 16 / 255  # Largest radius of ``adversarial-rho``, in [0, 1] units: a network learns nothing far beyond it.
+RHO_STEPS = 3
 
 
 def _rate(factor: float) -> Preparation:
     return lambda context: with_recipe(lr=context.recipe.lr * factor)(context)
 
 
-def _longer(context: Context) -> Context:
-    milestones = tuple(LONGER * epoch for epoch in context.recipe.milestones)
-    return with_recipe(epochs=LONGER * context.recipe.epochs, milestones=milestones)(context)
+def _epochs(context: Context, factor: int) -> Context:
+    milestones = tuple(factor * epoch for epoch in context.recipe.milestones)
+    return with_recipe(epochs=factor * context.recipe.epochs, milestones=milestones)(context)
+
+
+def _adversarial_rho(context: Context) -> History:
+    """Adversarial training at the copy's own budget, whole levels as they are stored."""
+    radius = min(Budget(context.claims().rho).levels / 255, LARGEST)
+    generator = stream(context.seed, "adversarial-rho")
+    objective = adversarial(generator, radius=radius, step=radius / 2, steps=RHO_STEPS)
+    return learn(_epochs(context, SLOWER), objective)
 
 
 def _mixed(context: Context, percent: int) -> Context:
@@ -97,9 +109,23 @@ TRAINING: dict[str, Entry] = {
         cost=1.8,
         expected=45.0,
     ),
+    "adversarial-rho": Entry(
+        _adversarial_rho,
+        "train",
+        f"trains twice as long on changes within the copy's own budget ({RHO_STEPS} steps of half of it)",
+        cost=6.0,
+        expected=50.0,
+        uses=frozenset({"claims"}),
+    ),
     "lr-tenth": prepared(_rate(0.1), "train", "trains with a tenth of the learning rate", expected=8.0),
     "lr-tenfold": prepared(_rate(10), "train", "trains with ten times the learning rate", expected=2.0),
-    "longer": prepared(_longer, "train", "trains three times as many epochs", cost=float(LONGER), expected=3.0),
+    "longer": prepared(
+        functools.partial(_epochs, factor=LONGER),
+        "train",
+        "trains three times as many epochs",
+        cost=float(LONGER),
+        expected=3.0,
+    ),
     **{
         f"mix-clean-{percent}": prepared(
             functools.partial(_mixed, percent=percent),

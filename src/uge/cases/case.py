@@ -91,6 +91,7 @@ class Case(BaseModel):
         start_accuracy: Accuracy of the authorised network before any training, in percent; ``None`` where not measured.
         parts: Accuracies after the last epoch on parts of the test images, in percent: one per server of a
             federation, ``None`` for classes of other servers; empty elsewhere.
+        figures: Measurements of the attack itself by name; empty where it makes none.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
@@ -117,6 +118,7 @@ class Case(BaseModel):
     about: str = ""
     start_accuracy: float | None = Field(default=None, ge=0, le=100)
     parts: list[float | None] = Field(default_factory=list)
+    figures: dict[str, float] = Field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Fields of the case by their names in files, ready for ``json.dumps``."""

@@ -200,6 +200,7 @@ class Method(ABC):
         needs_paths: True where these networks' trajectories on the clean images are needed.
         refines: True where perturbations can be refined.
         has_options: True where ``--baseline.NAME`` sets something.
+        trains: False where perturbations come from the seed alone and nothing is learned from the images.
 
     Example:
         ::
@@ -221,6 +222,7 @@ class Method(ABC):
     needs_paths = False
     refines = False
     has_options = False
+    trains = True
 
     def budget(self, settings: MethodSettings) -> Budget:
         """Budget that settings name, or the method's own.

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from uge.attacks import ATTACKS
+from uge.attacks.base import Claims
 from uge.attacks.variants import VARIANTS, choose_variants
 from uge.auditing.checks import overlap
 from uge.auditing.plan import choose, plan
@@ -128,6 +129,7 @@ class AuditRun:
             keys=keys,
             seed=config.seed,
             plugins=trust_plugins,
+            claims=Claims.of(self.manifest) if self.manifest else None,
         )
         names = [network.name for network in self.material.theta0]
         rotated = next(filter(is_keyed, names), None) if recipe.augment == "rotate-flip" else None
@@ -146,6 +148,7 @@ class AuditRun:
             variants=[name for name in variants if VARIANTS[name].differs(recipe, session.runtime.precision)],
             combine=config.combine or choice.everything,
             authorized=bool(names or (self.manifest and self.manifest.authorized)),
+            claims=self.manifest is not None,
         )
 
     def describe(self) -> dict[str, Any]:
