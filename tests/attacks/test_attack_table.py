@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from uge.attacks import ATTACKS, Context, combination, disentangle, find_attack, own_key, purify
+from uge.attacks import ATTACKS, Context, combination, disentangle, find_attack, own_key, purify, train
 from uge.attacks.base import Claims, Family, Need
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError, UsageError
+from uge.learning.objectives import Objective, supervised
 from uge.learning.recipes import Recipe
 from uge.learning.training import History
 from uge.networks import build, weights_hash
@@ -192,6 +193,21 @@ def test_only_the_authorised_architecture_starts_from_theta0(make_context: Calla
     context = make_context(theta0=lambda: build("cnn", 3, seed=0, size=16))
     with pytest.raises(UsageError, match="got lenet for cnn"):
         ATTACKS["theta0-known"].run(context)
+
+
+@pytest.mark.parametrize(("rho", "levels"), [(0.04, 10), (8 / 255, 8), (1.0, 16)])
+def test_adversarial_images_stay_within_the_budget_that_the_manifest_names(
+    rho: float, levels: int, make_context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    radii: list[float] = []
+
+    def spy(generator: torch.Generator, *, radius: float, step: float, steps: int) -> Objective:
+        radii.append(255 * radius)
+        return supervised
+
+    monkeypatch.setattr(train, "adversarial", spy)
+    find_attack("adversarial-rho").run(make_context(claims=lambda: Claims("tap", rho)))
+    assert radii == [pytest.approx(levels)]
 
 
 def test_the_page_names_every_attack() -> None:

@@ -138,7 +138,24 @@ def test_a_secret_that_is_no_secret_is_taken_out() -> None:
     assert figures["pairs"] == 54
 
 
-def test_noise_of_its_own_for_every_image_stays() -> None:
+def test_large_images_are_learned_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_key, "STEPS", 2)
+    monkeypatch.setattr(own_key, "WINDOW", 12)
+    sizes = set()
+    forward = own_key.UNet.forward
+
+    def spy(network: own_key.UNet, x: Tensor) -> Tensor:
+        if network.training:
+            sizes.add(tuple(x.shape[2:]))
+        return forward(network, x)
+
+    monkeypatch.setattr(own_key.UNet, "forward", spy)
+    context = make_context(smooth(8), Claims("random", 0.04), public=lambda: smooth(20))
+    assert purified(context).store.size == 16
+    assert sizes == {(12, 12)}
+
+
+def test_a_method_without_training_runs_with_several_secrets() -> None:
     clean = smooth(40)
     claims = Claims("random", 0.04)
     context = make_context(protected_again(clean, claims, seed=7, runtime=RUNTIME), claims, public=lambda: smooth(60))

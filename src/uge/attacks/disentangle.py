@@ -17,7 +17,8 @@ from uge.data.store import PixelStore
 from uge.runtime import Runtime, seeded, stream
 
 STEPS = 1200  # Steps of each of the two stages.
-SIZE = 64  # Images of a step.
+SIZE = 64  # Images of a step at 32 pixels; fewer of larger ones.
+LEAST = 8  # Images of a step at any size.
 WIDTH = 32
 LATENT = 16  # Channels of the bottleneck, at a quarter of the side.
 EMBEDDED = 8  # Channels of a class at a quarter of the side.
@@ -113,9 +114,10 @@ def disentangled(store: PixelStore, most: float, generator: torch.Generator, run
         UsageError: The loss is not finite at the end.
     """
     network = Disentangler(store.channels, store.size, len(store.classes))
+    count = min(len(store), max(LEAST, min(SIZE, SIZE * 32**2 // store.size**2)))
 
     def loss(step: int) -> Tensor:
-        rows = torch.randint(len(store), (min(SIZE, len(store)),), generator=generator)
+        rows = torch.randint(len(store), (count,), generator=generator)
         x = to_unit(store.pixels.read(rows))
         parts: Parts = network(x, store.labels[rows.to(store.device)], generator)
         rest = x - parts.picture

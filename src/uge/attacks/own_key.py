@@ -4,14 +4,13 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from uge.attacks.base import Claims, Context, Entry, batched, prepared
+from uge.attacks.base import Claims, Context, Entry, Transform, batched, prepared
 from uge.attacks.purify import ImageNetwork, UNet, checked_public, regress, restored
 from uge.data import ImageSet, load_images
 from uge.data.formats.base import image_set
@@ -28,6 +27,7 @@ ROUNDS = 4  # Secrets that a method without training is run with.
 HELD_OUT = 0.1  # Share of the public images that measure the inverse.
 STEPS = 1500
 SIZE = 32  # Images of a step.
+WINDOW = 64  # Side in pixels of the largest part of an image that a step sees: the memory of photographs stays small.
 WIDTH = 32
 PHOTOGRAPHS = "photos"
 # Settings that no manifest may set: secrets, paths on the auditor's disk, and what the claims say in another place.
@@ -174,20 +174,27 @@ def inverse(context: Context, pairs: Pairs) -> nn.Module:
     def batch(step: int) -> tuple[Tensor, Tensor]:
         rows = pairs.learned[torch.randint(len(pairs.learned), (SIZE,), generator=generator)]
         given = pairs.protected[step % len(pairs.protected)]
-        return to_unit(given.pixels.read(rows)), to_unit(pairs.clean.pixels.read(rows))
+        top, left = torch.randint(max(1, given.size - WINDOW + 1), (2,), generator=generator).tolist()
+        window = (..., slice(top, top + WINDOW), slice(left, left + WINDOW))
+        return to_unit(given.pixels.read(rows)[window]), to_unit(pairs.clean.pixels.read(rows)[window])
 
     channels = pairs.clean.channels
     with seeded(context.seed, "own-key"):
         network = ImageNetwork([UNet(channels, WIDTH)], WIDTH, channels)
     regress(network, batch, context.runtime, STEPS)
     before = psnr(pairs, lambda pixels: pixels)
-    after = psnr(pairs, lambda pixels: restored(network, to_unit(pixels)))
+    after = psnr(pairs, lambda pixels: inverted(network, pixels))
     context.figures.update(pairs=float(len(pairs.learned)), psnr_before=before, psnr_after=after)
     log.info("own-key: PSNR of held-out pairs %.2f dB before and %.2f dB after the inverse", before, after)
     return network
 
 
-def psnr(pairs: Pairs, change: Any) -> float:
+def inverted(network: nn.Module, pixels: Tensor) -> Tensor:
+    """uint8 pixels behind the inverse, a few images at a time."""
+    return torch.cat([restored(network, to_unit(part)) for part in torch.split(pixels, SIZE)])
+
+
+def psnr(pairs: Pairs, change: Transform) -> float:
     """PSNR in dB between clean images and changed protected ones, over the pairs that were held out; at most 99."""
     total = 0.0
     count = 0
@@ -204,7 +211,7 @@ def purified(context: Context) -> Context:
     network = inverse(context, own_pairs(context))
     result = context.store.empty_like()
     for rows in batched(context.store):
-        result.pixels.write(rows, restored(network, to_unit(context.store.pixels.read(rows))))
+        result.pixels.write(rows, inverted(network, context.store.pixels.read(rows)))
     return replace(context, store=result)
 
 
