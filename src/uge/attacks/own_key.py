@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 PAIRS = 3000  # Public images that are protected at most.
 ROUNDS = 4  # Secrets that a method without training is run with.
 HELD_OUT = 0.1  # Share of the public images that measure the inverse.
-STEPS = 1500
+STEPS = 1000
 SIZE = 32  # Images of a step.
 WINDOW = 64  # Side in pixels of the largest part of an image that a step sees: the memory of photographs stays small.
-WIDTH = 32
+WIDTH = 24
 PHOTOGRAPHS = "photos"
 # Settings that no manifest may set: secrets, paths on the auditor's disk, and what the claims say in another place.
 _OWN = {"authorized", "authorized_seed", "authorized_weights", "baseline", "encoder", "method", "rho", "seed", "size"}
