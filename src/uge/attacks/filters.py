@@ -78,7 +78,7 @@ FILTERING: dict[str, Entry] = {
         drawn("random-filters", functools.partial(augmented, random_filters)),
         "augment",
         "trains behind another random filter in every step: JPEG, gray, blur, half size, few levels or other tones",
-        cost=1.4,
+        cost=1.2,
         expected=45.0,
     )
 }
