@@ -19,6 +19,7 @@ from uge.attacks.base import (
 )
 from uge.attacks.contrastive import FEW
 from uge.attacks.disentangle import DISENTANGLING
+from uge.attacks.few import YARDSTICKS
 from uge.attacks.filters import FILTERING
 from uge.attacks.knowledge import KNOWLEDGE, distill
 from uge.attacks.own_key import OWN_KEY
@@ -47,6 +48,7 @@ ATTACKS: Registry[Entry] = Registry(
         **TRANSFER,
         **FEW,
         **KNOWLEDGE,
+        **YARDSTICKS,
     },
     "uge.attacks",
     adapt=entry_from,

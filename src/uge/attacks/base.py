@@ -95,10 +95,12 @@ class Context:
         clean: Gives the originals of the published images in the same order; raises UsageError without any.
         theta0: Gives a fresh copy of the authorised network before training; raises UsageError without a key.
         public: Gives labelled images of another data set at the training size; raises UsageError without any.
-        few: Gives a few labelled clean images, ten a class; raises UsageError without any.
         claims: Gives what the manifest of the copy says; raises UsageError without one.
         leak_seed: Root of which originals leaked; the same for every attack of one repetition.
         checkpoint: File from which an interrupted training goes on; None for none.
+        few: Gives a few labelled clean images, ten a class, in none of the other sets; raises UsageError without any.
+        chooses: True where outputs are renamed and the epoch is chosen by ``few``, after every attack. An attack that
+            trains on these sets it to False for that training.
         figures: Measurements of the attack itself by name, which it adds for the case's file.
     """
 
@@ -113,10 +115,11 @@ class Context:
     clean: Callable[[], PixelStore] = lambda: _refuse("originals of the published images; give --clean SOURCE")
     theta0: Callable[[], nn.Module] = lambda: _refuse("the authorised network's initial parameters; give --key FILE")
     public: Callable[[], PixelStore] = lambda: _refuse("labelled images of another data set; give --public SOURCE")
-    few: Callable[[], PixelStore] = lambda: _refuse("ten labelled clean images a class; give --clean SOURCE")
     claims: Callable[[], Claims] = lambda: _refuse("the manifest that uge protect writes; audit a folder with one")
     leak_seed: int = 0
     checkpoint: Path | None = None
+    few: Callable[[], PixelStore] = lambda: _refuse("ten labelled clean images a class; audit with --worst-case")
+    chooses: bool = False
     figures: dict[str, float] = field(default_factory=dict)
 
 
@@ -139,6 +142,7 @@ def learn(context: Context, objective: Objective = supervised) -> History:
         runtime=context.runtime,
         objective=objective,
         test=context.test,
+        labelled=context.few() if context.chooses else None,
         checkpoint=context.checkpoint,
         progress=context.progress,
     )
@@ -191,9 +195,9 @@ def with_images(context: Context, store: PixelStore, others: Callable[[PixelStor
         context,
         store=store,
         test=others(context.test),
+        few=lambda: others(context.few()),
         clean=lambda: others(context.clean()),
         public=lambda: others(context.public()),
-        few=lambda: others(context.few()),
     )
 
 

@@ -140,13 +140,13 @@ def repeated(few: PixelStore, count: int) -> PixelStore:
 def _contrastive(context: Context) -> History:
     few = repeated(context.few(), len(context.store))  # First, so that nothing is trained where there are none.
     pretrain(classifier(context.network), context.store, context)
-    return probe(replace(context, store=few))
+    return probe(replace(context, store=few, chooses=False))
 
 
 def _last_layer(context: Context) -> History:
     few = repeated(context.few(), len(context.store))
-    first = learn(replace(context, progress=part_of(context.progress, 0, 2)))
-    second = probe(replace(context, store=few, progress=part_of(context.progress, 1, 2)))
+    first = learn(replace(context, chooses=False, progress=part_of(context.progress, 0, 2)))
+    second = probe(replace(context, store=few, chooses=False, progress=part_of(context.progress, 1, 2)))
     return replace(second, seconds=first.seconds + second.seconds)
 
 

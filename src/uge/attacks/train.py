@@ -16,11 +16,11 @@ from uge.data.augment import augmentation
 from uge.data.loader import Batch, fetch, to_unit
 from uge.data.store import PixelStore
 from uge.learning.objectives import Objective, adversarial, evaluating, full_precision
+from uge.learning.recipes import LONGER, longer
 from uge.learning.training import History
 from uge.runtime import stream
 
 SURE = 0.95  # Probability above which a network's own answer counts as a label (FixMatch).
-LONGER = 3  # Factor of the epochs of ``longer``.
 SLOWER = 2  # Factor of the epochs of ``adversarial-rho``: robust features are learned more slowly.
 LARGEST = 16 / 255  # Largest radius of ``adversarial-rho``, in [0, 1] units: a network learns nothing far beyond it.
 RHO_STEPS = 3
@@ -30,9 +30,8 @@ def _rate(factor: float) -> Preparation:
     return lambda context: with_recipe(lr=context.recipe.lr * factor)(context)
 
 
-def _epochs(context: Context, factor: int) -> Context:
-    milestones = tuple(factor * epoch for epoch in context.recipe.milestones)
-    return with_recipe(epochs=factor * context.recipe.epochs, milestones=milestones)(context)
+def _longer(context: Context) -> Context:
+    return replace(context, recipe=longer(context.recipe, LONGER))
 
 
 def _adversarial_rho(context: Context) -> History:
@@ -40,7 +39,7 @@ def _adversarial_rho(context: Context) -> History:
     radius = min(Budget(context.claims().rho).levels / 255, LARGEST)
     generator = stream(context.seed, "adversarial-rho")
     objective = adversarial(generator, radius=radius, step=radius / 2, steps=RHO_STEPS)
-    return learn(_epochs(context, SLOWER), objective)
+    return learn(replace(context, recipe=longer(context.recipe, SLOWER)), objective)
 
 
 def _mixed(context: Context, percent: int) -> Context:
@@ -119,13 +118,7 @@ TRAINING: dict[str, Entry] = {
     ),
     "lr-tenth": prepared(_rate(0.1), "train", "trains with a tenth of the learning rate", expected=8.0),
     "lr-tenfold": prepared(_rate(10), "train", "trains with ten times the learning rate", expected=2.0),
-    "longer": prepared(
-        functools.partial(_epochs, factor=LONGER),
-        "train",
-        "trains three times as many epochs",
-        cost=float(LONGER),
-        expected=3.0,
-    ),
+    "longer": prepared(_longer, "train", "trains three times as many epochs", cost=float(LONGER), expected=3.0),
     **{
         f"mix-clean-{percent}": prepared(
             functools.partial(_mixed, percent=percent),

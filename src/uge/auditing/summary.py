@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from uge.auditing.worst_case import WorstCase
 from uge.names import PLUS, is_keyed
 
 NOISE = 3.0  # Differences below this many points mean nothing when there is one seed.
@@ -196,6 +197,8 @@ class Summary(BaseModel):
         label: The verdict in a few words.
         report: Path of the HTML page, when one was written.
         verdict: The verdict in one sentence.
+        worst_case: The worst case; ``None`` where nothing was measured on labelled images. Headline, label and verdict
+            are then about it.
     """
 
     clean: dict[str, float] = Field(default_factory=dict)
@@ -224,6 +227,7 @@ class Summary(BaseModel):
     label: str = ""
     report: str | None = None
     verdict: str = ""
+    worst_case: WorstCase | None = None
 
     @property
     def partial(self) -> bool:

@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 from pydantic import ValidationError
 
+from uge.auditing import worst_results
 from uge.auditing.checks import RETENTION
 from uge.auditing.summarize import summarize
 from uge.auditing.summary import HOLDS, NOISE, Summary, capital, certainty, number, partial
@@ -122,6 +123,7 @@ def page_environment(*folders: Path) -> jinja2.Environment:
         "number": number,
         "spread": spread,
         "certainty": certainty,
+        "worst_spread": worst_results.spread,
     }
     return environment
 
