@@ -1,17 +1,16 @@
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from uge.attacks import ATTACKS, find_attack
-from uge.attacks.base import Need
 from uge.attacks.variants import VARIANTS
 from uge.auditing.plan import FIRST_STEPS, Choice, choose, combinations, plan
 from uge.cases.case import Case, Job
 from uge.errors import UnknownNameError, UsageError
 
-NEEDING = {need: [name for name, row in ATTACKS.items() if need in row.needs] for need in get_args(Need)}
+NEEDING = {need: [name for name, row in ATTACKS.items() if need in row.needs] for need in ("key", "clean", "public")}
 BY_CLAIMS = [name for name, row in ATTACKS.items() if "claims" in row.uses]
 EVERYTHING: dict[str, Any] = {"keys": ["cnn"], "controls": True, "public": True, "few": True, "claims": True}
 
@@ -65,7 +64,7 @@ class TestPlan:
 
     def test_whoever_knows_theta0_builds_its_network(self) -> None:
         same = [name for name, row in ATTACKS.items() if row.same_architecture]
-        found = jobs(["lenet"], same, 1, ["keyed:cnn", "resnet8"], controls=True, public=True)
+        found = jobs(["lenet"], same, 1, ["keyed:cnn", "resnet8"], controls=True, public=True, few=True)
         hackers = [job for job in found if job.role == "hacker"]
         assert {(job.network, job.key) for job in hackers} == {("keyed:cnn", 0), ("resnet8", 1)}
         assert len(hackers) == 2 * len(same)
@@ -74,9 +73,7 @@ class TestPlan:
     def test_what_needs_something_is_left_out_unless_named(self, need: str) -> None:
         there = EVERYTHING | {{"key": "keys", "clean": "controls"}.get(need, need): [] if need == "key" else False}
         found = plan(["cnn"], choose(["all"]), 1, **there)
-        # Few labelled images are granted by the worst case alone, so that nothing is missing elsewhere.
-        assert [one.attack for one in found.left_out] == ([] if need == "few" else NEEDING[need])
-        assert NEEDING[need]
+        assert [one.attack for one in found.left_out] == NEEDING[need] != []
         assert all("give --" in one.reason for one in found.left_out)
         assert {job.scheme for job in found.jobs} == set(ATTACKS) - set(NEEDING[need])
         with pytest.raises(UsageError, match=f"the attack '{NEEDING[need][0]}' needs .*; give --"):
@@ -91,6 +88,13 @@ class TestPlan:
         }
         with pytest.raises(UsageError, match="the attack 'own-key' needs a manifest of uge protect"):
             plan(["cnn"], choose(["own-key"]), 1, **there)
+
+    def test_an_audit_without_labelled_images_leaves_nothing_out_for_want_of_them(self) -> None:
+        found = plan(["cnn"], choose(["all"]), 1, **EVERYTHING | {"few": False})
+        assert not found.left_out
+        assert "few-labelled" not in {job.scheme for job in found.jobs}
+        with pytest.raises(UsageError, match=r"the attack 'few-labelled' needs .*; give --worst-case"):
+            plan(["cnn"], ["few-labelled"], 1, ["cnn"], controls=True, public=True)
 
     def test_a_folder_without_any_authorised_network_leaves_no_attack_on_it_out(self) -> None:
         options = EVERYTHING | {"keys": [], "controls": False, "variants": ["order"]}

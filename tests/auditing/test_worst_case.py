@@ -11,6 +11,7 @@ from uge.auditing.summarize import summarize
 from uge.auditing.worst_plan import plan_worst_case, ranked
 from uge.cases.case import Case, Epoch, Job, read_cases
 from uge.cases.material import CopyMaterial
+from uge.config import AuditConfig
 from uge.data.store import PixelStore
 from uge.learning.naming import Renamed
 from uge.learning.recipes import Recipe
@@ -243,3 +244,10 @@ class TestRun:
             for store in (make_store(seed=9), make_store(count=15))
         )
         assert other.fingerprint(job) == material.fingerprint(job) != larger.fingerprint(job)
+
+
+def test_settings_that_were_given_go_before_those_of_the_worst_case() -> None:
+    worst = AuditConfig.checked(worst_case=True, seeds=1, networks="lenet")
+    assert (worst.seeds, worst.networks, worst.epochs, worst.attacks) == (1, ("lenet",), 5, ("all",))
+    assert AuditConfig.checked().epochs is None
+    assert AuditConfig.checked().attacks == ("standard",)

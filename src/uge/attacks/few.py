@@ -23,7 +23,7 @@ def _alone(context: Context) -> History:
     return learn(replace(context, store=store, chooses=False), objective)
 
 
-def _alone_on_public_features(context: Context) -> History:
+def _after_public_images(context: Context) -> History:
     context.few()  # First, so that nothing is trained where there are none.
     return _alone(pretrained(context))
 
@@ -37,7 +37,7 @@ YARDSTICKS: dict[str, Entry] = {
         needs=frozenset({"few"}),
     ),
     "few-labelled-public": Entry(
-        _alone_on_public_features,
+        _after_public_images,
         "yardstick",
         "trains on public images first and then on the few labelled images alone, without the copy",
         cost=2.1,
