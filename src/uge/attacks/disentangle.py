@@ -164,7 +164,7 @@ DISENTANGLING: dict[str, Entry] = {
         purified,
         "purify",
         "trains a variational autoencoder on the published images that keeps apart pictures and patterns of classes",
-        cost=4.0,
+        cost=12.0,
         expected=40.0,
     )
 }

@@ -79,6 +79,6 @@ FILTERING: dict[str, Entry] = {
         "augment",
         "trains behind another random filter in every step: JPEG, gray, blur, half size, few levels or other tones",
         cost=1.2,
-        expected=45.0,
+        expected=25.0,
     )
 }

@@ -221,7 +221,7 @@ OWN_KEY: dict[str, Entry] = {
         "purify",
         "runs the same method with secrets of the hacker's own on public images and learns to undo it",
         cost=8.0,
-        expected=45.0,
+        expected=35.0,
         uses=frozenset({"claims", "public"}),
     )
 }

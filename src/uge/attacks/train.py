@@ -113,7 +113,7 @@ TRAINING: dict[str, Entry] = {
         "train",
         f"trains twice as long on changes within the copy's own budget ({RHO_STEPS} steps of half of it)",
         cost=6.0,
-        expected=50.0,
+        expected=25.0,
         uses=frozenset({"claims"}),
     ),
     "lr-tenth": prepared(_rate(0.1), "train", "trains with a tenth of the learning rate", expected=8.0),
