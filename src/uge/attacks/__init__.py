@@ -17,8 +17,12 @@ from uge.attacks.base import (
     learn,
     with_images,
 )
+from uge.attacks.contrastive import FEW
+from uge.attacks.disentangle import DISENTANGLING
 from uge.attacks.few import YARDSTICKS
+from uge.attacks.filters import FILTERING
 from uge.attacks.knowledge import KNOWLEDGE, distill
+from uge.attacks.own_key import OWN_KEY
 from uge.attacks.preprocess import PREPROCESSING
 from uge.attacks.purify import PURIFICATION
 from uge.attacks.train import TRAINING
@@ -36,9 +40,13 @@ ATTACKS: Registry[Entry] = Registry(
         "direct": Entry(learn, "plain", "trains on the published images and labels as anybody would", expected=0.0),
         **PREPROCESSING,
         **AUGMENTATION,
+        **FILTERING,
         **TRAINING,
         **PURIFICATION,
+        **DISENTANGLING,
+        **OWN_KEY,
         **TRANSFER,
+        **FEW,
         **KNOWLEDGE,
         **YARDSTICKS,
     },

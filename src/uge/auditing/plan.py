@@ -21,6 +21,7 @@ MISSING: Mapping[Need, str] = {
     "public": "needs labelled images of another data set; give --public SOURCE, or leave it out",
     "few": "needs ten labelled clean images a class; give --worst-case, or leave it out",
 }
+NO_CLAIMS = "needs a manifest of uge protect, which says how the copy was made; leave it out"
 #: Jobs of a later stage, from the cases that are finished by then.
 Stage = Callable[[Sequence[Case]], Sequence[Job]]
 
@@ -109,6 +110,7 @@ def plan(
     combine: bool = False,
     authorized: bool = True,
     few: bool = False,
+    claims: bool = False,
 ) -> Plan:
     """Plan every case of an audit, teachers before their students.
 
@@ -124,6 +126,7 @@ def plan(
         authorized: False for a folder without authorised networks: attacks on one do not count as left out.
         few: True where a few labelled clean images are at hand; without them, attacks that need some do not count as
             left out either.
+        claims: True where the copy has a manifest.
 
     Raises:
         UnknownNameError: No such attack.
@@ -137,13 +140,16 @@ def plan(
     possible = list[str]()
     left_out = list[LeftOut]()
     for name in choice.names:
-        needs = [need for need in MISSING if need in find_attack(name).needs and not there[need]]
-        if not needs:
+        entry = find_attack(name)
+        needs = [need for need in MISSING if need in entry.needs and not there[need]]
+        missing = MISSING[needs[0]] if needs else NO_CLAIMS if "claims" in entry.uses and not claims else None
+        if missing is None:
             possible.append(name)
         elif name in choice.explicit:
-            raise UsageError(f"the attack '{name}' {MISSING[needs[0]]}")
-        elif (authorized or needs[0] != "key") and (few or "few" not in needs):
-            left_out.append(LeftOut(name, ", ".join(networks), f"it {MISSING[needs[0]].partition(', or')[0]}"))
+            raise UsageError(f"the attack '{name}' {missing}")
+        elif (authorized or needs[:1] != ["key"]) and (few or "few" not in needs):
+            reason = missing.partition(", or")[0].partition("; leave")[0]
+            left_out.append(LeftOut(name, ", ".join(networks), f"it {reason}"))
     if authorized and not keys:
         left_out += [LeftOut(name, "authorised", f"the variant {MISSING['key']}") for name in variants]
     jobs = list[Job]()

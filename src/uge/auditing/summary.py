@@ -15,10 +15,11 @@ PARTLY = 15.0  # Points below its clean control up to which it learns with a los
 FAIL_SHARE = 1 / 3  # Share of the clean control's gain over chance up to which a hacker fails.
 HELD_SHARE = 2 / 3  # Share of that gain above which a hacker learns.
 Interval = tuple[float, float]
-Holds = Literal["nothing", "public", "clean", "key"]
+Holds = Literal["nothing", "public", "few", "clean", "key"]
 HOLDS: dict[Holds, str] = {
     "nothing": "nothing but the published folder",
     "public": "other public images or a public checkpoint as well",
+    "few": "a few labelled clean images as well",
     "clean": "some of the originals as well",
     "key": "the key or the trained authorised network",
 }

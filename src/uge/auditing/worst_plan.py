@@ -25,6 +25,7 @@ def plan_worst_case(
     variants: Sequence[str] = (),
     strongest: int = STRONGEST,
     authorized: bool = True,
+    claims: bool = False,
 ) -> Plan:
     """Plan the stages of the worst case (docs/worst-case.md).
 
@@ -46,6 +47,7 @@ def plan_worst_case(
         variants: Changes of authorised training, as for :func:`uge.auditing.plan.plan`.
         strongest: Number of attacks of the later stages; 0 for the first stage and its clean controls alone.
         authorized: False for a folder without authorised networks.
+        claims: True where the copy has a manifest.
 
     Raises:
         UnknownNameError: No such attack.
@@ -65,6 +67,7 @@ def plan_worst_case(
         variants=variants,
         authorized=authorized,
         few=True,
+        claims=claims,
     )
 
     def runs(network: str, seed: int, schemes: Iterable[str], *, long: bool = False) -> list[Job]:

@@ -114,6 +114,7 @@ class Case(BaseModel):
         start_accuracy: Accuracy of the authorised network before any training, in percent; ``None`` where not measured.
         parts: Accuracies after the last epoch on parts of the test images, in percent: one per server of a
             federation, ``None`` for classes of other servers; empty elsewhere.
+        figures: Measurements of the attack itself by name; empty where it makes none.
         long: True for the long form of the worst case, with three times the epochs.
         tested: Form of the test images of all accuracies: ``changed`` by the attack, or ``original``, whichever gives
             the larger one after the last epoch; ``None`` where the attack leaves them as they are.
@@ -143,14 +144,14 @@ class Case(BaseModel):
     about: str = ""
     start_accuracy: float | None = Field(default=None, ge=0, le=100)
     parts: list[float | None] = Field(default_factory=list)
+    figures: dict[str, float] = Field(default_factory=dict)
     long: bool = False
-
     tested: Literal["changed", "original"] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Fields of the case by their names in files, ready for ``json.dumps``; those of few cases only there."""
-        absent = {name for name in ("long", "tested") if not getattr(self, name)}
-        fields = self.model_dump(by_alias=True, exclude=absent)
+        """Fields of the case by their names in files, ready for ``json.dumps``; some only where they say something."""
+        empty = {name for name in ("long", "figures", "tested") if not getattr(self, name)}
+        fields = self.model_dump(by_alias=True, exclude=empty)
         for epoch in fields["history"]:
             for name in ("renamed", "other_accuracy"):
                 if epoch[name] is None:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from uge.attacks import Context
+from uge.attacks.base import Claims
 from uge.cases.case import YARDSTICK, Case, Epoch, Job, Ledger
 from uge.data.store import PixelStore
 from uge.errors import UsageError, WeightsError
@@ -146,6 +147,7 @@ def run_case(
         about=job.about,
         start_accuracy=start,
         parts=[None if part is None else evaluate(context.network, part, runtime) for part in part_tests],
+        figures={name: round(value, 4) for name, value in context.figures.items()},
         long=job.long,
         tested=history.tested,
     )
@@ -172,6 +174,7 @@ class CopyMaterial:
         plugins: True allows keys for networks that are not in the table, whose code is then run.
         digests: sha256 of the images by name; computed where empty.
         part_tests: Parts of the test images that are measured at the end; empty for none.
+        claims: Public claims of the copy, for attacks that use them; None without a manifest.
         checkpoints: True lets plain training and distillation write a checkpoint after every epoch, to go on from.
     """
 
@@ -189,6 +192,7 @@ class CopyMaterial:
     plugins: bool = False
     digests: Mapping[str, str] = field(default_factory=dict)
     part_tests: Sequence[PixelStore | None] = ()
+    claims: Claims | None = None
     checkpoints: bool = False
 
     def __post_init__(self) -> None:
@@ -220,11 +224,14 @@ class CopyMaterial:
 
     def fingerprint(self, job: Job) -> str:
         """sha256 of everything that determines a case; images count only for jobs that depend on them."""
-        needs = {"clean": job.data == "clean" or "clean" in job.entry.needs, "public": "public" in job.entry.needs}
+        entry = job.entry
+        public = "public" in entry.needs | entry.uses
+        needs = {"clean": job.data == "clean" or "clean" in entry.needs, "public": public}
         needs |= {"protected": job.data == "protected" and job.family != YARDSTICK, "test": True}
         optional = {
             "checkpoint": checkpoint_hash(job.network) if job.network.startswith(CHECKPOINT) else "",
-            "revision": job.entry.revision,
+            "revision": entry.revision,
+            "claims": self.claims.json_dict() if self.claims and "claims" in entry.uses else None,
             "device": "" if self.runtime.device.type == "cpu" else self.runtime.device.type,
             "few": self.digests.get("few"),
             # Labelled images are repeated up to the number of published ones.
@@ -254,6 +261,9 @@ class CopyMaterial:
         given: dict[str, Any] = {
             name: functools.partial(stores.__getitem__, name) for name in ("clean", "public", "few") if name in stores
         }
+        if self.claims is not None:
+            claims = self.claims
+            given["claims"] = lambda: claims
         if job.key is not None:
             theta0 = self.theta0[job.key]
             given["theta0"] = lambda: self.runtime.place(copy.deepcopy(theta0))

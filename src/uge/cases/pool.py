@@ -26,7 +26,7 @@ from uge.runtime import Runtime
 
 SHARED = ".images-"
 """Start of the name of the folder, inside the ledger's, in which decoded images lie while workers run."""
-_SETTINGS = ("recipe", "keys", "recipes", "seed", "plugins", "digests")
+_SETTINGS = ("recipe", "keys", "recipes", "seed", "plugins", "digests", "claims")
 
 
 @dataclass(frozen=True)

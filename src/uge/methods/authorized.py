@@ -112,6 +112,7 @@ class Keyed(ForNetworks):
     )
     reads_store = False
     wave_key = True
+    trains = False
 
     def check(self, settings: MethodSettings) -> None:
         """Refuse, besides unknown names, refinement and rotations."""

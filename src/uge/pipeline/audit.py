@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from uge.attacks import ATTACKS
+from uge.attacks.base import Claims
 from uge.attacks.variants import VARIANTS, choose_variants
 from uge.auditing.checks import overlap
 from uge.auditing.plan import choose, plan
@@ -149,6 +150,7 @@ class AuditRun:
             keys=keys,
             seed=config.seed,
             plugins=trust_plugins,
+            claims=Claims.of(self.manifest) if self.manifest else None,
         )
         names = [network.name for network in self.material.theta0]
         rotated = next(filter(is_keyed, names), None) if recipe.augment == "rotate-flip" else None
@@ -162,6 +164,7 @@ class AuditRun:
             "public": self.material.public is not None,
             "variants": [name for name in variants if VARIANTS[name].differs(recipe, session.runtime.precision)],
             "authorized": bool(names or (self.manifest and self.manifest.authorized)),
+            "claims": self.manifest is not None,
         }
         if config.worst_case:
             self.planned = plan_worst_case(

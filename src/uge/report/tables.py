@@ -9,7 +9,7 @@ from typing import Any, Literal
 from uge.auditing.summary import HackerResult, Result, Summary, counted, extent, number, with_key
 from uge.auditing.worst_case import Form
 
-ASSETS = {"nothing": "", "public": "public images", "clean": "originals", "key": "key"}
+ASSETS = {"nothing": "", "public": "public images", "few": "labelled images", "clean": "originals", "key": "key"}
 FAMILY_TITLES = {
     "plain": "Plain training",
     "preprocess": "Filters of the images",
