@@ -52,6 +52,12 @@ class Variant:
     about: str
     settings: RobustSettings = field(default_factory=RobustSettings)
     loss: Loss = targeted
+    steps_through: FilterShares | None = None
+
+    @property
+    def shares(self) -> FilterShares:
+        """Filters of the steps; by default those of the surrogates' training."""
+        return self.steps_through or self.settings.filters
 
 
 def softened(network: ImageClassifier, x: Tensor, labels: Tensor, goals: Tensor, own: float) -> Tensor:
@@ -77,10 +83,13 @@ def margin(network: ImageClassifier, x: Tensor, labels: Tensor, goals: Tensor, m
 
 
 STRONG = FilterShares(none=0.05, jpeg=0.4, gray=0.1, blur=0.18, half=0.15, bits=0.04, colour=0.08)
+STRONGEST = FilterShares(none=0, jpeg=0.42, gray=0.08, blur=0.22, half=0.18, bits=0.04, colour=0.06)
 FIVE = "cnn,resnet8,cnn@4,cnn,resnet8@4"
 VARIANTS = {
     "standard": Variant("the defaults"),
     "strong-filters": Variant("fewer images as they are, more JPEG and blur", RobustSettings(filters=STRONG)),
+    "strong-steps": Variant("the same in the steps alone", steps_through=STRONG),
+    "strongest-steps": Variant("no image as it is in the steps", steps_through=STRONGEST),
     "far": Variant("targets that surrogates take the class for least", RobustSettings(targets="far")),
     "near": Variant("targets that surrogates take the class for most", RobustSettings(targets="near")),
     "soft-30": Variant("targets keep 30 % of the own class", loss=functools.partial(softened, own=0.3)),
@@ -91,8 +100,10 @@ VARIANTS = {
         "the adversarial surrogate trained within 8 levels", RobustSettings(surrogates="cnn,resnet8,cnn@8")
     ),
     "five": Variant("two more surrogates", RobustSettings(surrogates=FIVE)),
-    "five-strong-filters": Variant(
-        "two more surrogates, fewer images as they are", RobustSettings(surrogates=FIVE, filters=STRONG)
+    "five-strong-steps": Variant(
+        "two more surrogates, fewer images as they are in the steps",
+        RobustSettings(surrogates=FIVE),
+        steps_through=STRONG,
     ),
 }
 """Trials by name."""
@@ -221,9 +232,7 @@ class Trial:
             goals = class_targets(variant.settings.targets, self.store, surrogates, self.runtime)
             self.facts["targets"] = goals.tolist()
             work = variant.settings.work
-            steps = Steps(
-                surrogates, variant.settings.filters, budget, work.steps, self.seed, self.runtime, variant.loss
-            )
+            steps = Steps(surrogates, variant.shares, budget, work.steps, self.seed, self.runtime, variant.loss)
             made = delta_records(self.store, budget)
             began = time.perf_counter()
             perturb(self.store, self.images.ids, goals, steps, made, batch_rows(self.store))
@@ -258,7 +267,9 @@ def measure(trial: Trial, name: str, attacks: Sequence[str], epochs: int, hacker
         published = trial.store
         if name != "clean":
             published = trial.protected(trial.delta(name, VARIANTS[name]))
-            result = {"about": VARIANTS[name].about, "settings": VARIANTS[name].settings.model_dump(mode="json")}
+            variant = VARIANTS[name]
+            result = {"about": variant.about, "settings": variant.settings.model_dump(mode="json")}
+            result |= {"steps_through": variant.shares.model_dump(mode="json")}
             result |= {"facts": trial.facts, **trial.quality(published)}
         result |= {"variant": name, "images": trial.limit, "epochs": epochs, "seed": trial.seed, "attacks": {}}
         result["environment"] = trial.runtime.environment()

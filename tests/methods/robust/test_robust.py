@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import uge
 from uge.budget import Budget
 from uge.data.images import ImageSet
 from uge.data.loader import fetch
@@ -186,6 +187,14 @@ def test_gray_images_and_images_of_any_size(options: dict[str, object], make_tas
         touched = change.any(2)
         assert touched.any(0).mean() > 0.9, "no column of a border is left as it was"
         assert touched.any(1).mean() > 0.9
+
+
+def test_the_library_takes_settings(make_images: Callable[..., ImageSet], runtime: Runtime) -> None:
+    images = make_images(count=12, separable=True)
+    protected = uge.protect(images, method="robust", robust=TINY, budget="4/255", runtime=runtime)
+    changes = [np.abs(sample.pixels.astype(int) - images.read(row)).max() for row, sample in enumerate(protected)]
+    assert set(changes) <= {1, 2, 3, 4}
+    assert protected.provenance.method_details["surrogates"] == ["cnn", "resnet8@4"]
 
 
 def test_windows_are_shifted_and_flipped_by_their_numbers() -> None:
