@@ -17,9 +17,9 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,7 @@ class Variant:
     settings: RobustSettings = field(default_factory=RobustSettings)
     loss: Loss = targeted
     steps_through: FilterShares | None = None
+    steps: type[Steps] = Steps
 
     @property
     def shares(self) -> FilterShares:
@@ -82,6 +83,50 @@ def margin(network: ImageClassifier, x: Tensor, labels: Tensor, goals: Tensor, m
     return (own - target).clamp_min(-most)
 
 
+def soft_goals(network: ImageClassifier, x: Tensor, labels: Tensor, goals: Tensor, offsets: Sequence[int]) -> Tensor:
+    """Mean cross-entropy with several classes, the same for every image of a class."""
+    logits = full_precision(network(x))
+    others = [(labels + offset) % logits.shape[1] for offset in offsets]
+    return torch.stack([F.cross_entropy(logits, each, reduction="none") for each in others]).mean(0)
+
+
+class BySurrogate(Steps):
+    """A target of its own, three classes on, for the adversarially trained surrogates."""
+
+    others: ClassVar[tuple[int, ...]] = (2,)
+
+    def _gradient(self, levels: Tensor, labels: Tensor, goals: Tensor, numbers: Tensor) -> Tensor:
+        other = (labels + 3) % self.surrogates[0].classes
+        usual = [number for number in range(len(self.surrogates)) if number not in self.others]
+        gradient = torch.zeros_like(levels)
+        for places, aims in ((usual, goals), (list(self.others), other)):
+            own = replace(self, surrogates=[self.surrogates[place] for place in places])
+            gradient += Steps._gradient(own, levels.detach(), labels, aims, numbers[:, places])
+        return gradient
+
+
+class FiveBySurrogate(BySurrogate):
+    """The same for five surrogates."""
+
+    others = (2, 4)
+
+
+class ByView(Steps):
+    """A target of its own for coarse views (JPEG, blur, half size): three classes on."""
+
+    def _gradient(self, levels: Tensor, labels: Tensor, goals: Tensor, numbers: Tensor) -> Tensor:
+        shares = self.shares.model_dump()
+        total = sum(shares.values())
+        coarse = {name: share if name in ("jpeg", "blur", "half") else 0.0 for name, share in shares.items()}
+        fine = {name: share - coarse[name] for name, share in shares.items()}
+        other = (labels + 3) % self.surrogates[0].classes
+        gradient = torch.zeros_like(levels)
+        for part, aims in ((coarse, other), (fine, goals)):
+            own = replace(self, shares=FilterShares(**part))
+            gradient += sum(part.values()) / total * Steps._gradient(own, levels.detach(), labels, aims, numbers)
+        return gradient
+
+
 STRONG = FilterShares(none=0.05, jpeg=0.4, gray=0.1, blur=0.18, half=0.15, bits=0.04, colour=0.08)
 STRONGEST = FilterShares(none=0, jpeg=0.42, gray=0.08, blur=0.22, half=0.18, bits=0.04, colour=0.06)
 FIVE = "cnn,resnet8,cnn@4,cnn,resnet8@4"
@@ -90,6 +135,30 @@ VARIANTS = {
     "strong-filters": Variant("fewer images as they are, more JPEG and blur", RobustSettings(filters=STRONG)),
     "strong-steps": Variant("the same in the steps alone", steps_through=STRONG),
     "strongest-steps": Variant("no image as it is in the steps", steps_through=STRONGEST),
+    "by-surrogate": Variant("the adversarial surrogate has another target", steps=BySurrogate),
+    "by-surrogate-strong": Variant(
+        "the adversarial surrogate has another target, fewer images as they are in the steps",
+        steps=BySurrogate,
+        steps_through=STRONG,
+    ),
+    "five-by-surrogate": Variant(
+        "two more surrogates, another target for the adversarial ones, fewer images as they are in the steps",
+        RobustSettings(surrogates=FIVE),
+        steps=FiveBySurrogate,
+        steps_through=STRONG,
+    ),
+    "five-48": Variant(
+        "two more surrogates, fewer images as they are in the steps, 48 steps",
+        RobustSettings(surrogates=FIVE, steps=48),
+        steps_through=STRONG,
+    ),
+    "by-view": Variant("coarse views have another target", steps=ByView),
+    "two-goals": Variant("two targets at once", loss=functools.partial(soft_goals, offsets=(1, 3))),
+    "two-goals-strong": Variant(
+        "two targets at once, fewer images as they are in the steps",
+        loss=functools.partial(soft_goals, offsets=(1, 3)),
+        steps_through=STRONG,
+    ),
     "far": Variant("targets that surrogates take the class for least", RobustSettings(targets="far")),
     "near": Variant("targets that surrogates take the class for most", RobustSettings(targets="near")),
     "soft-30": Variant("targets keep 30 % of the own class", loss=functools.partial(softened, own=0.3)),
@@ -232,7 +301,7 @@ class Trial:
             goals = class_targets(variant.settings.targets, self.store, surrogates, self.runtime)
             self.facts["targets"] = goals.tolist()
             work = variant.settings.work
-            steps = Steps(surrogates, variant.shares, budget, work.steps, self.seed, self.runtime, variant.loss)
+            steps = variant.steps(surrogates, variant.shares, budget, work.steps, self.seed, self.runtime, variant.loss)
             made = delta_records(self.store, budget)
             began = time.perf_counter()
             perturb(self.store, self.images.ids, goals, steps, made, batch_rows(self.store))
