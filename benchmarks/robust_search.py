@@ -128,13 +128,11 @@ class ByView(Steps):
 
 
 STRONG = FilterShares(none=0.05, jpeg=0.4, gray=0.1, blur=0.18, half=0.15, bits=0.04, colour=0.08)
-STRONGEST = FilterShares(none=0, jpeg=0.42, gray=0.08, blur=0.22, half=0.18, bits=0.04, colour=0.06)
 FIVE = "cnn,resnet8,cnn@4,cnn,resnet8@4"
 VARIANTS = {
     "standard": Variant("the defaults"),
     "strong-filters": Variant("fewer images as they are, more JPEG and blur", RobustSettings(filters=STRONG)),
     "strong-steps": Variant("the same in the steps alone", steps_through=STRONG),
-    "strongest-steps": Variant("no image as it is in the steps", steps_through=STRONGEST),
     "by-surrogate": Variant("the adversarial surrogate has another target", steps=BySurrogate),
     "by-surrogate-strong": Variant(
         "the adversarial surrogate has another target, fewer images as they are in the steps",
@@ -154,15 +152,9 @@ VARIANTS = {
     ),
     "by-view": Variant("coarse views have another target", steps=ByView),
     "two-goals": Variant("two targets at once", loss=functools.partial(soft_goals, offsets=(1, 3))),
-    "two-goals-strong": Variant(
-        "two targets at once, fewer images as they are in the steps",
-        loss=functools.partial(soft_goals, offsets=(1, 3)),
-        steps_through=STRONG,
-    ),
     "far": Variant("targets that surrogates take the class for least", RobustSettings(targets="far")),
     "near": Variant("targets that surrogates take the class for most", RobustSettings(targets="near")),
     "soft-30": Variant("targets keep 30 % of the own class", loss=functools.partial(softened, own=0.3)),
-    "soft-50": Variant("targets keep 50 % of the own class", loss=functools.partial(softened, own=0.5)),
     "push": Variant("the own class's probability as a penalty of weight 3", loss=functools.partial(pushed, weight=3.0)),
     "margin": Variant("margin of logits, up to 5", loss=functools.partial(margin, most=5.0)),
     "radius-8": Variant(
