@@ -21,6 +21,7 @@ from uge.learning.trajectory import Trajectory
 from uge.learning.trajectory import record_trajectory as record
 from uge.methods import METHODS, ImagesInfo, Perturbation, method_for
 from uge.methods.apply import GENERATOR, Savable, save_perturber
+from uge.methods.robust.settings import RobustSettings
 from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.names import is_keyed
 from uge.networks import ImageClassifier
@@ -189,6 +190,7 @@ def protect(
     loss: LossWeights | None = None,
     generator: GeneratorSettings | None = None,
     refinement: RefineSettings | None = None,
+    robust: RobustSettings | None = None,
     baseline: Mapping[str, object] | None = None,
     encoder_recipe: Recipe | None = None,
     runtime: Runtime | None = None,
@@ -197,8 +199,8 @@ def protect(
     """Perturb images so that only the authorised networks learn from them.
 
     For keyed networks one of the class's patterns of their key is added to each image. For others a generator is
-    trained under the paper's losses (Algorithm 1), and each image is refined if asked to. Published protections and
-    those of plug-ins (:func:`uge.methods.method`) take no authorised network.
+    trained under the paper's losses (Algorithm 1), and each image is refined if asked to. ``robust``, published
+    protections and those of plug-ins (:func:`uge.methods.method`) take no authorised network.
 
     Args:
         images: The clean images.
@@ -215,6 +217,7 @@ def protect(
         loss: Weights and constants of the losses.
         generator: Size of the generator and how it trains.
         refinement: How perturbations are refined.
+        robust: Settings of the method ``robust``.
         baseline: Settings of a published protection, by name.
         encoder_recipe: How the local encoder trains.
         runtime: Device and precision; chosen by the hardware by default.
@@ -255,6 +258,7 @@ def protect(
         loss=loss or defaults.loss,
         generator=generator or defaults.generator,
         refinement=refinement or defaults.refinement,
+        robust=robust or defaults.robust,
         baseline={name: str(value) for name, value in (baseline or {}).items()},
     )
     row.check(config)
