@@ -144,7 +144,7 @@ class ProtectRun:
                 for part in bytes_of(sample.pixels):
                     digest.update(part)
                 del sample  # Not kept while the next one is read.
-            self.private.check(read_json(self.private.folder / DIGEST)["sha256"], digest.hexdigest())
+            self.private.check(read_json(self.private.folder / DIGEST).get("sha256"), digest.hexdigest())
         self.session.progress.note(f"{self.out} is finished already")
         return read_manifest(self.out)
 

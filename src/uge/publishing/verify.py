@@ -12,7 +12,7 @@ from typing import Any
 
 from uge.budget import Budget
 from uge.data import load_images
-from uge.data.depth import probed
+from uge.data.depth import warn_if_dark
 from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError, IntegrityError, UsageError
 from uge.files import UnreadableError, code_version, file_sha256, read_bytes
@@ -21,12 +21,11 @@ from uge.publishing.codec import decode_strips, kind_of, metadata_problem
 from uge.publishing.layout import IMAGE_NAME, LAYOUTS, PUBLISHABLE, Problem, Record
 from uge.publishing.manifest import MANIFEST, Manifest, Measured, SizeRecord, read_manifest
 from uge.publishing.private import CLAIMS, changed_claims, private_folder
-from uge.publishing.quality import Change, Tally, compare, is_constant, ssim_positions
+from uge.publishing.quality import Change, Tally, compare, ssim_positions, unpaired
 from uge.publishing.stream import batches, ordered_map
 from uge.publishing.writer import PAGES
 
 PROBLEM_LIMIT = 1000
-RANGE_PROBES = 8  # Images whose range of values is looked at.
 TOLERANCE = 1e-3
 SECRET_WORDS = re.compile(
     r"\.(safetensors|pt|pth|ckpt|pkl|pickle|npy|npz|key|pem)$|(?<![a-z])(trajectory|generator|encoder|private|authorized)(?![a-z])",
@@ -45,6 +44,7 @@ class Verification:
         measured: Measured anew against the originals; ``None`` without them.
         problems: One sentence per deviation, each naming its file; empty if all is well.
         not_compared: One sentence for each comparison that could not be made.
+        brightest: Largest value of a colour, of 255.
     """
 
     folder: Path
@@ -53,6 +53,7 @@ class Verification:
     measured: Measured | None = None
     problems: tuple[str, ...] = ()
     not_compared: tuple[str, ...] = ()
+    brightest: int = 255
 
     @property
     def ok(self) -> bool:
@@ -132,7 +133,15 @@ def verify(
     measured = images.tally.measured() if against is not None and images.tally.changes else None
     if left := len(problems[PROBLEM_LIMIT:]):
         problems[PROBLEM_LIMIT:] = [f"{MANIFEST}: {left} further deviations are not listed"]
-    return Verification(folder, manifest, images.codecs.total(), measured, tuple(problems), tuple(not_compared))
+    return Verification(
+        folder,
+        manifest,
+        images.codecs.total(),
+        measured,
+        tuple(problems),
+        tuple(not_compared),
+        images.tally.brightest,
+    )
 
 
 def run_verify(out: Path, against: str | None, progress: Display, private: Path | None = None) -> dict[str, Any]:
@@ -158,8 +167,7 @@ def run_verify(out: Path, against: str | None, progress: Display, private: Path 
             out, against=originals, private=private, progress=lambda done: on_progress(done, manifest.count, {})
         )
     if result.ok:
-        for _ in probed(load_images(out), RANGE_PROBES):  # Says if the images are nearly black.
-            pass
+        warn_if_dark(manifest.name, manifest.split, result.brightest)
     return {
         "count": result.images,
         "measured": result.measured and result.measured.model_dump(mode="json"),
@@ -307,7 +315,7 @@ class _Images:
                 raise DataError(f"is stored under the name '{record.name}', which may tell where it came from")
             pixels = decode_strips(record.data)
             if clean is None:
-                return record, Change(0, 0, 0, pixels.shape, is_constant(pixels))
+                return record, unpaired(pixels)
             if clean.shape != pixels.shape:
                 return record, f"has the shape {pixels.shape}, its original {clean.shape}"
             change = compare(clean, pixels, position in self._sample)

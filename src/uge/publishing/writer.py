@@ -13,7 +13,7 @@ from uge.data.images import ImageSet, Pixels, Strips
 from uge.errors import DataError, UnknownNameError, UsageError
 from uge.files import Move, check_output, staged_folder, write_atomic
 from uge.publishing.card import dataset_card
-from uge.publishing.codec import OPTIONS, decode_strips, encode, storable
+from uge.publishing.codec import OPTIONS, Encoded, decode_strips, encode, storable
 from uge.publishing.layout import LAYOUTS, Row, class_folders, default_rows, file_record
 from uge.publishing.manifest import (
     CARD,
@@ -57,8 +57,9 @@ def publish(
 ) -> Manifest:
     """Write protected images as an ordinary data set, and measure the stored files.
 
-    Images stream through: about 50 MB of them are in memory, or one larger image, whatever the size of the set. Every
-    image is decoded again from its encoded bytes and compared with its original. Equal inputs give equal bytes.
+    Images stream through: about 50 MB of them are in memory, or one larger image, whatever the size of the set. The
+    encoded bytes of a large image go to a temporary file without a name in the new folder. Every image is decoded
+    again from its encoded bytes and compared with its original. Equal inputs give equal bytes.
 
     Args:
         pairs: Originals with their protected form, in the order of ``images``, all of them. An array must not be
@@ -97,11 +98,11 @@ def publish(
     _check_names(images)
     created = created_date(provenance.created)
     rows = rows_per_file or default_rows(max(map(np.size, images.probe(8))))
-    encoder = _Encoder(images.ids, budget, codec, ssim_positions(len(images)))
-    stored = _Stored(images, progress)
+    stored = _Rows(images, progress)
     manifest: Manifest
     beside = None if together is None else lambda: together(manifest)
     with staged_folder(out, overwrite=overwrite, together=beside) as folder:
+        encoder = _Encoder(images.ids, budget, codec, ssim_positions(len(images)), folder)
         ordered = batches(_in_order(pairs, images), lambda pair: pair[2].nbytes)
         with closing(ordered_map(encoder, ordered, workers=workers, size_of=_bytes_of)) as encoded:
             files = layout.write(folder, stored.rows(encoded), images.classes, len(images), rows)
@@ -135,22 +136,24 @@ def publish(
 
 
 def _bytes_of(batch: Sequence[Protected]) -> int:
-    pixels = (image for _, *pair in batch for image in pair)
-    return sum(0 if isinstance(image, Strips) else image.nbytes for image in pixels) or batch[0][1].nbytes
+    # Both images of strips are made of one array.
+    return sum(
+        clean.nbytes + (0 if isinstance(protected, Strips) else protected.nbytes) for _, clean, protected in batch
+    )
 
 
 # Index in the image set, codec, encoded bytes, distance from the original.
-_Encoded: TypeAlias = tuple[int, Codec, bytes, Change]
+_Stored: TypeAlias = tuple[int, Codec, Encoded, Change]
 
 
 @dataclass
-class _Stored:
+class _Rows:
     images: ImageSet
     progress: Callable[[int], None] | None
     tally: Tally = field(default_factory=Tally)
     codecs: set[Codec] = field(default_factory=set)
 
-    def rows(self, encoded: Iterable[list[_Encoded]]) -> Iterator[Row]:
+    def rows(self, encoded: Iterable[list[_Stored]]) -> Iterator[Row]:
         for batch in encoded:
             while batch:  # A large image is not kept while the next one is encoded.
                 index, codec, data, change = batch.pop(0)
@@ -170,12 +173,13 @@ class _Encoder:
     budget: Budget
     codec: Codec
     sample: frozenset[int]
+    scratch: Path
 
-    def __call__(self, batch: list[Protected]) -> list[_Encoded]:
+    def __call__(self, batch: list[Protected]) -> list[_Stored]:
         indices, originals, protected = zip(*batch, strict=True)
         # All encoded first, then all decoded: in turn, small images take a tenth longer.
         codecs = [storable(pixels, self.codec) for pixels in protected]
-        encoded = [encode(pixels, codec) for pixels, codec in zip(protected, codecs, strict=True)]
+        encoded = [encode(pixels, codec, self.scratch) for pixels, codec in zip(protected, codecs, strict=True)]
         stored = [decode_strips(data) for data in encoded]
         changes = [self._change(*triple) for triple in zip(indices, originals, stored, strict=True)]
         for pixels in (*originals, *protected):
