@@ -65,6 +65,8 @@ IMPORTS = {
     "protect": "import torch, scipy.ndimage, uge.cli.main, uge.pipeline.protect, uge.methods.apply",
     "verify": "import scipy, uge.cli.main, uge.publishing.verify",
 }
+ARROW = "\nimport pyarrow; pyarrow.array([1])"
+"""Arrow imports pandas where that is installed, as soon as it makes an array."""
 
 
 def photograph(height: int, width: int, seed: int) -> Image.Image:
@@ -80,7 +82,7 @@ def photograph(height: int, width: int, seed: int) -> Image.Image:
 
 def photos(kinds: list[str], methods: list[str]) -> dict[str, Any]:
     """Memory and time of ``uge protect`` and ``uge verify --against`` for sets such as ``4x12``."""
-    own = {name: measured([sys.executable, "-c", code]) for name, code in IMPORTS.items()}
+    own = {name: measured([sys.executable, "-c", code + ARROW]) for name, code in IMPORTS.items()}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for kind in kinds:

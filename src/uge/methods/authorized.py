@@ -111,6 +111,7 @@ class Keyed(ForNetworks):
         "again; other networks take the waves for the classes"
     )
     reads_store = False
+    trains = False
     wave_key = True
 
     def check(self, settings: MethodSettings) -> None:

@@ -195,6 +195,7 @@ class Method(ABC):
         name: Name in the table.
         about: One sentence for lists of methods.
         reads_store: True where all images are decoded at the training size before anything else.
+        trains: True where perturbing takes long, so that what a failed run has made is kept for ``--resume``.
         authorizes: True where images are protected for authorised networks.
         wave_key: True where these networks carry one wave key.
         needs_paths: True where these networks' trajectories on the clean images are needed.
@@ -216,6 +217,7 @@ class Method(ABC):
     name = ""
     about = ""
     reads_store = True
+    trains = True
     authorizes = False
     wave_key = False
     needs_paths = False

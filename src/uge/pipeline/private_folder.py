@@ -124,7 +124,7 @@ class PrivateFolder(_Replacing):
         Args:
             fingerprint: Of everything that determines the result.
             about: Summary for ``uge inspect``.
-            trains: False where no stage takes long; then the folder goes in any case, unless it was there before.
+            trains: False where no stage takes long; then an error leaves no new folder, and an interruption still does.
 
         Raises:
             UsageError: The run to resume has other settings.
@@ -137,9 +137,9 @@ class PrivateFolder(_Replacing):
             try:
                 self._begin(hold, {"fingerprint": fingerprint, **about})
                 yield
-            except BaseException:
+            except BaseException as error:
                 empty = not any(True for pattern in _FINISHED for _ in self.folder.rglob(pattern))
-                cheap = not trains and not self.resuming
+                cheap = isinstance(error, Exception) and not trains and not self.resuming
                 ended = hold.journal.moves or (self.folder / DONE).is_file()
                 if (empty or cheap) and not ended:
                     with contextlib.suppress(OSError):

@@ -113,7 +113,7 @@ class ProtectRun:
         """
         about = {**self.describe(), "authorized_seed": self.config.authorized_seed}
         place = self.private.place
-        with self._lock, self.private.opened(self._fingerprint(), about, trains=self.method.reads_store):
+        with self._lock, self.private.opened(self._fingerprint(), about, trains=self.method.trains):
             manifest = self._finished() or self._publish()
         keys = [key_path(place, number) for number in range(len(self.networks))]
         return ProtectResult(manifest, self.out, place, keys)

@@ -161,8 +161,9 @@ class _Shard:
                 count = min((_rows_at_once(self.path, part) for part in _columns(file, index, name)), default=1)
                 for batch in file.iter_batches(count, row_groups=[index], columns=[name]):
                     part = batch.column(0)
-                    if pa.types.is_string(part.type) or pa.types.is_large_string(part.type):
-                        longest = pc.max(pc.binary_length(part)).as_py() or 0
+                    texts = part.dictionary if pa.types.is_dictionary(part.type) else part
+                    if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+                        longest = pc.max(pc.binary_length(texts)).as_py() or 0
                         if longest > _LONGEST:
                             raise DataError(
                                 f"{self.path}: the column '{name}' has a text of {longest} bytes, where labels and "

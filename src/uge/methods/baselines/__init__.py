@@ -23,13 +23,15 @@ class Published(Method):
         name: Name in the table.
         place: ``MODULE:NAME`` of its :class:`uge.methods.baselines.base.Baseline` in this package.
         about: One sentence for lists of methods.
+        trains: See :class:`Method`.
     """
 
     has_options = True
 
-    def __init__(self, name: str, place: str, about: str) -> None:
+    def __init__(self, name: str, place: str, about: str, *, trains: bool = True) -> None:
         self.name = name
         self.about = about
+        self.trains = trains
         self._place = place
 
     @property
@@ -83,12 +85,21 @@ BASELINES = (
     Published("tap-untargeted", "tap:TAP_UNTARGETED", "untargeted adversarial poisoning (Fowl et al., NeurIPS 2021)"),
     Published("ntga", "ntga:NTGA", "neural tangent generalisation attack (Yuan and Wu, ICML 2021)"),
     Published("rem", "rem:REM", "robust error-minimising noise (Fu et al., ICLR 2022)"),
-    Published("cuda", "cuda:CUDA", "a random convolution for every class (Sadasivan et al., CVPR 2023)"),
-    Published("lsp", "lsp:LSP", "linearly separable patches for every class (Yu et al., KDD 2022)"),
-    Published("ar", "ar:AR", "autoregressive noise, one process per class (Sandoval-Segura et al., NeurIPS 2022)"),
-    Published("ops", "ops:OPS", "one pixel shortcut for every class (Wu et al., ICLR 2023)"),
+    Published("cuda", "cuda:CUDA", "a random convolution for every class (Sadasivan et al., CVPR 2023)", trains=False),
+    Published("lsp", "lsp:LSP", "linearly separable patches for every class (Yu et al., KDD 2022)", trains=False),
+    Published(
+        "ar",
+        "ar:AR",
+        "autoregressive noise, one process per class (Sandoval-Segura et al., NeurIPS 2022)",
+        trains=False,
+    ),
+    Published("ops", "ops:OPS", "one pixel shortcut for every class (Wu et al., ICLR 2023)", trains=False),
     Published("pil", "pil:PIL", "noise that a linear network takes for the class (jinlinll/pil, ICLR 2026)"),
-    Published("random", "random:RANDOM", "uniform random noise for every image: a control without optimisation"),
-    Published("random-class", "random:RANDOM_CLASS", "uniform random noise, one pattern per class: a control"),
+    Published(
+        "random", "random:RANDOM", "uniform random noise for every image: a control without optimisation", trains=False
+    ),
+    Published(
+        "random-class", "random:RANDOM_CLASS", "uniform random noise, one pattern per class: a control", trains=False
+    ),
 )
 """Rows of the table of methods."""

@@ -402,6 +402,8 @@ def _mapped(path: Path) -> _Rows:
         raise UsageError(
             "the noise must be numbers, got pickled objects, which can run code when opened; convert it"
         ) from error
+    if path.stat().st_size != array.offset + array.nbytes:
+        raise ValueError("it has bytes after its array")
     return _Rows(array.shape, array.dtype.name, lambda row: np.asarray(array[row], np.float64))
 
 
