@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from uge.config import ProtectConfig
-from uge.errors import DataError, OutputExistsError, UsageError
+from uge.errors import DataError, OutputExistsError, StorageError, UsageError
 from uge.files import (
     Hold,
     Move,
@@ -124,7 +124,8 @@ class PrivateFolder(_Replacing):
         Args:
             fingerprint: Of everything that determines the result.
             about: Summary for ``uge inspect``.
-            trains: False where no stage takes long; then an error leaves no new folder, and an interruption still does.
+            trains: False where no stage takes long; then the folder goes, too, unless the disk failed or the run was
+                interrupted.
 
         Raises:
             UsageError: The run to resume has other settings.
@@ -139,7 +140,9 @@ class PrivateFolder(_Replacing):
                 yield
             except BaseException as error:
                 empty = not any(True for pattern in _FINISHED for _ in self.folder.rglob(pattern))
-                cheap = isinstance(error, Exception) and not trains and not self.resuming
+                # A full disk and an interruption say that --resume goes on.
+                fault = isinstance(error, Exception) and not isinstance(error, StorageError | OSError)
+                cheap = fault and not trains and not self.resuming
                 ended = hold.journal.moves or (self.folder / DONE).is_file()
                 if (empty or cheap) and not ended:
                     with contextlib.suppress(OSError):
