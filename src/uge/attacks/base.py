@@ -25,6 +25,8 @@ Family = Literal[
 #: Possession beyond the published folder: the trained authorised network and θ0, originals, or other images.
 Need = Literal["key", "clean", "public"]
 
+BOTH_TESTS = 1
+"""Revision of attacks that change test images, since accuracy is measured on the images as they came, too."""
 _BATCH = 500  # Images of 32 pixels or less.
 
 
@@ -55,7 +57,8 @@ class Context:
         network: Fresh network with logits for every class; takes pixels in [0, 1], batch × channels × size × size.
         store: The published images at the training size. ``store.pixels.read(rows)`` gives uint8 pixels,
             ``store.labels`` int64 labels, ``store.classes`` their names; see :func:`batched`.
-        test: Clean test images, for measuring; an attack may filter them, but never trains on them.
+        test: Clean test images, for measuring; an attack may filter them, but never trains on them. Where it does,
+            accuracy is measured on ``original_test`` as well, and the larger counts.
         recipe: Optimiser, schedule and augmentation.
         seed: Root of data order, augmentation and of anything else random.
         runtime: Device and precision.
@@ -66,6 +69,7 @@ class Context:
         public: Gives labelled images of another data set at the training size; raises UsageError without any.
         leak_seed: Root of which originals leaked; the same for every attack of one repetition.
         checkpoint: File from which an interrupted training goes on; None for none.
+        original_test: Test images as they came; by default, and so before any attack, ``test``.
     """
 
     network: nn.Module
@@ -81,6 +85,11 @@ class Context:
     public: Callable[[], PixelStore] = lambda: _refuse("labelled images of another data set; give --public SOURCE")
     leak_seed: int = 0
     checkpoint: Path | None = None
+    original_test: PixelStore = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.original_test is None:
+            object.__setattr__(self, "original_test", self.test)
 
 
 Attack = Callable[[Context], History]  # Trains ``context.network`` and returns the measurements after each epoch.
@@ -102,6 +111,7 @@ def learn(context: Context, objective: Objective = supervised) -> History:
         runtime=context.runtime,
         objective=objective,
         test=context.test,
+        original_test=None if context.original_test is context.test else context.original_test,
         checkpoint=context.checkpoint,
         progress=context.progress,
     )
@@ -200,6 +210,7 @@ def entry_from(
     properties |= {"about": summary_of(function, about), "needs": frozenset(needs)}
     match _required_arguments(function):
         case 2:
+            properties["revision"] = properties.get("revision", 0) + (0 if train_only else BOTH_TESTS)
             return prepared(_on_images(name, function, train_only), family or "preprocess", **properties)
         case 1 if "Context" in str(getattr(function, "__annotations__", {}).get("return")):
             return prepared(function, family or "purify", **properties)

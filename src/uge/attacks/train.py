@@ -19,7 +19,7 @@ from uge.learning.training import History
 from uge.runtime import stream
 
 SURE = 0.95  # Probability above which a network's own answer counts as a label (FixMatch).
-LONGER = 3  # Factor of the epochs of ``longer``.
+LONGER = 3  # Factor of the epochs of ``longer``, and divisor of those of ``shorter``.
 
 
 def _rate(factor: float) -> Preparation:
@@ -29,6 +29,11 @@ def _rate(factor: float) -> Preparation:
 def _longer(context: Context) -> Context:
     milestones = tuple(LONGER * epoch for epoch in context.recipe.milestones)
     return with_recipe(epochs=LONGER * context.recipe.epochs, milestones=milestones)(context)
+
+
+def _shorter(context: Context) -> Context:
+    milestones = tuple(max(1, epoch // LONGER) for epoch in context.recipe.milestones)
+    return with_recipe(epochs=max(1, context.recipe.epochs // LONGER), milestones=milestones)(context)
 
 
 def _mixed(context: Context, percent: int) -> Context:
@@ -100,6 +105,13 @@ TRAINING: dict[str, Entry] = {
     "lr-tenth": prepared(_rate(0.1), "train", "trains with a tenth of the learning rate", expected=8.0),
     "lr-tenfold": prepared(_rate(10), "train", "trains with ten times the learning rate", expected=2.0),
     "longer": prepared(_longer, "train", "trains three times as many epochs", cost=float(LONGER), expected=3.0),
+    "shorter": prepared(
+        _shorter,
+        "train",
+        "trains a third of the epochs, with a schedule of their own",
+        cost=1 / LONGER,
+        expected=10.0,
+    ),
     **{
         f"mix-clean-{percent}": prepared(
             functools.partial(_mixed, percent=percent),

@@ -47,6 +47,8 @@ class Epoch(BaseModel):
         loss: Mean training loss; ``None`` when it was not finite.
         train_accuracy: Percent, on the (augmented) training batches; ``None`` when not measured.
         test_accuracy: Percent, on the clean test set.
+        other_accuracy: Percent, on the clean test set in the form that ``Case.tested`` does not name; ``None`` where it
+            has one form only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,6 +57,7 @@ class Epoch(BaseModel):
     loss: float | None = None
     train_accuracy: float | None = Field(default=None, ge=0, le=100)
     test_accuracy: float = Field(ge=0, le=100)
+    other_accuracy: float | None = Field(default=None, ge=0, le=100)
 
     @field_validator("loss", "train_accuracy", mode="before")
     @classmethod
@@ -91,6 +94,8 @@ class Case(BaseModel):
         start_accuracy: Accuracy of the authorised network before any training, in percent; ``None`` where not measured.
         parts: Accuracies after the last epoch on parts of the test images, in percent: one per server of a
             federation, ``None`` for classes of other servers; empty elsewhere.
+        tested: Form of the test images of all accuracies: ``changed`` by the attack, or ``original``, whichever gives
+            the larger one after the last epoch; ``None`` where the attack leaves them as they are.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
@@ -117,10 +122,15 @@ class Case(BaseModel):
     about: str = ""
     start_accuracy: float | None = Field(default=None, ge=0, le=100)
     parts: list[float | None] = Field(default_factory=list)
+    tested: Literal["changed", "original"] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Fields of the case by their names in files, ready for ``json.dumps``."""
-        return self.model_dump(by_alias=True)
+        """Fields of the case by their names in files, ready for ``json.dumps``; two forms of test images only there."""
+        fields = self.model_dump(by_alias=True, exclude=None if self.tested else {"tested"})
+        for epoch in fields["history"]:
+            if epoch["other_accuracy"] is None:
+                del epoch["other_accuracy"]
+        return fields
 
     @property
     def still_improving(self) -> bool:

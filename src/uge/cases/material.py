@@ -106,6 +106,7 @@ def run_case(
     except DivergedError as error:  # This network, so trained, learns nothing from these images.
         log.warning("%s: %s", job.id, error)
         history = error.history
+    history = history.by_larger()
     seconds = time.perf_counter() - began
     if weights:
         weights.save(job.id, context.network, digest)
@@ -123,7 +124,13 @@ def run_case(
         key=job.key or 0,
         recipe={**recipe, "classes": len(context.store.classes), "size": context.store.size},
         history=[
-            Epoch(epoch=e.epoch, loss=e.loss, train_accuracy=e.train_accuracy, test_accuracy=e.test_accuracy or 0.0)
+            Epoch(
+                epoch=e.epoch,
+                loss=e.loss,
+                train_accuracy=e.train_accuracy,
+                test_accuracy=e.test_accuracy or 0.0,
+                other_accuracy=e.other_accuracy,
+            )
             for e in history.epochs
         ],
         last=history.last,
@@ -138,6 +145,7 @@ def run_case(
         about=job.about,
         start_accuracy=start,
         parts=[None if part is None else evaluate(context.network, part, runtime) for part in part_tests],
+        tested=history.tested,
     )
 
 

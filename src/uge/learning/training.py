@@ -3,9 +3,9 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,27 @@ from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.progress import Progress
 from uge.runtime import Runtime, seeded, stream
 
+Tested = Literal["changed", "original"]
+"""Form of the test images: as an attack changed them, or as they came."""
+
 
 @dataclass(frozen=True)
 class EpochResult:
-    """Results of one epoch: mean training loss, and accuracies in percent; ``test_accuracy`` is None without a test."""
+    """Results of one epoch.
+
+    Attributes:
+        epoch: Counted from 1.
+        loss: Mean training loss.
+        train_accuracy: Percent, on the augmented batches.
+        test_accuracy: Percent; None without a test.
+        other_accuracy: Percent, on the test images in their other form; None where there is none.
+    """
 
     epoch: int
     loss: float
     train_accuracy: float
     test_accuracy: float | None
+    other_accuracy: float | None = None
 
 
 @dataclass
@@ -39,11 +51,13 @@ class History:
         epochs: Results of every epoch.
         seconds: Time that training and testing took.
         recipe: Recipe of the run.
+        tested: Form of the test images of ``test_accuracy``; None where they have one form only.
     """
 
     epochs: list[EpochResult] = field(default_factory=list)
     seconds: float = 0.0
     recipe: Recipe | None = None
+    tested: Tested | None = None
 
     @property
     def last(self) -> float:
@@ -60,6 +74,23 @@ class History:
             key=lambda epoch: epoch.test_accuracy or 0.0,
             default=None,
         )
+
+    def by_larger(self) -> "History":
+        """The same with ``test_accuracy`` in the form of the test images in which the last epoch is better.
+
+        An attacker may filter the images that the network is used for, or not. One curve counts as a whole: the larger
+        of two accuracies at every epoch would be no network's.
+        """
+        last = self.epochs[-1] if self.epochs else None
+        if last is None or last.test_accuracy is None or last.other_accuracy is None:
+            return self
+        if last.other_accuracy <= last.test_accuracy:
+            return replace(self, tested="changed")
+        swapped = [
+            replace(epoch, test_accuracy=epoch.other_accuracy, other_accuracy=epoch.test_accuracy)
+            for epoch in self.epochs
+        ]
+        return replace(self, epochs=swapped, tested="original")
 
     def to_json(self) -> dict[str, Any]:
         """Epochs and seconds as JSON values."""
@@ -95,6 +126,7 @@ def fit(
     runtime: Runtime,
     objective: Objective = supervised,
     test: PixelStore | None = None,
+    original_test: PixelStore | None = None,
     observer: Callable[[int, nn.Module], None] | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
@@ -112,6 +144,8 @@ def fit(
         runtime: Device and precision.
         objective: Loss of a step.
         test: Images on which accuracy is measured after every epoch.
+        original_test: The same images as they were before an attack changed them, which are measured besides; None
+            where they are ``test``.
         observer: Called with the number of steps done and the network, before the first step and after every step.
         checkpoint: File from which to resume if it exists, written after every epoch.
         progress: Called after every epoch with (epochs done, epochs, figures).
@@ -158,9 +192,11 @@ def fit(
                     observer(step + 1, network)
         loss, right = (sums / seen).tolist()
         figures = {"loss": loss, "train": 100 * right}
-        if test is not None:
-            figures["test"] = evaluate(network, test, runtime)
-        history.epochs.append(EpochResult(epoch + 1, loss, 100 * right, figures.get("test")))
+        tested = None if test is None else evaluate(network, test, runtime)
+        other = None if original_test is None else evaluate(network, original_test, runtime)
+        if tested is not None:
+            figures["test"] = max(tested, other or 0.0)
+        history.epochs.append(EpochResult(epoch + 1, loss, 100 * right, tested, other))
         history.seconds += time.perf_counter() - began
         if not math.isfinite(loss):
             raise DivergedError(history)

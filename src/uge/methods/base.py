@@ -201,6 +201,7 @@ class Method(ABC):
         needs_paths: True where these networks' trajectories on the clean images are needed.
         refines: True where perturbations can be refined.
         has_options: True where ``--baseline.NAME`` sets something.
+        revision: Raised when the method is changed, so that published results of its earlier form do not count.
 
     Example:
         ::
@@ -223,6 +224,7 @@ class Method(ABC):
     needs_paths = False
     refines = False
     has_options = False
+    revision = 0
 
     def budget(self, settings: MethodSettings) -> Budget:
         """Budget that settings name, or the method's own.
