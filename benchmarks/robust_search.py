@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from uge.attacks.preprocess import gaussian_blur, grayscale, jpeg
+from uge.attacks.compression import jpeg
+from uge.attacks.preprocess import gaussian_blur, grayscale
 from uge.budget import Budget
 from uge.data import load_images
 from uge.data.loader import batches

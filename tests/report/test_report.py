@@ -3,10 +3,12 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,19 +17,20 @@ import pytest
 from fixture_run import make_run
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 from PIL import Image
 
 from uge.auditing.quality import write_quality
 from uge.auditing.summarize import summarize
 from uge.cases.case import Case, read_cases, write_case
 from uge.errors import DataError, OutputExistsError, UsageError
-from uge.files import write_json
+from uge.files import locked, write_json
 from uge.learning.naming import Renamed
 from uge.report import curves, rows, text_table, write_report
 from uge.report.description import limits, protection
 from uge.report.heat_map import heat_map, shade
 from uge.report.line_plot import Line, plot, ticks
-from uge.report.page import load_audit
+from uge.report.page import load_audit, page_environment
 from uge.report.pictures import load_attacked, load_pictures, load_quality
 from uge.report.tables import csv_text, markdown_table
 
@@ -551,3 +554,18 @@ def test_the_worst_case_stands_first(worst_run: Path) -> None:
     columns = ["attack", "network", "names", "reached", "last", "best", "chosen", "bound", "clean", "seeds"]
     assert [word for word in lines[3].split() if word != "%"] == columns
     assert len(lines) < 30
+
+
+def test_names_cannot_reorder_or_hide_text() -> None:
+    template = page_environment().from_string("<p>{{ name }}</p>{{ drawn }}")
+    page = template.render(name="cat\u202egod <b>\x1b[2J", drawn=Markup("<svg>{}</svg>").format("\u2066x & y"))
+    assert page == "<p>cat\\u202egod &lt;b&gt;\\u001b[2J</p><svg>\\u2066x &amp; y</svg>"
+
+
+def test_a_page_that_another_thread_writes_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", seeds=1, parts="")
+    out = tmp_path / "page.html"
+    with locked(out), ThreadPoolExecutor(1) as pool, pytest.raises(UsageError, match=r"is writing .*page\.html"):
+        pool.submit(write_report, run, out).result()
+    assert sorted(os.listdir(tmp_path)) == ["run"]
+    assert write_report(run, out).is_file()

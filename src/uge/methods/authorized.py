@@ -111,8 +111,8 @@ class Keyed(ForNetworks):
         "which the authorised network's key finds and takes out again; other networks take the waves for the classes"
     )
     reads_store = False
-    wave_key = True
     trains = False
+    wave_key = True
 
     def check(self, settings: MethodSettings) -> None:
         """Refuse, besides unknown names, refinement and rotations."""

@@ -199,13 +199,14 @@ class Method(ABC):
         name: Name in the table.
         about: One sentence for lists of methods.
         reads_store: True where all images are decoded at the training size before anything else.
+        trains: False where perturbations come from the seed alone and nothing is learned from the images; a failed run
+            then keeps nothing for ``--resume``, and ``own-key`` is quick.
         authorizes: True where images are protected for authorised networks.
         wave_key: True where these networks carry one wave key.
         needs_paths: True where these networks' trajectories on the clean images are needed.
         refines: True where perturbations can be refined.
         has_options: True where ``--baseline.NAME`` sets something.
         revision: Raised when the method is changed, so that published results of its earlier form do not count.
-        trains: False where perturbations come from the seed alone and nothing is learned from the images.
 
     Example:
         ::
@@ -222,13 +223,13 @@ class Method(ABC):
     name = ""
     about = ""
     reads_store = True
+    trains = True
     authorizes = False
     wave_key = False
     needs_paths = False
     refines = False
     has_options = False
     revision = 0
-    trains = True
 
     def budget(self, settings: MethodSettings) -> Budget:
         """Budget that settings name, or the method's own.

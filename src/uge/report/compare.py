@@ -23,7 +23,7 @@ from uge.auditing.summary import (
 from uge.auditing.worst_case import Attacked
 from uge.auditing.worst_results import spread as worst_spread
 from uge.errors import OutputExistsError, UsageError
-from uge.files import check_output, write_atomic, write_json
+from uge.files import check_output, write_atomic, write_json, writes
 from uge.report.description import value_at
 from uge.report.heat_map import AttackRow, Cell, HeatMap, arrange, scale_of
 from uge.report.page import AuditedFolder, load_audit, page_environment
@@ -244,6 +244,7 @@ def _listed(values: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {'unknown' if value is None else value}" for name, value in values.items())
 
 
+@writes("out")
 def write_comparison(
     runs: Sequence[str | Path], out: Path, *, overwrite: bool = False
 ) -> tuple[Comparison, list[Path]]:
@@ -258,7 +259,8 @@ def write_comparison(
         The comparison, and the files.
 
     Raises:
-        UsageError: Fewer than two folders, two of one name, no cases in one, or ``out`` is no page.
+        UsageError: Fewer than two folders, two of one name, no cases in one, ``out`` is no page, or another process is
+            writing it.
         OutputExistsError: A file exists.
         DataError: A file of an audit is damaged.
         StorageError: The disk is full or read-only.

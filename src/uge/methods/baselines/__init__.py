@@ -98,7 +98,7 @@ BASELINES = (
         "autoregressive noise, a process per class (after Sandoval-Segura et al., NeurIPS 2022)",
         trains=False,
     ),
-    Published("ops", "ops:OPS", "one pixel shortcut for every class (Wu et al., ICLR 2023)"),
+    Published("ops", "ops:OPS", "one pixel shortcut for every class (Wu et al., ICLR 2023)", trains=False),
     Published("pil", "pil:PIL", "noise that a linear network takes for the class (jinlinll/pil, ICLR 2026)"),
     Published(
         "random", "random:RANDOM", "uniform random noise for every image: a control without optimisation", trains=False
