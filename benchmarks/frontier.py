@@ -100,15 +100,12 @@ def settings(results: Path) -> list[Setting]:
         measured("keyed, with keys of their own", whole, yardstick, anybody),
         measured("keyed ResNetC-20, the same hackers", whole, deeper, anybody),
         measured("keyed, plain training", short, [audits / "keyed"], on_labels),
-        measured("keyed, attacks on it", short, [audits / "keyed"], anybody),
         measured("colour key, hackers on labels", whole, colours, on_labels),
         measured("colour key, and distilling", whole, colours, ordinary),
         measured("colour key, attacks on it", whole, [*colours, before / "attacks"], anybody),
         measured("colour key, plain training", short, [audits / "colour-key"], on_labels),
         measured("colour key, attacks on it", short, [audits / "colour-key"], anybody),
-        measured("uge with refinement", whole, [results / "cifar10-10k/uge"], anybody),
         measured("feature distance alone", whole, [results / "cifar10-10k/unlearn"], anybody),
-        measured("uge, optimised directly", short, [results / "audit-cifar10/uge"], anybody),
         measured("hackers in the loop", "5,000 images, 8 epochs", [results / "hackers-in-the-loop"], anybody),
     ]
     rows += [

@@ -64,7 +64,8 @@ class ProtectConfig(_Settings, MethodSettings):
         str,
         AfterValidator(lambda name: METHODS[name].name),
         Field(
-            description=f"How images are perturbed: {', '.join(METHODS)}.",
+            description=f"How images are perturbed: {', '.join(METHODS)}. keyed is held by obscurity: an "
+            "audit that knows it breaks it (docs/keyed.md).",
             json_schema_extra={"enum": list(METHODS)},
         ),
     ] = "keyed"

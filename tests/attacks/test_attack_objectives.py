@@ -203,10 +203,37 @@ class TestPolicies:
         monkeypatch.setattr(policies, "plasma", lambda shape, draw: torch.full(shape, 0.5))
         monkeypatch.setattr(policies, "trivial", lambda x, draw: x)
         x = torch.tensor([0.5, 0.52, 0.54]).view(1, 3, 1, 1).expand(2000, 3, 2, 2)
-        found = policies.ueraser(x, generator())[:, :, 0, 0]
+        found = policies.ueraser(x, generator(), share=0.5)[:, :, 0, 0]
         kept = ((found[:, 0] < found[:, 1]) & (found[:, 1] < found[:, 2])).float().mean()
         assert 0.53 < kept < 0.63  # one half, and one sixth of the other
         assert torch.allclose(found.sort(1).values.diff().sign(), torch.ones(2000, 2))
+
+    @pytest.mark.parametrize("share", [0.0, 0.8, 1.0])
+    def test_a_share_of_the_images_gets_the_plasma(self, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(policies, "plasma", lambda shape, draw: torch.full(shape, 0.9))
+        monkeypatch.setattr(policies, "trivial", lambda x, draw: x)
+        found = policies.ueraser(torch.full((2000, 1, 2, 2), 0.5), generator(), share=share)
+        # Contrast leaves a middle gray alone, so that only brightness is seen.
+        assert (found != 0.5).flatten(1).any(1).float().mean().item() == pytest.approx(share, abs=0.03)
+
+    def test_jpeg_comes_before_the_policy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        x = make_batch().x
+        monkeypatch.setattr(policies, "jpeg", lambda pixels, quality: torch.full_like(pixels, quality))
+        monkeypatch.setattr(policies, "ueraser", lambda x, draw, share: x)
+        draw = generator()
+        qualities = {round(float(policies.ueraser_jpeg(x, draw).unique()) * 255) for _ in range(200)}
+        assert (min(qualities), max(qualities)) == (10, 95)
+        assert len(qualities) > 60
+
+    def test_strong_augmentation_moves_pictures_and_keeps_their_shape(self) -> None:
+        x = make_batch().x
+        found = policies.strong(x, generator())
+        assert found.shape == x.shape
+        assert not torch.equal(found, x)
+        assert torch.equal(found, policies.strong(x, generator()))
+        flat = policies.strong(torch.full((8, 3, 16, 16), 0.5), generator())
+        inside = flat[:, :, 7:9, 7:9]
+        assert 0.39 < inside.min() < inside.max() < 0.61, "brightness changes by at most a fifth"
 
     def test_every_image_loses_a_direction_of_its_own(self) -> None:
         x = make_batch().x

@@ -97,6 +97,16 @@ def test_an_attack_runs_with_what_it_needs_and_no_more(name: str, make_context: 
     assert all(parameter.requires_grad for parameter in context.network.parameters())
 
 
+@pytest.mark.parametrize(("epochs", "expected"), [(1, 1), (5, 1), (15, 5)])
+def test_a_shorter_training_has_a_whole_schedule(
+    epochs: int, expected: int, make_context: Callable[..., Context]
+) -> None:
+    recipe = Recipe(epochs=epochs, batch_size=16, lr=0.02, schedule="multistep", milestones=(2, 12))
+    changed = ATTACKS["shorter"].prepare(make_context(recipe=recipe))  # type: ignore[misc]
+    assert (changed.recipe.epochs, changed.recipe.milestones) == (expected, (1, 4))
+    assert changed.recipe.model_copy(update={"epochs": epochs, "milestones": (2, 12)}) == recipe
+
+
 @pytest.mark.parametrize("name", [name for name, entry in ATTACKS.items() if entry.needs])
 def test_an_attack_refuses_before_training_what_it_lacks(name: str, make_context: Callable[..., Context]) -> None:
     entry = ATTACKS[name]

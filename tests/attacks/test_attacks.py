@@ -12,8 +12,9 @@ from torch import Tensor
 
 from uge.attacks import ATTACKS
 from uge.attacks.base import Context, changing, transformed
+from uge.attacks.compression import jpeg
 from uge.attacks.knowledge import distill_inside
-from uge.attacks.preprocess import grayscale, jpeg
+from uge.attacks.preprocess import grayscale
 from uge.auditing.plan import plan
 from uge.data.store import PixelStore, Records
 from uge.errors import UsageError

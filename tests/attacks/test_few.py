@@ -70,3 +70,15 @@ def test_without_labelled_images_it_is_refused(context: Context) -> None:
     bare = Context(**{name: value for name, value in vars(context).items() if name not in ("few", "chooses")})
     with pytest.raises(UsageError, match="ten labelled clean images a class; audit with --worst-case"):
         find_attack("few-labelled").run(bare)
+
+
+def test_where_test_images_are_changed_the_labelled_images_choose_their_form(context: Context) -> None:
+    prepare = ATTACKS["grayscale"].prepare
+    assert prepare is not None
+    changed = prepare(context)
+    last = find_attack("grayscale").run(context).epochs[-1]
+    assert last.renamed is not None
+    assert last.other_accuracy is not None
+    accuracies = [last.test_accuracy, last.other_accuracy]
+    assert any(last.renamed.test[0] == pytest.approx(accuracy) for accuracy in accuracies)
+    assert torch.equal(changed.original_few().pixels.read(torch.arange(9)), context.few().pixels.read(torch.arange(9)))

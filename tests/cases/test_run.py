@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import uge
 from uge.attacks import ATTACKS, Context
 from uge.attacks.base import Claims, prepared
 from uge.auditing.plan import Plan, plan
@@ -72,6 +73,38 @@ def make_audit(make_store: MakeStore, runtime: Runtime, key: Path, tmp_path: Pat
         return Run(CopyMaterial(tmp_path / "audit", **{**stores, **options, **changes}))
 
     return make
+
+
+@pytest.mark.parametrize("spoils", [True, False])
+def test_accuracy_counts_on_test_images_as_they_came_or_changed_by_the_attack(
+    spoils: bool, make_audit: Callable[..., Run], make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attack that ruins test images is as strong as without; one that repairs them counts where it repairs."""
+    monkeypatch.setattr(ATTACKS, "_rows", dict(ATTACKS._rows))
+    store, test = (make_store(count=48, separable=True, seed=seed) for seed in (0, 1))
+    calls: list[int] = []
+
+    @uge.attack("once")
+    def once(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        trained = bool((labels >= 0).all())
+        calls.append(len(images))
+        return torch.zeros_like(images) if spoils and not trained else images
+
+    recipe = Recipe(epochs=4, batch_size=16, lr=0.05)
+    audit = make_audit(protected=store, clean=store, test=test, recipe=recipe, keys=[])
+    case = audit.run([Job("hacker", "cnn", "random", "once", "protected", 0)])[0]
+    assert calls == [48, 48]
+    assert case.tested == ("original" if spoils else "changed")
+    assert case.last > 90
+    others = [epoch.other_accuracy for epoch in case.history]
+    if spoils:
+        assert max(others) < 50
+    else:
+        assert others == [epoch.test_accuracy for epoch in case.history]
+    assert read_case(audit.folder / "cases" / f"{case.id}.json") == case
+    plain = audit.run([Job("hacker", "cnn", "random", "direct", "protected", 0)])[0].as_json()
+    assert "tested" not in plain
+    assert not any("other_accuracy" in epoch for epoch in plain["history"])
 
 
 def ids(jobs: Sequence[Job]) -> list[str]:

@@ -3,7 +3,17 @@ import itertools
 import numpy as np
 import pytest
 
-from uge.learning.naming import NAMINGS, Integers, accuracy, confusion, cross_validated, names, rename
+from uge.learning.naming import (
+    NAMINGS,
+    Integers,
+    Renamed,
+    accuracy,
+    better,
+    confusion,
+    cross_validated,
+    names,
+    rename,
+)
 
 
 def drawn(seed: int, count: int = 60, classes: int = 4) -> tuple[Integers, Integers]:
@@ -61,3 +71,10 @@ def test_two_outputs_of_one_class_need_many_to_one() -> None:
     renamed = rename((outputs, labels), (outputs, labels), 3)
     assert renamed.oracle[1] >= renamed.oracle[0]
     assert renamed.test[0] == pytest.approx(0)
+
+
+def test_of_two_forms_the_labelled_images_choose_and_bounds_are_of_both() -> None:
+    first = Renamed((50, 20, 20), (48, 15, 15), (70, 60))
+    second = Renamed((30, 60, 20), (31, 55, 15), (65, 66))
+    assert better(first, second) == Renamed((30, 60, 20), (31, 55, 15), (70, 66))
+    assert better(first, first) == first

@@ -38,6 +38,12 @@ def test_augmentation_and_optimiser_of_the_paper() -> None:
     }
 
 
+def test_readings_of_the_plain_cnns_recipe() -> None:
+    decays, none, sgd = (RECIPES[f"paper-cifar10-cnn{name}"] for name in ("", "-no-decay", "-sgd"))
+    assert none == decays.model_copy(update={"weight_decay": 0.0})
+    assert (sgd.optimizer, sgd.epochs, sgd.weight_decay) == ("sgd", decays.epochs, decays.weight_decay)
+
+
 def test_one_cycle_rises_to_the_peak_and_falls() -> None:
     rates = [Recipe(lr=0.2).rate(step / 100) for step in range(101)]
     assert max(rates) == rates[25] == pytest.approx(0.2)

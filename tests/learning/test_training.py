@@ -65,6 +65,19 @@ def test_last_and_best() -> None:
     assert untested.last != untested.last
 
 
+@pytest.mark.parametrize(("test", "other", "tested"), [(60, 55, "changed"), (60, 60, "changed"), (60, 61, "original")])
+def test_the_form_of_the_test_images_with_the_larger_end_counts(test: float, other: float, tested: str) -> None:
+    history = History([EpochResult(1, 1.0, 50.0, 90.0, 20.0), EpochResult(2, 1.0, 50.0, test, other)], 3.5)
+    larger = history.by_larger()
+    assert (larger.last, larger.tested) == (max(test, other), tested)
+    first = larger.epochs[0]
+    assert (first.test_accuracy, first.other_accuracy) == ((90, 20) if tested == "changed" else (20, 90))
+    assert larger.best.test_accuracy == max(first.test_accuracy, larger.last)
+    assert History.from_json(history.to_json()).epochs == history.epochs
+    once = History([EpochResult(1, 1.0, 50.0, 40.0)])
+    assert once.by_larger() is once
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
 def test_resumed_run_ends_with_the_same_bytes(

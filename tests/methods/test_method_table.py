@@ -182,3 +182,8 @@ def test_what_cannot_be_registered() -> None:
         ProtectConfig.checked(method="minne")
     with pytest.raises(UsageError, match="method 'mine' has nothing to refine"):
         METHODS["mine"].check(ProtectConfig(method="mine", refine=True))
+
+
+def test_keyed_is_named_for_what_it_is() -> None:
+    assert METHODS["keyed"].about.startswith("held by obscurity")
+    assert "held by obscurity" in ProtectConfig.model_json_schema()["properties"]["method"]["description"]

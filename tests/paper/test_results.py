@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sections import cell_at
 from tiny_scale import put_case, put_images
 
+from uge.methods import METHODS
 from uge.paper.ledger import PaperLedger
 from uge.paper.plan import Cell
 from uge.paper.render import as_json, beside, markdown, page, shared_seconds, write_pages
@@ -45,6 +46,16 @@ def test_an_empty_folder_is_a_whole_table_of_cells_not_run(tmp_path: Path) -> No
     assert text.count("not run / ") == 16
     assert text.count("| ") >= 16
     assert page(shown, SIZE, PaperLedger(tmp_path)).count('missing">not run</span>') == 16
+
+
+def test_a_result_of_an_earlier_form_of_the_method_does_not_count(
+    ledger: PaperLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,), (second,) = CELL.units
+    put_case(ledger, first, 50.0)
+    monkeypatch.setattr(METHODS["uge"], "revision", METHODS["uge"].revision + 1)
+    put_case(ledger, second, 30.0)
+    assert (entry(ledger).measured.seeds, entry(ledger).measured.last) == (1, 30.0)
 
 
 def test_mean_and_spread_are_over_repetitions(ledger: PaperLedger) -> None:

@@ -458,7 +458,7 @@ def test_quality_of_a_written_folder(tmp_path: Path) -> None:
     assert load_quality(tmp_path) is None
 
 
-@pytest.mark.parametrize("name", ["colour-key/attacks", "cifar10-10k/uge", "audit-cifar10/keyed", "demo"])
+@pytest.mark.parametrize("name", ["colour-key/attacks", "cifar10-10k/unlearn", "audit-cifar10/keyed", "demo"])
 def test_published_audits_can_be_rendered(name: str, tmp_path: Path) -> None:
     run = Path(__file__).parents[2] / "results" / name
     if not run.is_dir():

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uge.attacks.base import Attack, Entry, learn
-from uge.data.augment import cutout
+from uge.attacks.compression import jpeg
+from uge.data.augment import crop_flip, cutout
 from uge.learning.objectives import Objective, augmented, cutmix, error_maximising, mixup
 from uge.runtime import stream
 
@@ -151,21 +152,54 @@ def plasma(shape: torch.Size, generator: torch.Generator) -> Tensor:
     return noise / noise.amax((2, 3), keepdim=True).clamp_min(1e-6)
 
 
-def ueraser(x: Tensor, generator: torch.Generator) -> Tensor:
-    """UEraser's policy (Qin et al., 2023).
+def ueraser(x: Tensor, generator: torch.Generator, *, share: float = 1.0) -> Tensor:
+    """UEraser's policy (Qin et al., 2023), as the public benchmark has it.
 
-    Plasma brightness, plasma contrast and a channel shuffle, each for half of the images, then TrivialAugment.
+    Plasma brightness and plasma contrast, each for a share of the images, a channel shuffle for half of them, then
+    TrivialAugment.
+
+    Args:
+        x: Pixels.
+        generator: Source of the policy.
+        share: Part of the images that get each of the plasmas, 0 to 1.
     """
     batch, channels = x.shape[:2]
     strength = 0.5 + 0.5 * torch.rand((batch, 1, 1, 1), generator=generator)
     brightness = (plasma(x.shape, generator) * 2 - 1) * strength
     contrast = plasma(x.shape, generator) * 4
-    brighter, starker, shuffled = torch.rand(3, batch, 1, 1, 1, generator=generator) < 0.5
+    shares = torch.tensor([share, share, 0.5]).view(3, 1, 1, 1, 1)
+    brighter, starker, shuffled = torch.rand(3, batch, 1, 1, 1, generator=generator) < shares
     x = (x + torch.where(brighter, brightness, 0).to(x.device)).clamp(0, 1)
     x = ((x - 0.5) * torch.where(starker, contrast, 1).to(x.device) + 0.5).clamp(0, 1)
     order = torch.rand(batch, channels, generator=generator).argsort(1)
     order = torch.where(shuffled.flatten()[:, None], order, torch.arange(channels)).to(x.device)
     return trivial(x[torch.arange(batch, device=x.device)[:, None], order], generator)
+
+
+def ueraser_jpeg(x: Tensor, generator: torch.Generator) -> Tensor:
+    """UEraser's form against poisons that survive it: JPEG of one random quality, from 10 to 95, comes first.
+
+    The public benchmark uses it against TAP and AR, with the plasmas for 80 % of the images.
+    """
+    quality = int(torch.randint(10, 96, (), generator=generator))
+    compressed = jpeg((255 * x).round().to(torch.uint8), quality).to(x) / 255
+    return ueraser(compressed, generator, share=0.8)
+
+
+def strong(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Rotation up to 10°, shear up to 10° and scale by 0.8 to 1.2, colours changed by up to a fifth, crop and flip.
+
+    As in the second step of orthogonal projection (Sandoval-Segura et al., 2023). Pixels may lie outside [0, 1]; the
+    changes of colour clip them.
+    """
+    angle, shear = (math.radians(10) * (2 * torch.rand(len(x), generator=generator) - 1).to(x) for _ in range(2))
+    scale = (0.8 + 0.4 * torch.rand(len(x), generator=generator)).to(x)
+    x = _moved(x, {(0, 0): angle.cos(), (0, 1): -angle.sin(), (1, 0): angle.sin(), (1, 1): angle.cos()})
+    x = _moved(x, {(0, 0): 1 / scale, (0, 1): shear.tan() / scale, (1, 1): 1 / scale})
+    for name in ("brightness", "contrast", "colour"):
+        fifth = 0.2 / 0.9 * (2 * torch.rand((len(x), 1, 1, 1), generator=generator) - 1)
+        x = OPS[name](x, fifth.to(x))
+    return crop_flip(x, generator)
 
 
 def random_colour(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -220,14 +254,21 @@ _ROWS: dict[str, tuple[Callable[[torch.Generator], Objective], str, float, float
         "trains on the hardest of five strong augmentations of every image (UEraser)",
         5.2,
         70.0,
-        1,
+        2,
+    ),
+    "ueraser-jpeg": (
+        functools.partial(error_maximising, ueraser_jpeg, count=5),
+        "trains on the hardest of five strong augmentations of a JPEG of random quality (UEraser against TAP and AR)",
+        6.0,
+        70.0,
+        0,
     ),
     "ueraser-lite": (
         functools.partial(augmented, ueraser),
         "trains on one strong augmentation of every image (UEraser without its worst of five)",
         1.6,
         50.0,
-        1,
+        2,
     ),
 }
 

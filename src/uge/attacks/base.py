@@ -29,6 +29,8 @@ Need = Literal["key", "clean", "public", "few"]
 #: Public material that an attack uses where there is some, without needing more than the published folder.
 Use = Literal["claims", "public"]
 
+BOTH_TESTS = 1
+"""Revision of attacks that change test images, since accuracy is measured on the images as they came, too."""
 _BATCH = 500  # Images of 32 pixels or less.
 
 
@@ -86,7 +88,8 @@ class Context:
         network: Fresh network with logits for every class; takes pixels in [0, 1], batch × channels × size × size.
         store: The published images at the training size. ``store.pixels.read(rows)`` gives uint8 pixels,
             ``store.labels`` int64 labels, ``store.classes`` their names; see :func:`batched`.
-        test: Clean test images, for measuring; an attack may filter them, but never trains on them.
+        test: Clean test images, for measuring; an attack may filter them, but never trains on them. Where it does,
+            accuracy is measured on ``original_test`` as well, and the larger counts.
         recipe: Optimiser, schedule and augmentation.
         seed: Root of data order, augmentation and of anything else random.
         runtime: Device and precision.
@@ -102,6 +105,8 @@ class Context:
         chooses: True where outputs are renamed and the epoch is chosen by ``few``, after every attack. An attack that
             trains on these sets it to False for that training.
         figures: Measurements of the attack itself by name, which it adds for the case's file.
+        original_test: Test images as they came; by default, and so before any attack, ``test``.
+        original_few: Gives the labelled images as they came; by default ``few``.
     """
 
     network: nn.Module
@@ -121,6 +126,14 @@ class Context:
     few: Callable[[], PixelStore] = lambda: _refuse("ten labelled clean images a class; audit with --worst-case")
     chooses: bool = False
     figures: dict[str, float] = field(default_factory=dict)
+    original_test: PixelStore = None  # type: ignore[assignment]
+    original_few: Callable[[], PixelStore] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.original_test is None:
+            object.__setattr__(self, "original_test", self.test)
+        if self.original_few is None:
+            object.__setattr__(self, "original_few", self.few)
 
 
 Attack = Callable[[Context], History]  # Trains ``context.network`` and returns the measurements after each epoch.
@@ -134,6 +147,7 @@ def learn(context: Context, objective: Objective = supervised) -> History:
 
     Without an objective this is plain training on images and labels as they are ("Normal" in the paper's tables).
     """
+    changed = context.original_test is not context.test
     return fit(
         context.network,
         context.store,
@@ -143,6 +157,8 @@ def learn(context: Context, objective: Objective = supervised) -> History:
         objective=objective,
         test=context.test,
         labelled=context.few() if context.chooses else None,
+        original_test=context.original_test if changed else None,
+        original_labelled=context.original_few() if changed and context.chooses else None,
         checkpoint=context.checkpoint,
         progress=context.progress,
     )
@@ -245,6 +261,7 @@ def entry_from(
     properties |= {"about": summary_of(function, about), "needs": frozenset(needs)}
     match _required_arguments(function):
         case 2:
+            properties["revision"] = properties.get("revision", 0) + (0 if train_only else BOTH_TESTS)
             return prepared(_on_images(name, function, train_only), family or "preprocess", **properties)
         case 1 if "Context" in str(getattr(function, "__annotations__", {}).get("return")):
             return prepared(function, family or "purify", **properties)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from uge.attacks.augment import drawn, luma
 from uge.attacks.base import Entry, stored
-from uge.attacks.preprocess import gaussian_blur, jpeg, posterise, resize_down_up
+from uge.attacks.compression import jpeg
+from uge.attacks.preprocess import gaussian_blur, posterise, resize_down_up
 from uge.learning.objectives import augmented
 
 #: uint8 pixels of some images and a number from 0 to 1 to pixels of the same shape and type.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from uge.attacks.base import Context, Entry, Need, Preparation, changing, learn, prepared, with_recipe
+from uge.attacks.base import BOTH_TESTS, Context, Entry, Need, Preparation, changing, learn, prepared, with_recipe
 from uge.attacks.leak import on_leak
 from uge.attacks.preprocess import TRANSFORMS
 from uge.attacks.transfer import probe
@@ -46,8 +46,8 @@ def _learn(context: Context, teacher: nn.Module) -> History:
 _distils = functools.partial(Entry, family="knowledge", cost=1.4, expected=20.0, needs=_KEY)
 
 
-def _after(prepare: Preparation, about: str) -> Entry:
-    return _distils(lambda context: distill(prepare(context)), about=about)
+def _after(prepare: Preparation, about: str, **properties: Any) -> Entry:
+    return _distils(lambda context: distill(prepare(context)), about=about, **properties)
 
 
 def start_from(network: nn.Module, source: nn.Module) -> None:
@@ -101,8 +101,12 @@ KNOWLEDGE: dict[str, Entry] = {
     "distill-t1": _after(with_recipe(temperature=1.0), "distils at temperature 1, so from nearly hard answers"),
     "distill-t20": _after(with_recipe(temperature=20.0), "distils at temperature 20, so from very soft answers"),
     "distill-hard": _after(with_recipe(alpha=1.0), "distils from the authorised network's answers alone, no labels"),
-    "distill-grayscale": _after(changing(TRANSFORMS["grayscale"]), "distils on gray copies of all images"),
-    "distill-jpeg75": _after(changing(TRANSFORMS["jpeg75"]), "distils on copies compressed as JPEG of quality 75"),
+    "distill-grayscale": _after(
+        changing(TRANSFORMS["grayscale"]), "distils on gray copies of all images", revision=BOTH_TESTS
+    ),
+    "distill-jpeg75": _after(
+        changing(TRANSFORMS["jpeg75"]), "distils on copies compressed as JPEG of quality 75", revision=BOTH_TESTS
+    ),
     "theta0-known": _knows(
         functools.partial(_from_theta0, percent=0),
         about="starts from the authorised network's secret parameters",

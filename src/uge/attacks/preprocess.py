@@ -5,18 +5,16 @@ and odd sizes work like any others.
 """
 
 import functools
-import io
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from uge.attacks.augment import chromatic, luma, without_direction
-from uge.attacks.base import Context, Entry, Transform, changing, prepared, stored
+from uge.attacks.base import BOTH_TESTS, Context, Entry, Transform, changing, prepared, stored
+from uge.attacks.compression import jpeg
 from uge.attacks.notch import notch, running_median
 from uge.attacks.waves import wave_terms, without_waves
 from uge.networks import WaveKey
@@ -26,16 +24,6 @@ from uge.runtime import stream, stream_seed
 def grayscale(pixels: Tensor) -> Tensor:
     """Brightness (BT.601) in every channel."""
     return pixels if pixels.shape[1] == 1 else stored(luma(pixels.float())).expand_as(pixels)
-
-
-def jpeg(pixels: Tensor, quality: int) -> Tensor:
-    """JPEG of a quality from 1 to 95, with the usual halved resolution of colour."""
-    decoded = []
-    for image in pixels.permute(0, 2, 3, 1).cpu().numpy():
-        file = io.BytesIO()
-        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, "JPEG", quality=quality)
-        decoded.append(np.asarray(Image.open(file)).reshape(image.shape))
-    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).to(pixels.device)
 
 
 def posterise(pixels: Tensor, bits: int) -> Tensor:
@@ -140,7 +128,12 @@ _REVISIONS = {"other-key": 1}  # Attacks that once were something else; the firs
 TRANSFORMS = {name: row[0] for name, row in _ROWS.items()}
 PREPROCESSING: dict[str, Entry] = {
     name: prepared(
-        changing(transform), "preprocess", about, cost=cost, expected=expected, revision=_REVISIONS.get(name, 0)
+        changing(transform),
+        "preprocess",
+        about,
+        cost=cost,
+        expected=expected,
+        revision=BOTH_TESTS + _REVISIONS.get(name, 0),
     )
     for name, (transform, about, cost, expected) in _ROWS.items()
 }

@@ -8,18 +8,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uge.attacks.base import Context, Entry, Transform, batched, changing, prepared, stored
+from uge.attacks.augment import strong
+from uge.attacks.base import BOTH_TESTS, Context, Entry, Transform, batched, changing, learn, prepared, stored
 from uge.attacks.leak import REVISION, leaked_rows, originals
 from uge.attacks.waves import estimated_patterns_out
-from uge.data.loader import to_unit
+from uge.data.loader import Batch, to_unit
 from uge.data.store import PixelStore
 from uge.errors import UsageError
+from uge.learning.objectives import Objective, augmented, cutmix, supervised
 from uge.learning.recipes import Recipe
-from uge.learning.training import fit
+from uge.learning.training import History, fit
 from uge.runtime import Runtime, seeded, stream
 
-# Recipe of the logistic regression (Sandoval-Segura et al., 2023: 20 epochs of SGD).
-LINEAR = Recipe(epochs=20, lr=0.1, batch_size=128, weight_decay=0.0, augment="none")
+# Recipe of the linear classifier, as published for the 50,000 images of CIFAR-10 (Sandoval-Segura et al., 2023).
+LINEAR = Recipe(
+    epochs=20,
+    lr=0.1,
+    batch_size=1024,
+    momentum=0.0,
+    weight_decay=0.0,
+    schedule="multistep",
+    milestones=(10, 15),
+    augment="none",
+)
 # Largest structured noise that the autoencoder learns to remove, and spread of the noise that it adds, in [0, 1].
 NOISE = 16 / 255
 STEPS = 400  # Steps of the image networks.
@@ -30,34 +41,49 @@ RATE = 5e-3  # First learning rate of the image networks.
 
 class _Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(1) - 0.5)
+        return super().forward(x.flatten(1))
 
 
 def linear_directions(store: PixelStore, *, seed: int, runtime: Runtime) -> Tensor:
-    """An orthonormal basis of the weights of a logistic regression on pixels, (pixels, at most classes)."""
+    """An orthonormal basis of the weights of a linear classifier on pixels, (pixels, at most classes).
+
+    The classifier has no bias and sees pixels in [0, 1] as they are. With fewer images batches are smaller in
+    proportion, so that it takes as many steps.
+    """
+    recipe = LINEAR.model_copy(update={"batch_size": min(1024, max(16, LINEAR.batch_size * len(store) // 50_000))})
     with seeded(seed, "linear"):
-        network = _Linear(store.channels * store.size**2, len(store.classes))
-    fit(network, store, LINEAR, seed=seed, runtime=runtime)
+        network = _Linear(store.channels * store.size**2, len(store.classes), bias=False)
+    fit(network, store, recipe, seed=seed, runtime=runtime)
     basis: Tensor = torch.linalg.qr(network.weight.detach().float().T).Q
     return basis
 
 
-def projected_out(pixels: Tensor, basis: Tensor, centre: Tensor) -> Tensor:
-    """Images without their part along ``basis`` (pixels, directions), measured from the mean image ``centre``.
-
-    A projection from black would darken some pictures below 0.
-    """
-    x = pixels.float().flatten(1) - centre
-    return stored((x - x @ basis @ basis.T + centre).view(pixels.shape))
+def projected_out(x: Tensor, basis: Tensor) -> Tensor:
+    """Images, batch × channels × height × width, without their part along ``basis`` (pixels, directions); unclipped."""
+    flat = x.flatten(1)
+    return (flat - flat @ basis @ basis.T).view(x.shape)
 
 
-def _orthogonal_projection(context: Context) -> Transform:
-    store = context.store
-    basis = linear_directions(store, seed=context.seed, runtime=context.runtime)
-    total = torch.zeros(len(basis), device=basis.device)
-    for rows in batched(store):
-        total += store.pixels.read(rows).float().flatten(1).sum(0)
-    return functools.partial(projected_out, basis=basis, centre=total / len(store))
+def _orthogonal_projection(context: Context) -> History:
+    """Project the published images and train on them strongly augmented; test images stay as they are."""
+    basis = linear_directions(context.store, seed=context.seed, runtime=context.runtime)
+    draw = stream(context.seed, "orthogonal-projection")
+
+    def change(x: Tensor, generator: torch.Generator) -> Tensor:
+        return strong(projected_out(x, basis), generator)
+
+    # The projection is of whole images, so that it comes before crops and flips.
+    plain = replace(context, recipe=context.recipe.model_copy(update={"augment": "none"}))
+    return learn(plain, augmented(change, draw, _half_cutmix(draw)))
+
+
+def _half_cutmix(generator: torch.Generator) -> Objective:
+    mixed = cutmix(generator)
+
+    def objective(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return (mixed if float(torch.rand((), generator=generator)) < 0.5 else supervised)(network, batch)
+
+    return objective
 
 
 def convolution(before: int, after: int, stride: int = 1, gap: int = 1) -> list[nn.Module]:
@@ -295,13 +321,16 @@ PURIFICATION: dict[str, Entry] = {
         "estimates the patterns that images of a class share, by clustering them, and takes them out",
         cost=1.3,
         expected=40.0,
+        revision=BOTH_TESTS,
     ),
-    "orthogonal-projection": prepared(
-        changing(_orthogonal_projection),
+    "orthogonal-projection": Entry(
+        _orthogonal_projection,
         "purify",
-        "projects out the directions by which a linear classifier tells the published images apart",
-        cost=1.3,
+        "projects out the directions by which a linear classifier tells the published images apart, and trains with "
+        "strong augmentation",
+        cost=1.8,
         expected=30.0,
+        revision=1,
     ),
     "denoise-autoencoder": prepared(
         changing(_autoencoder),
@@ -310,6 +339,7 @@ PURIFICATION: dict[str, Entry] = {
         cost=2.0,
         expected=30.0,
         needs=frozenset({"public"}),
+        revision=BOTH_TESTS,
     ),
     **{
         f"inversion-{count}": prepared(

@@ -34,6 +34,11 @@ def _longer(context: Context) -> Context:
     return replace(context, recipe=longer(context.recipe, LONGER))
 
 
+def _shorter(context: Context) -> Context:
+    milestones = tuple(max(1, epoch // LONGER) for epoch in context.recipe.milestones)
+    return with_recipe(epochs=max(1, context.recipe.epochs // LONGER), milestones=milestones)(context)
+
+
 def _adversarial_rho(context: Context) -> History:
     """Adversarial training at the copy's own budget, whole levels as they are stored."""
     radius = min(Budget(context.claims().rho).levels / 255, LARGEST)
@@ -119,6 +124,13 @@ TRAINING: dict[str, Entry] = {
     "lr-tenth": prepared(_rate(0.1), "train", "trains with a tenth of the learning rate", expected=8.0),
     "lr-tenfold": prepared(_rate(10), "train", "trains with ten times the learning rate", expected=2.0),
     "longer": prepared(_longer, "train", "trains three times as many epochs", cost=float(LONGER), expected=3.0),
+    "shorter": prepared(
+        _shorter,
+        "train",
+        "trains a third of the epochs, with a schedule of their own",
+        cost=1 / LONGER,
+        expected=10.0,
+    ),
     **{
         f"mix-clean-{percent}": prepared(
             functools.partial(_mixed, percent=percent),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from uge.attacks.base import Context, transformed
-from uge.attacks.preprocess import jpeg
+from uge.attacks.compression import jpeg
 from uge.data.augment import cutout
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError

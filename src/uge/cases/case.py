@@ -49,6 +49,8 @@ class Epoch(BaseModel):
         train_accuracy: Percent, on the (augmented) training batches; ``None`` when not measured.
         test_accuracy: Percent, on the clean test set.
         renamed: Accuracies with outputs named by labelled images; ``None`` without these.
+        other_accuracy: Percent, on the clean test set in the form that ``Case.tested`` does not name; ``None`` where it
+            has one form only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +60,7 @@ class Epoch(BaseModel):
     train_accuracy: float | None = Field(default=None, ge=0, le=100)
     test_accuracy: float = Field(ge=0, le=100)
     renamed: Renamed | None = None
+    other_accuracy: float | None = Field(default=None, ge=0, le=100)
 
     @field_validator("loss", "train_accuracy", mode="before")
     @classmethod
@@ -113,6 +116,8 @@ class Case(BaseModel):
             federation, ``None`` for classes of other servers; empty elsewhere.
         figures: Measurements of the attack itself by name; empty where it makes none.
         long: True for the long form of the worst case, with three times the epochs.
+        tested: Form of the test images of all accuracies: ``changed`` by the attack, or ``original``, whichever gives
+            the larger one after the last epoch; ``None`` where the attack leaves them as they are.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
@@ -141,14 +146,16 @@ class Case(BaseModel):
     parts: list[float | None] = Field(default_factory=list)
     figures: dict[str, float] = Field(default_factory=dict)
     long: bool = False
+    tested: Literal["changed", "original"] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Fields of the case by their names in files, ready for ``json.dumps``; some only where they say something."""
-        empty = {name for name in ("long", "figures") if not getattr(self, name)}
+        empty = {name for name in ("long", "tested", "figures") if not getattr(self, name)}
         fields = self.model_dump(by_alias=True, exclude=empty)
         for epoch in fields["history"]:
-            if epoch["renamed"] is None:
-                del epoch["renamed"]
+            for name in ("renamed", "other_accuracy"):
+                if epoch[name] is None:
+                    del epoch[name]
         return fields
 
     def choice(self, *namings: Naming) -> Choice:

@@ -107,6 +107,7 @@ def run_case(
     except DivergedError as error:  # This network, so trained, learns nothing from these images.
         log.warning("%s: %s", job.id, error)
         history = error.history
+    history = history.by_larger()
     seconds = time.perf_counter() - began
     if weights:
         weights.save(job.id, context.network, digest)
@@ -130,6 +131,7 @@ def run_case(
                 train_accuracy=e.train_accuracy,
                 test_accuracy=e.test_accuracy or 0.0,
                 renamed=e.renamed,
+                other_accuracy=e.other_accuracy,
             )
             for e in history.epochs
         ],
@@ -147,6 +149,7 @@ def run_case(
         parts=[None if part is None else evaluate(context.network, part, runtime) for part in part_tests],
         figures={name: round(value, 4) for name, value in context.figures.items()},
         long=job.long,
+        tested=history.tested,
     )
 
 

@@ -193,6 +193,7 @@ def reproduce(
     limit: int | None = None,
     epochs: int | None = None,
     encoder: str | None = None,
+    cnn_recipe: str | None = None,
     workers: int = 1,
     report_only: Annotated[bool, Parameter(negative="")] = False,
     common: Annotated[Writing, FLAT] = Writing(),
@@ -228,6 +229,9 @@ def reproduce(
         Epochs of every network, if other than the scale's.
     encoder
         Feature space, if other than the scale's: local, or clip:ID.
+    cnn_recipe
+        Recipe of the plain CNN at scale paper, if other than Adam with weight decay: paper-cifar10-cnn-no-decay or
+        paper-cifar10-cnn-sgd.
     workers
         Cases that run side by side.
     report_only
@@ -237,7 +241,17 @@ def reproduce(
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     asked = Request.checked(
-        what, scale, data, out, only, seeds=seeds, limit=limit, epochs=epochs, encoder=encoder, workers=workers
+        what,
+        scale,
+        data,
+        out,
+        only,
+        seeds=seeds,
+        limit=limit,
+        epochs=epochs,
+        encoder=encoder,
+        cnn_recipe=cnn_recipe,
+        workers=workers,
     )
     if common.dry_run:
         set_logging(common)

@@ -3,9 +3,9 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,15 @@ from uge.data.augment import augmentation
 from uge.data.loader import Batch, batches
 from uge.data.store import PixelStore
 from uge.errors import UsageError
-from uge.learning.naming import Integers, Renamed, rename
+from uge.learning.naming import Integers, Renamed, better, rename
 from uge.learning.objectives import Objective, evaluating, supervised
 from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.progress import Progress
 from uge.runtime import Runtime, seeded, stream
+
+Tested = Literal["changed", "original"]
+"""Form of the test images: as an attack changed them, or as they came."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ class EpochResult:
         train_accuracy: Percent, on the augmented batches.
         test_accuracy: Percent; None without a test.
         renamed: Accuracies with outputs named by labelled images; None without these.
+        other_accuracy: Percent, on the test images in their other form; None where there is none.
     """
 
     epoch: int
     loss: float
     train_accuracy: float
     test_accuracy: float | None
+    other_accuracy: float | None = None
     renamed: Renamed | None = None
 
 
@@ -49,11 +54,13 @@ class History:
         epochs: Results of every epoch.
         seconds: Time that training and testing took.
         recipe: Recipe of the run.
+        tested: Form of the test images of ``test_accuracy``; None where they have one form only.
     """
 
     epochs: list[EpochResult] = field(default_factory=list)
     seconds: float = 0.0
     recipe: Recipe | None = None
+    tested: Tested | None = None
 
     @property
     def last(self) -> float:
@@ -70,6 +77,23 @@ class History:
             key=lambda epoch: epoch.test_accuracy or 0.0,
             default=None,
         )
+
+    def by_larger(self) -> "History":
+        """The same with ``test_accuracy`` in the form of the test images in which the last epoch is better.
+
+        An attacker may filter the images that the network is used for, or not. One curve counts as a whole: the larger
+        of two accuracies at every epoch would be no network's.
+        """
+        last = self.epochs[-1] if self.epochs else None
+        if last is None or last.test_accuracy is None or last.other_accuracy is None:
+            return self
+        if last.other_accuracy <= last.test_accuracy:
+            return replace(self, tested="changed")
+        swapped = [
+            replace(epoch, test_accuracy=epoch.other_accuracy, other_accuracy=epoch.test_accuracy)
+            for epoch in self.epochs
+        ]
+        return replace(self, epochs=swapped, tested="original")
 
     def to_json(self) -> dict[str, Any]:
         """Epochs and seconds as JSON values."""
@@ -111,6 +135,8 @@ def fit(
     objective: Objective = supervised,
     test: PixelStore | None = None,
     labelled: PixelStore | None = None,
+    original_test: PixelStore | None = None,
+    original_labelled: PixelStore | None = None,
     observer: Callable[[int, nn.Module], None] | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
@@ -129,6 +155,10 @@ def fit(
         objective: Loss of a step.
         test: Images on which accuracy is measured after every epoch.
         labelled: Images by which outputs are named anew after every epoch; counts only with ``test``.
+        original_test: The same images as they were before an attack changed them, which are measured besides; None
+            where they are ``test``.
+        original_labelled: The labelled images as they were, for ``original_test``; the form with the higher accuracy on
+            labelled images counts in every epoch.
         observer: Called with the number of steps done and the network, before the first step and after every step.
         checkpoint: File from which to resume if it exists, written after every epoch.
         progress: Called after every epoch with (epochs done, epochs, figures).
@@ -175,14 +205,19 @@ def fit(
                     observer(step + 1, network)
         loss, right = (sums / seen).tolist()
         figures = {"loss": loss, "train": 100 * right}
-        renamed = None
-        if test is not None:
-            outputs = predict(network, test, runtime)
-            figures["test"] = _share(outputs, _labels(test))
-            if labelled is not None:
-                few = predict(network, labelled, runtime), _labels(labelled)
-                renamed = rename(few, (outputs, _labels(test)), len(test.classes))
-        history.epochs.append(EpochResult(epoch + 1, loss, 100 * right, figures.get("test"), renamed))
+        outputs, others = (None if each is None else predict(network, each, runtime) for each in (test, original_test))
+        tested = None if test is None or outputs is None else _share(outputs, _labels(test))
+        other = None if test is None or others is None else _share(others, _labels(test))
+        if tested is not None:
+            figures["test"] = max(tested, other or 0.0)
+        forms = [(labelled, outputs), (original_labelled, others)]
+        renamings = [
+            rename((predict(network, few, runtime), _labels(few)), (answers, _labels(test)), len(test.classes))
+            for few, answers in forms
+            if test is not None and few is not None and answers is not None
+        ]
+        renamed = better(*renamings) if renamings else None
+        history.epochs.append(EpochResult(epoch + 1, loss, 100 * right, tested, other, renamed))
         history.seconds += time.perf_counter() - began
         if not math.isfinite(loss):
             raise DivergedError(history)

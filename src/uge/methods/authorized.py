@@ -107,8 +107,8 @@ class Keyed(ForNetworks):
 
     name = "keyed"
     about = (
-        "every class has secret wave patterns of its own, which the authorised network's key finds and takes out "
-        "again; other networks take the waves for the classes"
+        "held by obscurity, since an audit that knows it breaks it: every class has secret wave patterns of its own, "
+        "which the authorised network's key finds and takes out again; other networks take the waves for the classes"
     )
     reads_store = False
     wave_key = True
@@ -175,6 +175,7 @@ class Paper(ForNetworks):
         self.name = name
         self.about = about
         self.needs_paths = bool(LOSSES[name] & NEED_PATH)
+        self.revision = int("undistill" in LOSSES[name])  # L_ud once had no factor T².
 
     def check(self, settings: MethodSettings) -> None:
         """Refuse, besides other unknown names, that of the undistill loss's hacker."""

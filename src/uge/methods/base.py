@@ -201,6 +201,7 @@ class Method(ABC):
         refines: True where perturbations can be refined.
         has_options: True where ``--baseline.NAME`` sets something.
         trains: False where perturbations come from the seed alone and nothing is learned from the images.
+        revision: Raised when the method is changed, so that published results of its earlier form do not count.
 
     Example:
         ::
@@ -223,6 +224,7 @@ class Method(ABC):
     refines = False
     has_options = False
     trains = True
+    revision = 0
 
     def budget(self, settings: MethodSettings) -> Budget:
         """Budget that settings name, or the method's own.

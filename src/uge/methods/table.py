@@ -19,6 +19,7 @@ from uge.errors import UsageError
 from uge.methods.authorized import FORMS, Keyed
 from uge.methods.base import Method
 from uge.methods.baselines import BASELINES, OfFunction
+from uge.methods.preview import Preview
 from uge.registry import Registry
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
@@ -49,7 +50,7 @@ def as_method(name: str, entry: Any, about: str = "") -> Method:
 
 
 METHODS: Registry[Method] = Registry(
-    "method", {row.name: row for row in (Keyed(), *FORMS, *BASELINES)}, "uge.methods", adapt=as_method
+    "method", {row.name: row for row in (Keyed(), *FORMS, *BASELINES, Preview())}, "uge.methods", adapt=as_method
 )
 """Every method by name."""
 

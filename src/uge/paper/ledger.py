@@ -10,7 +10,8 @@ from typing import Any
 
 from uge.cases.case import Case, Ledger, readable
 from uge.files import JSON, fingerprint, read_json, storage_errors, write_json
-from uge.paper.specs import Copy, Federation, Images, Unit
+from uge.methods import METHODS
+from uge.paper.specs import ORIGINAL, Copy, Federation, Images, Unit
 
 Spec = Copy | Unit | Federation
 PRECISION = "fp32"
@@ -45,11 +46,15 @@ class PaperLedger(Ledger):
             write_json(self.folder / "precision.json", {"precision": precision})
 
     def fingerprint(self, spec: Spec) -> str:
-        """sha256 of a specification, of the images that it uses and of the precision."""
-        images = spec.of.images if isinstance(spec, Unit) else spec.images
-        parts: JSON = {"spec": spec.digest, "images": self.images(images.name).get(variant(images), "")}
-        precision = self.precision()
-        return fingerprint(parts if precision == PRECISION else {**parts, "precision": precision})
+        """sha256 of a specification, of its method's revision, of the images that it uses and of the precision."""
+        made = spec.of if isinstance(spec, Unit) else spec
+        parts: JSON = {"spec": spec.digest, "images": self.images(made.images.name).get(variant(made.images), "")}
+        revision = METHODS[made.method].revision if made.method != ORIGINAL else 0
+        if revision:
+            parts["revision"] = revision
+        if self.precision() != PRECISION:
+            parts["precision"] = self.precision()
+        return fingerprint(parts)
 
     def case(self, unit: Unit) -> Case | None:
         """Finished case of a run, if it is there."""

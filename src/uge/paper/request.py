@@ -47,17 +47,18 @@ class Request:
         limit: int | None = None,
         epochs: int | None = None,
         encoder: str | None = None,
+        cnn_recipe: str | None = None,
         workers: int = 1,
     ) -> Request:
         """Request from flags.
 
         Raises:
-            UnknownNameError: There is no such table, scale or data set.
+            UnknownNameError: There is no such table, scale, recipe or data set.
             UsageError: A number or pattern is wrong.
         """
         if workers < 1:
             raise UsageError(f"--workers must be at least 1, got {workers}")
-        size = scale(scale_name).changed(limit=limit, epochs=epochs, seeds=seeds)
+        size = scale(scale_name).changed(limit=limit, epochs=epochs, seeds=seeds, cnn_recipe=cnn_recipe)
         if encoder is not None:
             size = size.model_copy(update={"protect": {**size.protect, "encoder": encoder}})
         return cls.at(what, size, parse_data(data), out or Path("reproduce-out", scale_name), only)

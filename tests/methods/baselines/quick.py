@@ -6,9 +6,9 @@ from uge.methods.baselines.base import Material
 
 QUICK = {
     "em": {"surrogate": "lenet", "theta_steps": 2, "steps": 2},
-    "em-class": {"surrogate": "lenet", "theta_steps": 2, "steps": 2},
-    "tap": {"surrogate": "lenet", "epochs": 1, "steps": 2},
-    "tap-untargeted": {"surrogate": "lenet", "epochs": 1, "steps": 2},
+    "em-class": {"surrogate": "lenet", "rounds": 2, "theta_batches": 2},
+    "tap": {"surrogate": "lenet", "epochs": 1, "steps": 2, "restarts": 2},
+    "tap-untargeted": {"surrogate": "lenet", "epochs": 1, "steps": 2, "restarts": 1},
     "ntga": {"block": 12, "held_out": 12, "steps": 2},
     "rem": {"surrogate": "lenet", "theta_steps": 1, "steps": 1, "adversary_steps": 1, "samples": 1},
     "ar": {"pool": 2},

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +11,15 @@ from uge.budget import Budget
 from uge.data.store import PixelStore
 from uge.errors import UsageError
 from uge.methods.baselines.base import Material
-from uge.methods.baselines.em import _FORMS, EM, EM_CLASS, EMSettings, _Run
+from uge.methods.baselines.em import _FORMS, _PUBLISHED, EM, EM_CLASS, EMClassSettings, EMSettings, _Run
+from uge.methods.baselines.surrogate import Surrogate
 from uge.runtime import Runtime
 
 ALL = torch.arange(24)
 BUDGET = Budget(8 / 255)
 SMALL = {"surrogate": "shallow:shallow", "batch_size": 12, "lr": 0.05}
-QUICK = {**SMALL, "theta_steps": 6, "steps": 3, "step": 2.0}
-ORIGINAL = {**SMALL, "form": "original", "theta_batches": 2, "rounds": 8}
+QUICK = {**SMALL, "form": "fixed", "theta_steps": 6, "steps": 3, "step": 2.0}
+ORIGINAL = {**SMALL, "form": "original", "theta_batches": 2, "rounds": 8, "subset": 1.0}
 SCOPES = {"sample": EM, "class": EM_CLASS}
 FORMS = {"fixed": QUICK, "original": ORIGINAL}
 
@@ -43,10 +45,10 @@ def surrogate_losses(run: _Run, delta: torch.Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("scope", SCOPES)
 def test_it_lowers_the_loss_of_the_surrogate(material: Callable[..., Material], scope: Any, form: str) -> None:
-    delta = SCOPES[scope].make(material(**FORMS[form])).read(ALL)
-    run = _Run(
-        material(**FORMS[form]), EMSettings(**FORMS[form]), scope
-    )  # The same seed: the surrogate that made the noise.
+    # Patterns of the original form move by less than a level at a time.
+    options = {**FORMS[form], **({"rounds": 24, "stop_error": 0} if scope == "class" else {})}
+    delta = SCOPES[scope].make(material(**options)).read(ALL)
+    run = _Run(material(**options), EMSettings(**options), scope)  # The same seed: the surrogate that made the noise.
     with torch.random.fork_rng():
         _FORMS[form](run)
     assert torch.equal(run.noise.read(ALL).round(), delta)
@@ -74,10 +76,11 @@ def test_class_wise_noise_is_one_pattern_per_class(material: Callable[..., Mater
         # 6 steps of 12 images by (3 + 1), and a last pass of 3.
         (QUICK, "sample", 6 * 12 * 4 + 24 * 3),
         (QUICK, "class", 6 * 12 * 4),
-        ({**QUICK, "steps": None, "theta_steps": 1}, "sample", 12 * 11 + 24 * 10),
-        # Rounds of 2 steps of 12 images, and 20 (class-wise: 1) sign steps over 24.
+        ({**QUICK, "steps": None, "step": None, "theta_steps": 1}, "sample", 12 * 11 + 24 * 10),
+        # Rounds of 2 steps of 12 images, and 20 (class-wise: 1) sign steps over 24, or over a part of them.
         ({**ORIGINAL, "stop_error": 0, "rounds": 2}, "sample", 2 * (2 * 12 + 20 * 24)),
         ({**ORIGINAL, "stop_error": 0}, "class", 8 * (2 * 12 + 24)),
+        ({**ORIGINAL, "stop_error": 0, "subset": 0.5}, "class", 8 * (2 * 12 + 12)),
     ],
 )
 def test_gradient_evaluations_are_counted(
@@ -117,7 +120,39 @@ def test_no_pass_takes_more_images_at_a_time_than_the_batch_size(material: Calla
 
 def test_published_settings() -> None:
     settings = EMSettings()
-    assert (settings.form, settings.theta_steps, settings.theta_batches, settings.clip) == ("fixed", 5000, 10, 5.0)
+    assert (settings.form, settings.theta_steps, settings.decay_every) == ("fixed", 5000, 2000)
+    assert settings.theta_batches == 10
+    assert EMClassSettings().form == "original"
+    forms = {key: (form.steps, form.step, form.stop_error, form.clip) for key, form in _PUBLISHED.items()}
+    assert forms["fixed", "sample"] == (10, 1.6, 0, math.inf)
+    assert forms["original", "sample"] == (20, 0.8, 0.01, 5)
+    assert forms["original", "class"] == (1, 0.8, 0.1, 5)
+    assert {_PUBLISHED["original", scope].augment for scope in SCOPES} == {"none"}
+
+
+def test_every_visit_of_the_fixed_form_starts_anew_at_random(material: Callable[..., Material]) -> None:
+    """One short step moves a random start by that step only, however often the images were visited."""
+    delta = EM.make(material(**{**QUICK, "theta_steps": 8, "steps": 1, "step": 0.5})).read(ALL).float()
+    assert delta.abs().max() == 8
+    assert 0.8 < delta.std() / (8 / 3**0.5) < 1.2, "uniform within the bound"
+
+
+def test_the_learning_rate_of_the_fixed_form_falls(
+    material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[Any] = []
+    real = Surrogate.train_step
+    monkeypatch.setattr(
+        Surrogate, "train_step", lambda self, x, y, lr=None: (rates.append(lr), real(self, x, y, lr=lr))[1]
+    )
+    EM.make(material(**{**QUICK, "theta_steps": 4, "decay_every": 2, "steps": 1}))
+    assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005])
+
+
+def test_a_subset_moves_the_patterns_of_the_original_form(material: Callable[..., Material]) -> None:
+    run = _Run(material(), EMSettings(**{**ORIGINAL, "subset": 0.5}), "class")
+    assert len(torch.cat(run.judged).unique()) == 12
+    assert torch.equal(torch.cat(_Run(material(), EMSettings(**ORIGINAL), "sample").judged), ALL)
 
 
 @pytest.mark.parametrize("options", [{"form": "short"}, {"theta_steps": 0}, {"step": -1}])

@@ -127,4 +127,5 @@ def test_published_settings() -> None:
     settings = REMSettings()
     assert (settings.theta_steps, settings.decay_every, settings.samples) == (5000, 2000, 5)
     assert (settings.steps, settings.step) == (10, 1.6)
+    assert settings.clip is None
     assert (settings.adversary_radius, settings.adversary_steps, settings.adversary_step) == (4.0, 10, 0.8)

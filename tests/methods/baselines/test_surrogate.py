@@ -133,6 +133,20 @@ def test_a_class_pattern_follows_its_own_images(material: Material) -> None:
     assert not noise.patterns[2].any()
 
 
+def test_a_class_pattern_moves_to_the_mean_of_its_images_batch_by_batch(material: Material) -> None:
+    noise = ClassNoise(material)
+    surrogate = trainable_surrogate(material, "lenet", "x", lr=0.1)
+    own = (material.store.labels == 1).nonzero()[:, 0]
+    material.store.pixels.write(own, material.store.pixels.read(own).clamp(20, 230))
+    clean, labels = material.store.pixels.read(own).float(), torch.ones(len(own), dtype=torch.int64)
+    first, second = own[:1], own[1:]
+    pattern = -0.8 * surrogate.label_gradient(clean[:1] / 255, labels[:1]).sign()[0]
+    moved = pattern - 0.8 * surrogate.label_gradient((clean[1:] + pattern) / 255, labels[1:]).sign()
+    noise.follow([first, second], surrogate, steps=1, step=0.8)
+    assert torch.allclose(noise.patterns[1], moved.mean(0), atol=1e-4)
+    assert not noise.patterns[0].any()
+
+
 def test_a_random_start_fills_the_bound_where_pixels_have_room() -> None:
     clean = torch.tensor([0.0, 128.0, 255.0])[:, None].expand(3, 2000)
     delta = random_start(clean, 8, torch.Generator().manual_seed(0))

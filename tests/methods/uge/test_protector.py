@@ -191,6 +191,10 @@ def test_stops_when_converged_after_settling(store: PixelStore, runtime: Runtime
     assert modes == [True] * 15 + [False] * 4
     falling = Stub(lambda call: -float(call))
     assert train_generator(fresh(store), store, falling, settings, seed=0, runtime=runtime) == 40
+    rising = Stub(float)
+    assert train_generator(fresh(store), store, rising, settings, seed=0, runtime=runtime) < 40
+    without = settings.model_copy(update={"tolerance": 0.0})
+    assert train_generator(fresh(store), store, rising, without, seed=0, runtime=runtime) == 40
 
 
 @pytest.mark.parametrize(
@@ -208,6 +212,7 @@ def test_stops_when_converged_after_settling(store: PixelStore, runtime: Runtime
 )
 def test_convergence(windows: list[float], expected: bool) -> None:
     assert converged(windows, GeneratorSettings(tolerance=0.002)) == expected
+    assert not converged(windows, GeneratorSettings(tolerance=0)), "0 switches the test off, whatever the loss does"
 
 
 def test_a_loss_that_is_no_number_stops_the_run(store: PixelStore, runtime: Runtime, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def naive(authorized: list[nn.Module], hacker: nn.Module, x_u: Tensor, y: Tensor
     for network in authorized:
         for teacher, student, label in zip(network(x_u).tolist(), hacker(x_u).tolist(), y.tolist(), strict=True):
             kl = sum(p * math.log(p / q) for p, q in zip(softmax(teacher, t), softmax(student, t), strict=True))
-            total += -math.log(softmax(teacher)[label]) - omega * kl
+            total += -math.log(softmax(teacher)[label]) - omega * t**2 * kl
     return total / len(y) / len(authorized)
 
 
@@ -75,6 +75,18 @@ def test_order_of_images_and_of_classes_changes_nothing(linear: Make, batch: Bat
             other[1].bias[renamed] = network[1].bias
         others.append(other)
     assert undistill(others[:1], others[1], x_u[order], renamed[y[order]], omega=1).item() == pytest.approx(before)
+
+
+def test_at_high_temperature_the_term_is_the_distance_of_centred_logits(linear: Make, batch: Batch) -> None:
+    """T² · KL tends to ‖z - z'‖² / 2K for logits z, z' less their means, so that ω means the same at every T."""
+    _, x_u, y = batch
+    teacher, student = linear(0), linear(9)
+    z, z_student = (logits - logits.mean(1, keepdim=True) for logits in (teacher(x_u), student(x_u)))
+    limit = ((z - z_student).square().sum(1) / (2 * z.shape[1])).mean().item()
+    ce = undistill([teacher], student, x_u, y, omega=0).item()
+    for temperature in (200.0, 400.0):
+        loss = undistill([teacher], student, x_u, y, omega=1, temperature=temperature).item()
+        assert ce - loss == pytest.approx(limit, rel=0.02)
 
 
 def test_gradient_is_that_of_finite_differences(smooth: Make, batch: Batch) -> None:

@@ -26,7 +26,7 @@ class ArSettings(Settings):
             root of the number of values.
         crop: Rows above and columns left of the image that are generated and cut off.
         bound: Largest root mean square of the noise that a process makes from standard normal starts; processes
-            above it are not used (the largest of the published processes has 2.5).
+            above it are not used (ours; the largest of the published processes has 3.7).
         pool: Processes that are drawn per class, from which the most different are chosen.
     """
 

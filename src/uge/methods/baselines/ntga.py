@@ -188,7 +188,8 @@ class NTGASettings(Settings):
 
     Attributes:
         network: ``"fnn"`` (5 dense layers) or ``"cnn"`` (2 convolutions, 3 dense layers; forty times as slow).
-        time: t of the prediction; 4096 and 8 by default.
+        time: t of the prediction; by default 4096 and 8, the best that were published for CIFAR-10 (the original code's
+            default is 64). The original code adds 1e-4 of the kernel's mean diagonal to it, which is left out here.
         loss: Loss of the predictions for the held-out images.
         block: Images that are perturbed together; there are at least two blocks.
         held_out: Clean images on which the loss is predicted: the same for all blocks, less the block's own.

@@ -1,5 +1,6 @@
 """REM: robust error-minimising noise (Fu et al., ICLR 2022, arXiv 2203.14533)."""
 
+import math
 from typing import Literal
 
 import torch
@@ -41,7 +42,7 @@ class REMSettings(Settings):
         batch_size: Images per step.
         lr: Learning rate of the surrogate's SGD (momentum 0.9, weight decay 5e-4).
         decay_every: Steps after which ``lr`` falls to a tenth, again and again.
-        clip: Largest norm of the surrogate's gradient.
+        clip: Largest norm of the surrogate's gradient; none as published.
     """
 
     surrogate: str = "resnet18"
@@ -56,7 +57,7 @@ class REMSettings(Settings):
     batch_size: int = Field(128, ge=2)
     lr: float = Field(0.1, gt=0)
     decay_every: int = Field(2000, ge=1)
-    clip: float = Field(5.0, gt=0)
+    clip: float | None = Field(None, gt=0)
 
 
 def adversary(surrogate: Surrogate, x: Tensor, y: Tensor, settings: REMSettings, draw: torch.Generator) -> Tensor:
@@ -124,7 +125,7 @@ def robust_error_minimising(material: Material, settings: REMSettings) -> Record
     """
     store = material.store
     bound = float(material.budget.levels)
-    surrogate = trainable_surrogate(material, settings.surrogate, "rem", lr=settings.lr, clip=settings.clip)
+    surrogate = trainable_surrogate(material, settings.surrogate, "rem", lr=settings.lr, clip=settings.clip or math.inf)
     augment = augmentation(settings.augment)
     draw = stream(material.seed, "rem", "draws")
     chunks = torch.split(torch.arange(len(store)), settings.batch_size)

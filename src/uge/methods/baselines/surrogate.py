@@ -169,6 +169,11 @@ class SampleNoise:
         """Perturbations of the images at ``indices`` in levels, float."""
         return self._records.read(indices).float() / _HUNDREDTHS
 
+    def restart(self, indices: Tensor, draw: torch.Generator) -> None:
+        """Give the images at ``indices`` random perturbations (:func:`random_start`)."""
+        delta = random_start(fetch(self.store, indices).x * 255, self.bound, draw)
+        self._records.write(indices, (delta * _HUNDREDTHS).round())
+
     def descend(self, batches: Iterable[Tensor], surrogate: Surrogate, *, steps: int, step: float) -> None:
         """Move the perturbations of images, batch by batch of indices, by PGD down their cross-entropy."""
         for indices in batches:
@@ -206,6 +211,27 @@ class ClassNoise:
             for x, y in (perturbed(self, indices) for indices in batches):
                 gradient += torch.zeros_like(gradient).index_add_(0, y, surrogate.label_gradient(x, y))
             self.patterns = (self.patterns - step * gradient.sign()).clamp(-self.bound, self.bound)
+
+    def follow(self, batches: Iterable[Tensor], surrogate: Surrogate, *, steps: int, step: float) -> None:
+        """Move patterns batch by batch to the mean of what the images of their class would have alone.
+
+        Each image takes its sign steps from the pattern of its class. A class without images in a batch keeps its
+        pattern.
+        """
+        for indices in batches:
+            batch = fetch(self.store, indices)
+            clean = batch.x * 255
+            own = sign_steps(
+                clean,
+                project(clean, self.read(indices), self.bound),
+                lambda x, y=batch.y: surrogate.label_gradient(x, y),  # type: ignore[misc]
+                steps=steps,
+                step=step,
+                bound=self.bound,
+            )
+            counts = torch.bincount(batch.y, minlength=len(self.patterns))[:, None, None, None]
+            means = torch.zeros_like(self.patterns).index_add_(0, batch.y, own) / counts.clamp_min(1)
+            self.patterns = torch.where(counts > 0, means, self.patterns)
 
 
 def perturbed(noise: SampleNoise | ClassNoise, indices: Tensor) -> tuple[Tensor, Tensor]:

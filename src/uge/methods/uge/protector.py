@@ -141,9 +141,9 @@ def converged(windows: list[float], settings: GeneratorSettings) -> bool:
 
     Args:
         windows: Mean loss of each full window so far.
-        settings: ``tolerance`` is a part of the range of ``windows``.
+        settings: ``tolerance`` is a part of the range of ``windows``; 0 switches the test off.
     """
-    if len(windows) < 4:
+    if settings.tolerance == 0 or len(windows) < 4:
         return False
     needed = settings.tolerance * (max(windows) - min(windows))
     return windows[-3] - windows[-2] < needed and windows[-2] - windows[-1] < needed

@@ -69,7 +69,7 @@ class GeneratorSettings(BaseModel, frozen=True, extra="forbid"):
         max_steps: Step cap; 0 leaves the generator at the identity.
         window: Steps over which the loss is averaged to judge convergence.
         tolerance: The generator has converged when two successive windows improve by less
-            than this part of the loss's range so far.
+            than this part of the loss's range so far; 0 trains for ``max_steps``, as Table 6 does.
         settle: Part of ``max_steps`` at the end in which batch norm and dropout run as they
             will when the generator is applied.
     """

@@ -40,10 +40,12 @@ def undistill(
     omega: float = 0.1,
     temperature: float = 4.0,
 ) -> Tensor:
-    """L_ud = mean_k mean_x [ CE(f^k(x_u), y) - ω · KL(f^k(x_u) ‖ f'(x_u)) ] (Eq. 11 and 12).
+    """L_ud = mean_k mean_x [ CE(f^k(x_u), y) - ω · T² · KL(f^k(x_u) ‖ f'(x_u)) ] (Eq. 11 and 12).
 
     KL is that of the distillation attack (Eq. 10), between outputs softened by T. The hacker f' is the student,
-    the authorised network f^k the teacher. There is no factor T², as Eq. 11 has none.
+    the authorised network f^k the teacher. The factor T² is that of Eq. 10, whose loss Eq. 11 writes with the same
+    symbol, and of the nasty teachers that Eq. 11 follows (Ma et al., ICLR 2021): gradients through softened outputs
+    shrink with 1 / T², and with the factor ω means the same at every T.
 
     Args:
         authorized: Trained authorised networks, frozen, in eval mode.
@@ -65,7 +67,7 @@ def undistill(
     """
     student = hacker(x_u)
     losses = [
-        F.cross_entropy(full_precision(teacher), y) - omega * soft_kl(student, teacher, temperature)
+        F.cross_entropy(full_precision(teacher), y) - omega * temperature**2 * soft_kl(student, teacher, temperature)
         for teacher in (network(x_u) for network in authorized)
     ]
     return torch.stack(losses).mean()
