@@ -71,6 +71,9 @@ def settings_of(claims: Claims, method: Method, seed: int) -> MethodSettings:
         method: The method.
         seed: Root of the secrets, and of everything else random.
 
+    Returns:
+        Settings without a budget where the copy's is 1.0, which bounds nothing: such methods take none.
+
     Raises:
         UsageError: The claims hold settings that this version does not know.
     """
@@ -80,7 +83,13 @@ def settings_of(claims: Claims, method: Method, seed: int) -> MethodSettings:
         given["authorized"] = ",".join(claims.networks)
     given |= {"refine": given.get("refinement") is not None} if method.refines else {}
     try:
-        settings = MethodSettings(**given, method=claims.method, rho=repr(claims.rho), seed=seed, authorized_seed=seed)
+        settings = MethodSettings(
+            **given,
+            method=claims.method,
+            rho=None if claims.rho >= 1 else repr(claims.rho),
+            seed=seed,
+            authorized_seed=seed,
+        )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UsageError(
