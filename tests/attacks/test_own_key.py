@@ -36,6 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "ar": {"settings": {"pool": 2}},
     "pil": {"settings": {"epochs": 2, "steps": 2}},
+    "robust": {"robust": {"surrogates": "lenet,lenet@4", "epochs": 1, "steps": 2}},
     **{
         name: {"generator": {"width": 4, "blocks": 1, "max_steps": 3, "lr": 0.1}, "recipe": ONE, "encoder_recipe": ONE}
         for name in ("uge", "uge-no-ud", "unlearn", "undistill")

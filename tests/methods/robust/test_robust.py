@@ -194,7 +194,7 @@ def test_the_library_takes_settings(make_images: Callable[..., ImageSet], runtim
     protected = uge.protect(images, method="robust", robust=TINY, budget="4/255", runtime=runtime)
     changes = [np.abs(sample.pixels.astype(int) - images.read(row)).max() for row, sample in enumerate(protected)]
     assert set(changes) <= {1, 2, 3, 4}
-    assert protected.provenance.method_details["surrogates"] == ["cnn", "resnet8@4"]
+    assert protected.provenance.method_details["robust"]["surrogates"] == "cnn,resnet8@4"
 
 
 def test_windows_are_shifted_and_flipped_by_their_numbers() -> None:

@@ -64,15 +64,11 @@ def _delta(task: Task, surrogates: Sequence[ImageClassifier], goals: Tensor) -> 
 
 def _details(task: Task, goals: Tensor) -> dict[str, Any]:
     settings = task.settings.robust
+    surrogates = [public_name(name) + (f"@{radius}" if radius else "") for name, radius in settings.surrogate_names]
+    work = settings.work._replace(surrogates=",".join(surrogates))._asdict()
     return {
-        "effort": settings.effort,
-        "surrogates": [
-            public_name(name) + (f"@{radius}" if radius else "") for name, radius in settings.surrogate_names
-        ],
-        "epochs": settings.work.epochs,
-        "steps": settings.work.steps,
+        "robust": settings.model_dump(mode="json") | work,
         "targets": goals.tolist(),
-        "filters": settings.filters.model_dump(mode="json"),
         "training_size": task.store.size,
         "channels": task.store.channels,
     }
