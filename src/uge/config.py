@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from pydantic_core import PydanticCustomError
 
 from uge.errors import UsageError
-from uge.files import UnreadableError, parse, read_text
+from uge.files import UnreadableError, local_path, parse, read_text
 from uge.methods import METHODS, MethodSettings
 
 MOST_SEEDS = 1000
@@ -117,7 +117,8 @@ class PublishConfig(_Settings):
         bool, Parameter(negative=""), Field(description="Seal image files byte for byte, with their EXIF data.")
     ] = False
     identity: Annotated[
-        Path | None,
+        str | None,
+        AfterValidator(lambda text: None if text is None else str(local_path(text))),
         Field(description="Your private key (PEM), which signs a sealed copy; made on first use.", exclude=True),
     ] = None
     sealed_only: Annotated[

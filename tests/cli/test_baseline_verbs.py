@@ -35,6 +35,7 @@ def test_a_baseline_from_images_to_audit(toy: Path, tmp_path: Path) -> None:
         "done.json",
         "owner.agekey",
         "published.json",
+        "recipients.json",
         "run.json",
     ]
     assert run_uge("verify", out, "--against", toy).code == 0

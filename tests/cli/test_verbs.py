@@ -21,6 +21,7 @@ from uge.cli.main import app
 from uge.cli.verbs import VERBS
 from uge.networks import NETWORKS
 from uge.publishing import read_manifest
+from uge.sealing.signature import SIGNATURE
 
 LENETS = ("--networks", "lenet", "--attacks", "direct,distill")
 SUMMARY_KEYS = {"clean", "authorized", "hackers", "gap", "report"}
@@ -34,11 +35,19 @@ def test_protect_publishes_and_keeps_secrets_apart(fixture: str, method: str, re
     assert 0 < manifest.measured.linf_levels <= 10
     private = out.with_name("copy.private")
     assert private.stat().st_mode & 0o777 == 0o700
-    key = {"authorized-0.key.safetensors", "authorized-0.network.py", "owner.agekey"}
+    key = {"authorized-0.key.safetensors", "authorized-0.network.py", "owner.agekey", "recipients.json"}
     secrets = {*key, "generator.safetensors", "published.json"}
     trained = {"encoder.safetensors", "protect.jsonl"} if method == "uge" else set()
     assert set(os.listdir(private)) == {*secrets, *trained, "run"}
-    assert set(os.listdir(out)) == {"README.md", "TRAINING.md", "data", "manifest.json", "recipients", "sealed"}
+    assert set(os.listdir(out)) == {
+        "README.md",
+        "TRAINING.md",
+        "data",
+        "manifest.json",
+        "recipients",
+        "sealed",
+        SIGNATURE,
+    }
     assert set(os.listdir(out.parent)) == {"copy", "copy.private"}
 
 
@@ -355,6 +364,11 @@ READ = {
     ("audit", "key"),
     ("report", "run"),
     ("request", "weights"),
+    ("grant", "wrapped"),
+    ("grant", "key"),
+    ("rekey", "key"),
+    ("recipients", "out"),
+    ("fulfil", "request"),
 }
 """Paths that a command reads only."""
 
@@ -392,7 +406,7 @@ def test_no_command_writes_to_an_address(
 
 
 def test_every_command_that_writes_has_such_a_path() -> None:
-    assert VERBS.keys() - {param.values[0] for param in paths()} == {"verify", "inspect", "list", "env"}
+    assert VERBS.keys() - {param.values[0] for param in paths()} == {"verify", "inspect", "list", "env", "recipients"}
 
 
 def test_listing_names() -> None:

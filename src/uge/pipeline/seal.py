@@ -105,7 +105,11 @@ def sealing_of(publishing: PublishConfig, private: Path, asked: Mapping[str, Rec
                 "knows that public key finds it; ask for an age key (uge keygen) where this must stay unknown"
             )
     write_json(private / PUBLIC_KEYS, {name: recipient.text for name, recipient in everyone.items()})
-    return Sealing(everyone, publishing.keep_metadata, open_identity(publishing.identity))
+    return Sealing(
+        everyone,
+        publishing.keep_metadata,
+        open_identity(None if publishing.identity is None else Path(publishing.identity)),
+    )
 
 
 @contextlib.contextmanager
