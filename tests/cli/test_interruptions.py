@@ -164,7 +164,7 @@ def test_a_killed_training_of_the_receiver_goes_on(toy: Path, finished: Path, ke
         return ["train", str(finished), "--key", str(key), "--save", str(tmp_path / name), *flags, *more]
 
     assert run_uge(*arguments("whole")).code == 0
-    killing = [sys.executable, "-c", SUICIDE, "uge.learning.training", "evaluate", "3", *arguments("half")]
+    killing = [sys.executable, "-c", SUICIDE, "uge.learning.training", "predict", "3", *arguments("half")]
     assert subprocess.run(killing).returncode == -signal.SIGKILL
     assert sum(name.endswith(".checkpoint") for name in os.listdir(tmp_path)) == 1
     other = run_uge(*arguments("half", "--resume", "--seed", "9"))
