@@ -3,6 +3,7 @@
 import builtins
 import contextlib
 import io
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -82,6 +83,8 @@ def killed_at(number: int, root: Path) -> Iterator[Operations]:
         return real_os_open(path, flags, *args, **kwargs)
 
     with contextlib.ExitStack() as patches:
+        # This process lives on, so that its folder of sockets must not be taken for that of a killed one.
+        patches.enter_context(mock.patch.dict(multiprocessing.current_process()._config)).pop("tempdir", None)
         for name in CHANGING:
             patches.enter_context(mock.patch.object(os, name, changing(name, getattr(os, name))))
         patches.enter_context(mock.patch.object(builtins, "open", opening))
