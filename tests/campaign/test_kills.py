@@ -233,4 +233,4 @@ def test_any_command_completes_the_exchange(
     ran = run_uge(*(str(six) if part == "SIX" else part for part in READERS[reader]), "-q")
     assert ran.code == 0, ran.err
     assert pair(place, command) == pair(tmp_path / "whole", command)
-    assert sorted(os.listdir(place)) == ["copy", "copy.private", *["more"] * (reader == "apply")]
+    assert sorted(os.listdir(place)) == ["copy", "copy.private", *["more", "more.private"] * (reader == "apply")]

@@ -79,7 +79,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-_DRAWN_ANEW = re.compile(r"(^|/)((sealed|recipients)/.*|owner\.agekey|published\.json|manifest\.dsse\.json)$")
+_DRAWN_ANEW = re.compile(
+    r"(^|/)((sealed|recipients)/.*|owner\.agekey|published\.json|recipients\.json|manifest\.dsse\.json)$"
+)
 
 
 def reproducible(folder: Path) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from uge.publishing.manifest import Authorized, Manifest, shown_on_pages
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 NO_NETWORK = {
     "": "No network was authorised: no network should learn from this copy.",
+    "preview": "No network was authorised: any network learns what the previews show.",
     "generator": "Its images were added to an earlier protected copy; the key of that copy opens them too.",
 }
 """Sentences on a copy that names no network, by method."""
@@ -25,8 +26,7 @@ def dataset_card(manifest: Manifest) -> str:
 
 # {name}, a protected copy
 
-{manifest.count:,} labelled images in {len(manifest.classes)} classes, changed slightly so that the network they were
-made for learns from them and other networks should not. {_originals(manifest)} No special code is needed
+{_contents(manifest)} {_originals(manifest)} No special code is needed
 to read the protected images: they are an ordinary image data set.
 
 ## What was changed
@@ -42,7 +42,7 @@ to read the protected images: they are an ordinary image data set.
 
 ## What this does not protect against
 
-- It lowers what a network learns from this copy; it does not hide the pictures. People see the same as before.
+- It lowers what a network learns from this copy; it does not hide the pictures. People see {_seen(manifest)}.
 - Failure of every network, recipe and purification cannot be promised. `uge audit` measures how well the protection
   holds against those it tries; the margin counts, not the intention.
 - A hacker that knows how a keyed protection works can estimate its patterns from the images of a class and take them
@@ -84,14 +84,34 @@ def _originals(manifest: Manifest) -> str:
         f" {count:,} more of the split '{split}' are sealed and have no public copy." for split, count in apart.items()
     )
     return (
-        "The originals are in `sealed/`, encrypted:\nonly the recipients whose files are in `recipients/` open them, "
+        "The originals are in `sealed/`, encrypted: only\nthe recipients whose files are in `recipients/` open them, "
         f"with `uge` or by the standard program `age`.{more}"
     )
+
+
+def _contents(manifest: Manifest) -> str:
+    images = f"{manifest.count:,} labelled images in {len(manifest.classes)} classes"
+    shown = manifest.method_details.get("preview")
+    if shown:
+        return f"Previews of {images}, {shown}:\nnetworks can learn from them what people can see in them."
+    return (
+        f"{images}, changed slightly so that the network they were\n"
+        "made for learns from them and other networks should not."
+    )
+
+
+def _seen(manifest: Manifest) -> str:
+    return "the previews only" if manifest.method_details.get("preview") else "the same pictures as before"
 
 
 def _budget(manifest: Manifest) -> str:
     """Line on the promised bound; methods that bound another norm, or none, promise no L-inf bound."""
     details = manifest.method_details
+    if details.get("preview"):
+        return (
+            "- Budget: none. Images are replaced, so a colour value may differ from its original by all 255 levels\n"
+            "  (ρ = 1); what it was is measured below."
+        )
     if details.get("linf_claimed") is False:
         return (
             f"- Budget: no L-inf bound is claimed (the method bounds {NORMS[str(details['norm'])]}); a change has an\n"
