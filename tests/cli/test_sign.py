@@ -121,5 +121,10 @@ def test_a_signature_of_nothing_in_the_folder_does_not_count(copy: Path, identit
     assert "is not the one that manifest.dsse.json was made for" in ran.err
 
 
+def test_an_identity_is_a_path_on_this_machine(toy: Path, tmp_path: Path) -> None:
+    words = "expected a path on this machine to write to, got the address 's3://bucket/x'"
+    refused(2, words, "protect", toy, tmp_path / "out", "--identity", "s3://bucket/x", inside=tmp_path)
+
+
 def test_a_wrong_pin_is_wrong_use(copy: Path, tmp_path: Path) -> None:
     refused(2, "expected a fingerprint of 64 hexadecimal digits", "verify", copy, "--signed-by=12", inside=tmp_path)

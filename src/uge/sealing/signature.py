@@ -112,15 +112,16 @@ def read_signature(folder: Path, name: str = SIGNATURE) -> Signed | None:
         return None
     try:
         envelope = parse(json.loads, read_bytes(path))
-        payload = base64.b64decode(envelope["payload"], validate=True)
+        payload = _decoded(envelope["payload"])
         statement = parse(json.loads, payload)
         public_key = bytes.fromhex(statement["predicate"]["public_key"])
+        fingerprint = key_fingerprint(public_key)
         known = (envelope["payloadType"], statement["_type"], statement["predicateType"])
         if known != (_PAYLOAD_TYPE, _STATEMENT, _PREDICATE):
             raise ValueError(f"it is a statement of another kind, {statement['predicateType']!r}")
         digests = _digests(statement["subject"])
         message = _encoded(_PAYLOAD_TYPE, payload)
-        signatures = [base64.b64decode(each["sig"], validate=True) for each in envelope["signatures"][:1]]
+        signatures = [_decoded(each["sig"]) for each in envelope["signatures"] if each["keyid"] == fingerprint]
         fits = bool(signatures) and is_signed(public_key, signatures[0], message)
     except UnreadableError as error:
         raise IntegrityError([f"{name} cannot be read: {error.reason}"]) from None
@@ -128,7 +129,7 @@ def read_signature(folder: Path, name: str = SIGNATURE) -> Signed | None:
         raise IntegrityError([f"{name} is no signature of this tool ({error}); fetch the folder again"]) from None
     if not fits:
         raise IntegrityError([f"the signature in {name} does not fit: it was changed; fetch the folder again"])
-    return Signed(key_fingerprint(public_key), digests)
+    return Signed(fingerprint, digests)
 
 
 def check(folder: Path, owner: str | None = None, document: str = SIGNED) -> Signed | None:
@@ -196,6 +197,14 @@ def unpinned(folder: Path, signed: Signed | None, flag: str) -> str:
 def _encoded(kind: str, payload: bytes) -> bytes:
     """Pre-authentication encoding of DSSE."""
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
+
+
+def _decoded(text: str) -> bytes:
+    """Bytes of base64 in its only form."""
+    data = base64.b64decode(text, validate=True)
+    if base64.b64encode(data).decode() != text:
+        raise ValueError("its base64 is not in the usual form")
+    return data
 
 
 def _digests(subjects: Any) -> dict[str, str]:
