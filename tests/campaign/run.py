@@ -18,10 +18,14 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "cli"))
 
 import bad_input
 import inputs
 import trial
+from command import DRAWN_ANEW, without_record
+
+from sealed import originals
 
 Finding = tuple[str, str]
 
@@ -100,7 +104,14 @@ KILLED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 def outputs(root: Path) -> dict[str, str]:
     """Digests of what a command leaves, without files that hold times: logs, reports, intermediate results."""
     volatile = re.compile(r"\.(jsonl|html|pem)$|summary\.json$|/cases/|\.private/run/")
-    return {name: digest for name, digest in tree(root).items() if not volatile.search(name)}
+    digests = {
+        name: digest for name, digest in tree(root).items() if not volatile.search(name) and not DRAWN_ANEW.search(name)
+    }
+    for name in digests:
+        if name.endswith("manifest.json"):
+            digests[name] = hashlib.sha256(without_record((root / name).read_bytes())).hexdigest()
+    rows, _ = originals(root)
+    return digests | {f"{name}: originals": str(hash(tuple(each))) for name, each in rows.items()}
 
 
 def random_kills(sound: Path, root: Path, every: int, seed: int) -> Iterator[tuple[str, list[str]]]:

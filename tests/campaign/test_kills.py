@@ -10,9 +10,9 @@ import pytest
 from command import reproducible, run_uge, tiny
 from faults import Kill, killed_at
 
+from sealed import originals
 from uge.cli.main import main
 from uge.files import recover
-from uge.sealing import SealedRow, open_folder, read_identity
 
 Arguments = tuple[str, ...]
 _TRAINING = ("--epochs", "2", "--threads", "1")
@@ -193,18 +193,6 @@ def pair(place: Path, command: Command) -> dict[str, bytes]:
     }
     counted = {name: b"" for name in files if "/." not in name and name.partition("/")[0] + "*" in command.outputs}
     return chosen | counted
-
-
-def originals(place: Path) -> tuple[dict[str, list[SealedRow]], set[str]]:
-    """Sealed originals of every published folder, opened by its owner's key, and the salts of their shards."""
-    rows: dict[str, list[SealedRow]] = {}
-    salts: set[str] = set()
-    for key in sorted(place.rglob("*.private/owner.agekey")):
-        folder = key.parent.with_name(key.parent.name.removesuffix(".private"))
-        sealed = open_folder(folder, read_identity(key))
-        rows[str(folder.relative_to(place))] = list(sealed.rows())
-        salts |= {shard.salt for shard in sealed.record.shards}
-    return rows, salts
 
 
 @pytest.mark.campaign

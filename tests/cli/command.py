@@ -79,18 +79,24 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-_DRAWN_ANEW = re.compile(
+DRAWN_ANEW = re.compile(
     r"(^|/)((sealed|recipients)/.*|owner\.agekey|(published|recipients)\.json|manifest\.dsse\.json)$"
 )
+"""Files that differ at every sealing: keys, salts, and what names them."""
+
+
+def without_record(manifest: bytes) -> bytes:
+    """Manifest without the record of what is sealed."""
+    return json.dumps({**json.loads(manifest), "sealed": None}).encode()
 
 
 def reproducible(folder: Path) -> dict[str, bytes]:
     """Files below a folder that equal inputs make again: nothing sealed or signed, nor the record of what is sealed."""
-    files = {name: data for name, data in contents(folder).items() if not _DRAWN_ANEW.search(name)}
-    for name in files:
-        if name.rpartition("/")[2] == "manifest.json":
-            files[name] = json.dumps({**json.loads(files[name]), "sealed": None}).encode()
-    return files
+    return {
+        name: without_record(data) if name.rpartition("/")[2] == "manifest.json" else data
+        for name, data in contents(folder).items()
+        if not DRAWN_ANEW.search(name)
+    }
 
 
 def refused(code: int, words: str, *arguments: str | Path, inside: Path) -> Ran:

@@ -15,6 +15,8 @@ import torch
 from command import CLASSES, TINY, make_folder, refused, reproducible, run_uge, tiny
 from PIL import Image
 
+from uge.files import UnreadableError
+
 Interrupt = Callable[..., None]
 
 
@@ -354,6 +356,15 @@ def test_things_that_are_not_there(tmp_path: Path) -> None:
     refused(2, "missing", "train", missing, "--key", missing, inside=tmp_path)
     refused(2, "missing", "apply", missing, "photos", tmp_path / "out", inside=tmp_path)
     refused(2, "missing", "report", missing, tmp_path / "page.html", inside=tmp_path)
+
+
+def test_an_original_that_is_too_large_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, most: int) -> bytes:
+        raise UnreadableError(path, "it has 8,589,934,592 bytes")
+
+    source = make_folder(tmp_path / "source")
+    monkeypatch.setattr("uge.data.formats.folder.read_bytes", fail)
+    refused(1, "8,589,934,592 bytes", "protect", source, tmp_path / "out", *tiny(method="keyed"), inside=tmp_path)
 
 
 def test_damaged_pixels_found_late_leave_nothing(tmp_path: Path) -> None:

@@ -140,8 +140,9 @@ class PrivateFolder(_Replacing):
                 yield
             except BaseException as error:
                 empty = not any(True for pattern in _FINISHED for _ in self.folder.rglob(pattern))
-                # A full disk and an interruption say that --resume goes on.
-                fault = isinstance(error, Exception) and not isinstance(error, StorageError | OSError)
+                # A full disk and an interruption say that --resume goes on; a source that cannot be read does not.
+                disk = isinstance(error, StorageError | OSError) and not isinstance(error, DataError)
+                fault = isinstance(error, Exception) and not disk
                 cheap = fault and not trains and not self.resuming
                 ended = hold.journal.moves or (self.folder / DONE).is_file()
                 if (empty or cheap) and not ended:
