@@ -17,7 +17,6 @@ that process, for each photograph. Encoders are measured apart.
 import argparse
 import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -39,6 +38,13 @@ from uge.runtime import Runtime
 network = Runtime.create().place(build("cnn", 10, seed=0))
 network(torch.rand(128, 3, 32, 32)).sum().backward()
 """
+RUN = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(json.dumps([status, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime]))
+"""
+"""Runs a command from a small process: a new process counts the peak of the one that it was forked from as its own."""
 SHORT = ["--max-steps", "20", "--recipe.epochs", "1", "--encoder-recipe.epochs", "1"]
 
 
@@ -48,17 +54,19 @@ def peak_mib(command: list[str]) -> float:
 
 def measured(command: list[str]) -> tuple[float, float]:
     """Peak memory in MiB, and seconds of the processor."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    ran = subprocess.run([sys.executable, "-c", RUN, *command], stdout=subprocess.PIPE, check=True)
+    status, peak, seconds = json.loads(ran.stdout)
     if status:
         raise SystemExit(f"{command} failed with status {status}")
-    return usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
+    return peak, seconds
 
 
 IMPORTS = {
     "protect": "import torch, scipy.ndimage, uge.cli.main, uge.pipeline.protect, uge.methods.apply",
     "verify": "import scipy, uge.cli.main, uge.publishing.verify",
 }
+ARROW = "\nimport pyarrow; pyarrow.array([1])"
+"""Arrow imports pandas where that is installed, as soon as it makes an array."""
 
 
 def photograph(height: int, width: int, seed: int) -> Image.Image:
@@ -74,7 +82,7 @@ def photograph(height: int, width: int, seed: int) -> Image.Image:
 
 def photos(kinds: list[str], methods: list[str]) -> dict[str, Any]:
     """Memory and time of ``uge protect`` and ``uge verify --against`` for sets such as ``4x12``."""
-    own = {name: measured([sys.executable, "-c", code]) for name, code in IMPORTS.items()}
+    own = {name: measured([sys.executable, "-c", code + ARROW]) for name, code in IMPORTS.items()}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for kind in kinds:

@@ -21,6 +21,7 @@ from uge.learning.trajectory import Trajectory
 from uge.learning.trajectory import record_trajectory as record
 from uge.methods import METHODS, ImagesInfo, Perturbation, method_for
 from uge.methods.apply import GENERATOR, Savable, save_perturber
+from uge.methods.robust.settings import RobustSettings
 from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.names import is_keyed
 from uge.networks import ImageClassifier
@@ -189,6 +190,7 @@ def protect(
     loss: LossWeights | None = None,
     generator: GeneratorSettings | None = None,
     refinement: RefineSettings | None = None,
+    robust: RobustSettings | None = None,
     baseline: Mapping[str, object] | None = None,
     encoder_recipe: Recipe | None = None,
     runtime: Runtime | None = None,
@@ -197,8 +199,8 @@ def protect(
     """Perturb images so that only the authorised networks learn from them.
 
     For keyed networks one of the class's patterns of their key is added to each image. For others a generator is
-    trained under the paper's losses (Algorithm 1), and each image is refined if asked to. Published protections and
-    those of plug-ins (:func:`uge.methods.method`) take no authorised network.
+    trained under the paper's losses (Algorithm 1), and each image is refined if asked to. ``robust``, published
+    protections and those of plug-ins (:func:`uge.methods.method`) take no authorised network.
 
     Args:
         images: The clean images.
@@ -215,6 +217,7 @@ def protect(
         loss: Weights and constants of the losses.
         generator: Size of the generator and how it trains.
         refinement: How perturbations are refined.
+        robust: Settings of the method ``robust``.
         baseline: Settings of a published protection, by name.
         encoder_recipe: How the local encoder trains.
         runtime: Device and precision; chosen by the hardware by default.
@@ -255,6 +258,7 @@ def protect(
         loss=loss or defaults.loss,
         generator=generator or defaults.generator,
         refinement=refinement or defaults.refinement,
+        robust=robust or defaults.robust,
         baseline={name: str(value) for name, value in (baseline or {}).items()},
     )
     row.check(config)
@@ -372,11 +376,13 @@ def audit(
     out: str | Path,
     *,
     test: str | Path,
-    networks: Sequence[str] = ("cnn", "resnetc20"),
-    attacks: Sequence[str] = ("standard",),
-    variants: Sequence[str] = ("order",),
+    worst_case: bool = False,
+    strongest: int = 8,
+    networks: Sequence[str] | None = None,
+    attacks: Sequence[str] | None = None,
+    variants: Sequence[str] | None = None,
     combine: bool = False,
-    seeds: int = 1,
+    seeds: int | None = None,
     budget: str = "full",
     workers: int | Literal["auto"] = 1,
     executor: Literal["local", "ray"] = "local",
@@ -400,11 +406,15 @@ def audit(
     Args:
         out: The published folder, or any folder of labelled images.
         test: Clean test images; with a train split as well, that is the clean control.
-        networks: Architectures of the hackers.
-        attacks: Attacks by name, families, ``A+B``, ``"standard"`` or ``"all"``.
-        variants: Changes of authorised training: names in :data:`uge.attacks.variants.VARIANTS` or ``"all"``.
+        worst_case: Find the worst case over all attacks (docs/worst-case.md), with its own defaults.
+        strongest: Attacks that the worst case repeats on more seeds and networks, and longer.
+        networks: Architectures of the hackers; ``("cnn", "resnetc20")`` by default, ``("cnn", "resnet8")`` in the worst
+            case.
+        attacks: Attacks by name, families, ``A+B``, ``"standard"`` (the default) or ``"all"`` (the worst case's).
+        variants: Changes of authorised training: names in :data:`uge.attacks.variants.VARIANTS` or ``"all"``;
+            ``("order",)`` by default, none in the worst case.
         combine: Combine the two best attacks as well; ``"all"`` does so anyway.
-        seeds: Repetitions.
+        seeds: Repetitions; one by default, three of the strongest attacks in the worst case.
         budget: Time for the audit: ``"90s"``, ``"10m"``, ``"1h"`` or ``"full"``.
         workers: Cases that run at once, each in a process of its own; a program that asks for more than one keeps
             its own start behind ``if __name__ == "__main__":``.
@@ -416,10 +426,10 @@ def audit(
         trust_plugins: Allows a key to name code of others, which is then run as its network.
         folder: Audit folder; ``OUT.audit`` by default.
         size: Side length for training; by default the manifest's.
-        limit_test: First N test images only.
+        limit_test: First N test images only; 2,000 in the worst case.
         seed: Root seed of the audit.
-        epochs: If other than the recipe's.
-        recipe: Named recipe; by default the key's own.
+        epochs: If other than the recipe's; 5 in the worst case.
+        recipe: Named recipe; by default the key's own, ``"short"`` in the worst case.
         runtime: Device and precision; chosen by the hardware by default.
         progress: Shows cases.
 
@@ -431,20 +441,25 @@ def audit(
         UsageError: An attack is asked for by name that needs what is not there, or a setting is wrong.
         DataError: The test images have other classes, or ``clean`` has not the originals.
     """
+    chosen = {
+        "networks": networks,
+        "attacks": attacks,
+        "variants": variants if variants is None else variants or ("none",),
+        "seeds": seeds,
+        "limit_test": limit_test,
+        "epochs": epochs,
+        "recipe": recipe,
+    }
     config = AuditConfig.checked(
-        networks=networks,
-        attacks=attacks,
-        variants=variants or ("none",),
+        worst_case=worst_case,
+        strongest=strongest,
         combine=combine,
-        seeds=seeds,
         budget=budget,
         workers=str(workers),
         executor=executor,
         size=size,
-        limit_test=limit_test,
         seed=seed,
-        epochs=epochs,
-        recipe=recipe,
+        **{name: value for name, value in chosen.items() if value is not None},
     )
     run = AuditRun(
         local_path(out),

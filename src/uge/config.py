@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from cyclopts import Parameter
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from uge.errors import UsageError
@@ -18,6 +18,17 @@ MOST_SEEDS = 1000
 """Repetitions of a training run, at most."""
 STANDARD_ATTACKS = ("direct", "distill", "grayscale", "jpeg30", "jpeg10", "wave-removal", "pattern-estimation")
 """Attacks behind the name ``standard``: the paper's two, and filters that are cheap and break much."""
+
+WORST_CASE: dict[str, Any] = {
+    "networks": ("cnn", "resnet8"),
+    "attacks": ("all",),
+    "variants": ("none",),
+    "seeds": 3,
+    "recipe": "short",
+    "epochs": 5,
+    "limit_test": 2000,
+}
+"""Settings of the worst case (docs/worst-case.md), where no others are given."""
 
 
 def _split(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -119,6 +130,18 @@ class PublishConfig(_Settings):
 class AuditConfig(_Settings):
     """Attacks on a published folder."""
 
+    worst_case: Annotated[
+        bool,
+        Parameter(negative=""),
+        Field(
+            description="Find the worst case over all attacks. It has defaults of its own: --networks cnn,resnet8 "
+            "--attacks all --variants none --seeds 3 --recipe short --epochs 5 --limit-test 2000."
+        ),
+    ] = False
+    strongest: Annotated[
+        int,
+        Field(description="Attacks that --worst-case repeats on more seeds and networks, and longer.", ge=0),
+    ] = 8
     networks: Annotated[
         Names,
         Field(description="Architectures of the hackers (uge list networks), separated by commas, or checkpoint:PATH."),
@@ -151,6 +174,12 @@ class AuditConfig(_Settings):
     seed: Annotated[int, Field(description="Root seed of the audit.")] = 1000
     epochs: Annotated[int | None, Field(description="Epochs, if other than the recipe's.", ge=1)] = None
     recipe: Annotated[str | None, Field(description="Named recipe; by default the key's own.")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _worst_case_defaults(cls, fields: Any) -> Any:
+        # Settings that were given stay; they are told from defaults by being there.
+        return {**WORST_CASE, **fields} if isinstance(fields, dict) and fields.get("worst_case") else fields
 
 
 def first_problem(error: ValidationError) -> str:

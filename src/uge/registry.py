@@ -1,5 +1,6 @@
 """Tables of things chosen by name: rows of this package, and rows that other packages register."""
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from uge.errors import UnknownNameError, UsageError
+from uge.errors import UGEError, UnknownNameError, UsageError
 
 Row = TypeVar("Row")
 Registered = TypeVar("Registered")
@@ -75,6 +76,29 @@ class Registry(Mapping[str, Row], Generic[Row]):
         """Package that registered a row by an entry point; empty for own rows and rows registered in Python."""
         point = self._points.get(name)
         return point.dist.name if point is not None and point.dist is not None else ""
+
+    def is_own(self, name: str) -> bool:
+        """True for a row of this package."""
+        return name in self._own
+
+    @contextlib.contextmanager
+    def answering(self, name: str) -> Iterator[None]:
+        """Turn what the code of a row raises in the block into one sentence, unless the row is of this package.
+
+        Raises:
+            UsageError: Code of another package raised an exception or ended the program.
+        """
+        try:
+            yield
+        except (UGEError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            if self.is_own(name):
+                raise
+            raise UsageError(
+                f"the {self.kind} '{name}' of another package failed ({type(error).__name__}: "
+                f"{' '.join(str(error).split())}); mend or remove that package"
+            ) from error
 
     def loadable(self) -> dict[str, Row]:
         """All rows but those of packages that cannot be imported, each of which is logged as a warning."""

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from uge.attacks import ATTACKS, Context, combination, find_attack, purify
-from uge.attacks.base import Family
+from uge.attacks import ATTACKS, Context, combination, disentangle, find_attack, own_key, purify, train
+from uge.attacks.base import Claims, Family, Need
 from uge.data.store import PixelStore
 from uge.errors import UnknownNameError, UsageError
+from uge.learning.objectives import Objective, supervised
 from uge.learning.recipes import Recipe
 from uge.learning.training import History
 from uge.networks import build, weights_hash
@@ -25,13 +26,16 @@ MakeStore = Callable[..., PixelStore]
 RECIPE = Recipe(epochs=1, batch_size=16, lr=0.02)
 SAMPLE = ["notch", "mixup", "ueraser", "adversarial-fast", "semi-supervised-10", "mix-clean-50"]
 SAMPLE += ["orthogonal-projection", "denoise-autoencoder", "inversion-100", "backbone-frozen", "last-layer-10"]
-SAMPLE += ["linear-probe", "theta0-noise-50"]
+SAMPLE += ["linear-probe", "theta0-noise-50", "own-key", "d-vae", "contrastive", "random-filters", "adversarial-rho"]
 
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Image networks learn in hundreds of steps; that they learn at all is tested with them."""
     monkeypatch.setattr(purify, "STEPS", 6)
+    monkeypatch.setattr(own_key, "STEPS", 4)
+    monkeypatch.setattr(own_key, "WIDTH", 4)
+    monkeypatch.setattr(disentangle, "STEPS", 4)
     monkeypatch.setattr(purify, "LINEAR", purify.LINEAR.model_copy(update={"epochs": 2}))
 
 
@@ -51,6 +55,8 @@ def make_context(make_store: MakeStore, runtime: Runtime) -> Callable[..., Conte
             clean=lambda: make_store(count=count, seed=3, **options),
             theta0=lambda: network(4, channels),
             public=lambda: make_store(count=20, seed=5, classes=4, **options),
+            few=lambda: make_store(count=6, seed=6, **options),
+            claims=lambda: Claims("keyed", 0.04, ("keyed:lenet",)),
         )
         return replace(context, **changes)
 
@@ -63,7 +69,9 @@ def network(seed: int, channels: int = 3) -> nn.Module:
 
 def had(context: Context, needs: frozenset[str]) -> Context:
     """The context of a hacker who has what is named and nothing else."""
-    nothing = {field.name: field.default for field in fields(Context) if field.name in ("clean", "theta0", "public")}
+    nothing = {
+        field.name: field.default for field in fields(Context) if field.name in (*get_args(Need), "theta0", "claims")
+    }
 
     def refused() -> nn.Module:
         raise UsageError("no key")
@@ -76,10 +84,11 @@ def had(context: Context, needs: frozenset[str]) -> Context:
 def test_an_attack_runs_with_what_it_needs_and_no_more(name: str, make_context: Callable[..., Context]) -> None:
     told: list[tuple[int, int]] = []
     entry = ATTACKS[name]
-    context = had(make_context(progress=lambda done, total, figures: told.append((done, total))), entry.needs)
+    needs = entry.needs | entry.uses
+    context = had(make_context(progress=lambda done, total, figures: told.append((done, total))), needs)
     before, pixels = weights_hash(context.network), context.store.digest()
     history = entry.run(context)
-    assert len(history.epochs) == (3 if name == "longer" else 1)
+    assert len(history.epochs) == {"longer": 3, "adversarial-rho": 2}.get(name, 1)
     assert all(math.isfinite(e.loss) and 0 <= e.test_accuracy <= 100 for e in history.epochs)
     assert told[-1][0] == told[-1][1]
     assert [done for done, _ in told] == list(range(1, len(told) + 1))
@@ -194,6 +203,21 @@ def test_only_the_authorised_architecture_starts_from_theta0(make_context: Calla
     context = make_context(theta0=lambda: build("cnn", 3, seed=0, size=16))
     with pytest.raises(UsageError, match="got lenet for cnn"):
         ATTACKS["theta0-known"].run(context)
+
+
+@pytest.mark.parametrize(("rho", "levels"), [(0.04, 10), (8 / 255, 8), (1.0, 16)])
+def test_adversarial_images_stay_within_the_budget_that_the_manifest_names(
+    rho: float, levels: int, make_context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    radii: list[float] = []
+
+    def spy(generator: torch.Generator, *, radius: float, step: float, steps: int) -> Objective:
+        radii.append(255 * radius)
+        return supervised
+
+    monkeypatch.setattr(train, "adversarial", spy)
+    find_attack("adversarial-rho").run(make_context(claims=lambda: Claims("tap", rho)))
+    assert radii == [pytest.approx(levels)]
 
 
 def test_the_page_names_every_attack() -> None:

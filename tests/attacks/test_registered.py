@@ -131,7 +131,7 @@ def test_a_function_of_a_context_may_train_or_prepare(context: Context) -> None:
         (7, {}, r"must be a function of \(context\) or of \(images, labels\), got 7"),
         (lambda: None, {}, r"a function of \(context\)"),
         (lambda a, b, c: None, {}, r"a function of \(context\)"),
-        (invert, {"needs": ["money"]}, "needs and a family of key, clean, public, plain, .*, got 'money'"),
+        (invert, {"needs": ["money"]}, "needs and a family of key, clean, public, few, plain, .*, got 'money'"),
         (invert, {"family": "magic"}, "got 'magic'"),
     ],
 )

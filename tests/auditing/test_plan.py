@@ -11,6 +11,8 @@ from uge.cases.case import Case, Job
 from uge.errors import UnknownNameError, UsageError
 
 NEEDING = {need: [name for name, row in ATTACKS.items() if need in row.needs] for need in ("key", "clean", "public")}
+BY_CLAIMS = [name for name, row in ATTACKS.items() if "claims" in row.uses]
+EVERYTHING: dict[str, Any] = {"keys": ["cnn"], "controls": True, "public": True, "few": True, "claims": True}
 
 
 def jobs(*arguments: Any, **options: Any) -> tuple[Job, ...]:
@@ -38,7 +40,7 @@ class TestPlan:
         seeds=st.integers(1, 3),
     )
     def test_teachers_come_before_their_students(self, attacks: list[str], keys: int, seeds: int) -> None:
-        found = jobs(["cnn"], attacks, seeds, ["keyed:cnn"] * keys, controls=True, public=True)
+        found = jobs(["cnn"], attacks, seeds, **EVERYTHING | {"keys": ["keyed:cnn"] * keys})
         for place, job in enumerate(found):
             if job.taught:
                 earlier = {(other.seed, other.key) for other in found[:place] if other.teaches}
@@ -62,15 +64,14 @@ class TestPlan:
 
     def test_whoever_knows_theta0_builds_its_network(self) -> None:
         same = [name for name, row in ATTACKS.items() if row.same_architecture]
-        found = jobs(["lenet"], same, 1, ["keyed:cnn", "resnet8"], controls=True, public=True)
+        found = jobs(["lenet"], same, 1, ["keyed:cnn", "resnet8"], controls=True, public=True, few=True)
         hackers = [job for job in found if job.role == "hacker"]
         assert {(job.network, job.key) for job in hackers} == {("keyed:cnn", 0), ("resnet8", 1)}
         assert len(hackers) == 2 * len(same)
 
     @pytest.mark.parametrize("need", NEEDING)
     def test_what_needs_something_is_left_out_unless_named(self, need: str) -> None:
-        there: dict[str, Any] = {"keys": ["cnn"], "controls": True, "public": True}
-        there |= {"key": {"keys": []}, "clean": {"controls": False}, "public": {"public": False}}[need]
+        there = EVERYTHING | {{"key": "keys", "clean": "controls"}.get(need, need): [] if need == "key" else False}
         found = plan(["cnn"], choose(["all"]), 1, **there)
         assert [one.attack for one in found.left_out] == NEEDING[need] != []
         assert all("give --" in one.reason for one in found.left_out)
@@ -78,11 +79,28 @@ class TestPlan:
         with pytest.raises(UsageError, match=f"the attack '{NEEDING[need][0]}' needs .*; give --"):
             plan(["cnn"], choose([NEEDING[need][0]]), 1, **there)
 
+    def test_what_reads_a_manifest_is_left_out_without_one(self) -> None:
+        there = EVERYTHING | {"claims": False}
+        found = plan(["cnn"], choose(["all"]), 1, **there)
+        assert [one.attack for one in found.left_out] == BY_CLAIMS != []
+        assert {one.reason for one in found.left_out} == {
+            "it needs a manifest of uge protect, which says how the copy was made"
+        }
+        with pytest.raises(UsageError, match="the attack 'own-key' needs a manifest of uge protect"):
+            plan(["cnn"], choose(["own-key"]), 1, **there)
+
+    def test_an_audit_without_labelled_images_leaves_nothing_out_for_want_of_them(self) -> None:
+        found = plan(["cnn"], choose(["all"]), 1, **EVERYTHING | {"few": False})
+        assert not found.left_out
+        assert "few-labelled" not in {job.scheme for job in found.jobs}
+        with pytest.raises(UsageError, match=r"the attack 'few-labelled' needs .*; give --worst-case"):
+            plan(["cnn"], ["few-labelled"], 1, ["cnn"], controls=True, public=True)
+
     def test_a_folder_without_any_authorised_network_leaves_no_attack_on_it_out(self) -> None:
-        options: dict[str, Any] = {"controls": False, "public": True, "variants": ["order"]}
-        found = plan(["cnn"], choose(["all"]), 1, [], authorized=False, **options)
+        options = EVERYTHING | {"keys": [], "controls": False, "variants": ["order"]}
+        found = plan(["cnn"], choose(["all"]), 1, authorized=False, **options)
         assert {entry.attack for entry in found.left_out} == set(NEEDING["clean"]) - set(NEEDING["key"])
-        assert found.jobs == plan(["cnn"], choose(["all"]), 1, [], **options).jobs
+        assert found.jobs == plan(["cnn"], choose(["all"]), 1, **options).jobs
 
     def test_refuses(self) -> None:
         with pytest.raises(UnknownNameError, match="did you mean 'distill'"):

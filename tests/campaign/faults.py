@@ -3,6 +3,7 @@
 import builtins
 import contextlib
 import io
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,8 +40,13 @@ class Operations:
             raise Kill(self.names[self.number - 1])
 
     def below(self, path: Any) -> bool:
-        """True for a path under the folder."""
-        return not isinstance(path, int) and Path(os.path.abspath(os.fsdecode(path))).is_relative_to(self.root)
+        """True for a path under the folder, or a descriptor of one; of a descriptor without a known path too."""
+        if isinstance(path, int):
+            try:
+                path = os.readlink(f"/proc/self/fd/{path}")
+            except OSError:
+                return True
+        return Path(os.path.abspath(os.fsdecode(path))).is_relative_to(self.root)
 
 
 @contextlib.contextmanager
@@ -53,7 +59,7 @@ def killed_at(number: int, root: Path) -> Iterator[Operations]:
 
     def changing(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def operation(*args: Any, **kwargs: Any) -> Any:
-            if name == "fsync" or kwargs.get("dir_fd") is not None or operations.below(args[0]):
+            if kwargs.get("dir_fd") is not None or operations.below(args[0]):
                 operations.count(name, args[0])
             return real(*args, **kwargs)
 
@@ -77,6 +83,8 @@ def killed_at(number: int, root: Path) -> Iterator[Operations]:
         return real_os_open(path, flags, *args, **kwargs)
 
     with contextlib.ExitStack() as patches:
+        # This process lives on, so that its folder of sockets must not be taken for that of a killed one.
+        patches.enter_context(mock.patch.dict(multiprocessing.current_process()._config)).pop("tempdir", None)
         for name in CHANGING:
             patches.enter_context(mock.patch.object(os, name, changing(name, getattr(os, name))))
         patches.enter_context(mock.patch.object(builtins, "open", opening))

@@ -12,6 +12,7 @@ from faults import Kill, killed_at
 
 from uge.cli.main import main
 from uge.files import recover
+from uge.sealing import SealedRow, open_folder, read_identity
 
 Arguments = tuple[str, ...]
 _TRAINING = ("--epochs", "2", "--threads", "1")
@@ -133,6 +134,7 @@ def kill_everywhere(command: Command, images: Path, tmp_path: Path, step: int) -
     with killed_at(0, whole) as operations:
         assert run_uge(*command.arguments(images, whole)).code == 0
     after = pair(whole, command)
+    sealed, salts = originals(whole)
     names = sorted(os.listdir(whole))
     # The first and the last operations, and every one of those that change places, are in every extract.
     swaps = [number for number, name in enumerate(operations.names, 1) if name.startswith(("rename", "rmdir"))]
@@ -151,6 +153,11 @@ def kill_everywhere(command: Command, images: Path, tmp_path: Path, step: int) -
         go_on(command, images, place, where)
         assert pair(place, command) == after, where
         assert sorted(os.listdir(place)) == names, where
+        again, drawn = originals(place)
+        assert again == sealed, where
+        if not command.before(images, place):
+            assert not drawn & salts, f"{where}: a shard was written twice with one key"
+        salts |= drawn
         shutil.rmtree(place)
     return len(operations.names)
 
@@ -186,6 +193,18 @@ def pair(place: Path, command: Command) -> dict[str, bytes]:
     }
     counted = {name: b"" for name in files if "/." not in name and name.partition("/")[0] + "*" in command.outputs}
     return chosen | counted
+
+
+def originals(place: Path) -> tuple[dict[str, list[SealedRow]], set[str]]:
+    """Sealed originals of every published folder, opened by its owner's key, and the salts of their shards."""
+    rows: dict[str, list[SealedRow]] = {}
+    salts: set[str] = set()
+    for key in sorted(place.rglob("*.private/owner.agekey")):
+        folder = key.parent.with_name(key.parent.name.removesuffix(".private"))
+        sealed = open_folder(folder, read_identity(key))
+        rows[str(folder.relative_to(place))] = list(sealed.rows())
+        salts |= {shard.salt for shard in sealed.record.shards}
+    return rows, salts
 
 
 @pytest.mark.campaign

@@ -55,15 +55,19 @@ class Started:
             _be_the_child([str(argument) for argument in arguments], folder, self.files)
 
     def end(self, *, seconds: float = SECONDS, kill_after: float | None = None) -> Trial:
-        """Wait for the end, or bring it about after some seconds, and judge it."""
+        """Wait for the end, or bring it about after some seconds of work or of standing still, and judge it."""
         hung = killed = False
+        worked = 0.0  # Seconds of the processor: another one may be busy with other programs.
+        moved = self.began
         while True:
             ended, status, usage = os.wait4(self.child, os.WNOHANG)
             if ended:
                 break
-            past = time.monotonic() - self.began
-            hung = hung or past > seconds
-            killed = killed or (kill_after is not None and past > kill_after)
+            now = time.monotonic()
+            if (used := _processor_seconds(self.child)) > worked:
+                worked, moved = used, now
+            hung = hung or worked > seconds or now - moved > seconds
+            killed = killed or (kill_after is not None and now - self.began > kill_after)
             if hung or killed:
                 os.kill(self.child, signal.SIGKILL)
             time.sleep(0.002)
@@ -110,6 +114,15 @@ def _be_the_child(arguments: list[str], folder: Path, files: Sequence[Path]) -> 
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _processor_seconds(process: int) -> float:
+    """Seconds of the processor that a process has used, its ended threads included; 0 where the system does not say."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _mapped_bytes() -> int:

@@ -9,6 +9,7 @@ import torch
 
 import uge
 from uge.attacks import ATTACKS, Context
+from uge.attacks.base import Claims, prepared
 from uge.auditing.plan import Plan, plan
 from uge.auditing.schedule import execute
 from uge.cases.case import Case, Job, read_case, read_cases
@@ -248,6 +249,24 @@ class TestAudit:
         again = make_audit(keys=[])
         again.run(jobs)
         assert again.progress.run == [job.id for job in jobs if job.scheme == "mixup"]
+
+    def test_claims_of_the_copy_count_for_what_reads_them(self, make_audit: Callable[..., Run]) -> None:
+        jobs = plan(["lenet"], ["direct", "adversarial-rho"], 1, [], controls=False, claims=True).jobs
+        make_audit(keys=[], claims=Claims("tap", 0.04)).run(jobs)
+        again = make_audit(keys=[], claims=Claims("tap", 0.02))
+        again.run(jobs)
+        assert again.progress.run == ids([job for job in jobs if job.scheme == "adversarial-rho"])
+
+    def test_an_attack_says_what_it_measured(
+        self, make_audit: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def measuring(context: Context) -> Context:
+            context.figures["psnr_after"] = 31.23456
+            return context
+
+        monkeypatch.setattr("uge.attacks.ATTACKS", {**ATTACKS, "grayscale": prepared(measuring, "purify", "measures")})
+        (case,) = make_audit(keys=[]).run(plan(["lenet"], ["grayscale"], 1, [], controls=False).jobs)
+        assert case.figures == {"psnr_after": 31.2346}
 
     def test_a_yardstick_does_not_depend_on_the_copy(
         self, make_audit: Callable[..., Run], make_store: MakeStore

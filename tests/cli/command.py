@@ -80,7 +80,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 _DRAWN_ANEW = re.compile(
-    r"(^|/)((sealed|recipients)/.*|owner\.agekey|published\.json|recipients\.json|manifest\.dsse\.json)$"
+    r"(^|/)((sealed|recipients)/.*|owner\.agekey|(published|recipients)\.json|manifest\.dsse\.json)$"
 )
 
 

@@ -32,7 +32,8 @@ def test_a_folder_of_which_nothing_is_known(foreign: Path, toy: Path, tmp_path: 
     arguments = ("audit", foreign, "--test", test, *SHORT, "--json")
     listed = run_uge(*arguments, "--attacks", "direct,train,transfer", "--dry-run").json["left_out"]
     assert {one["attack"] for one in listed} >= {"mix-clean-10", "backbone-frozen"}
-    assert all("give --clean" in one["reason"] or "give --public" in one["reason"] for one in listed)
+    ways = ("give --clean", "give --public", "give --worst-case", "needs a manifest")
+    assert all(any(way in one["reason"] for way in ways) for one in listed)
     without = run_uge(*arguments, "--attacks", "direct", "--folder", tmp_path / "without", "--fail-under", "-100")
     assert without.code == 3, without.err  # There is no gap at all.
     assert (without.json["gap"], without.json["clean"], without.json["authorized"]) == (None, {}, None)
@@ -126,3 +127,29 @@ def test_workers_and_variants(toy: Path, copy: Path) -> None:
     again = run_uge(*arguments, "--variants", "order,jpeg95")
     assert again.err.count("audit ") == 0
     assert again.json["hackers"] == ran.json["hackers"]
+
+
+def test_the_worst_case(foreign: Path, toy: Path, tmp_path: Path) -> None:
+    test, folder = toy / "test", tmp_path / "worst"
+    arguments = ("audit", foreign, "--worst-case", "--test", test, "--clean", toy / "train", "--folder", folder)
+    arguments += ("--networks", "lenet", "--epochs", "1", "--attacks", "direct,grayscale", "--strongest", "1")
+    would = run_uge(*arguments, "--json", "--dry-run").json
+    assert {name.rpartition("-s")[2] for name in would["cases"]} == {"0"}
+    found = run_uge(*arguments)
+    assert found.code == 0, found.err
+    assert found.out.startswith("worst case, 1 epoch: ")
+    stored = json.loads((folder / "summary.json").read_text())
+    worst = stored["worst_case"]
+    assert (worst["short"]["epochs"], worst["long"]["epochs"]) == (1, 3)
+    assert worst["labelled"] + stored["facts"]["test_images"] == len(list(test.rglob("*.*")))
+    assert worst["short"]["no_copy"]["scheme"] == "few-labelled"
+    assert worst["short"]["attacks"][0]["seeds"] == 3  # Of the strongest; three are the default.
+    assert "Worst case" in (folder / "report.html").read_text()
+    again = run_uge(*arguments, "--dry-run", "--json").json
+    assert again["cases"] == []
+    page = tmp_path / "both.html"
+    compared = run_uge("compare", folder, f"again={folder}", "--out", page)
+    assert compared.code == 0, compared.err
+    assert "worst case " in compared.out
+    assert "The lowest worst case is that of" in page.read_text()
+    assert "| protection | worst case | long form |" in page.with_suffix(".md").read_text()

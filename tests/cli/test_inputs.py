@@ -167,7 +167,7 @@ def test_nearly_black_images_are_said_to_be_so(tmp_path: Path) -> None:
     assert "a (train) is nearly black: the brightest value of the images looked at is 2 of 255" in ran.err
     checked = run_uge("verify", tmp_path / "out")
     assert checked.code == 0
-    assert "out (train) is nearly black" in checked.err
+    assert "a (train) is nearly black" in checked.err
 
 
 def test_protecting_a_copy_is_said(toy: Path, tmp_path: Path) -> None:

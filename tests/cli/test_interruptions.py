@@ -164,7 +164,7 @@ def test_a_killed_training_of_the_receiver_goes_on(toy: Path, finished: Path, ke
         return ["train", str(finished), "--key", str(key), "--save", str(tmp_path / name), *flags, *more]
 
     assert run_uge(*arguments("whole")).code == 0
-    killing = [sys.executable, "-c", SUICIDE, "uge.learning.training", "evaluate", "3", *arguments("half")]
+    killing = [sys.executable, "-c", SUICIDE, "uge.learning.training", "predict", "3", *arguments("half")]
     assert subprocess.run(killing).returncode == -signal.SIGKILL
     assert sum(name.endswith(".checkpoint") for name in os.listdir(tmp_path)) == 1
     other = run_uge(*arguments("half", "--resume", "--seed", "9"))
@@ -250,3 +250,28 @@ def test_an_audit_interrupted_at_once_leaves_no_folder(interrupt: Interrupt, toy
     interrupt("uge.cases.case.write_case", KeyboardInterrupt)
     assert run_uge("audit", copy, "--test", toy, "--networks", "lenet").code == 130
     assert sorted(os.listdir(copy.parent)) == ["copy", "copy.private"]
+
+
+@pytest.mark.parametrize("method", ["keyed", "random", "lsp"])
+def test_a_late_error_of_a_method_that_trains_nothing_leaves_nothing(
+    method: str, monkeypatch: pytest.MonkeyPatch, toy: Path, tmp_path: Path
+) -> None:
+    def fail(manifest: object) -> str:
+        raise ValueError("no page")
+
+    monkeypatch.setattr("uge.publishing.writer.PAGES", (("README.md", fail),))
+    authorized = {} if method == "keyed" else {"authorized": None}
+    ran = run_uge("protect", toy, tmp_path / "copy", *tiny(method=method, **authorized), "-q")
+    assert (ran.code, "unexpected ValueError: no page" in ran.err) == (1, True)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("seed", ["x", -1, 1.5, [1], True])
+def test_a_damaged_seed_of_a_run_is_one_sentence(seed: object, toy: Path, tmp_path: Path) -> None:
+    arguments = ("protect", toy, tmp_path / "copy", *tiny(authorized_seed=None), "-q")
+    assert run_uge(*arguments).code == 0
+    state = tmp_path / "copy.private" / "run" / "run.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"authorized_seed": seed}))
+    ran = run_uge(*arguments, "--resume")
+    assert ran.code == 1
+    assert f"should hold a whole number as authorized_seed, got {seed!r}; it is damaged, start again" in ran.err

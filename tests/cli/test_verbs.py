@@ -317,6 +317,20 @@ def test_demo_ends_with_the_summary(tmp_path: Path) -> None:
     assert ran.json["verified"] is True
 
 
+def test_a_demo_whose_cases_all_fail_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*args: object) -> None:
+        raise ValueError("no room")
+
+    monkeypatch.setattr("uge.cases.pool.CopyMaterial.run", fail)
+    small = tiny(
+        size=32, max_steps=2, limit=40, auditing__networks="lenet", auditing__limit_test=20, auditing__workers=1
+    )
+    ran = run_uge("demo", tmp_path / "a", *small, "--no-refine", "--json")
+    assert ran.code == 1
+    assert "unexpected ValueError: no room" in ran.err
+    assert "uge: no case of the audit gave a result" in ran.err
+
+
 def test_help_needs_no_torch_and_shows_every_verb() -> None:
     code = (
         "import sys\nfrom uge.cli.main import main\ntry:\n    main(['--help'])\n"

@@ -18,7 +18,9 @@ import pytest
 from uge.data import load_images
 from uge.data.formats import parquet, webdataset
 from uge.data.formats.cifar import load_pickle
+from uge.data.images import ImageSet, Pixels
 from uge.errors import DataError
+from uge.methods.baselines import foreign
 
 LARGE = 200 << 20
 
@@ -151,3 +153,46 @@ def test_tar_members_that_are_sparse_or_too_large_are_refused(make: Callable[[Pa
     with pytest.raises(DataError, match=r"its member 0\.(cls|png) is sparse or too large"):
         load_images(path)
     assert webdataset.splits(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["image", "label", "id"])
+def test_a_dictionary_is_not_multiplied(column: str, tmp_path: Path) -> None:
+    """A few bytes per row refer to one value of a megabyte: read at once, they would be a hundred gigabytes."""
+    kind = pa.binary() if column == "image" else pa.string()
+    indices = pa.array([0] * 100_000, pa.int32())
+    values = {"image": pa.array([b"y"] * 100_000, pa.binary()), "label": pa.array([0] * 100_000)}
+    values[column] = pa.DictionaryArray.from_arrays(indices, pa.array(["x" * (1 << 20)], kind))
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.table(values), path, compression="zstd", dictionary_pagesize_limit=1 << 22)
+    assert path.stat().st_size < 1 << 20
+    if column == "image":
+        with pytest.raises(DataError, match="cannot decode image"):
+            next(load_images(path).probe(1))
+    else:
+        with pytest.raises(DataError, match=f"column '{column}' has a text of 1048576 bytes"):
+            load_images(path)
+
+
+def test_rows_without_bytes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(parquet, "_UNDOUBTED_ROWS", 1000)
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"image": pa.array([b"x"] * 100_000, pa.binary()), "label": [1] * 100_000}), path)
+    with pytest.raises(DataError, match="100,000 rows, out of all proportion"):
+        load_images(path)
+
+
+def test_ids_of_noise_are_bounded(tmp_path: Path) -> None:
+    noise = (npy_header((4, 8, 8, 3), "|i1") + bytes(768), 0)
+    path = archive(tmp_path / "noise.npz", noise=noise, ids=(npy_header((LARGE // 8,), "<i8"), LARGE))
+    with pytest.raises(DataError, match=r"array 'ids' of .*out of all proportion"):
+        foreign.open_noise(path, toy_images(4))
+
+
+def toy_images(count: int) -> ImageSet:
+    class Blank:
+        def read(self, row: int) -> Pixels:
+            return np.full((8, 8, 3), 100 + row, np.uint8)
+
+    labels = np.arange(count, dtype=np.int64) % 2
+    ids = [str(number) for number in range(count)]
+    return ImageSet("toy", "train", ("a", "b"), labels, ids, Blank(), np.arange(count))

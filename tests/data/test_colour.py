@@ -6,7 +6,7 @@ import pytest
 from image_files import encode, picture
 from PIL import Image, ImageCms
 
-from uge.data import colour
+from uge.data import colour, images
 from uge.data.pixels import decode
 
 
@@ -87,3 +87,16 @@ def test_srgb_and_damaged_profiles_change_nothing(stored: bytes) -> None:
 def test_a_profile_of_other_channels_changes_nothing() -> None:
     gray = picture(3, channels=1)
     assert np.array_equal(decode(encode(gray, icc_profile=WIDE), "x"), gray)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_a_large_image_with_a_profile_is_converted_once(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colours change in place: no second copy of a photograph is made, whichever way it takes."""
+    pixels = picture(5, channels=len(mode))
+    data = encode(pixels, icc_profile=GRAY if mode == "L" else WIDE)
+    common = decode(data, "x")
+    monkeypatch.setattr(images, "LARGE", 10)
+    large = decode(data, "x")
+    assert not large.flags.owndata
+    np.testing.assert_array_equal(large, common)
+    assert np.abs(large.astype(int) - pixels).max() > 5

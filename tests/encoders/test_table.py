@@ -1,10 +1,12 @@
 """Encoders by name, those of other packages included."""
 
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import uge
 from uge.data.store import PixelStore
@@ -61,3 +63,23 @@ def test_what_is_no_encoder(material: Material) -> None:
     for name, maker in (("a:b", space), ("mine", 7)):
         with pytest.raises(UsageError, match="must be a function of its material"):
             uge.encoder(name)(maker)
+
+
+def test_what_a_foreign_encoder_raises_is_one_sentence(material: Material) -> None:
+    def broken(*args: object) -> Any:
+        raise KeyError("weights\nare gone")
+
+    uge.encoder("ends")(lambda material: sys.exit(0))
+    with pytest.raises(UsageError, match=r"the encoder 'ends' of another package failed \(SystemExit: 0\); mend or"):
+        open_encoder("ends", material)
+    uge.encoder("later")(lambda material: SimpleNamespace(**dict.fromkeys(vars(space()), broken) | {"name": "later"}))
+    features = open_encoder("later", material)
+    calls = {
+        "image": lambda: features.image_features(torch.zeros(1, 3, 8, 8)),
+        "text": lambda: features.text_features(["cat"]),
+        "identity": features.identity,
+        "to": lambda: features.to("cpu"),
+    }
+    for call in calls.values():
+        with pytest.raises(UsageError, match=r"the encoder 'later' of another package failed \(KeyError: .*gone"):
+            call()

@@ -9,7 +9,7 @@ from PIL import Image
 from uge.data import ImageSet, load_images
 from uge.data.store import load_pixels
 from uge.errors import DataError
-from uge.pipeline.originals import aligned, clean_images, find_originals, hashes, pairs
+from uge.pipeline.originals import aligned, clean_images, find_originals, hashes, labelled_images, pairs
 
 MakeImages = Callable[..., ImageSet]
 
@@ -127,3 +127,38 @@ def test_hashes_tell_images_apart(make_store: Callable[..., object]) -> None:
     assert len(set(one)) == len(one)
     assert not set(one) & set(other)
     assert list(hashes(make_store())) == one
+
+
+class TestLabelled:
+    @pytest.fixture
+    def source(self, make_images: MakeImages, tmp_path: Path) -> str:
+        return str(write(make_images(count=90, classes=3, seed=4), tmp_path / "test"))
+
+    def test_ten_a_class_from_images_that_are_not_measured(self, source: str, images: ImageSet) -> None:
+        test = clean_images(source, images, 30)
+        few, measured = labelled_images(source, images, test, 0)
+        assert np.bincount(few.labels).tolist() == [10, 10, 10]
+        assert list(measured.ids) == list(test.ids)
+        assert not {*few.ids} & {*test.ids}
+        again, other = (labelled_images(source, images, test, seed)[0] for seed in (0, 1))
+        assert list(again.ids) == list(few.ids) != list(other.ids)
+
+    def test_where_all_are_measured_they_are_measured_no_more(self, source: str, images: ImageSet) -> None:
+        test = clean_images(source, images, None)
+        few, measured = labelled_images(source, images, test, 0)
+        assert np.bincount(few.labels).tolist() == [10, 10, 10]
+        assert sorted([*few.ids, *measured.ids]) == sorted(test.ids)
+
+    def test_a_small_class_gives_half(
+        self, images: ImageSet, make_images: MakeImages, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        source = str(write(make_images(count=15, classes=3, seed=4), tmp_path / "small"))
+        few, measured = labelled_images(source, images, clean_images(source, images, None), 0)
+        assert np.bincount(few.labels).tolist() == [2, 2, 2]
+        assert len(measured) == 9
+        assert "only 2 labelled images for some class, expected 10" in caplog.text
+
+    def test_single_images_are_refused(self, images: ImageSet, make_images: MakeImages, tmp_path: Path) -> None:
+        source = str(write(make_images(count=3, classes=3, seed=4), tmp_path / "single"))
+        with pytest.raises(DataError, match="give at least two a class"):
+            labelled_images(source, images, clean_images(source, images, None), 0)

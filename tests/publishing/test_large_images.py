@@ -17,6 +17,7 @@ from uge.data import images as images_module
 from uge.data.codec import decode, decode_strips, encode, metadata_problem, storable
 from uge.data.images import Pixels, Strips, whole
 from uge.errors import DataError
+from uge.files import Region
 from uge.publishing import Manifest, Protected
 from uge.publishing.verify import verify
 
@@ -37,8 +38,11 @@ def smooth(height: int, width: int, channels: int) -> Pixels:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_png_in_strips_holds_the_pixels(channels: int) -> None:
     pixels = smooth(60, 91, channels)
-    data = encode(pixels, storable(pixels, "webp"))
-    assert data == encode(Strips.of(pixels), "png")
+    region = encode(pixels, storable(pixels, "webp"))
+    assert isinstance(region, Region)
+    data = region[:]
+    assert data == encode(Strips.of(pixels), "png")[:]
+    assert np.array_equal(whole(decode_strips(region)), pixels)
     assert metadata_problem(data) is None
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))).reshape(pixels.shape), pixels)
     assert isinstance(decode_strips(data), Strips)

@@ -11,7 +11,7 @@ from toy_sets import random_pixels
 
 from uge.data import images as images_module
 from uge.data.images import Pixels, Strips
-from uge.publishing.quality import compare, is_constant, ssim, ssim_positions
+from uge.publishing.quality import compare, ssim, ssim_positions, unpaired
 
 
 def test_agrees_with_scikit_image():
@@ -52,13 +52,15 @@ def test_counts(height, width, channels, seed):
     assert found.levels == abs(difference).max()
     assert found.squared == (difference**2).sum()
     assert found.changed == (difference != 0).any(axis=2).sum()
-    assert (found.shape, found.constant) == (clean.shape, is_constant(other))
+    alone = unpaired(other)
+    assert (found.shape, found.constant, found.brightest) == (clean.shape, alone.constant, alone.brightest)
+    assert alone.brightest == other[..., colours].max()
     assert compare(clean, other, with_ssim=True).ssim == ssim(clean, other)
 
 
 @pytest.mark.parametrize(("pixels", "constant"), [([1, 1, 1, 1], True), ([1, 1, 2, 1], False), ([1, 2, 2, 2], False)])
 def test_constant_is_one_colour(pixels, constant):
-    assert is_constant(np.array(pixels, dtype=np.uint8).reshape(2, 2, 1)) == constant
+    assert unpaired(np.array(pixels, dtype=np.uint8).reshape(2, 2, 1)).constant == constant
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (50, 50), (1500, 50), (4000, 80), (60_000, 1000)])
@@ -114,5 +116,5 @@ def test_strips_measure_the_same(shape, rows, monkeypatch):
             getattr(whole, name) for name in ("levels", "squared", "changed", "shape", "constant")
         ]
         assert parts.same_alpha == whole.same_alpha == (shape[2] != 4)
-    assert is_constant(np.full(shape, 7, np.uint8))
-    assert not is_constant(near)
+    assert unpaired(np.full(shape, 7, np.uint8)).constant
+    assert not unpaired(near).constant

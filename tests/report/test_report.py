@@ -3,10 +3,12 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,18 +17,20 @@ import pytest
 from fixture_run import make_run
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 from PIL import Image
 
 from uge.auditing.quality import write_quality
 from uge.auditing.summarize import summarize
 from uge.cases.case import Case, read_cases, write_case
 from uge.errors import DataError, OutputExistsError, UsageError
-from uge.files import write_json
+from uge.files import locked, write_json
+from uge.learning.naming import Renamed
 from uge.report import curves, rows, text_table, write_report
 from uge.report.description import limits, protection
 from uge.report.heat_map import heat_map, shade
 from uge.report.line_plot import Line, plot, ticks
-from uge.report.page import load_audit
+from uge.report.page import load_audit, page_environment
 from uge.report.pictures import load_attacked, load_pictures, load_quality
 from uge.report.tables import csv_text, markdown_table
 
@@ -502,3 +506,66 @@ def test_tables_are_written_in_one_way() -> None:
         "| y\\|z |  |",
     ]
     assert csv_text(["a", "b"], [{"b": 2, "a": "x,y", "c": 3}, {"a": None}]) == 'a,b\n"x,y",2\n,\n'
+
+
+@pytest.fixture
+def worst_run(tmp_path: Path) -> Path:
+    """A made-up worst case: outputs that are better after renaming, and training without the copy."""
+    run = make_run(tmp_path / "worst", seeds=2, parts="manifest")
+    for case in read_cases(run):
+        if case.role == "authorized" or case.scheme == "distill":
+            (run / "cases" / f"{case.id}.json").unlink()
+            continue
+        history = [
+            epoch.model_copy(
+                update={"renamed": Renamed((20, 40, 30), (epoch.test_accuracy, epoch.test_accuracy + 9, 30), (50, 51))}
+            )
+            for epoch in case.history
+        ]
+        write_case(run / "cases", case.model_copy(update={"history": history}))
+        if case.role == "hacker" and case.network == "cnn":
+            alone = {"id": f"alone-s{case.seed}", "scheme": "few-labelled", "family": "yardstick", "needs": ["few"]}
+            write_case(run / "cases", case.model_copy(update={**alone, "last": 25.0, "best": 25.0}))
+    return run
+
+
+def test_the_worst_case_stands_first(worst_run: Path) -> None:
+    facts = {"labelled": 100, "psnr_db": 29.51, "ssim": 0.927}
+    (worst_run / "summary.json").write_text(json.dumps({"facts": facts, "chance": 10.0}))
+    summary = load_audit(worst_run).summary
+    assert summary.worst_case is not None
+    row = summary.worst_case.short.worst
+    text = " ".join(Tags(write_report(worst_run, worst_run.parent / "report.html").read_text()).text.split())
+    first = text.partition("Clean control")[0]
+    assert f"{row.reached.value:.1f} %" in first
+    assert "renamed one to one" in first
+    assert "Without the copy" in text
+    assert "100 labelled images alone" in text
+    assert "PSNR29.5 dB" in text
+    assert "SSIM0.927" in text
+    assert "Gap: authorised" not in text
+    for sealed in (None, 5000):
+        stored = {"facts": {**facts, "originals_opened": sealed}, "chance": 10.0}
+        (worst_run / "summary.json").write_text(json.dumps(stored))
+        page = write_report(worst_run, worst_run.parent / "report.html", overwrite=True).read_text()
+        assert ("all 5,000 sealed originals were opened and compared" in page) == (sealed is not None)
+    lines = text_table(summary).splitlines()
+    assert lines[0] == summary.headline
+    columns = ["attack", "network", "names", "reached", "last", "best", "chosen", "bound", "clean", "seeds"]
+    assert [word for word in lines[3].split() if word != "%"] == columns
+    assert len(lines) < 30
+
+
+def test_names_cannot_reorder_or_hide_text() -> None:
+    template = page_environment().from_string("<p>{{ name }}</p>{{ drawn }}")
+    page = template.render(name="cat\u202egod <b>\x1b[2J", drawn=Markup("<svg>{}</svg>").format("\u2066x & y"))
+    assert page == "<p>cat\\u202egod &lt;b&gt;\\u001b[2J</p><svg>\\u2066x &amp; y</svg>"
+
+
+def test_a_page_that_another_thread_writes_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", seeds=1, parts="")
+    out = tmp_path / "page.html"
+    with locked(out), ThreadPoolExecutor(1) as pool, pytest.raises(UsageError, match=r"is writing .*page\.html"):
+        pool.submit(write_report, run, out).result()
+    assert sorted(os.listdir(tmp_path)) == ["run"]
+    assert write_report(run, out).is_file()

@@ -17,7 +17,12 @@ from uge.attacks.base import (
     learn,
     with_images,
 )
+from uge.attacks.contrastive import FEW
+from uge.attacks.disentangle import DISENTANGLING
+from uge.attacks.few import YARDSTICKS
+from uge.attacks.filters import FILTERING
 from uge.attacks.knowledge import KNOWLEDGE, distill
+from uge.attacks.own_key import OWN_KEY
 from uge.attacks.preprocess import PREPROCESSING
 from uge.attacks.purify import PURIFICATION
 from uge.attacks.train import TRAINING
@@ -35,10 +40,15 @@ ATTACKS: Registry[Entry] = Registry(
         "direct": Entry(learn, "plain", "trains on the published images and labels as anybody would", expected=0.0),
         **PREPROCESSING,
         **AUGMENTATION,
+        **FILTERING,
         **TRAINING,
         **PURIFICATION,
+        **DISENTANGLING,
+        **OWN_KEY,
         **TRANSFER,
+        **FEW,
         **KNOWLEDGE,
+        **YARDSTICKS,
     },
     "uge.attacks",
     adapt=entry_from,
@@ -89,7 +99,7 @@ def attack(
         name: Name of the attack.
         about: One line for the report; by default the first line of the docstring.
         family: Kind of the attack; by default ``preprocess`` for images, ``purify`` for a context, or ``train``.
-        needs: ``key``, ``clean`` or ``public``: possessions beyond the published folder.
+        needs: ``key``, ``clean``, ``public`` or ``few``: possessions beyond the published folder.
         train_only: Leaves test images, originals and public images as they are; for functions of images.
         cost: Time in units of plain training.
         expected: Points of accuracy that it may win back, which orders an audit under a time limit.

@@ -1,10 +1,10 @@
 """Attacks: their material (a context), their row in the table, and plain functions as attacks."""
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from uge.learning.objectives import Objective, supervised
 from uge.learning.recipes import Recipe
 from uge.learning.training import History, fit
 from uge.progress import Progress
+from uge.publishing.manifest import Manifest
 from uge.registry import summary_of
 from uge.runtime import Runtime, seeded
 
@@ -22,8 +23,11 @@ from uge.runtime import Runtime, seeded
 Family = Literal[
     "plain", "preprocess", "augment", "train", "purify", "transfer", "knowledge", "combination", "yardstick"
 ]
-#: Possession beyond the published folder: the trained authorised network and θ0, originals, or other images.
-Need = Literal["key", "clean", "public"]
+#: Possession beyond the published folder: the trained authorised network and θ0, originals, other images, or a few
+#: labelled clean images.
+Need = Literal["key", "clean", "public", "few"]
+#: Public material that an attack uses where there is some, without needing more than the published folder.
+Use = Literal["claims", "public"]
 
 BOTH_TESTS = 1
 """Revision of attacks that change test images, since accuracy is measured on the images as they came, too."""
@@ -43,6 +47,33 @@ def stored(values: Tensor) -> Tensor:
 
 def _refuse(needed: str) -> Any:
     raise UsageError(f"this attack needs {needed}, or leave it out")
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Public claims of a copy: how it was made, as its manifest says.
+
+    Attributes:
+        method: Name of the method.
+        rho: Budget in [0, 1] units; 1.0 where the method bounds something else.
+        networks: Architectures of the authorised networks, if there are any.
+        details: Public settings of the method (``method_details``).
+    """
+
+    method: str
+    rho: float
+    networks: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """Claims of a manifest."""
+        networks = tuple(each.network for each in manifest.authorized)
+        return cls(manifest.method, manifest.budget.rho, networks, manifest.model_dump(mode="json")["method_details"])
+
+    def json_dict(self) -> dict[str, Any]:
+        """Claims as JSON values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -67,9 +98,15 @@ class Context:
         clean: Gives the originals of the published images in the same order; raises UsageError without any.
         theta0: Gives a fresh copy of the authorised network before training; raises UsageError without a key.
         public: Gives labelled images of another data set at the training size; raises UsageError without any.
+        claims: Gives what the manifest of the copy says; raises UsageError without one.
         leak_seed: Root of which originals leaked; the same for every attack of one repetition.
         checkpoint: File from which an interrupted training goes on; None for none.
+        few: Gives a few labelled clean images, ten a class, in none of the other sets; raises UsageError without any.
+        chooses: True where outputs are renamed and the epoch is chosen by ``few``, after every attack. An attack that
+            trains on these sets it to False for that training.
         original_test: Test images as they came; by default, and so before any attack, ``test``.
+        original_few: Gives the labelled images as they came; by default ``few``.
+        figures: Measurements of the attack itself by name, which it adds for the case's file.
     """
 
     network: nn.Module
@@ -83,13 +120,20 @@ class Context:
     clean: Callable[[], PixelStore] = lambda: _refuse("originals of the published images; give --clean SOURCE")
     theta0: Callable[[], nn.Module] = lambda: _refuse("the authorised network's initial parameters; give --key FILE")
     public: Callable[[], PixelStore] = lambda: _refuse("labelled images of another data set; give --public SOURCE")
+    claims: Callable[[], Claims] = lambda: _refuse("the manifest that uge protect writes; audit a folder with one")
     leak_seed: int = 0
     checkpoint: Path | None = None
+    few: Callable[[], PixelStore] = lambda: _refuse("ten labelled clean images a class; audit with --worst-case")
+    chooses: bool = False
+    figures: dict[str, float] = field(default_factory=dict)
     original_test: PixelStore = None  # type: ignore[assignment]
+    original_few: Callable[[], PixelStore] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.original_test is None:
             object.__setattr__(self, "original_test", self.test)
+        if self.original_few is None:
+            object.__setattr__(self, "original_few", self.few)
 
 
 Attack = Callable[[Context], History]  # Trains ``context.network`` and returns the measurements after each epoch.
@@ -103,6 +147,7 @@ def learn(context: Context, objective: Objective = supervised) -> History:
 
     Without an objective this is plain training on images and labels as they are ("Normal" in the paper's tables).
     """
+    changed = context.original_test is not context.test
     return fit(
         context.network,
         context.store,
@@ -111,7 +156,9 @@ def learn(context: Context, objective: Objective = supervised) -> History:
         runtime=context.runtime,
         objective=objective,
         test=context.test,
-        original_test=None if context.original_test is context.test else context.original_test,
+        labelled=context.few() if context.chooses else None,
+        original_test=context.original_test if changed else None,
+        original_labelled=context.original_few() if changed and context.chooses else None,
         checkpoint=context.checkpoint,
         progress=context.progress,
     )
@@ -129,6 +176,8 @@ class Entry:
         expected: A prior, not a measurement of this audit: points of test accuracy that it wins back over
             plain training, after a public benchmark of seven protections of CIFAR-10.
         needs: Possessions beyond the published folder.
+        uses: Public material beside the images: the claims of the manifest, without which the attack is left out, or
+            public images, for which embedded photographs stand in.
         same_architecture: True if the hacker's network must be of the authorised network's architecture.
         prepare: The part before training, where any other attack may follow; see :func:`combination`.
         revision: Raised when the attack is changed, so that cases of the earlier form are run again.
@@ -140,6 +189,7 @@ class Entry:
     cost: float = 1.0
     expected: float = 10.0
     needs: frozenset[Need] = frozenset()
+    uses: frozenset[Use] = frozenset()
     same_architecture: bool = False
     prepare: Preparation | None = None
     revision: int = 0
@@ -161,6 +211,7 @@ def with_images(context: Context, store: PixelStore, others: Callable[[PixelStor
         context,
         store=store,
         test=others(context.test),
+        few=lambda: others(context.few()),
         clean=lambda: others(context.clean()),
         public=lambda: others(context.public()),
     )
@@ -294,6 +345,7 @@ def combination(first: Entry, second: Entry) -> Entry:
         cost=first.cost * second.cost,
         expected=max(first.expected, second.expected),
         needs=first.needs | second.needs,
+        uses=first.uses | second.uses,
         same_architecture=first.same_architecture or second.same_architecture,
         prepare=None if also is None else lambda context: also(prepare(context)),
         revision=first.revision + second.revision,

@@ -86,7 +86,8 @@ def _half_cutmix(generator: torch.Generator) -> Objective:
     return objective
 
 
-def _convolution(before: int, after: int, stride: int = 1, gap: int = 1) -> list[nn.Module]:
+def convolution(before: int, after: int, stride: int = 1, gap: int = 1) -> list[nn.Module]:
+    """Convolution of 3 × 3, batch norm and ReLU, from ``before`` to ``after`` channels."""
     return [
         nn.Conv2d(before, after, 3, stride, padding=gap, dilation=gap, bias=False),
         nn.BatchNorm2d(after),  # Pictures have far more contrast than the changes that are to be found in them.
@@ -119,47 +120,99 @@ class ImageNetwork(nn.Module):
 def autoencoder(channels: int, width: int = WIDTH) -> ImageNetwork:
     """Convolutions down to half the size, there, and up again."""
     layers = [
-        *_convolution(channels, width),
-        *_convolution(width, 2 * width, stride=2),
-        *_convolution(2 * width, 2 * width),
-        *_convolution(2 * width, 4 * width),
+        *convolution(channels, width),
+        *convolution(width, 2 * width, stride=2),
+        *convolution(2 * width, 2 * width),
+        *convolution(2 * width, 4 * width),
         nn.PixelShuffle(2),
     ]
     return ImageNetwork(layers, width, channels)
 
 
+class UNet(nn.Module):
+    """Convolutions at full, half and quarter size with short cuts (Ronneberger et al., 2015), normalised by batch.
+
+    Args:
+        channels: Colour channels of the images.
+        width: Channels at full size and of the result; doubled with every halving.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.top = nn.Sequential(*convolution(channels, width), *convolution(width, width))
+        self.middle = nn.Sequential(*convolution(width, 2 * width, stride=2), *convolution(2 * width, 2 * width))
+        self.bottom = nn.Sequential(*convolution(2 * width, 4 * width, stride=2), *convolution(4 * width, 4 * width))
+        self.up = nn.Sequential(*convolution(6 * width, 2 * width), *convolution(2 * width, 2 * width))
+        self.last = nn.Sequential(*convolution(3 * width, width), *convolution(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pixels, (B, channels, H, W), to (B, width, H, W)."""
+        top = self.top(x)
+        middle = self.middle(top)
+        bottom = F.interpolate(self.bottom(middle), size=middle.shape[2:], mode="nearest")
+        up = F.interpolate(self.up(torch.cat([middle, bottom], 1)), size=top.shape[2:], mode="nearest")
+        out: Tensor = self.last(torch.cat([top, up], 1))
+        return out
+
+
 def restorer(channels: int, width: int = WIDTH) -> ImageNetwork:
     """Convolutions with growing gaps: their receptive field covers most of a small image."""
-    layers = _convolution(channels, width)
-    layers += [layer for gap in (1, 2, 4) for layer in _convolution(width, width, gap=gap)]
+    layers = convolution(channels, width)
+    layers += [layer for gap in (1, 2, 4) for layer in convolution(width, width, gap=gap)]
     return ImageNetwork(layers, width, channels)
 
 
-def regress(network: nn.Module, pairs: Callable[[int], tuple[Tensor, Tensor]], runtime: Runtime) -> nn.Module:
-    """Fit an image network to (input, wanted) pairs by mean squared error.
+def descend(network: nn.Module, loss: Callable[[int], Tensor], runtime: Runtime, steps: int | None = None) -> nn.Module:
+    """Fit a network of an attack by Adam, with a learning rate that falls from :data:`RATE` to zero.
 
     Args:
-        network: Pixels in [0, 1] to pixels; trained in place.
-        pairs: Gives the batch of a step.
+        network: Trained in place, in fp32; comes back in evaluation mode, without gradients.
+        loss: Gives the loss of a step, a scalar.
         runtime: Device.
+        steps: Number of steps; :data:`STEPS` by default.
 
     Raises:
         UsageError: The loss is not finite at the end.
     """
     runtime.place(network).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
-    for step in range(STEPS):
+    steps = STEPS if steps is None else steps
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = RATE * (1 - step / STEPS)
-        given, wanted = pairs(step)
+            group["lr"] = RATE * (1 - step / steps)
         # In fp32: some CPUs compute NaN for the gradient of convolutions with gaps in bf16 (torch 2.13).
-        loss = F.mse_loss(network(given), wanted)
+        value = loss(step)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    if not bool(loss.isfinite()):
-        raise UsageError(f"the network of the attack diverged, its loss became {loss.item()}; leave the attack out")
+    if not bool(value.isfinite()):
+        raise UsageError(f"the network of the attack diverged, its loss became {value.item()}; leave the attack out")
     return network.eval().requires_grad_(False)
+
+
+def regress(
+    network: nn.Module,
+    pairs: Callable[[int], tuple[Tensor, Tensor]],
+    runtime: Runtime,
+    steps: int | None = None,
+) -> nn.Module:
+    """Fit an image network to (input, wanted) pairs by mean squared error; see :func:`descend`.
+
+    Args:
+        network: Pixels in [0, 1] to pixels; trained in place.
+        pairs: Gives the batch of a step.
+        runtime: Device.
+        steps: Number of steps; :data:`STEPS` by default.
+
+    Raises:
+        UsageError: The loss is not finite at the end.
+    """
+
+    def loss(step: int) -> Tensor:
+        given, wanted = pairs(step)
+        return F.mse_loss(network(given), wanted)
+
+    return descend(network, loss, runtime, steps)
 
 
 def random_noise(shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -177,15 +230,25 @@ def random_noise(shape: torch.Size, generator: torch.Generator) -> Tensor:
     return strength * torch.where(torch.rand((batch, 1, 1, 1), generator=generator) < 0.5, noise.sign(), noise)
 
 
-def _autoencoder(context: Context) -> Transform:
-    """Add noise, which drowns a protection, and remove it by an autoencoder (as AVATAR does)."""
+def checked_public(context: Context) -> PixelStore:
+    """Public images, checked against the published ones.
+
+    Raises:
+        UsageError: There are none, or they are of another shape.
+    """
     public = context.public()
-    generator = stream(context.seed, "autoencoder")
     if public.pixels.shape != context.store.pixels.shape:
         raise UsageError(
             f"public images must have the published images' shape {context.store.pixels.shape}, got "
             f"{public.pixels.shape}; read them at that size and with those channels"
         )
+    return public
+
+
+def _autoencoder(context: Context) -> Transform:
+    """Add noise, which drowns a protection, and remove it by an autoencoder (as AVATAR does)."""
+    public = checked_public(context)
+    generator = stream(context.seed, "autoencoder")
 
     def noisy(x: Tensor) -> Tensor:
         return x + NOISE * torch.randn(x.shape, generator=generator).to(x.device)
@@ -197,11 +260,12 @@ def _autoencoder(context: Context) -> Transform:
     with seeded(context.seed, "autoencoder"):
         network = autoencoder(public.channels)
     regress(network, pairs, context.runtime)
-    return lambda pixels: _output(network, noisy(to_unit(pixels)))
+    return lambda pixels: restored(network, noisy(to_unit(pixels)))
 
 
 @torch.inference_mode()
-def _output(network: nn.Module, x: Tensor) -> Tensor:
+def restored(network: nn.Module, x: Tensor) -> Tensor:
+    """uint8 pixels that an image network makes of pixels in [0, 1]."""
     return stored(255 * network(x))
 
 
@@ -232,7 +296,7 @@ def inverted(context: Context, count: int) -> PixelStore:
     regress(network, pairs, context.runtime)
     result = store.empty_like()
     for indices in batched(store):
-        result.pixels.write(indices, _output(network, given(indices)))
+        result.pixels.write(indices, restored(network, given(indices)))
     return result
 
 

@@ -11,15 +11,19 @@ from torch import Tensor, nn
 from uge.attacks.augment import drawn, randaugment
 from uge.attacks.base import Context, Entry, Need, Preparation, learn, prepared, with_recipe
 from uge.attacks.leak import REVISION, leaked_rows, on_leak, originals, part, replaced
+from uge.budget import Budget
 from uge.data.augment import augmentation
 from uge.data.loader import Batch, fetch, to_unit
 from uge.data.store import PixelStore
 from uge.learning.objectives import Objective, adversarial, evaluating, full_precision
+from uge.learning.recipes import LONGER, longer
 from uge.learning.training import History
 from uge.runtime import stream
 
 SURE = 0.95  # Probability above which a network's own answer counts as a label (FixMatch).
-LONGER = 3  # Factor of the epochs of ``longer``, and divisor of those of ``shorter``.
+SLOWER = 2  # Factor of the epochs of ``adversarial-rho``: robust features are learned more slowly.
+LARGEST = 16 / 255  # Largest radius of ``adversarial-rho``, in [0, 1] units: a network learns nothing far beyond it.
+RHO_STEPS = 3
 
 
 def _rate(factor: float) -> Preparation:
@@ -27,13 +31,20 @@ def _rate(factor: float) -> Preparation:
 
 
 def _longer(context: Context) -> Context:
-    milestones = tuple(LONGER * epoch for epoch in context.recipe.milestones)
-    return with_recipe(epochs=LONGER * context.recipe.epochs, milestones=milestones)(context)
+    return replace(context, recipe=longer(context.recipe, LONGER))
 
 
 def _shorter(context: Context) -> Context:
     milestones = tuple(max(1, epoch // LONGER) for epoch in context.recipe.milestones)
     return with_recipe(epochs=max(1, context.recipe.epochs // LONGER), milestones=milestones)(context)
+
+
+def _adversarial_rho(context: Context) -> History:
+    """Adversarial training at the copy's own budget, whole levels as they are stored."""
+    radius = min(Budget(context.claims().rho).levels / 255, LARGEST)
+    generator = stream(context.seed, "adversarial-rho")
+    objective = adversarial(generator, radius=radius, step=radius / 2, steps=RHO_STEPS)
+    return learn(replace(context, recipe=longer(context.recipe, SLOWER)), objective)
 
 
 def _mixed(context: Context, percent: int) -> Context:
@@ -101,6 +112,14 @@ TRAINING: dict[str, Entry] = {
         "trains on changes of 8/255 found in one step (fast adversarial training)",
         cost=1.8,
         expected=45.0,
+    ),
+    "adversarial-rho": Entry(
+        _adversarial_rho,
+        "train",
+        f"trains twice as long on changes within the copy's own budget ({RHO_STEPS} steps of half of it)",
+        cost=6.0,
+        expected=25.0,
+        uses=frozenset({"claims"}),
     ),
     "lr-tenth": prepared(_rate(0.1), "train", "trains with a tenth of the learning rate", expected=8.0),
     "lr-tenfold": prepared(_rate(10), "train", "trains with ten times the learning rate", expected=2.0),

@@ -51,7 +51,12 @@ def probe(context: Context) -> History:
     return history
 
 
-def _pretrained(context: Context) -> Context:
+def pretrained(context: Context) -> Context:
+    """The context with features that were trained on public images; the last layer starts afresh.
+
+    Raises:
+        UsageError: There are no public images, or they have other channels.
+    """
     network = classifier(context.network)
     public = context.public()
     if public.channels != network.channels:
@@ -75,7 +80,7 @@ def _last_layer_again(context: Context, percent: int) -> History:
 
 TRANSFER: dict[str, Entry] = {
     "backbone-frozen": Entry(
-        lambda context: probe(_pretrained(context)),
+        lambda context: probe(pretrained(context)),
         "transfer",
         "trains its features on public images and only the last layer on the published ones",
         cost=1.5,
@@ -83,7 +88,7 @@ TRANSFER: dict[str, Entry] = {
         needs=frozenset({"public"}),
     ),
     "backbone-finetuned": prepared(
-        _pretrained,
+        pretrained,
         "transfer",
         "trains on public images first and then everything on the published ones",
         cost=2.0,

@@ -25,6 +25,8 @@ ENOUGH_SEEDS = 3
 WOBBLE = 5.0  # Points that a best epoch may lie above the last.
 RETENTION = 4.0  # Points that the authorised network may lie below its clean control.
 STARTED = "trained-start"
+NOT_CONVERGED = "not-converged"
+BEST_ABOVE_LAST = "best-above-last"
 Details = Sequence[str]  # Texts for the sentences of a check; empty if there is nothing to doubt.
 
 
@@ -271,13 +273,13 @@ CHECKS = {
         "That run failed by itself, and says nothing about the protection.",
         "Lower its learning rate, or use full precision.",
     ),
-    "not-converged": Check(
+    NOT_CONVERGED: Check(
         lambda evidence: evidence.where(lambda case: case.still_improving),
         "Still improving at the end: {}.",
         "Not converged: a hacker has time.",
         "Train longer before trusting the numbers.",
     ),
-    "best-above-last": Check(
+    BEST_ABOVE_LAST: Check(
         lambda evidence: _names(result.name for result in evidence.results if result.best - result.last > WOBBLE),
         f"The best epoch lies more than {WOBBLE:.0f} points above the last for {{}}.",
         "A hacker that stops early, with a small clean test set, gets the larger number.",

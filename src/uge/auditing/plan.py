@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -19,7 +19,11 @@ MISSING: Mapping[Need, str] = {
     "key": "needs the authorised network's key; give --key FILE, or leave it out",
     "clean": "needs originals of the published images; give --clean SOURCE, or leave it out",
     "public": "needs labelled images of another data set; give --public SOURCE, or leave it out",
+    "few": "needs ten labelled clean images a class; give --worst-case, or leave it out",
 }
+NO_CLAIMS = "needs a manifest of uge protect, which says how the copy was made; leave it out"
+#: Jobs of a later stage, from the cases that are finished by then.
+Stage = Callable[[Sequence[Case]], Sequence[Job]]
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,13 @@ class Plan:
         jobs: Teachers before their students, repetition by repetition.
         left_out: Attacks and variants that cannot be run for want of something.
         combine: True combines the two best attacks of the first repetition.
+        then: Further stages, one after the other.
     """
 
     jobs: tuple[Job, ...]
     left_out: tuple[LeftOut, ...] = ()
     combine: bool = False
+    then: tuple[Stage, ...] = ()
 
 
 def choose(words: Iterable[str], standard: Sequence[str] = ()) -> Choice:
@@ -103,6 +109,8 @@ def plan(
     variants: Sequence[str] = (),
     combine: bool = False,
     authorized: bool = True,
+    few: bool = False,
+    claims: bool = False,
 ) -> Plan:
     """Plan every case of an audit, teachers before their students.
 
@@ -116,6 +124,9 @@ def plan(
         variants: Names in :data:`uge.attacks.variants.VARIANTS`, for every authorised network.
         combine: True combines the two best attacks (:func:`combinations`).
         authorized: False for a folder without authorised networks: attacks on one do not count as left out.
+        few: True where a few labelled clean images are at hand; without them, attacks that need some do not count as
+            left out either.
+        claims: True where the copy has a manifest.
 
     Raises:
         UnknownNameError: No such attack.
@@ -125,17 +136,20 @@ def plan(
     if seeds < 1 or not networks or not choice.names:
         raise UsageError(f"an audit needs a network, an attack and a seed, got {networks}, {choice.names} and {seeds}")
     networks = list(dict.fromkeys(networks))
-    there: dict[Need, bool] = {"key": bool(keys), "clean": controls, "public": public}
+    there: dict[Need, bool] = {"key": bool(keys), "clean": controls, "public": public, "few": few}
     possible = list[str]()
     left_out = list[LeftOut]()
     for name in choice.names:
-        needs = [need for need in MISSING if need in find_attack(name).needs and not there[need]]
-        if not needs:
+        entry = find_attack(name)
+        needs = [need for need in MISSING if need in entry.needs and not there[need]]
+        missing = MISSING[needs[0]] if needs else NO_CLAIMS if "claims" in entry.uses and not claims else None
+        if missing is None:
             possible.append(name)
         elif name in choice.explicit:
-            raise UsageError(f"the attack '{name}' {MISSING[needs[0]]}")
-        elif authorized or needs[0] != "key":
-            left_out.append(LeftOut(name, ", ".join(networks), f"it {MISSING[needs[0]].partition(', or')[0]}"))
+            raise UsageError(f"the attack '{name}' {missing}")
+        elif (authorized or needs[:1] != ["key"]) and (few or "few" not in needs):
+            reason = missing.partition(", or")[0].partition("; leave")[0]
+            left_out.append(LeftOut(name, ", ".join(networks), f"it {reason}"))
     if authorized and not keys:
         left_out += [LeftOut(name, "authorised", f"the variant {MISSING['key']}") for name in variants]
     jobs = list[Job]()

@@ -19,6 +19,7 @@ from uge.cases.case import YARDSTICK, Case, Job
 from uge.cases.material import CopyMaterial
 from uge.cases.pool import EXECUTORS, Outcome, Pool, open_pool, require_ray, threads_each
 from uge.errors import UsageError
+from uge.learning.recipes import LONGER
 from uge.learning.training import evaluate, fit, steps_per_epoch
 from uge.processes import TRIES
 from uge.progress import Display, Silent, duration
@@ -62,14 +63,17 @@ class Pace:
 
     def seconds(self, job: Job) -> float:
         """Estimate for a case; 0 where nothing is known of its network."""
-        return self.plain.get(job.network, 0.0) * self.factors.get(job.scheme, job.entry.cost)
+        return self._plain(job) * self.factors.get(job.scheme, job.entry.cost)
 
     def learn(self, job: Job, seconds: float) -> None:
         """Correct the estimates by a finished case."""
         if job.essential:
-            self.plain[job.network] = seconds
+            self.plain[job.network] = seconds / (LONGER if job.long else 1)
         elif self.plain.get(job.network):
-            self.factors[job.scheme] = seconds / self.plain[job.network]
+            self.factors[job.scheme] = seconds / self._plain(job)
+
+    def _plain(self, job: Job) -> float:
+        return self.plain.get(job.network, 0.0) * (LONGER if job.long else 1)
 
 
 def by_damage(jobs: Iterable[Job], seconds: Callable[[Job], float]) -> list[Job]:
@@ -207,6 +211,10 @@ class Schedule:
                 jobs = (*(job for job in combined if job not in jobs), *(job for job in jobs if job.seed > 0))
                 self._planned += [job for job in jobs if job not in self._planned]
             self._run(jobs)
+            for stage in self.plan.then:
+                later = [job for job in stage(list(self._cases.values())) if job not in self._planned]
+                self._planned += later
+                self._run(later, essential=False)
         return AuditResult(
             [self._cases[job] for job in self._planned if job in self._cases],
             # One reason for each attack and network: those of other repetitions differ in the seconds that were left.
@@ -215,8 +223,13 @@ class Schedule:
             len(self._planned),
         )
 
-    def _run(self, jobs: Sequence[Job], reserved: Iterable[str] = ()) -> None:
+    def _run(self, jobs: Sequence[Job], reserved: Iterable[str] = (), essential: bool = True) -> None:
         """Run jobs; a limited audit keeps time for a combination on each network of ``reserved``.
+
+        Args:
+            jobs: The jobs.
+            reserved: Networks of combinations that follow.
+            essential: False for a later stage, of which nothing must be run.
 
         Raises:
             UsageError: The time that is left does not hold the essential cases.
@@ -231,8 +244,8 @@ class Schedule:
                 with self.progress.stage(f"time {network}"):
                     self._pace.plain[network] = self.warm_up(network)
             pending = by_damage(pending, self._pace.seconds)
-            essential = [job for job in pending if job.essential and job.seed == 0]
-            needed = sum(map(self._pace.seconds, essential)) / self.workers
+            first = [job for job in pending if job.essential and job.seed == 0 and essential]
+            needed = sum(map(self._pace.seconds, first)) / self.workers
             left = max(self.left(), 0.0)
             if needed > left:
                 raise UsageError(
@@ -259,7 +272,7 @@ class Schedule:
             reason = self._obstacle(job, teacher, reserved)
             if reason:
                 pending.remove(job)
-                self._left_out.append(LeftOut(job.scheme, job.network, reason))
+                self._left_out.append(LeftOut(job.title, job.network, reason))
                 continue
             if self._pool is None:
                 self._pool = self._stack.enter_context(self.open_pool())

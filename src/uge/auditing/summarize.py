@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-from uge.auditing.checks import find_doubts
+from uge.auditing import worst_results
+from uge.auditing.checks import BEST_ABOVE_LAST, NOT_CONVERGED, find_doubts
 from uge.auditing.summary import (
     LEVELS,
     HackerResult,
@@ -21,6 +22,7 @@ from uge.auditing.summary import (
     headline,
     label,
     mean_std,
+    partial,
     verdict,
 )
 from uge.cases.case import YARDSTICK, Case
@@ -62,24 +64,38 @@ def summarize(
     Returns:
         The summary; fields that cannot be computed are ``None`` and a warning says why.
     """
-    cases = list(cases)
+    everything = list(cases)
+    cases = [case for case in everything if not case.long and not worst_results.is_control(case)]
     count = classes or _classes(cases)
+    known = dict(facts or {})
     summary = Summary(
         **_results(cases),
+        worst_case=worst_results.worst_case(
+            everything, labelled=known.get("labelled"), opened=known.get("originals_opened")
+        ),
         chance=chance if chance is not None else 100 / count if count else None,
-        cases=[case.id for case in cases],
-        ran=len(cases),
+        cases=[case.id for case in everything],
+        ran=len(everything),
         planned=planned,
         left_out=[dict(item) for item in left_out],
         failed=list(failed),
-        facts=dict(facts or {}),
+        facts=known,
         given=list(warnings),
     )
+    worst = summary.worst_case
+    if worst is not None:
+        forms = filter(None, (worst.short, worst.long))
+        summary = summary.model_copy(update={"seeds": min(form.worst.seeds for form in forms)})
     doubts = find_doubts(cases, summary, summary.facts)
+    if worst is not None:
+        # Its length is fixed, and the labelled images choose its epochs.
+        doubts = [doubt for doubt in doubts if doubt.check not in (NOT_CONVERGED, BEST_ABOVE_LAST)]
     summary = summary.model_copy(update={"doubts": doubts, "warnings": [*warnings, *map(str, doubts)]})
-    return summary.model_copy(
-        update={"headline": headline(summary), "label": label(summary), "verdict": verdict(summary)}
-    )
+    if worst is None:
+        texts = {"headline": headline(summary), "label": label(summary), "verdict": verdict(summary)}
+    else:
+        texts = worst_results.texts(worst, partial(summary))
+    return summary.model_copy(update=texts)
 
 
 def interval(values: Sequence[float]) -> Interval | None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from uge.auditing.worst_case import WorstCase
 from uge.names import PLUS, is_keyed
 
 NOISE = 3.0  # Differences below this many points mean nothing when there is one seed.
@@ -14,10 +15,11 @@ PARTLY = 15.0  # Points below its clean control up to which it learns with a los
 FAIL_SHARE = 1 / 3  # Share of the clean control's gain over chance up to which a hacker fails.
 HELD_SHARE = 2 / 3  # Share of that gain above which a hacker learns.
 Interval = tuple[float, float]
-Holds = Literal["nothing", "public", "clean", "key"]
+Holds = Literal["nothing", "public", "few", "clean", "key"]
 HOLDS: dict[Holds, str] = {
     "nothing": "nothing but the published folder",
     "public": "other public images or a public checkpoint as well",
+    "few": "a few labelled clean images as well",
     "clean": "some of the originals as well",
     "key": "the key or the trained authorised network",
 }
@@ -195,6 +197,8 @@ class Summary(BaseModel):
         label: The verdict in a few words.
         report: Path of the HTML page, when one was written.
         verdict: The verdict in one sentence.
+        worst_case: The worst case; ``None`` where nothing was measured on labelled images. Headline, label and verdict
+            are then about it.
     """
 
     clean: dict[str, float] = Field(default_factory=dict)
@@ -223,6 +227,7 @@ class Summary(BaseModel):
     label: str = ""
     report: str | None = None
     verdict: str = ""
+    worst_case: WorstCase | None = None
 
     @property
     def partial(self) -> bool:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from uge.errors import DataError, UsageError, WeightsError
 from uge.files import parse, read_json, read_text, write_json
+from uge.learning.naming import NAMINGS, Naming, Renamed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +35,7 @@ Role = Literal["clean", "authorized", "hacker"]
 Start = Literal["theta0", "random"]
 Data = Literal["clean", "protected"]
 YARDSTICK = "yardstick"
-"""Family of cases that are no attack: training on leaked originals without the copy."""
+"""Family of cases that are no attack: training on originals or labelled images without the copy."""
 STILL_IMPROVING = 2.0
 """Smallest rise, in percent points from one tenth of the epochs to the next, that means "not converged"."""
 
@@ -47,6 +48,7 @@ class Epoch(BaseModel):
         loss: Mean training loss; ``None`` when it was not finite.
         train_accuracy: Percent, on the (augmented) training batches; ``None`` when not measured.
         test_accuracy: Percent, on the clean test set.
+        renamed: Accuracies with outputs named by labelled images; ``None`` without these.
         other_accuracy: Percent, on the clean test set in the form that ``Case.tested`` does not name; ``None`` where it
             has one form only.
     """
@@ -57,6 +59,7 @@ class Epoch(BaseModel):
     loss: float | None = None
     train_accuracy: float | None = Field(default=None, ge=0, le=100)
     test_accuracy: float = Field(ge=0, le=100)
+    renamed: Renamed | None = None
     other_accuracy: float | None = Field(default=None, ge=0, le=100)
 
     @field_validator("loss", "train_accuracy", mode="before")
@@ -64,6 +67,23 @@ class Epoch(BaseModel):
     def _finite_or_none(cls, value: Any) -> Any:
         # JSON has no NaN: a diverged run is written as null and stays readable everywhere.
         return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Epoch and naming of outputs that the labelled images choose, and the test accuracy there.
+
+    Attributes:
+        epoch: Counted from 1.
+        naming: Names of the outputs.
+        labelled: Accuracy on the labelled images, in percent, by which the choice was made.
+        test: Accuracy on the clean test set, in percent.
+    """
+
+    epoch: int
+    naming: Naming
+    labelled: float | None
+    test: float
 
 
 class Case(BaseModel):
@@ -94,6 +114,8 @@ class Case(BaseModel):
         start_accuracy: Accuracy of the authorised network before any training, in percent; ``None`` where not measured.
         parts: Accuracies after the last epoch on parts of the test images, in percent: one per server of a
             federation, ``None`` for classes of other servers; empty elsewhere.
+        figures: Measurements of the attack itself by name; empty where it makes none.
+        long: True for the long form of the worst case, with three times the epochs.
         tested: Form of the test images of all accuracies: ``changed`` by the attack, or ``original``, whichever gives
             the larger one after the last epoch; ``None`` where the attack leaves them as they are.
     """
@@ -122,15 +144,43 @@ class Case(BaseModel):
     about: str = ""
     start_accuracy: float | None = Field(default=None, ge=0, le=100)
     parts: list[float | None] = Field(default_factory=list)
+    figures: dict[str, float] = Field(default_factory=dict)
+    long: bool = False
     tested: Literal["changed", "original"] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Fields of the case by their names in files, ready for ``json.dumps``; two forms of test images only there."""
-        fields = self.model_dump(by_alias=True, exclude=None if self.tested else {"tested"})
+        """Fields of the case by their names in files, ready for ``json.dumps``; some only where they say something."""
+        empty = {name for name in ("long", "figures", "tested") if not getattr(self, name)}
+        fields = self.model_dump(by_alias=True, exclude=empty)
         for epoch in fields["history"]:
-            if epoch["other_accuracy"] is None:
-                del epoch["other_accuracy"]
+            for name in ("renamed", "other_accuracy"):
+                if epoch[name] is None:
+                    del epoch[name]
         return fields
+
+    def choice(self, *namings: Naming) -> Choice:
+        """Epoch and naming with the highest accuracy on the labelled images; of equal ones the simplest, then the last.
+
+        Where nothing was measured on labelled images this is the last epoch with outputs as they are.
+
+        Args:
+            namings: Namings to choose from; all by default.
+        """
+        choices = [
+            Choice(epoch.epoch, naming, epoch.renamed.labelled[place], epoch.renamed.test[place])
+            for place, naming in enumerate(NAMINGS)
+            if naming in (namings or NAMINGS)
+            for epoch in reversed(self.history)
+            if epoch.renamed is not None
+        ]
+        fallback = Choice(self.history[-1].epoch if self.history else 0, NAMINGS[0], None, self.last)
+        return max(choices, key=lambda choice: choice.labelled or 0.0, default=fallback)
+
+    @property
+    def oracle(self) -> float:
+        """Largest test accuracy of any epoch and any naming, chosen by the test images: an upper bound, in percent."""
+        measured = (epoch.renamed for epoch in self.history if epoch.renamed is not None)
+        return max([self.last, self.best, *(max(*renamed.test, *renamed.oracle) for renamed in measured)])
 
     @property
     def still_improving(self) -> bool:
@@ -235,6 +285,7 @@ class Job:
         seed: Number of the repetition.
         key: Number of the authorised network's key file; None where no key is used.
         variant: Part of the id that tells apart jobs which are alike in all the rest.
+        long: True for three times the epochs; see :class:`Case`.
     """
 
     role: Role
@@ -245,12 +296,19 @@ class Job:
     seed: int
     key: int | None = None
     variant: str = ""
+    long: bool = False
 
     @property
     def id(self) -> str:
         """Id of the case; the second and later keys are named by number."""
-        variant = "-".join(filter(None, [self.variant, f"key{self.key}" if self.key else ""]))
+        variant = "-".join(filter(None, [self.variant, f"key{self.key}" if self.key else "", "long" * self.long]))
         return case_id(self.role, self.network, self.scheme, self.data, self.seed, start=self.start, variant=variant)
+
+    @property
+    def title(self) -> str:
+        """Attack or variant, with the rest that makes it another row of a report: ``jpeg10, on clean images``."""
+        control = self.role == "hacker" and self.data == "clean"
+        return ", ".join([self.scheme, *["on clean images"] * control, *["long form"] * self.long])
 
     @property
     def entry(self) -> Entry:

@@ -13,11 +13,12 @@ from pydantic import ValidationError
 from torch import nn
 
 from uge.attacks import Context
+from uge.attacks.base import Claims
 from uge.cases.case import YARDSTICK, Case, Epoch, Job, Ledger
 from uge.data.store import PixelStore
 from uge.errors import UsageError, WeightsError
 from uge.files import fingerprint
-from uge.learning.recipes import Recipe
+from uge.learning.recipes import LONGER, Recipe, longer
 from uge.learning.training import DivergedError, evaluate
 from uge.names import CHECKPOINT, behind_key
 from uge.networks import ImageClassifier, build, from_weights, load_weights, weights_hash
@@ -129,6 +130,7 @@ def run_case(
                 loss=e.loss,
                 train_accuracy=e.train_accuracy,
                 test_accuracy=e.test_accuracy or 0.0,
+                renamed=e.renamed,
                 other_accuracy=e.other_accuracy,
             )
             for e in history.epochs
@@ -145,6 +147,8 @@ def run_case(
         about=job.about,
         start_accuracy=start,
         parts=[None if part is None else evaluate(context.network, part, runtime) for part in part_tests],
+        figures={name: round(value, 4) for name, value in context.figures.items()},
+        long=job.long,
         tested=history.tested,
     )
 
@@ -162,12 +166,15 @@ class CopyMaterial:
         clean: Originals, row by row the same, for clean controls and for attacks that hold some; None where
             they are not at hand.
         public: Labelled images of another data set at the training size, if there are any.
+        few: A few labelled clean images, in none of the other sets, by which outputs are renamed and epochs are chosen;
+            None for none.
         keys: Key files of the authorised networks.
         recipes: Recipes by network, for networks that do not start from θ0.
         seed: Root seed; differs from the protector's, so that the authorised network sees another data order.
         plugins: True allows keys for networks that are not in the table, whose code is then run.
         digests: sha256 of the images by name; computed where empty.
         part_tests: Parts of the test images that are measured at the end; empty for none.
+        claims: Public claims of the copy, for attacks that use them; None without a manifest.
         checkpoints: True lets plain training and distillation write a checkpoint after every epoch, to go on from.
     """
 
@@ -178,12 +185,14 @@ class CopyMaterial:
     recipe: Recipe
     clean: PixelStore | None = None
     public: PixelStore | None = None
+    few: PixelStore | None = None
     keys: Sequence[Path] = ()
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
     seed: int = 0
     plugins: bool = False
     digests: Mapping[str, str] = field(default_factory=dict)
     part_tests: Sequence[PixelStore | None] = ()
+    claims: Claims | None = None
     checkpoints: bool = False
 
     def __post_init__(self) -> None:
@@ -195,7 +204,7 @@ class CopyMaterial:
     @property
     def stores(self) -> dict[str, PixelStore]:
         """Images by name; those that are not at hand are missing."""
-        stores = {"protected": self.protected, "clean": self.clean, "test": self.test, "public": self.public}
+        stores = {name: getattr(self, name) for name in ("protected", "clean", "test", "public", "few")}
         return {name: store for name, store in stores.items() if store is not None}
 
     def run(self, job: Job, on_progress: Progress | None = None) -> Case:
@@ -215,16 +224,22 @@ class CopyMaterial:
 
     def fingerprint(self, job: Job) -> str:
         """sha256 of everything that determines a case; images count only for jobs that depend on them."""
-        needs = {"clean": job.data == "clean" or "clean" in job.entry.needs, "public": "public" in job.entry.needs}
+        entry = job.entry
+        public = "public" in entry.needs | entry.uses
+        needs = {"clean": job.data == "clean" or "clean" in entry.needs, "public": public}
         needs |= {"protected": job.data == "protected" and job.family != YARDSTICK, "test": True}
         optional = {
             "checkpoint": checkpoint_hash(job.network) if job.network.startswith(CHECKPOINT) else "",
-            "revision": job.entry.revision,
+            "revision": entry.revision,
+            "claims": self.claims.json_dict() if self.claims and "claims" in entry.uses else None,
             "device": "" if self.runtime.device.type == "cpu" else self.runtime.device.type,
+            "few": self.digests.get("few"),
+            # Labelled images are repeated up to the number of published ones.
+            "count": len(self.protected) if job.family == YARDSTICK and "few" in job.entry.needs else 0,
         }
         always = {
             "data": {name: self.digests.get(name) if needed else None for name, needed in needs.items()},
-            "job": {name: value for name, value in vars(job).items() if name != "variant"},
+            "job": {name: value for name, value in vars(job).items() if name not in ("variant", "long")},
             "theta0": None if job.key is None else self._theta0_hashes[job.key],
             "seed": self.seed,
             "recipe": self._recipe(job).json_dict(),
@@ -244,8 +259,11 @@ class CopyMaterial:
         order = "direct" if job.variation and not job.variation.reorders else job.scheme
         stores = self.stores
         given: dict[str, Any] = {
-            name: functools.partial(stores.__getitem__, name) for name in ("clean", "public") if name in stores
+            name: functools.partial(stores.__getitem__, name) for name in ("clean", "public", "few") if name in stores
         }
+        if self.claims is not None:
+            claims = self.claims
+            given["claims"] = lambda: claims
         if job.key is not None:
             theta0 = self.theta0[job.key]
             given["theta0"] = lambda: self.runtime.place(copy.deepcopy(theta0))
@@ -261,6 +279,7 @@ class CopyMaterial:
             teacher=lambda: self._teacher(job),
             progress=on_progress,
             leak_seed=stream_seed(self.seed, "leak", job.seed),
+            chooses=self.few is not None,
             **given,
         )
 
@@ -279,7 +298,8 @@ class CopyMaterial:
         return network
 
     def _recipe(self, job: Job) -> Recipe:
-        return self.recipe if job.start == "theta0" else self.recipes.get(job.network, self.recipe)
+        recipe = self.recipe if job.start == "theta0" else self.recipes.get(job.network, self.recipe)
+        return longer(recipe, LONGER) if job.long else recipe
 
     def _trained(self, job: Job) -> nn.Module | None:
         return self.ledger.load(job.id, self.network(job), self.fingerprint(job))

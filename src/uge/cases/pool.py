@@ -26,7 +26,7 @@ from uge.runtime import Runtime
 
 SHARED = ".images-"
 """Start of the name of the folder, inside the ledger's, in which decoded images lie while workers run."""
-_SETTINGS = ("recipe", "keys", "recipes", "seed", "plugins", "digests")
+_SETTINGS = ("recipe", "keys", "recipes", "seed", "plugins", "digests", "claims")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class Setup:
 def shared(material: CopyMaterial, workers: int) -> Iterator[Setup]:
     """Describe material for other processes, with its images in files for as long as the block lasts.
 
-    The files are read, not copied: the system keeps for all processes the parts that one of them has read.
+    The files are read, not copied: the system keeps for all processes the parts that one of them has read. Those that
+    a killed run left are removed when the next one takes the lock of the folder (:mod:`uge.files.pair`).
 
     Args:
         material: The material.
@@ -102,7 +103,6 @@ def shared(material: CopyMaterial, workers: int) -> Iterator[Setup]:
     """
     place = material.folder / f"{SHARED}{os.getpid()}"
     with storage_errors(place):
-        _remove_orphans(material.folder)
         place.mkdir(parents=True, exist_ok=True)
     try:
         yield Setup(
@@ -115,16 +115,6 @@ def shared(material: CopyMaterial, workers: int) -> Iterator[Setup]:
         )
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _remove_orphans(folder: Path) -> None:
-    for place in folder.glob(f"{SHARED}*"):
-        try:
-            os.kill(int(place.name.removeprefix(SHARED)), 0)
-        except (ProcessLookupError, ValueError):
-            shutil.rmtree(place, ignore_errors=True)
-        except PermissionError:
-            continue  # A process of another user is at work there.
 
 
 def threads_each(workers: int) -> int:

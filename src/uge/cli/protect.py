@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from uge.cli.audit import audit_text
+from uge.cli.audit import audit_text, failures
 from uge.cli.console import Outcome, open_session
 from uge.cli.flags import FLAT, OutPath, Resumable, Writing
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
@@ -52,9 +52,15 @@ def demo(
     if problems := run_verify(out, source, session.progress)["problems"]:
         raise IntegrityError(problems)
     session.progress.note(f"{out}: verified from disk, no deviation")
-    summary = AuditRun(out, audit, session, test=source).run()
+    auditing = AuditRun(out, audit, session, test=source)
+    summary = auditing.run()
     seconds = round(time.monotonic() - began, 1)
-    return Outcome({**summary.model_dump(mode="json"), "verified": True, "seconds": seconds}, audit_text(summary))
+    return Outcome(
+        {**summary.model_dump(mode="json"), "verified": True, "seconds": seconds},
+        audit_text(summary),
+        complaints=failures(auditing.folder, summary),
+        code=1 if summary.failed and not summary.ran else 0,
+    )
 
 
 def protect(

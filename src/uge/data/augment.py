@@ -25,17 +25,34 @@ def crop_flip(x: Tensor, generator: torch.Generator, *, crop: bool = True, flip:
     Returns:
         Pixels of the same shape and type, in channels-last memory.
     """
-    batch, channels, height, width = x.shape
+    batch, _, height, width = x.shape
     pad_y = height // 8 if crop else 0
     pad_x = width // 8 if crop else 0
-    rows = torch.arange(height) + torch.randint(0, 2 * pad_y + 1, (batch, 1), generator=generator)
+    down = torch.randint(0, 2 * pad_y + 1, (batch,), generator=generator)
+    flipped = torch.rand(batch, generator=generator) < 0.5 if flip else torch.zeros(batch, dtype=torch.bool)
+    across = torch.randint(0, 2 * pad_x + 1, (batch,), generator=generator)
+    return moved(x, down - pad_y, across - pad_x, flipped)
+
+
+def moved(x: Tensor, down: Tensor, across: Tensor, flipped: Tensor) -> Tensor:
+    """Windows of images, of their size, with zeros beyond their borders, in one gather.
+
+    Args:
+        x: Pixels of any type, batch × channels × height × width.
+        down: int64, batch: first row of each window, within a height of the image.
+        across: int64, batch: first column of each window before flipping, within a width of the image.
+        flipped: bool, batch: windows whose columns come in reverse order.
+
+    Returns:
+        Pixels of the same shape and type, in channels-last memory; differentiable.
+    """
+    batch, channels, height, width = x.shape
+    pad_y = int(down.abs().max())
+    pad_x = int(across.abs().max())
     columns = torch.arange(width).expand(batch, width)
-    if flip:
-        flipped = torch.rand((batch, 1), generator=generator) < 0.5
-        columns = torch.where(flipped, columns.flip(1), columns)
-    columns = columns + torch.randint(0, 2 * pad_x + 1, (batch, 1), generator=generator)
-    padded = F.pad(x, (pad_x, pad_x, pad_y, pad_y)) if crop else x
-    rows = rows + torch.arange(batch)[:, None] * (height + 2 * pad_y)
+    columns = torch.where(flipped[:, None], columns.flip(1), columns) + across[:, None] + pad_x
+    padded = F.pad(x, (pad_x, pad_x, pad_y, pad_y)) if pad_y or pad_x else x
+    rows = torch.arange(height) + (down + pad_y + torch.arange(batch) * (height + 2 * pad_y))[:, None]
     index = rows[:, :, None] * (width + 2 * pad_x) + columns[:, None, :]
     # Whole pixels are picked: half the time of picking values, and channels come last, as convolutions want them.
     pixels = padded.permute(0, 2, 3, 1).reshape(-1, channels)

@@ -7,15 +7,18 @@ import sys
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from uge.data.images import Codec, Pixels, Strips, is_large, strip_rows, strips_of
 from uge.errors import DataError
-from uge.heap import given_back
+from uge.files import Region, reader_of
 
+Encoded: TypeAlias = bytes | Region
+"""Encoded image in memory; a large one in a file."""
 MODES = ("L", "LA", "RGB", "RGBA")
 WEBP_SIDE = 16383
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -46,19 +49,20 @@ def storable(pixels: Pixels | Strips, codec: Codec) -> Codec:
     return "png" if pixels.shape[2] <= 2 or opaque or max(pixels.shape) > WEBP_SIDE else codec
 
 
-def encode(pixels: Pixels | Strips, codec: Codec, *, quick: bool = False) -> bytes:
-    """Lossless bytes of one image (uint8, height × width × 1 to 4), with no metadata.
+def encode(pixels: Pixels | Strips, codec: Codec, scratch: Path | None = None, *, quick: bool = False) -> Encoded:
+    """Lossless bytes of one image, with no metadata; those of a large one in a temporary file without a name.
 
     Args:
-        pixels: The image.
+        pixels: uint8, height × width × 1 to 4.
         codec: Its format; :func:`storable` says which one holds it unchanged.
+        scratch: Folder of the temporary file; None for the system's.
         quick: Write WebP in a third of the time, 4 % larger.
     """
     if isinstance(pixels, Strips) or (codec == "png" and is_large(pixels.shape)):
-        with given_back():
-            whole = io.BytesIO()
-            whole.writelines(_png_by_strips(pixels))
-            return whole.getvalue()
+        whole = Region.temporary(scratch)
+        for part in _png_by_strips(pixels):
+            whole.append(part)
+        return whole
     buffer = io.BytesIO()
     options = OPTIONS[codec] | (QUICK if quick and codec == "webp" else {})
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, **options)
@@ -98,12 +102,11 @@ def _png_start(width: int, height: int, channels: int) -> Iterator[bytes]:
 
 
 def _png_chunk(kind: bytes, content: bytes | bytearray) -> Iterator[bytes]:
-    yield struct.pack(">I4s", len(content), kind)
-    yield bytes(content)
-    yield struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+    ends = struct.pack(">I4s", len(content), kind), struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+    yield bytes(content).join(ends)
 
 
-def decode(data: bytes) -> Pixels:
+def decode(data: Encoded) -> Pixels:
     """Pixels of a published image: uint8, height × width × channels.
 
     Raises:
@@ -114,7 +117,7 @@ def decode(data: bytes) -> Pixels:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def decode_strips(data: bytes) -> Pixels | Strips:
+def decode_strips(data: Encoded) -> Pixels | Strips:
     """Pixels of a published image; of a large PNG as strips, which are unpacked one after another.
 
     Raises:
@@ -128,9 +131,9 @@ def decode_strips(data: bytes) -> Pixels | Strips:
 
 
 @contextlib.contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def _opened(data: Encoded) -> Iterator[Image.Image]:
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
+        with Image.open(reader_of(data), formats=("PNG", "WEBP")) as image:
             if image.mode not in MODES:
                 raise DataError(f"expected 8-bit gray or colour pixels ({', '.join(MODES)}), got {image.mode}")
             yield image
@@ -138,7 +141,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise DataError(f"cannot be decoded as PNG or WebP ({error})") from error
 
 
-def _decoded_strips(data: bytes, shape: tuple[int, int, int]) -> Iterator[Pixels]:
+def _decoded_strips(data: Encoded, shape: tuple[int, int, int]) -> Iterator[Pixels]:
     """Strips of a PNG, each decoded by Pillow as a PNG of its own below the last row of the strip before."""
     height, width, channels = shape
     length = 1 + width * channels
@@ -161,12 +164,12 @@ def _decoded_strips(data: bytes, shape: tuple[int, int, int]) -> Iterator[Pixels
         raise DataError(f"cannot be decoded as PNG or WebP (it ends after {done} of {height} rows)")
 
 
-def kind_of(data: bytes) -> Codec:
+def kind_of(data: Encoded) -> Codec:
     """Codec that the first bytes of a published image claim."""
-    return "png" if data.startswith(PNG_MAGIC) else "webp"
+    return "png" if data[: len(PNG_MAGIC)] == PNG_MAGIC else "webp"
 
 
-def metadata_problem(data: bytes) -> str | None:
+def metadata_problem(data: Encoded) -> str | None:
     """Description of what an image holds beyond lossless pixels (EXIF, colour profile, text); ``None`` if clean."""
     kind = kind_of(data)
     try:
@@ -179,15 +182,15 @@ def metadata_problem(data: bytes) -> str | None:
     return f"holds more than pixels ({', '.join(extra)})" if extra else None
 
 
-def _png_chunks(data: bytes) -> Iterator[str]:
+def _png_chunks(data: Encoded) -> Iterator[str]:
     header = b""
-    for name, content, at in _png_contents(data):  # noqa: B007 - the last chunk's are needed below.
-        header += content if name == "IHDR" else b""
+    for name, start, end in _png_contents(data):
+        header += data[start:end] if name == "IHDR" else b""
         yield name
-    if at != len(data):
-        yield f"{len(data) - at} bytes after the end"
-    if content:
-        yield f"{len(content)} bytes in its last chunk"
+    if end + 4 != len(data):
+        yield f"{len(data) - end - 4} bytes after the end"
+    if start < end:
+        yield f"{end - start} bytes in its last chunk"
     width, height, depth, colour, *_, interlaced = struct.unpack(">IIBBBBB", header)
     if interlaced or colour not in PNG_CHANNELS or width * height > 2 * (Image.MAX_IMAGE_PIXELS or sys.maxsize):
         raise ValueError("its pixels are interlaced, of an unknown kind, or too many")
@@ -197,45 +200,44 @@ def _png_chunks(data: bytes) -> Iterator[str]:
         yield "bytes after its pixels"
 
 
-def _png_contents(data: bytes) -> Iterator[tuple[str, memoryview, int]]:
-    """Name, content and end of every chunk of a PNG."""
+def _png_contents(data: Encoded) -> Iterator[tuple[str, int, int]]:
+    """Name of every chunk of a PNG, and where its content begins and ends."""
     at = len(PNG_MAGIC)
     name = ""
     while name != "IEND":
-        length, kind = struct.unpack_from(">I4s", data, at)
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
         name = kind.decode("latin-1")
-        content = memoryview(data)[at + 8 : at + 8 + length]
+        yield name, at + 8, at + 8 + length
         at += 12 + length
-        yield name, content, at
 
 
 class _ExcessError(ValueError):
     """Bytes after the pixels of an image."""
 
 
-def _png_rows(data: bytes, size: int) -> Iterator[bytes]:
+def _png_rows(data: Encoded, size: int) -> Iterator[bytes]:
     """Parts of the filtered rows of a PNG, ``size`` bytes together, without holding them all.
 
     Raises:
         _ExcessError: There are more.
     """
     stream = zlib.decompressobj()
-    for name, content, _ in _png_contents(data):
-        for start in range(0, len(content) if name == "IDAT" else 0, PIECE):
-            part = stream.decompress(content[start : start + PIECE], size + 1)
+    for name, first, end in _png_contents(data):
+        for start in range(first, end if name == "IDAT" else first, PIECE):
+            part = stream.decompress(data[start : min(start + PIECE, end)], size + 1)
             size -= len(part)
             if size < 0 or stream.unused_data or stream.unconsumed_tail:
                 raise _ExcessError("bytes after its pixels")
             yield part
 
 
-def _webp_chunks(data: bytes) -> Iterator[str]:
-    riff, size, kind = struct.unpack_from("<4sI4s", data)
+def _webp_chunks(data: Encoded) -> Iterator[str]:
+    riff, size, kind = struct.unpack("<4sI4s", data[:12])
     if riff != b"RIFF" or kind != b"WEBP":
         raise ValueError("no WebP header")
     at = 12
     while at < size + 8:
-        name, length = struct.unpack_from("<4sI", data, at)
+        name, length = struct.unpack("<4sI", data[at : at + 8])
         at += 8 + length + length % 2
         yield name.decode("latin-1")
     if at != len(data):

@@ -51,12 +51,23 @@ def probed(images: ImageSet, count: int = 64) -> Iterator[Pixels]:
             f"{images.name} ({images.split}): images of more than 8 bits reach {brightest[True]} of 255 at most, as "
             "images of 10 to 14 bits in 16 do, or floats that were scaled twice; scale them to the whole range first"
         )
-    if max(brightest.values(), default=255) <= DARK:
+    warn_if_dark(images.name, images.split, max(brightest.values(), default=255))
+
+
+def warn_if_dark(name: str, split: str, brightest: int) -> None:
+    """Warn of a set with images that are nearly black.
+
+    Args:
+        name: Name of the set.
+        split: Its split.
+        brightest: Largest value of a colour in the images looked at, of 255.
+    """
+    if brightest <= DARK:
         logger.warning(
             "%s (%s) is nearly black: the brightest value of the images looked at is %d of 255. PSNR refers to 255",
-            images.name,
-            images.split,
-            max(brightest.values()),
+            name,
+            split,
+            brightest,
         )
 
 

@@ -22,7 +22,7 @@ Codec = Literal["png", "webp"]
 
 LARGE = 2**22
 """Pixels (height × width) above which an image is handled strip by strip and published as PNG."""
-_STRIP = 2**17
+_STRIP = 2**16
 
 
 class Strips:

@@ -6,7 +6,6 @@ A published image must look like its original, so only what a network sees is re
 import contextlib
 import functools
 import hashlib
-import io
 import logging
 from pathlib import Path, PurePath
 
@@ -18,6 +17,7 @@ from uge.data.colour import to_srgb
 from uge.data.depth import note_scaled
 from uge.data.images import Pixels, Strips, is_large
 from uge.errors import DataError, UsageError
+from uge.files import Region, reader_of
 from uge.heap import given_back
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def public_id(id: str) -> str:
     return hashlib.sha256(id.encode()).hexdigest()[:32]
 
 
-def decode(source: bytes | Path, name: str) -> Pixels:
+def decode(source: bytes | Region | Path, name: str) -> Pixels:
     """Pixels of one encoded image; of an animation or a file of several pages the first one, with a warning.
 
     The EXIF orientation is applied; colours with a profile become sRGB, with a warning; a palette becomes RGB, or RGBA
@@ -73,7 +73,7 @@ def decode(source: bytes | Path, name: str) -> Pixels:
     stays one channel.
 
     Args:
-        source: Encoded bytes, or the file.
+        source: Encoded bytes in memory or in a file, or the file.
         name: Name of the image in an error.
 
     Returns:
@@ -87,7 +87,7 @@ def decode(source: bytes | Path, name: str) -> Pixels:
         raise DataError(f"cannot read image {name}: it is no regular file; replace or remove it")
     limit = Image.MAX_IMAGE_PIXELS
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_CODECS) as image:
+        with Image.open(source if isinstance(source, Path) else reader_of(source), formats=_CODECS) as image:
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError  # Pillow itself only warns up to twice the limit.
             # Pillow drops the low byte of 16-bit colour while loading; only the raw mode of a tile still says so.
@@ -135,32 +135,38 @@ def _large_pixels(image: Image.Image) -> Pixels | None:
     The common way would need twice the memory, and three times to turn an image upright.
     """
     share = getattr(_imaging, "set_use_block_allocator", None)  # Pillow 11.2 has it.
-    changed = {"transparency", "icc_profile"} & set(image.info)  # Becomes other pixels first.
-    viewed = image.mode in _VIEWED and not changed and is_large((image.height, image.width))
+    viewed = image.mode in _VIEWED and "transparency" not in image.info and is_large((image.height, image.width))
     if share is None or not viewed:
         return None
     share(1)  # One block of memory for an image, which arrow can share.
     try:
         with given_back():
             image.load()
+            colours = to_srgb(image)
     finally:
         share(0)
-    try:
-        values = pa.array(image)
-    except ValueError:  # Another thread changed the allocator meanwhile.
-        return None
+    pixels = _view(colours)
     orientation = 1
     with contextlib.suppress(Exception):
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if pa.types.is_fixed_size_list(values.type):
-        values = values.flatten()
-    # Pillow gives RGB a fourth byte.
-    pixels: Pixels = values.to_numpy().reshape(image.height, image.width, -1)[..., : _VIEWED[image.mode]]
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
+
+
+def _view(image: Image.Image) -> Pixels:
+    """Pixels of an image that lies in one block, as they are there; a copy of another one."""
+    try:
+        values = pa.array(image)
+    except ValueError:  # Another thread changed the allocator meanwhile.
+        return np.asarray(image).reshape(image.height, image.width, -1)
+    if pa.types.is_fixed_size_list(values.type):
+        values = values.flatten()
+    # Pillow gives RGB a fourth byte.
+    pixels: Pixels = values.to_numpy().reshape(image.height, image.width, -1)[..., : _VIEWED[image.mode]]
+    return pixels
 
 
 def _pixels(image: Image.Image, name: str) -> Pixels:

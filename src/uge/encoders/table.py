@@ -1,9 +1,12 @@
 """The table of encoders by name, which other packages can add to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
 
 from uge.data.store import PixelStore
 from uge.encoders.base import FeatureSpace
@@ -98,9 +101,13 @@ def find_encoder(name: str) -> Made:
     Raises:
         UnknownNameError: There is none of that name.
     """
+    return ENCODERS[_row_name(name)]
+
+
+def _row_name(name: str) -> str:
     kind, _, argument = name.partition(":")
     key = f"{kind}:ID" if argument else name
-    return ENCODERS[key if key in ENCODERS else name]
+    return key if key in ENCODERS else name
 
 
 def open_encoder(name: str, material: Material) -> FeatureSpace:
@@ -108,9 +115,42 @@ def open_encoder(name: str, material: Material) -> FeatureSpace:
 
     Raises:
         UnknownNameError: There is none of that name.
-        UsageError: Its weights cannot be had, or a plug-in gives no feature space.
+        UsageError: Its weights cannot be had, or a plug-in fails or gives no feature space.
     """
-    space: FeatureSpace = find_encoder(name).make(replace(material, argument=name.partition(":")[2]))
+    row = _row_name(name)
+    make = find_encoder(name).make
+    with ENCODERS.answering(row):
+        space = make(replace(material, argument=name.partition(":")[2]))
     if not isinstance(space, FeatureSpace):
         raise UsageError(f"the encoder '{name}' must return a FeatureSpace, got {type(space).__name__}")
-    return space
+    return space if ENCODERS.is_own(row) else _Foreign(space, row)
+
+
+class _Foreign:
+    """Feature space of another package; its faults become one sentence each."""
+
+    def __init__(self, space: FeatureSpace, row: str) -> None:
+        self.name = space.name
+        self._space = space
+        self._row = row
+
+    def image_features(self, x: Tensor) -> Tensor:
+        """Features of images, by the space."""
+        with ENCODERS.answering(self._row):
+            return self._space.image_features(x)
+
+    def text_features(self, classes: Sequence[str]) -> Tensor:
+        """Features of class names, by the space."""
+        with ENCODERS.answering(self._row):
+            return self._space.text_features(classes)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the space; returns itself."""
+        with ENCODERS.answering(self._row):
+            self._space = self._space.to(device)
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Identity of the space."""
+        with ENCODERS.answering(self._row):
+            return self._space.identity()

@@ -26,6 +26,7 @@ from uge.files.limits import (
 )
 from uge.files.lock import Hold, locked, recover, writes
 from uge.files.pair import Move
+from uge.files.region import Region, parts_of, reader_of
 from uge.files.version import code_version
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "EventLog",
     "Hold",
     "Move",
+    "Region",
     "UnreadableError",
     "canonical_json",
     "check_output",
@@ -48,10 +50,12 @@ __all__ = [
     "open_regular",
     "owners_alone",
     "parse",
+    "parts_of",
     "read_bytes",
     "read_events",
     "read_json",
     "read_text",
+    "reader_of",
     "recover",
     "stable_safetensors",
     "staged_folder",

@@ -139,6 +139,8 @@ def locked(out: Path, *, wait: bool = False) -> Iterator[Hold]:
 def writes(parameter: str) -> Callable[[Callable[Params, Result]], Callable[Params, Result]]:
     """Decorate a function that writes an output: it holds the output's lock while it runs.
 
+    There is no second lock inside a folder that this thread holds already.
+
     Args:
         parameter: Parameter with the output's path; where it is None, or the parameter ``session`` says that nothing
             is written, there is no lock.
@@ -148,15 +150,15 @@ def writes(parameter: str) -> Callable[[Callable[Params, Result]], Callable[Para
         signature = inspect.signature(function)
 
         @functools.wraps(function)
-        def holding(*args: Params.args, **kwargs: Params.kwargs) -> Result:
+        def under_lock(*args: Params.args, **kwargs: Params.kwargs) -> Result:
             arguments = signature.bind(*args, **kwargs).arguments
             out = arguments.get(parameter)
-            if out is None or getattr(arguments.get("session"), "dry_run", False):
+            if out is None or getattr(arguments.get("session"), "dry_run", False) or holding(out):
                 return function(*args, **kwargs)
             with locked(out):
                 return function(*args, **kwargs)
 
-        return holding
+        return under_lock
 
     return decorate
 

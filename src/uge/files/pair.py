@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from uge.files.limits import parse, read_bytes
+
 Move: TypeAlias = tuple[Path, Path]
 """A finished file or folder, and the place that it takes."""
 _TOKEN = re.compile(r"[0-9a-f]{8}")
@@ -52,8 +54,8 @@ class Journal:
     def read(cls, path: Path) -> "Journal | None":
         """Journal in a file; None where there is none, or the file has other content."""
         try:
-            return cls._parsed(path, json.loads(path.read_bytes())) if path.is_file() else None
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return cls._parsed(path, parse(json.loads, read_bytes(path))) if path.is_file() else None
+        except (OSError, ValueError, LookupError, TypeError):
             return None
 
     @classmethod

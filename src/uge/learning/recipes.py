@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from uge.errors import UnknownNameError, UsageError
 
+LONGER = 3
+"""Factor of the epochs of the attack ``longer`` and of the long form of the worst case."""
+
 
 class Recipe(BaseModel):
     """Settings of a network's training; every field goes into every result.
@@ -101,6 +104,12 @@ def recipe(name: str, **changes: Any) -> Recipe:
         return Recipe.model_validate({**RECIPES[name].model_dump(), **changes})
     except ValueError as error:
         raise UsageError(f"recipe '{name}' cannot take {changes}: {str(error).splitlines()[2].strip()}") from error
+
+
+def longer(recipe: Recipe, times: int) -> Recipe:
+    """The recipe with its epochs and milestones multiplied by a whole number."""
+    milestones = tuple(times * epoch for epoch in recipe.milestones)
+    return recipe.model_copy(update={"epochs": times * recipe.epochs, "milestones": milestones})
 
 
 def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:

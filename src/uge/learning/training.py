@@ -14,6 +14,7 @@ from uge.data.augment import augmentation
 from uge.data.loader import Batch, batches
 from uge.data.store import PixelStore
 from uge.errors import UsageError
+from uge.learning.naming import Integers, Renamed, better, rename
 from uge.learning.objectives import Objective, evaluating, supervised
 from uge.learning.recipes import Recipe
 from uge.learning.resume import load_checkpoint, save_checkpoint
@@ -33,6 +34,7 @@ class EpochResult:
         loss: Mean training loss.
         train_accuracy: Percent, on the augmented batches.
         test_accuracy: Percent; None without a test.
+        renamed: Accuracies with outputs named by labelled images; None without these.
         other_accuracy: Percent, on the test images in their other form; None where there is none.
     """
 
@@ -41,6 +43,7 @@ class EpochResult:
     train_accuracy: float
     test_accuracy: float | None
     other_accuracy: float | None = None
+    renamed: Renamed | None = None
 
 
 @dataclass
@@ -99,7 +102,12 @@ class History:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """A history from the value of :meth:`to_json`, without its recipe."""
-        return cls([EpochResult(**epoch) for epoch in value["epochs"]], value["seconds"])
+        return cls([_epoch(**epoch) for epoch in value["epochs"]], value["seconds"])
+
+
+def _epoch(renamed: dict[str, Any] | None = None, **values: Any) -> EpochResult:
+    named = renamed and Renamed(**{name: tuple(accuracies) for name, accuracies in renamed.items()})
+    return EpochResult(**values, renamed=named or None)
 
 
 class DivergedError(UsageError):
@@ -126,7 +134,9 @@ def fit(
     runtime: Runtime,
     objective: Objective = supervised,
     test: PixelStore | None = None,
+    labelled: PixelStore | None = None,
     original_test: PixelStore | None = None,
+    original_labelled: PixelStore | None = None,
     observer: Callable[[int, nn.Module], None] | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
@@ -144,8 +154,11 @@ def fit(
         runtime: Device and precision.
         objective: Loss of a step.
         test: Images on which accuracy is measured after every epoch.
+        labelled: Images by which outputs are named anew after every epoch; counts only with ``test``.
         original_test: The same images as they were before an attack changed them, which are measured besides; None
             where they are ``test``.
+        original_labelled: The labelled images as they were, for ``original_test``; the form with the higher accuracy on
+            labelled images counts in every epoch.
         observer: Called with the number of steps done and the network, before the first step and after every step.
         checkpoint: File from which to resume if it exists, written after every epoch.
         progress: Called after every epoch with (epochs done, epochs, figures).
@@ -192,11 +205,19 @@ def fit(
                     observer(step + 1, network)
         loss, right = (sums / seen).tolist()
         figures = {"loss": loss, "train": 100 * right}
-        tested = None if test is None else evaluate(network, test, runtime)
-        other = None if original_test is None else evaluate(network, original_test, runtime)
+        outputs, others = (None if each is None else predict(network, each, runtime) for each in (test, original_test))
+        tested = None if test is None or outputs is None else _share(outputs, _labels(test))
+        other = None if test is None or others is None else _share(others, _labels(test))
         if tested is not None:
             figures["test"] = max(tested, other or 0.0)
-        history.epochs.append(EpochResult(epoch + 1, loss, 100 * right, tested, other))
+        forms = [(labelled, outputs), (original_labelled, others)]
+        renamings = [
+            rename((predict(network, few, runtime), _labels(few)), (answers, _labels(test)), len(test.classes))
+            for few, answers in forms
+            if test is not None and few is not None and answers is not None
+        ]
+        renamed = better(*renamings) if renamings else None
+        history.epochs.append(EpochResult(epoch + 1, loss, 100 * right, tested, other, renamed))
         history.seconds += time.perf_counter() - began
         if not math.isfinite(loss):
             raise DivergedError(history)
@@ -211,12 +232,25 @@ def fit(
 
 def evaluate(network: nn.Module, store: PixelStore, runtime: Runtime, *, batch_size: int = 200) -> float:
     """Top-1 accuracy in percent, with the network in evaluation mode and no augmentation."""
+    return _share(predict(network, store, runtime, batch_size=batch_size), _labels(store))
+
+
+def predict(network: nn.Module, store: PixelStore, runtime: Runtime, *, batch_size: int = 200) -> Integers:
+    """Number of the largest output for each image, with the network in evaluation mode and no augmentation."""
     runtime.place(network)
-    right = 0
+    outputs = torch.empty(len(store), dtype=torch.int64)
     with evaluating(network), torch.inference_mode(), runtime.autocast():
         for batch in batches(store, batch_size):
-            right += int((network(batch.x.to(memory_format=runtime.memory_format)).argmax(1) == batch.y).sum())
-    return 100 * right / len(store)
+            outputs[batch.indices] = network(batch.x.to(memory_format=runtime.memory_format)).argmax(1).cpu()
+    return outputs.numpy()
+
+
+def _labels(store: PixelStore) -> Integers:
+    return store.labels.cpu().numpy()
+
+
+def _share(outputs: Integers, labels: Integers) -> float:
+    return 100 * int((outputs == labels).sum()) / len(labels)
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

@@ -111,6 +111,7 @@ class Keyed(ForNetworks):
         "which the authorised network's key finds and takes out again; other networks take the waves for the classes"
     )
     reads_store = False
+    trains = False
     wave_key = True
 
     def check(self, settings: MethodSettings) -> None:

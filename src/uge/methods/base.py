@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Parameter
 from pydantic import BaseModel, Field
 
 from uge.budget import Budget
@@ -17,6 +18,7 @@ from uge.data.depth import probed
 from uge.data.images import ImageSet, Pixels, Strips, bytes_of
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe
+from uge.methods.robust.settings import RobustSettings
 from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.names import CHECKPOINT, behind_key
 from uge.progress import Display, Silent
@@ -44,6 +46,7 @@ class MethodSettings(BaseModel, frozen=True, extra="forbid"):
     method: Annotated[str, Field(description="Name in the table of methods.")] = "keyed"
     rho: Annotated[
         str | None,
+        Parameter(name=("--rho", "--strength")),
         Field(description="L-inf budget in [0, 1] units, 0.04 or 8/255; by default 0.04, or the baseline's own."),
     ] = None
     encoder: Annotated[
@@ -62,6 +65,7 @@ class MethodSettings(BaseModel, frozen=True, extra="forbid"):
     loss: Annotated[LossWeights, Field(description="Weights and constants of the losses.")] = LossWeights()
     generator: Annotated[GeneratorSettings, Field(description="The perturbation generator.")] = GeneratorSettings()
     refinement: Annotated[RefineSettings, Field(description="Direct optimisation.")] = RefineSettings()
+    robust: Annotated[RobustSettings, Field(description="The method robust.")] = RobustSettings()
     baseline: Annotated[
         dict[str, str], Field(description="A baseline's settings, as --baseline.NAME VALUE (docs/baselines.md).")
     ] = {}
@@ -195,6 +199,8 @@ class Method(ABC):
         name: Name in the table.
         about: One sentence for lists of methods.
         reads_store: True where all images are decoded at the training size before anything else.
+        trains: False where perturbations come from the seed alone and nothing is learned from the images; a failed run
+            then keeps nothing for ``--resume``, and ``own-key`` is quick.
         authorizes: True where images are protected for authorised networks.
         wave_key: True where these networks carry one wave key.
         needs_paths: True where these networks' trajectories on the clean images are needed.
@@ -217,6 +223,7 @@ class Method(ABC):
     name = ""
     about = ""
     reads_store = True
+    trains = True
     authorizes = False
     wave_key = False
     needs_paths = False

@@ -148,6 +148,7 @@ class Preview(Method):
     name = "preview"
     about = "every image is replaced by a preview, pixelated, blurred or noisy (--baseline.kind), without any bound"
     reads_store = False
+    trains = False
     has_options = True
 
     def budget(self, settings: MethodSettings) -> Budget:

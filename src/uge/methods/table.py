@@ -20,6 +20,7 @@ from uge.methods.authorized import FORMS, Keyed
 from uge.methods.base import Method
 from uge.methods.baselines import BASELINES, OfFunction
 from uge.methods.preview import Preview
+from uge.methods.robust.method import Robust
 from uge.registry import Registry
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
@@ -50,7 +51,10 @@ def as_method(name: str, entry: Any, about: str = "") -> Method:
 
 
 METHODS: Registry[Method] = Registry(
-    "method", {row.name: row for row in (Keyed(), *FORMS, *BASELINES, Preview())}, "uge.methods", adapt=as_method
+    "method",
+    {row.name: row for row in (Keyed(), Robust(), *FORMS, *BASELINES, Preview())},
+    "uge.methods",
+    adapt=as_method,
 )
 """Every method by name."""
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from uge.attacks import ATTACKS
+from uge.attacks.base import Claims
 from uge.attacks.variants import VARIANTS, choose_variants
 from uge.auditing.checks import overlap
 from uge.auditing.plan import choose, plan
@@ -21,6 +22,7 @@ from uge.auditing.quality import write_quality
 from uge.auditing.schedule import execute, parse_budget, time_left
 from uge.auditing.summarize import summarize
 from uge.auditing.summary import Summary
+from uge.auditing.worst_plan import plan_worst_case
 from uge.cases.case import YARDSTICK, Case, Job
 from uge.cases.material import CopyMaterial, key_recipe
 from uge.config import STANDARD_ATTACKS, AuditConfig
@@ -36,7 +38,7 @@ from uge.names import is_keyed
 from uge.networks import check_name
 from uge.pipeline.images import read_store
 from uge.pipeline.keys import is_private_key
-from uge.pipeline.originals import clean_images, find_originals, hashes, pairs
+from uge.pipeline.originals import clean_images, find_originals, hashes, labelled_images, pairs
 from uge.publishing import private_folder, read_manifest
 from uge.publishing.private import close_folder
 from uge.report.page import AuditedFolder, write_report
@@ -131,19 +133,24 @@ class AuditRun:
         def alike(images: ImageSet) -> PixelStore:
             return read_store(images, *protected.shape, session)
 
-        test_images = alike(clean_images(test, self.published, config.limit_test))
+        test_images = clean_images(test, self.published, config.limit_test)
+        few = None
+        if config.worst_case:
+            few, test_images = labelled_images(test, self.published, test_images, config.seed)
         self.originals = find_originals(test, clean, self.published)
         self.material = CopyMaterial(
             self.folder,
             protected,
-            test_images,
+            alike(test_images),
             session.runtime,
             recipe,
             clean=None if self.originals.images is None else alike(self.originals.images),
             public=alike(load_images(public)) if public else None,
+            few=None if few is None else alike(few),
             keys=keys,
             seed=config.seed,
             plugins=trust_plugins,
+            claims=Claims.of(self.manifest) if self.manifest else None,
         )
         names = [network.name for network in self.material.theta0]
         rotated = next(filter(is_keyed, names), None) if recipe.augment == "rotate-flip" else None
@@ -152,17 +159,20 @@ class AuditRun:
                 f"the authorised network '{rotated}' cannot follow rotations, got the augmentation 'rotate-flip'; give "
                 "a --recipe without it, and --variants rotate to see what rotations cost"
             )
-        self.planned = plan(
-            config.networks,
-            choice,
-            config.seeds,
-            names,
-            controls=self.material.clean is not None,
-            public=self.material.public is not None,
-            variants=[name for name in variants if VARIANTS[name].differs(recipe, session.runtime.precision)],
-            combine=config.combine or choice.everything,
-            authorized=bool(names or (self.manifest and self.manifest.authorized)),
-        )
+        given: dict[str, Any] = {
+            "controls": self.material.clean is not None,
+            "public": self.material.public is not None,
+            "variants": [name for name in variants if VARIANTS[name].differs(recipe, session.runtime.precision)],
+            "authorized": bool(names or (self.manifest and self.manifest.authorized)),
+            "claims": self.manifest is not None,
+        }
+        if config.worst_case:
+            self.planned = plan_worst_case(
+                config.networks, choice, config.seeds, names, strongest=config.strongest, **given
+            )
+        else:
+            combine = config.combine or choice.everything
+            self.planned = plan(config.networks, choice, config.seeds, names, combine=combine, **given)
 
     def describe(self) -> dict[str, Any]:
         """The audit folder, the cases that are not finished, and the attacks that are left out; nothing is run."""
@@ -239,7 +249,12 @@ class AuditRun:
             "label_agreement": self.originals.label_agreement,
             "budget_levels": self.manifest.budget.levels if self.manifest else None,
             "linf_levels": quality["linf_levels"] if quality else None,
+            "labelled": None if material.few is None else len(material.few),
+            "originals_opened": self.originals.opened,
         }
+        if material.few is not None:
+            claimed = self.manifest.measured.model_dump() if self.manifest else {}
+            facts |= {name: (quality or claimed).get(name) for name in ("psnr_db", "ssim")}
         return {name: value for name, value in facts.items() if value is not None}
 
 

@@ -15,9 +15,12 @@ from uge.data.images import Pixels
 from uge.data.pixels import public_id, resize, to_channels
 from uge.data.store import PixelStore
 from uge.errors import DataError
+from uge.runtime import stream
 
 logger = logging.getLogger(__name__)
 
+LABELLED = 10
+"""Labelled clean images of each class that the attackers of the worst case have."""
 _PROBES = 16
 _FEW = 8
 _THUMBNAIL = 8
@@ -32,10 +35,13 @@ class Originals:
         images: The originals, one for each image in the same order; None where the source lacks them.
         label_agreement: Share of published images with the label of the image of the same id; None where ids do not
             match.
+        opened: Number of sealed originals that were all opened and compared with the published images; None for a
+            source in the clear.
     """
 
     images: ImageSet | None = None
     label_agreement: float | None = None
+    opened: int | None = None
 
 
 def aligned(images: ImageSet, classes: tuple[str, ...], kind: str) -> ImageSet:
@@ -80,6 +86,38 @@ def clean_images(source: str, published: ImageSet, limit: int | None) -> ImageSe
             "look like them); give test images that were not protected, such as a source with a test split"
         )
     return test
+
+
+def labelled_images(source: str, published: ImageSet, test: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Labelled clean images of the worst case, and the test images that are still measured.
+
+    Ten images of each class are drawn by the stream ``labelled`` of ``seed`` from the source's test images beyond
+    ``test``. Where a class has fewer there, the rest is drawn from ``test`` and measured no more. A class gives at most
+    half of its images.
+
+    Args:
+        source: Source of the test images.
+        published: The published images.
+        test: The test images of :func:`clean_images`, all or a part of the source's.
+        seed: Root seed of the audit.
+
+    Raises:
+        DataError: No class has two test images.
+    """
+    everything = clean_images(source, published, None)
+    measured = {name: row for row, name in enumerate(test.ids)}
+    draws = torch.randperm(len(everything), generator=stream(seed, "labelled")).numpy()
+    beyond = np.array([everything.ids[row] not in measured for row in draws])
+    order = np.concatenate([draws[beyond], draws[~beyond]])
+    labels = everything.labels[order]
+    chosen = [order[labels == label][: min(LABELLED, int((labels == label).sum()) // 2)] for label in np.unique(labels)]
+    if not (rows := np.sort(np.concatenate(chosen))).size:
+        raise DataError(f"{source} has too few test images to label some of each class; give at least two a class")
+    if (fewest := min(map(len, chosen))) < LABELLED:
+        logger.warning("%s: only %d labelled images for some class, expected %d", source, fewest, LABELLED)
+    few = everything.subset(rows)
+    taken = set(few.ids)
+    return few, test.subset([row for name, row in measured.items() if name not in taken])
 
 
 def find_originals(test_source: str, clean_source: str | None, published: ImageSet) -> Originals:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from uge.config import ProtectConfig
-from uge.errors import DataError, OutputExistsError, UsageError
+from uge.errors import DataError, OutputExistsError, StorageError, UsageError
 from uge.files import (
     Hold,
     Move,
@@ -124,7 +124,8 @@ class PrivateFolder(_Replacing):
         Args:
             fingerprint: Of everything that determines the result.
             about: Summary for ``uge inspect``.
-            trains: False where no stage takes long; then the folder also goes when the images are at fault.
+            trains: False where no stage takes long; then the folder goes, too, unless the disk failed or the run was
+                interrupted.
 
         Raises:
             UsageError: The run to resume has other settings.
@@ -139,9 +140,11 @@ class PrivateFolder(_Replacing):
                 yield
             except BaseException as error:
                 empty = not any(True for pattern in _FINISHED for _ in self.folder.rglob(pattern))
-                fault = isinstance(error, DataError) and not trains and not self.resuming
+                # A full disk and an interruption say that --resume goes on.
+                fault = isinstance(error, Exception) and not isinstance(error, StorageError | OSError)
+                cheap = fault and not trains and not self.resuming
                 ended = hold.journal.moves or (self.folder / DONE).is_file()
-                if (empty or fault) and not ended:
+                if (empty or cheap) and not ended:
                     with contextlib.suppress(OSError):
                         hold.remove(self.folder)
                 raise
@@ -252,4 +255,8 @@ def with_seed(config: ProtectConfig, state: Path, *, resume: bool) -> ProtectCon
     if config.authorized_seed is not None or config.authorized_weights:
         return config
     seed = read_json(state).get("authorized_seed") if resume and state.is_file() else None
+    if not (seed is None or (type(seed) is int and seed >= 0)):
+        raise DataError(
+            f"{state} should hold a whole number as authorized_seed, got {seed!r}; it is damaged, start again"
+        )
     return config.model_copy(update={"authorized_seed": draw_seed() if seed is None else seed})

@@ -130,7 +130,7 @@ class ProtectRun:
         """
         about = {**self.describe(), "authorized_seed": self.config.authorized_seed}
         place = self.private.place
-        with self._lock, self.private.opened(self._fingerprint(), about, trains=self.method.reads_store):
+        with self._lock, self.private.opened(self._fingerprint(), about, trains=self.method.trains):
             manifest = self._finished() or self._publish()
         keys = [key_path(place, number) for number in range(len(self.networks))]
         return ProtectResult(manifest, self.out, place, keys)
@@ -162,7 +162,7 @@ class ProtectRun:
                 for part in bytes_of(sample.pixels):
                     digest.update(part)
                 del sample  # Not kept while the next one is read.
-            self.private.check(read_json(self.private.folder / DIGEST)["sha256"], digest.hexdigest())
+            self.private.check(read_json(self.private.folder / DIGEST).get("sha256"), digest.hexdigest())
         self.session.progress.note(f"{self.out} is finished already")
         return read_manifest(self.out)
 

@@ -73,22 +73,6 @@ def _front_matter(manifest: Manifest, name: str) -> dict[str, Any]:
     }
 
 
-def _originals(manifest: Manifest) -> str:
-    if manifest.sealed is None:
-        return "The originals are not in here."
-    apart = {shard.split: 0 for shard in manifest.sealed.shards if shard.split != manifest.split}
-    for shard in manifest.sealed.shards:
-        if shard.split in apart:
-            apart[shard.split] += shard.count
-    more = "".join(
-        f" {count:,} more of the split '{split}' are sealed and have no public copy." for split, count in apart.items()
-    )
-    return (
-        "The originals are in `sealed/`, encrypted: only\nthe recipients whose files are in `recipients/` open them, "
-        f"with `uge` or by the standard program `age`.{more}"
-    )
-
-
 def _contents(manifest: Manifest) -> str:
     images = f"{manifest.count:,} labelled images in {len(manifest.classes)} classes"
     shown = manifest.method_details.get("preview")
@@ -102,6 +86,22 @@ def _contents(manifest: Manifest) -> str:
 
 def _seen(manifest: Manifest) -> str:
     return "the previews only" if manifest.method_details.get("preview") else "the same pictures as before"
+
+
+def _originals(manifest: Manifest) -> str:
+    if manifest.sealed is None:
+        return "The originals are not in here."
+    apart = {shard.split: 0 for shard in manifest.sealed.shards if shard.split != manifest.split}
+    for shard in manifest.sealed.shards:
+        if shard.split in apart:
+            apart[shard.split] += shard.count
+    more = "".join(
+        f" {count:,} more of the split '{split}' are sealed and have no public copy." for split, count in apart.items()
+    )
+    return (
+        "The originals are in `sealed/`, encrypted:\nonly the recipients whose files are in `recipients/` open them, "
+        f"with `uge` or by the standard program `age`.{more}"
+    )
 
 
 def _budget(manifest: Manifest) -> str:

@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import re
-import struct
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,10 +18,11 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from uge.data.codec import Encoded
 from uge.data.formats.parquet import check_sizes
+from uge.data.formats.parquet_pages import fill, only_value
 from uge.errors import DataError, refuse
-from uge.files import LARGEST, file_sha256, read_bytes
-from uge.heap import given_back
+from uge.files import LARGEST, Region, file_sha256, open_regular, parts_of, read_bytes
 from uge.publishing.manifest import INDEX, Codec, FileRecord, Format, Manifest
 from uge.publishing.stream import batches
 from uge.sealing.record import RECIPIENT_NAME, RECIPIENTS, SEALED, SHARD_NAME
@@ -55,19 +55,19 @@ class Record:
     Attributes:
         where: Place of the image in messages.
         name: File name that is stored with the image.
-        data: Encoded bytes.
+        data: Encoded bytes; those of a large image in the file.
         label: Index of its class.
         id: Sample id.
     """
 
     where: str
     name: str
-    data: bytes
+    data: Encoded
     label: int
     id: str
 
 
-Row: TypeAlias = tuple[str, bytes, int, str]
+Row: TypeAlias = tuple[str, Encoded, int, str]
 """File name, encoded bytes, label and sample id of an image to write."""
 
 
@@ -145,24 +145,26 @@ def _write_parquet(
     for number, shard in itertools.groupby(enumerate(rows), key=lambda numbered: numbered[0] // rows_per_file):
         path = f"data/train-{number:05d}-of-{shards:05d}.parquet"
         (folder / path).open("wb").close()  # Arrow opens it itself, since it would copy what a file of Python takes.
+        large: dict[int, Region] = {}
         with pq.ParquetWriter(folder / path, schema, **PARQUET) as writer:
-            images = (row for _, row in shard)
-            for group in batches(images, lambda row: len(row[1]), most=GROUP_ROWS, most_bytes=GROUP_BYTES):
+            for place, group in enumerate(_groups(row for _, row in shard)):
                 names, encoded, labels, ids = zip(*group, strict=True)
-                columns = [_binary(encoded), pa.array(names)]
+                if isinstance(encoded[0], Region):
+                    large[place] = encoded[0]
+                    encoded = (b"",)  # Arrow would take it four times into memory.
+                columns = [pa.array(encoded, pa.binary()), pa.array(names)]
                 image = pa.StructArray.from_arrays(columns, fields=list(schema.field("image").type))
                 writer.write_table(pa.table([image, pa.array(labels, pa.int64()), pa.array(ids)], schema=schema))
-                del group, encoded, columns, image  # A large image is not kept while the next one is made.
+        if large:
+            fill(folder / path, large)
         records.append(file_record(folder, path, min(rows_per_file, count - number * rows_per_file)))
     return records
 
 
-def _binary(values: Sequence[bytes]) -> pa.Array:
-    if len(values) > 1:
-        return pa.array(values, pa.binary())
-    # The bytes of a large image are not copied.
-    offsets = struct.pack("=ii", 0, len(values[0]))
-    return pa.Array.from_buffers(pa.binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(values[0])])
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows by row groups; each large image has one of its own."""
+    for large, run in itertools.groupby(rows, lambda row: isinstance(row[1], Region)):
+        yield from batches(run, lambda row: len(row[1]), most=1 if large else GROUP_ROWS, most_bytes=GROUP_BYTES)
 
 
 def _parquet_records(folder: Path, manifest: Manifest, sound: frozenset[str], problem: Problem) -> Iterator[Record]:
@@ -203,8 +205,8 @@ def _shard_records(folder: Path, manifest: Manifest, file: FileRecord) -> Iterat
 
 def _rows(path: Path, shard: pq.ParquetFile) -> Iterator[dict[str, Any]]:
     for group in range(shard.metadata.num_row_groups):
-        if shard.metadata.row_group(group).num_rows == 1:
-            yield _only_row(path, group)
+        if shard.metadata.row_group(group).num_rows == 1 and (row := _only_row(path, shard, group)):
+            yield row
             continue
         for batch in shard.iter_batches(batch_size=ROWS_READ_AT_ONCE, row_groups=[group]):
             rows = batch.to_pylist()
@@ -213,13 +215,13 @@ def _rows(path: Path, shard: pq.ParquetFile) -> Iterator[dict[str, Any]]:
                 yield rows.pop(0)
 
 
-def _only_row(path: Path, group: int) -> dict[str, Any]:
-    """Row of a group that may hold a large image, by a reader of its own: one that stays open keeps a copy."""
-    with given_back(), pq.ParquetFile(path) as shard:
-        row: dict[str, Any] = shard.read_row_group(group).to_pylist()[0]
-    del shard
-    pa.default_memory_pool().release_unused()
-    return row
+def _only_row(path: Path, shard: pq.ParquetFile, group: int) -> dict[str, Any] | None:
+    """Row of a group that may hold a large image, with its bytes left in the file; None where they cannot be."""
+    data = only_value(path, shard.metadata.row_group(group).column(0))
+    if data is None:
+        return None
+    row: dict[str, Any] = shard.read_row_group(group, columns=["image.path", "label", "id"]).to_pylist()[0]
+    return {**row, "image": {**(row["image"] or {}), "bytes": data}}
 
 
 def _write_image_folder(
@@ -238,9 +240,13 @@ def _write_image_folder(
         for name, data, label, id in rows:
             path = f"{folders[label]}/{name}"
             (folder / folders[label]).mkdir(exist_ok=True)
-            (folder / path).write_bytes(data)
+            digest = hashlib.sha256()
+            with (folder / path).open("wb") as image:
+                for part in parts_of(data):
+                    image.write(part)
+                    digest.update(part)
             index.writerow((path, label, id))
-            records.append(FileRecord(path=path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)))
+            records.append(FileRecord(path=path, sha256=digest.hexdigest(), bytes=len(data)))
     return [file_record(folder, INDEX, len(records)), *records]
 
 
@@ -268,12 +274,17 @@ def _image_folder_records(
                 if parent != folders[int(label)]:
                     problem(f"{path}: lies in another folder than that of its class in {INDEX}; publish again")
                 if path in sound:
-                    yield Record(path, name, read_bytes(folder / path, LARGEST), int(label), id)
+                    yield Record(path, name, _stored(folder / path), int(label), id)
     except (csv.Error, DataError, OSError, ValueError) as error:
         problem(f"{INDEX}: {error}; publish again")
     else:
         for path in +waiting:
             problem(f"{path}: {INDEX} does not name it; publish again")
+
+
+def _stored(path: Path) -> Encoded:
+    size = path.stat().st_size
+    return read_bytes(path, LARGEST) if size <= GROUP_BYTES else Region(open_regular(path, LARGEST), 0, size)
 
 
 LAYOUTS: dict[Format, Layout] = {

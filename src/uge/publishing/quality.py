@@ -108,6 +108,7 @@ class Change:
         constant: True for a published image of one single colour.
         ssim: Structural similarity; None where it was not measured or the image is too small.
         same_alpha: True unless an alpha channel changed.
+        brightest: Largest colour value of the published image, in 8-bit levels.
     """
 
     levels: int
@@ -117,6 +118,7 @@ class Change:
     constant: bool
     ssim: float | None = None
     same_alpha: bool = True
+    brightest: int = 255
 
     @property
     def psnr(self) -> float:
@@ -141,6 +143,7 @@ def compare(clean: Pixels | Strips, published: Pixels | Strips, with_ssim: bool 
     same_alpha = True
     similarity = _Similarity(shape)
     first = None
+    brightest = 0
     for before, after in zip(strips_of(clean), strips_of(published), strict=True):
         first = after[:1, :1] if first is None else first
         constant = constant and _has_one_colour(after, first)
@@ -148,6 +151,7 @@ def compare(clean: Pixels | Strips, published: Pixels | Strips, with_ssim: bool 
             same_alpha = same_alpha and np.array_equal(before[..., -1], after[..., -1])
         before = colours(before)
         after = colours(after)
+        brightest = max(brightest, int(after.max()))
         difference = np.maximum(before, after) - np.minimum(before, after)
         touched = difference[..., 0]
         for channel in range(1, difference.shape[2]):
@@ -158,17 +162,19 @@ def compare(clean: Pixels | Strips, published: Pixels | Strips, with_ssim: bool 
         changed += int(np.count_nonzero(touched))
         if with_ssim:
             similarity.add(before, after)
-    return Change(levels, squared, changed, shape, constant, similarity.mean, same_alpha)
+    return Change(levels, squared, changed, shape, constant, similarity.mean, same_alpha, brightest)
 
 
-def is_constant(image: Pixels | Strips) -> bool:
-    """True for an image of one single colour (all black included); strips are made to the last one."""
+def unpaired(image: Pixels | Strips) -> Change:
+    """Measures of a published image without its original: shape, range, and one colour; no change."""
     constant = True
     first = None
+    brightest = 0
     for strip in strips_of(image):
         first = strip[:1, :1] if first is None else first
         constant = constant and _has_one_colour(strip, first)
-    return constant
+        brightest = max(brightest, int(colours(strip).max()))
+    return Change(0, 0, 0, image.shape, constant, brightest=brightest)
 
 
 def _has_one_colour(strip: Pixels, colour: Pixels) -> bool:
@@ -185,6 +191,7 @@ class Tally:
     touched: int = 0
     pixels: int = 0
     constant: int = 0
+    brightest: int = 0
     shapes: set[tuple[int, ...]] = field(default_factory=set)
     psnrs: list[float] = field(default_factory=list)
     ssims: list[float] = field(default_factory=list)
@@ -197,6 +204,7 @@ class Tally:
         self.pixels += change.shape[0] * change.shape[1]
         self.shapes.add(change.shape)
         self.constant += change.constant
+        self.brightest = max(self.brightest, change.brightest)
         if change.squared:
             self.psnrs.append(change.psnr)
         if change.ssim is not None:

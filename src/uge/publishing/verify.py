@@ -14,7 +14,7 @@ from typing import Any
 from uge.budget import Budget
 from uge.data import load_images
 from uge.data.codec import decode_strips, kind_of, metadata_problem
-from uge.data.depth import probed
+from uge.data.depth import warn_if_dark
 from uge.data.images import ImageSet, Pixels
 from uge.data.pixels import public_id
 from uge.errors import DataError, IntegrityError, UsageError
@@ -23,7 +23,7 @@ from uge.progress import Display
 from uge.publishing.layout import IMAGE_NAME, LAYOUTS, PUBLISHABLE, Problem, Record
 from uge.publishing.manifest import MANIFEST, Manifest, Measured, SizeRecord, read_manifest
 from uge.publishing.private import CLAIMS, changed_claims, private_folder
-from uge.publishing.quality import Change, Tally, compare, is_constant, ssim_positions
+from uge.publishing.quality import Change, Tally, compare, ssim_positions, unpaired
 from uge.publishing.stream import batches, ordered_map
 from uge.publishing.verify_sealed import SealedRows, check_files
 from uge.publishing.writer import PAGES
@@ -31,7 +31,6 @@ from uge.sealing import Identity, read_identity
 from uge.sealing.signature import SIGNATURE, Signed, check, unpinned
 
 PROBLEM_LIMIT = 1000
-RANGE_PROBES = 8  # Images whose range of values is looked at.
 TOLERANCE = 1e-3
 SECRET_WORDS = re.compile(
     r"\.(safetensors|pt|pth|ckpt|pkl|pickle|npy|npz|key|agekey|pem)$|(?<![a-z])(trajectory|generator|encoder|private|authorized)(?![a-z])",
@@ -54,6 +53,7 @@ class Verification:
         not_compared: One sentence for each comparison that could not be made.
         opened: Number of sealed originals that were opened and authenticated.
         signed_by: Fingerprint of the key that signed the manifest; None where it is not signed, or not by that.
+        brightest: Largest value of a colour, of 255.
     """
 
     folder: Path
@@ -64,6 +64,7 @@ class Verification:
     not_compared: tuple[str, ...] = ()
     opened: int = 0
     signed_by: str | None = None
+    brightest: int = 255
 
     @property
     def ok(self) -> bool:
@@ -170,6 +171,7 @@ def verify(
         tuple(not_compared),
         opened=0 if originals is None else originals.count,
         signed_by=None if signed is None else signed.fingerprint,
+        brightest=images.tally.brightest,
     )
 
 
@@ -220,8 +222,7 @@ def run_verify(
             progress=lambda done: on_progress(done, manifest.count, {}),
         )
     if result.ok:
-        for _ in probed(load_images(out), RANGE_PROBES):  # Says if the images are nearly black.
-            pass
+        warn_if_dark(manifest.name, manifest.split, result.brightest)
     return {
         "count": result.images,
         "sealed": None if manifest.sealed is None else list(manifest.sealed.recipients),
@@ -388,7 +389,7 @@ class _Images:
             if self._originals is not None and (problem := self._originals.compare(position, record, pixels)):
                 raise DataError(problem)
             if clean is None:
-                return record, Change(0, 0, 0, pixels.shape, is_constant(pixels))
+                return record, unpaired(pixels)
             if clean.shape != pixels.shape:
                 return record, f"has the shape {pixels.shape}, its original {clean.shape}"
             change = compare(clean, pixels, position in self._sample)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from uge.budget import Budget
-from uge.data.codec import OPTIONS, decode_strips, encode, storable
+from uge.data.codec import OPTIONS, Encoded, decode_strips, encode, storable
 from uge.data.images import ImageSet, Pixels, Strips
 from uge.data.pixels import public_id
 from uge.errors import DataError, UnknownNameError, UsageError
@@ -67,9 +67,10 @@ def publish(
 ) -> Manifest:
     """Write protected images as an ordinary data set, and measure the stored files.
 
-    Images stream through: about 50 MB of them are in memory, or one larger image, whatever the size of the set. Every
-    image is decoded again from its encoded bytes and compared with its original. Equal inputs give equal bytes, but for
-    what is sealed: each publication draws its own content key.
+    Images stream through: about 50 MB of them are in memory, or one larger image, whatever the size of the set. The
+    encoded bytes of a large image go to a temporary file without a name in the new folder. Every image is decoded
+    again from its encoded bytes and compared with its original. Equal inputs give equal bytes, but for what is sealed:
+    each publication draws its own content key.
 
     Args:
         pairs: Originals with their protected form, in the order of ``images``, all of them. An array must not be
@@ -110,14 +111,14 @@ def publish(
     _check_names(images)
     created = created_date(provenance.created)
     rows = rows_per_file or default_rows(max(map(np.size, images.probe(8))))
-    encoder = _Encoder(images.ids, budget, codec, ssim_positions(len(images)), sealing)
     manifest: Manifest
     beside = None if together is None else lambda: together(manifest)
     with (
         staged_folder(out, overwrite=overwrite, together=beside) as folder,
         _seal_writer(folder, sealing, images, rows) as seal,
     ):
-        stored = _Stored(images, progress, seal)
+        stored = _Rows(images, progress, seal)
+        encoder = _Encoder(images.ids, budget, codec, ssim_positions(len(images)), sealing, folder)
         sources = _in_order(pairs, images, with_files=sealing is not None)
         ordered = batches(sources, lambda source: source[2].nbytes)
         with closing(ordered_map(encoder, ordered, workers=workers, size_of=_bytes_of)) as encoded:
@@ -194,25 +195,27 @@ _Source: TypeAlias = tuple[int, Pixels | Strips, Pixels | Strips, bytes | None]
 
 
 def _bytes_of(batch: Sequence[_Source]) -> int:
-    pixels = (image for _, *pair, _ in batch for image in pair)
-    return sum(0 if isinstance(image, Strips) else image.nbytes for image in pixels) or batch[0][1].nbytes
+    # Both images of strips are made of one array.
+    return sum(
+        clean.nbytes + (0 if isinstance(protected, Strips) else protected.nbytes) for _, clean, protected, _ in batch
+    )
 
 
 # Original as it is sealed, and the digest of its public pixels.
 _Sealed: TypeAlias = tuple[bytes, bytes]
 # Index in the image set, codec, encoded bytes, distance from the original, and the sealed original.
-_Encoded: TypeAlias = tuple[int, Codec, bytes, Change, _Sealed | None]
+_Stored: TypeAlias = tuple[int, Codec, Encoded, Change, _Sealed | None]
 
 
 @dataclass
-class _Stored:
+class _Rows:
     images: ImageSet
     progress: Callable[[int], None] | None
     seal: SealWriter | None
     tally: Tally = field(default_factory=Tally)
     codecs: set[Codec] = field(default_factory=set)
 
-    def rows(self, encoded: Iterable[list[_Encoded]]) -> Iterator[Row]:
+    def rows(self, encoded: Iterable[list[_Stored]]) -> Iterator[Row]:
         for batch in encoded:
             while batch:  # A large image is not kept while the next one is encoded.
                 index, codec, data, change, sealed = batch.pop(0)
@@ -238,12 +241,13 @@ class _Encoder:
     codec: Codec
     sample: frozenset[int]
     sealing: Sealing | None
+    scratch: Path
 
-    def __call__(self, batch: list[_Source]) -> list[_Encoded]:
+    def __call__(self, batch: list[_Source]) -> list[_Stored]:
         indices, originals, protected, files = zip(*batch, strict=True)
         # All encoded first, then all decoded: in turn, small images take a tenth longer.
         codecs = [storable(pixels, self.codec) for pixels in protected]
-        encoded = [encode(pixels, codec) for pixels, codec in zip(protected, codecs, strict=True)]
+        encoded = [encode(pixels, codec, self.scratch) for pixels, codec in zip(protected, codecs, strict=True)]
         stored = [decode_strips(data) for data in encoded]
         changes = [self._change(*triple) for triple in zip(indices, originals, stored, strict=True)]
         sealed = [self._sealed(*each) for each in zip(indices, files, originals, stored, strict=True)]

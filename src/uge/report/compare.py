@@ -20,8 +20,10 @@ from uge.auditing.summary import (
     listed,
     number,
 )
+from uge.auditing.worst_case import Attacked
+from uge.auditing.worst_results import spread as worst_spread
 from uge.errors import OutputExistsError, UsageError
-from uge.files import check_output, write_atomic, write_json
+from uge.files import check_output, write_atomic, write_json, writes
 from uge.report.description import value_at
 from uge.report.heat_map import AttackRow, Cell, HeatMap, arrange, scale_of
 from uge.report.page import AuditedFolder, load_audit, page_environment
@@ -30,6 +32,7 @@ from uge.report.tables import FAMILY_TITLES, csv_text, markdown_table, spread
 COMBINED = "the two best"
 COMBINATION = "combination"
 CSV_COLUMNS = ["protection", "role", "network", "scheme", "family", "holds", "last", "best", "std", "clean", "seeds"]
+WORST_COLUMNS = ["worst case", "long form", "clean", "without the copy", "SSIM"]
 SAME_IN_RECIPES = [
     "optimizer",
     "lr",
@@ -60,6 +63,10 @@ class Standing(BaseModel):
         free: The strongest hacker of those with the folder alone.
         strongest: The strongest of all.
         authorized: The first authorised network.
+        worst: The worst case at the usual length; None where it was not looked for.
+        worst_long: The same in the long form.
+        alone: Training on the labelled images without the copy, in the worst case.
+        ssim: Mean similarity to the originals, from the facts of a worst case or the manifest; None where unknown.
     """
 
     name: str
@@ -74,6 +81,10 @@ class Standing(BaseModel):
     free: HackerResult | None
     strongest: HackerResult | None
     authorized: Result | None
+    worst: Attacked | None = None
+    worst_long: Attacked | None = None
+    alone: Attacked | None = None
+    ssim: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,11 +125,19 @@ def load_audits(runs: Sequence[str | Path]) -> dict[str, AuditedFolder]:
 
 
 def compare(audits: Mapping[str, AuditedFolder]) -> Comparison:
-    """Arrange audits: protections by the strongest hacker with the folder alone, attacks by family."""
-    standings = sorted(
-        (_standing(name, audit) for name, audit in audits.items()),
-        key=lambda standing: (standing.free.reached if standing.free else -1.0, standing.name),
-    )
+    """Arrange audits: attacks by family, protections by the worst case.
+
+    Where some audit has no worst case, protections are arranged by the strongest hacker with the folder alone.
+    """
+    standings = [_standing(name, audit) for name, audit in audits.items()]
+    by_worst = all(standing.worst for standing in standings)
+
+    def place(standing: Standing) -> tuple[float, str]:
+        if by_worst and standing.worst:
+            return standing.worst.reached.value, standing.name
+        return standing.free.reached if standing.free else -1.0, standing.name
+
+    standings.sort(key=place)
     heat = _heat({standing.name: audits[standing.name].summary for standing in standings})
     summaries = {name: audit.summary for name, audit in audits.items()}
     return Comparison(standings, heat, _warnings(audits, standings), summaries)
@@ -132,6 +151,7 @@ def _standing(name: str, audit: AuditedFolder) -> Standing:
     free = [hacker for hacker in summary.hackers if hacker.holds == "nothing"]
     chance = summary.chance or 0.0
     shares = [share for _, share in clean_shares(free, chance)]
+    worst = summary.worst_case
     return Standing(
         name=name,
         method=value_at(manifest, "method") or "",
@@ -145,6 +165,10 @@ def _standing(name: str, audit: AuditedFolder) -> Standing:
         free=max(free, key=_strength, default=None),
         strongest=max(summary.hackers, key=_strength, default=None),
         authorized=summary.authorized,
+        worst=worst.short.worst if worst else None,
+        worst_long=worst.long.worst if worst and worst.long else None,
+        alone=worst.short.no_copy if worst else None,
+        ssim=summary.facts.get("ssim") or value_at(manifest, "measured", "ssim"),
     )
 
 
@@ -204,7 +228,9 @@ def _warnings(audits: Mapping[str, AuditedFolder], standings: Sequence[Standing]
 def _conditions(audit: AuditedFolder) -> dict[str, Any]:
     case = next((c for c in audit.cases if c.role == "hacker" and c.scheme == "direct"), audit.cases[0])
     summary = audit.summary
+    worst = summary.worst_case
     return {
+        "worst case": None if worst is None else f"{worst.short.epochs} epochs, {worst.labelled} labelled images",
         **{name.replace("_", " "): case.recipe.get(name) for name in SAME_IN_RECIPES},
         "milestones": tuple(case.recipe.get("milestones") or ()) or None,
         "precision": case.environment.get("precision"),
@@ -218,6 +244,7 @@ def _listed(values: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {'unknown' if value is None else value}" for name, value in values.items())
 
 
+@writes("out")
 def write_comparison(
     runs: Sequence[str | Path], out: Path, *, overwrite: bool = False
 ) -> tuple[Comparison, list[Path]]:
@@ -232,7 +259,8 @@ def write_comparison(
         The comparison, and the files.
 
     Raises:
-        UsageError: Fewer than two folders, two of one name, no cases in one, or ``out`` is no page.
+        UsageError: Fewer than two folders, two of one name, no cases in one, ``out`` is no page, or another process is
+            writing it.
         OutputExistsError: A file exists.
         DataError: A file of an audit is damaged.
         StorageError: The disk is full or read-only.
@@ -258,12 +286,24 @@ def write_comparison(
 def as_page(comparison: Comparison) -> str:
     """One self-contained HTML page; equal input gives equal text."""
     environment = page_environment()
-    environment.globals |= {"result_text": result_text, "named": named}
+    environment.globals |= {
+        "result_text": result_text,
+        "named": named,
+        "worst_cells": worst_cells,
+        "worst_columns": WORST_COLUMNS,
+    }
     title, sentence = _verdict(comparison.standings)
     return environment.get_template("comparison.html.j2").render(comparison=comparison, title=title, sentence=sentence)
 
 
 def _verdict(standings: Sequence[Standing]) -> tuple[str, str]:
+    first = standings[0]
+    if first.worst is not None and all(standing.worst for standing in standings):
+        return (
+            f"The lowest worst case is that of {first.name}: {worst_spread(first.worst.reached)} %",
+            f"On it {first.worst.name} reaches most. The originals give {worst_spread(first.worst.clean)} %, the "
+            f"labelled images without any copy {worst_spread(first.alone.reached if first.alone else None)} %.",
+        )
     judged = [standing for standing in standings if standing.holds is not None]
     if not judged:
         return "Nothing to judge", "No audit has both clean controls and hackers with the folder alone."
@@ -295,6 +335,7 @@ def as_markdown(comparison: Comparison) -> str:
         for standing in comparison.standings
     ]
     heat = comparison.heat
+    worst = [[standing.name, *worst_cells(standing)] for standing in comparison.standings if standing.worst is not None]
     columns = [
         "protection",
         "claimed bound",
@@ -308,6 +349,7 @@ def as_markdown(comparison: Comparison) -> str:
     rows = itertools.chain(filter(None, [heat.clean]), heat.authorized, *(family.shown for family in heat.families))
     attacks = [[row.name, row.held, *map(_cell_text, row.cells)] for row in rows]
     lines = [
+        *([*markdown_table(["protection", *WORST_COLUMNS], worst), ""] if worst else []),
         *markdown_table(columns, standings),
         "",
         *markdown_table(["attack", "holds", *heat.columns], attacks),
@@ -335,6 +377,25 @@ def named(result: Result | None) -> str:
     return "–" if result is None else f"{result.scheme} {result_text(result)}"
 
 
+def worst_cells(standing: Standing) -> list[str]:
+    """Texts for :data:`WORST_COLUMNS`."""
+    return [
+        worst_text(standing.worst),
+        worst_text(standing.worst_long),
+        worst_spread(standing.worst.clean if standing.worst else None),
+        worst_spread(standing.alone.reached if standing.alone else None),
+        "–" if standing.ssim is None else f"{standing.ssim:.3f}",
+    ]
+
+
+def worst_text(attacked: Attacked | None) -> str:
+    """``jpeg10 41.2 ± 0.8, renamed one to one``."""
+    if attacked is None:
+        return "–"
+    renamed = "" if attacked.naming == "as is" else f", renamed {attacked.naming}"
+    return f"{attacked.scheme} {worst_spread(attacked.reached)}{renamed}"
+
+
 def as_csv(comparison: Comparison) -> str:
     """Every group of cases of every audit, one a line, with :data:`CSV_COLUMNS`."""
     roles = {"authorized": ("authorized_all", "variants"), "hacker": ("hackers",), "yardstick": ("yardsticks",)}
@@ -359,7 +420,9 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 def text_comparison(comparison: Comparison) -> str:
     """Standings for a terminal."""
-    lines = [
+    lines = [f"{standing.name}: worst case {worst_text(standing.worst)}" for standing in comparison.standings]
+    lines = [line for line, standing in zip(lines, comparison.standings, strict=True) if standing.worst]
+    lines += [
         f"{standing.name}: strongest with the folder alone: "
         + (f"{standing.free.scheme} {number(standing.free.last)} %" if standing.free else "no hacker without help")
         + f"; {capital(standing.label)}"

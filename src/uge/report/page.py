@@ -10,12 +10,13 @@ import jinja2
 from markupsafe import Markup
 from pydantic import ValidationError
 
+from uge.auditing import worst_results
 from uge.auditing.checks import RETENTION
 from uge.auditing.summarize import summarize
 from uge.auditing.summary import HOLDS, NOISE, Summary, capital, certainty, number, partial
 from uge.cases.case import Case, read_cases
-from uge.errors import DataError, OutputExistsError, UsageError
-from uge.files import JSON, check_output, read_events, read_json, write_atomic
+from uge.errors import DataError, OutputExistsError, UsageError, printable
+from uge.files import JSON, check_output, read_events, read_json, write_atomic, writes
 from uge.report import curves, description
 from uge.report.heat_map import heat_map
 from uge.report.pictures import QualityView, load_attacked, load_pictures, load_quality
@@ -52,6 +53,7 @@ class AuditedFolder:
         return load_quality(self.folder / "quality")
 
 
+@writes("out")
 def write_report(run: Path | AuditedFolder, out: Path, *, overwrite: bool = False) -> Path:
     """Write the report of an audit.
 
@@ -67,7 +69,7 @@ def write_report(run: Path | AuditedFolder, out: Path, *, overwrite: bool = Fals
         ``out``.
 
     Raises:
-        UsageError: ``run`` has no cases.
+        UsageError: ``run`` has no cases, or another process is writing ``out``.
         OutputExistsError: ``out`` is a folder, or exists and ``overwrite`` is false.
         DataError: A file in ``run`` is damaged.
         StorageError: The page cannot be written.
@@ -108,11 +110,12 @@ def load_audit(folder: Path) -> AuditedFolder:
 def page_environment(*folders: Path) -> jinja2.Environment:
     """Templates of these folders, then those of the report, with how numbers are written.
 
-    A page takes the style sheet as ``css``.
+    A page takes the style sheet as ``css``. Characters that hide or reorder text are escaped, as in a terminal.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([*folders, TEMPLATES]),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -122,8 +125,14 @@ def page_environment(*folders: Path) -> jinja2.Environment:
         "number": number,
         "spread": spread,
         "certainty": certainty,
+        "worst_spread": worst_results.spread,
     }
     return environment
+
+
+def _shown(value: object) -> object:
+    """Value of an expression in a page; text in the form of :func:`printable`."""
+    return type(value)(printable(value, keep="\n\t")) if isinstance(value, str) else value
 
 
 def render(audit: AuditedFolder) -> str:

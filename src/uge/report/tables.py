@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from uge.auditing.summary import HackerResult, Result, Summary, counted, extent, number, with_key
+from uge.auditing.worst_case import Form
 
-ASSETS = {"nothing": "", "public": "public images", "clean": "originals", "key": "key"}
+ASSETS = {"nothing": "", "public": "public images", "few": "labelled images", "clean": "originals", "key": "key"}
 FAMILY_TITLES = {
     "plain": "Plain training",
     "preprocess": "Filters of the images",
@@ -104,11 +105,15 @@ def text_table(summary: Summary, most: int = 5) -> str:
     """
     lines = [summary.headline, f"verdict: {summary.label}", ""] if summary.headline else []
     results = rows(summary)
-    authorized = [row for row in results if row.role == "authorised"]
+    authorized = [row for row in results if row.role == "authorised"][:3]
     hackers = [row for row in results if row.role == "hacker"]
-    lines += _columns([*authorized[:3], *hackers[:most]])
-    rest = len(hackers) - most
-    lines += ["", "* strongest hacker" + (f"; {rest} weaker ones are in the report" if rest > 0 else "")]
+    if summary.worst_case is None:
+        lines += _columns([*authorized, *hackers[:most]])
+        rest = len(hackers) - most
+        lines += ["", "* strongest hacker" + (f"; {rest} weaker ones are in the report" if rest > 0 else "")]
+    else:
+        lines += [*_worst_columns(summary.worst_case.short, most), ""]
+        lines += [*_columns(authorized), ""] if authorized else []
     counts = [
         counted(summary.ran, "case"),
         extent(summary),
@@ -125,6 +130,15 @@ def text_table(summary: Summary, most: int = 5) -> str:
     return "\n".join([*lines, f"{hidden} more reasons for doubt are in the report"] if hidden else lines)
 
 
+def _worst_columns(form: Form, most: int) -> list[str]:
+    lines = [["attack", "network", "names", "reached %", "last %", "best %", "chosen %", "bound %", "clean %", "seeds"]]
+    for row in [*([form.no_copy] if form.no_copy else []), *form.attacks[:most]]:
+        reached = spread(row.reached.value, row.reached.std)
+        numbers = [row.last, row.best, row.chosen.value, row.oracle, None if row.clean is None else row.clean.value]
+        lines.append([row.scheme, row.network, row.naming, reached, *map(number, numbers), f"{row.seeds}"])
+    return _aligned(lines)
+
+
 def _columns(results: Sequence[Row]) -> list[str]:
     lines = [["who", "network", "how", "last %", "best %", "clean %", "Δ clean", "seeds"]]
     for row in results:
@@ -133,6 +147,10 @@ def _columns(results: Sequence[Row]) -> list[str]:
         texts = [row.role, result.network, how, spread(result.last, result.std)]
         numbers = [number(result.best), number(result.clean), number(result.delta, signed=True), f"{result.seeds}"]
         lines.append(texts + numbers)
+    return _aligned(lines)
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     # Text to the left, numbers to the right.
     padded = [

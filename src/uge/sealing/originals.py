@@ -86,7 +86,7 @@ def original_bytes(
         if kept is not None:
             return kept, kind
     codec = storable(pixels, "webp")
-    return encode(pixels, codec, quick=True), codec
+    return encode(pixels, codec, quick=True)[:], codec
 
 
 def ending(encoded: bytes) -> str:

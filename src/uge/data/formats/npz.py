@@ -69,8 +69,8 @@ def _first(names: set[str], known: Iterable[str]) -> str | None:
 
 
 def _open(path: Path, split: str, pairs: dict[str, tuple[str, str]], classes: str | None) -> ImageSet:
-    labels = {name: label_values(_load(path, key), f"{path} ('{key}')") for name, (_, key) in pairs.items()}
-    names = np.ravel(_load(path, classes)).astype(str).tolist() if classes else class_names(split, labels)
+    labels = {name: label_values(load_array(path, key), f"{path} ('{key}')") for name, (_, key) in pairs.items()}
+    names = np.ravel(load_array(path, classes)).astype(str).tolist() if classes else class_names(split, labels)
     reader = NpzReader.open(path, pairs[split][0])
     images = image_set(path, split, labels[split], names, reader, count=reader.shape[0])
     list(images.probe(min(_PROBES, len(images))))  # A wrong range of values is found before any work is done.
@@ -84,13 +84,31 @@ _reading = functools.partial(
 )
 
 
-def _load(path: Path, key: str, most: float = LARGEST) -> NDArray[Any]:
+def load_array(path: Path, key: str, most: float = LARGEST) -> NDArray[Any]:
+    """One array of an archive; bytes become text.
+
+    Args:
+        path: The archive.
+        key: Name of the array.
+        most: Largest size in bytes.
+
+    Raises:
+        DataError: It is damaged, holds objects, or has a size that is too large for the file or for ``most``.
+    """
     with _reading(f"array '{key}' of {path} cannot be read"), np.load(path, allow_pickle=False) as archive:
-        member = archive.zip.getinfo(f"{key}.npy")
-        if member.file_size > min(most, max(_UNDOUBTED, _MOST_PACKED * member.compress_size)):
-            raise ValueError(f"it says that it has {member.file_size:,} bytes, out of all proportion")
+        check_member(archive.zip.getinfo(f"{key}.npy"), most)
         array = np.asarray(archive[key])
         return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+
+
+def check_member(member: zipfile.ZipInfo, most: float = math.inf) -> None:
+    """Refuse an array that would take far more memory than disk.
+
+    Raises:
+        ValueError: It is larger than ``most``, or packed more tightly than images can be.
+    """
+    if member.file_size > min(most, max(_UNDOUBTED, _MOST_PACKED * member.compress_size)):
+        raise ValueError(f"it says that it has {member.file_size:,} bytes, out of all proportion")
 
 
 @dataclass(frozen=True)
@@ -141,7 +159,7 @@ class NpzReader:
             logger.warning("%s is compressed: its images are held in memory; numpy.savez avoids that", path)
         if dtype.kind == "f":
             logger.info("%s: floats in [0, 1] are rounded to 8 bits", path)
-        return cls(path, key, shape, dtype, channels_first, start if in_place else _load(path, key, math.inf))
+        return cls(path, key, shape, dtype, channels_first, start if in_place else load_array(path, key, math.inf))
 
     def read(self, row: int) -> Pixels:
         """Image ``row``: uint8, height × width × channels.

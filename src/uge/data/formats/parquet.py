@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -33,15 +34,18 @@ from uge.data.formats.base import (
     label_values,
     source_files,
 )
+from uge.data.formats.parquet_pages import Sizes, only_value
 from uge.data.images import ImageSet, Pixels
 from uge.data.pixels import decode
 from uge.errors import DataError
-from uge.files import LARGEST
+from uge.files import LARGEST, Region
 
 _BATCH_BYTES = 64 << 20
 _KEPT_BATCHES = 2
 _KEPT_FILES = 4
 _MOST_PACKED = 500  # Bytes of a column per byte in the file.
+_UNDOUBTED_ROWS = 1 << 20  # Rows that a file of any size may have.
+_LONGEST = 4096  # Bytes of a label or an id.
 _reading = functools.partial(data_errors, advice="fetch or write it again", kinds=(pa.ArrowException, OSError))
 
 
@@ -74,7 +78,7 @@ def _open(
         labels[split],
         names or class_names(split, labels),
         ParquetReader(shards),
-        ids=[str(value) for shard in shards for value in shard.column("id").to_pylist()] if with_ids else None,
+        ids=[str(value) for shard in shards for value in shard.column("id")] if with_ids else None,
     )
 
 
@@ -110,7 +114,7 @@ class _Shard:
     label: str
     has_ids: bool
     classes: tuple[str, ...]
-    groups: tuple[tuple[int, int], ...]  # Rows, and bytes of the images, of every row group.
+    groups: tuple[int, ...]  # Rows of every row group.
 
     @classmethod
     def open(cls, path: Path, columns: Columns) -> _Shard:
@@ -133,21 +137,40 @@ class _Shard:
             label=label,
             has_ids="id" in schema.names,
             classes=_class_names(schema, label, path),
-            groups=tuple((group.num_rows, group.column(place).total_uncompressed_size) for group in groups),
+            groups=tuple(group.num_rows for group in groups),
         )
 
     def labels(self) -> NDArray[Any]:
-        column = self.column(self.label)
+        values = self.column(self.label)
         where = f"{self.path} (column '{self.label}')"
-        if len(column) and column.null_count == len(column):
+        missing = values.count(None)
+        if values and missing == len(values):
             raise UnlabelledError(f"{where}: all labels are missing; label the images")
-        if column.null_count:
-            raise DataError(f"{where}: {column.null_count} labels are missing; remove these rows or label them")
-        return label_values(column.to_pylist(), where)
+        if missing:
+            raise DataError(f"{where}: {missing} labels are missing; remove these rows or label them")
+        longest = max((len(value) for value in values if isinstance(value, str)), default=0)
+        if 4 * longest * len(values) > LARGEST:  # NumPy gives each text the room of the longest.
+            raise DataError(f"{where}: {len(values)} labels of up to {longest} characters are too many; number them")
+        return label_values(values, where)
 
-    def column(self, name: str) -> Any:
-        with _reading(f"cannot read Parquet file {self.path}"):
-            return pq.read_table(self.path, columns=[name], partitioning=None).column(0)
+    def column(self, name: str) -> list[Any]:
+        """Values of a column of labels or ids."""
+        values: list[Any] = []
+        with _reading(f"cannot read Parquet file {self.path}"), pq.ParquetFile(self.path) as file:
+            for index in range(file.metadata.num_row_groups):
+                count = min((_rows_at_once(self.path, part) for part in _columns(file, index, name)), default=1)
+                for batch in file.iter_batches(count, row_groups=[index], columns=[name]):
+                    part = batch.column(0)
+                    texts = part.dictionary if pa.types.is_dictionary(part.type) else part
+                    if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+                        longest = pc.max(pc.binary_length(texts)).as_py() or 0
+                        if longest > _LONGEST:
+                            raise DataError(
+                                f"{self.path}: the column '{name}' has a text of {longest} bytes, where labels and "
+                                f"ids have at most {_LONGEST}; shorten it"
+                            )
+                    values += part.to_pylist()
+        return values
 
 
 def check_sizes(metadata: Any, path: Path) -> None:
@@ -161,15 +184,43 @@ def check_sizes(metadata: Any, path: Path) -> None:
         DataError: A column of a row group is large and packed more tightly than images and labels can be, or its
             values are too large for images.
     """
+    if metadata.num_rows > max(_UNDOUBTED_ROWS, path.stat().st_size):
+        raise DataError(
+            f"{path} says that it has {metadata.num_rows:,} rows, out of all proportion; fetch it from another place"
+        )
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     for column in (group.column(place) for group in groups for place in range(group.num_columns)):
-        size = column.total_uncompressed_size
-        most = min(max(_BATCH_BYTES, _MOST_PACKED * column.total_compressed_size), LARGEST * max(column.num_values, 1))
-        if size > most:
-            raise DataError(
-                f"{path} says that its column '{column.path_in_schema}' has {size:,} bytes in a row group, out of all "
-                "proportion; fetch it from another place"
-            )
+        _check_size(path, column, column.total_uncompressed_size)
+
+
+def _check_size(path: Path, column: Any, size: int) -> None:
+    most = min(max(_BATCH_BYTES, _MOST_PACKED * column.total_compressed_size), LARGEST * max(column.num_values, 1))
+    if size > most:
+        raise DataError(
+            f"{path} says that its column '{column.path_in_schema}' has {size:,} bytes in a row group, out of all "
+            "proportion; fetch it from another place"
+        )
+
+
+def _columns(file: pq.ParquetFile, index: int, name: str) -> list[Any]:
+    """Metadata of the leaves of a column in a row group."""
+    group = file.metadata.row_group(index)
+    leaves = [group.column(place) for place in range(group.num_columns)]
+    return [leaf for leaf in leaves if leaf.path_in_schema.split(".")[0] == name or leaf.path_in_schema == name]
+
+
+def _rows_at_once(path: Path, column: Any) -> int:
+    """Rows of a row group that can be read together, by the headers of the pages; the footer may say less.
+
+    Raises:
+        DataError: The pages are damaged, or larger than they can be.
+    """
+    with data_errors(f"the pages of {path} cannot be read", "fetch or write it again", (ValueError, OSError)):
+        sizes = Sizes.of(path, column)
+    _check_size(path, column, sizes.unpacked)
+    rows: int = max(1, column.num_values)
+    at_once = max(1, rows * _BATCH_BYTES // max(sizes.unpacked, 1))
+    return min(rows, at_once, max(1, LARGEST // sizes.shared) if sizes.shared else rows)
 
 
 class ParquetReader:
@@ -183,7 +234,7 @@ class ParquetReader:
     def __init__(self, shards: Sequence[_Shard]) -> None:
         self._shards = list(shards)
         self._groups = [(shard, index) for shard in shards for index in range(len(shard.groups))]
-        self._starts = np.cumsum([0, *(rows for shard in shards for rows, _ in shard.groups)]).tolist()
+        self._starts = np.cumsum([0, *(rows for shard in shards for rows in shard.groups)]).tolist()
         self._lock = threading.Lock()
         # First row and encoded images of a batch.
         self._batches: deque[tuple[int, Any]] = deque(maxlen=_KEPT_BATCHES)
@@ -201,19 +252,27 @@ class ParquetReader:
 
     def encoded(self, row: int) -> bytes:
         """Encoded image ``row``, counted over all shards."""
-        return self._image(row)[0]
+        return self._image(row)[0][:]
 
-    def _image(self, row: int) -> tuple[bytes, str]:
+    def _image(self, row: int) -> tuple[bytes | Region, str]:
         """Encoded image and its name in messages."""
         group = bisect.bisect_right(self._starts, row) - 1
         shard, index = self._groups[group]
         name = f"{row - self._starts[group - index]} of {shard.path}"
         with self._lock, _reading(f"cannot read Parquet file {shard.path}"):
-            start, values = self._batch(row, group)
-            data: bytes | None = values[row - start].as_py()
+            data = self._alone(shard, index)
+            if data is None:
+                start, values = self._batch(row, group)
+                data = values[row - start].as_py()
         if data is None:
             raise DataError(f"image {name} has no bytes, only a path perhaps; embed the images in the Parquet file")
         return data, name
+
+    def _alone(self, shard: _Shard, index: int) -> Any:
+        """Bytes of an image that is a row group of its own, in the file; Arrow would copy a large one three times."""
+        if shard.groups[index] > 1:
+            return None
+        return only_value(shard.path, _columns(self._file(shard.path), index, shard.image)[0])
 
     def _batch(self, row: int, group: int) -> tuple[int, Any]:
         for start, values in self._batches:
@@ -230,10 +289,11 @@ class ParquetReader:
 
     def _iterate(self, group: int) -> Iterator[tuple[int, Any]]:
         shard, index = self._groups[group]
-        rows, size = shard.groups[index]
-        count = max(1, min(rows, rows * _BATCH_BYTES // max(size, 1)))
+        file = self._file(shard.path)
+        column = _columns(file, index, shard.image)[0]
+        count = _rows_at_once(shard.path, column)
         start = self._starts[group]
-        for batch in self._file(shard.path).iter_batches(count, row_groups=[index], columns=[shard.image]):
+        for batch in file.iter_batches(count, row_groups=[index], columns=[shard.image]):
             values = batch.column(0)
             values = values.field(0) if pa.types.is_struct(values.type) else values
             yield start, values

@@ -24,14 +24,16 @@ class Published(Method):
         place: ``MODULE:NAME`` of its :class:`uge.methods.baselines.base.Baseline` in this package.
         about: One sentence for lists of methods.
         revision: See :class:`uge.methods.base.Method`.
+        trains: False where nothing is learned from the images.
     """
 
     has_options = True
 
-    def __init__(self, name: str, place: str, about: str, revision: int = 0) -> None:
+    def __init__(self, name: str, place: str, about: str, revision: int = 0, *, trains: bool = True) -> None:
         self.name = name
         self.about = about
         self.revision = revision
+        self.trains = trains
         self._place = place
 
     @property
@@ -88,12 +90,21 @@ BASELINES = (
     ),
     Published("ntga", "ntga:NTGA", "neural tangent generalisation attack (Yuan and Wu, ICML 2021), steps that add up"),
     Published("rem", "rem:REM", "robust error-minimising noise (Fu et al., ICLR 2022)", 1),
-    Published("cuda", "cuda:CUDA", "a random convolution for every class (Sadasivan et al., CVPR 2023)"),
-    Published("lsp", "lsp:LSP", "linearly separable patches for every class (after Yu et al., KDD 2022)"),
-    Published("ar", "ar:AR", "autoregressive noise, a process per class (after Sandoval-Segura et al., NeurIPS 2022)"),
-    Published("ops", "ops:OPS", "one pixel shortcut for every class (Wu et al., ICLR 2023)"),
+    Published("cuda", "cuda:CUDA", "a random convolution for every class (Sadasivan et al., CVPR 2023)", trains=False),
+    Published("lsp", "lsp:LSP", "linearly separable patches for every class (after Yu et al., KDD 2022)", trains=False),
+    Published(
+        "ar",
+        "ar:AR",
+        "autoregressive noise, a process per class (after Sandoval-Segura et al., NeurIPS 2022)",
+        trains=False,
+    ),
+    Published("ops", "ops:OPS", "one pixel shortcut for every class (Wu et al., ICLR 2023)", trains=False),
     Published("pil", "pil:PIL", "noise that a linear network takes for the class (jinlinll/pil, ICLR 2026)"),
-    Published("random", "random:RANDOM", "uniform random noise for every image: a control without optimisation"),
-    Published("random-class", "random:RANDOM_CLASS", "uniform random noise, one pattern per class: a control"),
+    Published(
+        "random", "random:RANDOM", "uniform random noise for every image: a control without optimisation", trains=False
+    ),
+    Published(
+        "random-class", "random:RANDOM_CLASS", "uniform random noise, one pattern per class: a control", trains=False
+    ),
 )
 """Rows of the table of methods."""

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from uge.budget import Budget
 from uge.data.depth import probed
+from uge.data.formats.npz import check_member, load_array
 from uge.data.images import ImageSet, Pixels, Strips
 from uge.data.pixels import resize, to_channels
 from uge.errors import DataError, UnknownNameError, UsageError
@@ -248,8 +249,7 @@ def _scope(label: str, count: int, images: ImageSet, scope: Scope | None, of: in
 
 
 def _ids(path: Path) -> list[str]:
-    with np.load(path, allow_pickle=False) as archive:
-        return [str(name) for name in np.ravel(archive[IDS])]
+    return [str(name) for name in np.ravel(load_array(path, IDS))]
 
 
 def _places(label: str, ids: Sequence[str], count: int, images: ImageSet) -> list[int]:
@@ -402,14 +402,18 @@ def _mapped(path: Path) -> _Rows:
         raise UsageError(
             "the noise must be numbers, got pickled objects, which can run code when opened; convert it"
         ) from error
+    if path.stat().st_size != array.offset + array.nbytes:
+        raise ValueError("it has bytes after its array")
     return _Rows(array.shape, array.dtype.name, lambda row: np.asarray(array[row], np.float64))
 
 
 def _unpacked(path: Path, member: str) -> _Rows:
     """An array of an .npz file, copied to a temporary file, since a compressed array cannot be mapped."""
     with tempfile.NamedTemporaryFile(prefix="uge-") as handle:
-        with zipfile.ZipFile(path) as archive, archive.open(member) as packed:
-            shutil.copyfileobj(packed, handle)
+        with zipfile.ZipFile(path) as archive:
+            check_member(archive.getinfo(member))
+            with archive.open(member) as packed:
+                shutil.copyfileobj(packed, handle)
         handle.flush()
         return _mapped(Path(handle.name))
 

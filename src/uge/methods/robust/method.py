@@ -1,0 +1,37 @@
+"""The row ``robust`` of the table of methods. Needs no torch until it is used."""
+
+from __future__ import annotations
+
+from uge.errors import UsageError
+from uge.methods.base import Method, MethodSettings, Perturbation, Task
+
+
+class Robust(Method):
+    """Moves every image towards one other class on several networks, through random filters; none is favoured."""
+
+    name = "robust"
+    about = (
+        "every image is moved towards one other class on several networks at once, through random filters; made for "
+        "the lowest accuracy of the strongest attack that knows how it works"
+    )
+
+    def check(self, settings: MethodSettings) -> None:
+        """Refuse, besides refinement, unknown surrogates and filters without any share.
+
+        Raises:
+            UnknownNameError: There is no such network.
+            UsageError: The settings of surrogates or filters are wrong.
+        """
+        from uge.networks import check_name
+
+        super().check(settings)
+        for surrogate in settings.robust.surrogate_names:
+            check_name(surrogate.network)
+        if not sum(settings.robust.filters.model_dump().values()):
+            raise UsageError("every filter of method 'robust' has the share 0; give at least one a share above 0")
+
+    def perturb(self, task: Task) -> Perturbation:
+        """Perturbations of the task's images alone."""
+        from uge.methods.robust.stages import run
+
+        return run(task)

@@ -1,0 +1,74 @@
+"""Stages of the method ``robust``: surrogates, targets, perturbations. A killed run resumes after its last batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from uge.data.store import Records
+from uge.files import read_json, write_json
+from uge.methods.base import Perturbation, Task, public_name
+from uge.methods.robust.perturb import Steps, batch_rows, class_targets, perturb
+from uge.methods.robust.surrogates import train_surrogates
+from uge.methods.uge.generator import delta_records
+from uge.networks import ImageClassifier
+
+_DONE = "perturbed.json"
+
+
+def run(task: Task) -> Perturbation:
+    """Perturbations of the task's images, at the training size.
+
+    Raises:
+        UGEError: A stage failed; surrogates and finished batches stay in the task's folder.
+    """
+    settings = task.settings.robust
+    with task.progress.stage("surrogates") as on_progress:
+        surrogates = train_surrogates(
+            task.store,
+            settings,
+            seed=task.settings.seed,
+            runtime=task.runtime,
+            place=lambda name: task.file("run", name),
+            progress=on_progress,
+        )
+    goals = class_targets(settings.targets, task.store, surrogates, task.runtime)
+    return Perturbation(task.budget, delta=_delta(task, surrogates, goals), details=_details(task, goals))
+
+
+def _delta(task: Task, surrogates: Sequence[ImageClassifier], goals: Tensor) -> Records:
+    """Perturbations of all images; with a folder, those of finished batches are kept in it."""
+    steps = Steps(
+        surrogates,
+        task.settings.robust.filters,
+        task.budget,
+        task.settings.robust.work.steps,
+        task.settings.seed,
+        task.runtime,
+    )
+    records = delta_records(task.store, task.budget, task.file("run", "delta"))
+    rows = batch_rows(task.store)
+    state = task.file("run", _DONE)
+    first = int(read_json(state)["batches"]) if state is not None and state.is_file() else 0
+    with task.progress.stage("perturbations") as on_progress:
+
+        def done(number: int) -> None:
+            if state is not None:
+                records.flush()
+                write_json(state, {"batches": first + number})
+            on_progress(int(rows[first + number - 1][-1]) + 1, len(task.store), {})
+
+        perturb(task.store, task.images.ids, goals, steps, records, rows[first:], done)
+    return records
+
+
+def _details(task: Task, goals: Tensor) -> dict[str, Any]:
+    settings = task.settings.robust
+    surrogates = [public_name(name) + (f"@{radius}" if radius else "") for name, radius in settings.surrogate_names]
+    work = settings.work._replace(surrogates=",".join(surrogates))._asdict()
+    return {
+        "robust": settings.model_dump(mode="json") | work,
+        "targets": goals.tolist(),
+        "training_size": task.store.size,
+        "channels": task.store.channels,
+    }
