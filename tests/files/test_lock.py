@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,18 @@ def test_a_parent_that_takes_no_file_has_its_lock_elsewhere(tmp_path: Path, monk
         assert folder.stat().st_mode & 0o777 == 0o700
         assert {path.suffix for path in folder.iterdir()} == {".uge-lock", ".uge-journal"}
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_run_that_ended_inside_this_process_leaves_it_its_folder_of_sockets(tmp_path: Path) -> None:
+    own = Path(get_temp_dir())
+    journal = tmp_path / ".out.uge-journal"
+    with files.locked(tmp_path / "out"):
+        left = journal.read_bytes()
+    assert str(own) in left.decode()
+    journal.write_bytes(left)
+    with files.locked(tmp_path / "out"):
+        assert own.is_dir()
+    assert own.is_dir()
 
 
 @pytest.mark.parametrize("name", ["/", "/dev/null"])

@@ -262,8 +262,11 @@ def _taken_over(place: Path) -> Journal:
     """Journal of this run, after that of a killed one was completed."""
     path = _beside(place)[1]
     journal = Journal(path)
+    temporary = getattr(processes.current_process(), "_config", {}).get("tempdir")
     killed = Journal.read(path)
     if killed is not None:
+        # A command that ended inside this process left its folder to the commands after it.
+        killed.temporary = [folder for folder in killed.temporary if str(folder) != temporary]
         log.info("%s: an earlier run (process %d) was killed; its leftovers are removed", place, killed.process)
         killed.process = journal.process
         killed.began = journal.began
@@ -271,7 +274,6 @@ def _taken_over(place: Path) -> Journal:
         killed.complete()
         killed.clear()
     journal.places.append(place)
-    temporary = getattr(processes.current_process(), "_config", {}).get("tempdir")
     if temporary:
         journal.temporary.append(Path(temporary))
     journal.write()
