@@ -77,6 +77,21 @@ COMMANDS = {
         ("copy", "copy.private", "more"),
         resumes=False,
     ),
+    "grant": Command(
+        lambda images, place: ("grant", str(place / "copy"), "--to", str(images.with_name("lab.pub")), "-q"),
+        lambda images, place: (protect(images, place),),
+        resumes=False,
+    ),
+    "rekey": Command(
+        lambda images, place: ("rekey", str(place / "copy"), "-q"),
+        lambda images, place: (protect(images, place),),
+        resumes=False,
+    ),
+    "sign": Command(
+        lambda images, place: ("sign", str(place / "copy"), "--overwrite", "-q"),
+        lambda images, place: (protect(images, place),),
+        resumes=False,
+    ),
     "request": Command(request, outputs=("alice.json", "alice.theta0.safetensors"), resumes=False),
     "first request": Command(
         lambda images, place: request(images, place, identity=place / "me.pem"),
@@ -177,7 +192,7 @@ def go_on(command: Command, images: Path, place: Path, where: str) -> None:
     ran = run_uge(*resumed, "--resume") if command.resumes else None
     if ran is None or ran.code:
         plain = run_uge(*arguments)
-        finished = ("is an existing file", "is not empty; choose another name")
+        finished = ("is an existing file", "is not empty; choose another name", "is sealed for that key already")
         assert plain.code == 0 or any(words in plain.err for words in finished), (where, ran, plain)
 
 
