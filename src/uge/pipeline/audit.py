@@ -31,7 +31,7 @@ from uge.data.formats.sealed import SCHEME
 from uge.data.images import Pixels
 from uge.data.store import PixelStore
 from uge.errors import UsageError
-from uge.files import locked, staged_folder, storage_errors, write_json
+from uge.files import LARGEST, locked, read_bytes, staged_folder, storage_errors, write_atomic, write_json
 from uge.learning.recipes import recipe as named_recipe
 from uge.learning.recipes import with_epochs
 from uge.names import is_keyed
@@ -220,7 +220,7 @@ class AuditRun:
         save_attacked(self.folder / "attacked", self.material, executed.cases, self.published)
         for record in (self.out / "manifest.json", private_folder(self.out) / "protect.jsonl"):
             if record.is_file():
-                shutil.copyfile(record, self.folder / record.name)
+                write_atomic(self.folder / record.name, read_bytes(record, LARGEST))
         summary = summarize(
             executed.cases,
             classes=len(self.published.classes),
