@@ -67,6 +67,8 @@ class RobustSettings(BaseModel, frozen=True, extra="forbid"):
         targets: Class that images of a class are moved to: ``"next"`` one; or, by the surrogates' answers, the
             ``"far"`` one that they take its images for least, or the ``"near"`` one. No two classes share a target.
         filters: Shares of the random filters.
+        generator: Steps in which a generator learns the same loss, by which ``uge apply`` protects new images; 0 for
+            none. Its size is set by ``--generator.width`` and the like.
     """
 
     effort: Annotated[Literal["low", "standard", "high"], Parameter(name="--effort")] = "standard"
@@ -75,6 +77,7 @@ class RobustSettings(BaseModel, frozen=True, extra="forbid"):
     steps: int | None = Field(None, ge=1)
     targets: Literal["next", "far", "near"] = "next"
     filters: FilterShares = FilterShares()
+    generator: int = Field(0, ge=0)
 
     @property
     def work(self) -> Effort:

@@ -1,6 +1,5 @@
 """Stages of the method ``robust``: surrogates, targets, perturbations. A killed run resumes after its last batch."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -8,10 +7,10 @@ from torch import Tensor
 from uge.data.store import Records
 from uge.files import read_json, write_json
 from uge.methods.base import Perturbation, Task, public_name
+from uge.methods.robust.amortised import trained_generator
 from uge.methods.robust.perturb import Steps, batch_rows, class_targets, perturb
 from uge.methods.robust.surrogates import train_surrogates
 from uge.methods.uge.generator import delta_records
-from uge.networks import ImageClassifier
 
 _DONE = "perturbed.json"
 
@@ -33,19 +32,14 @@ def run(task: Task) -> Perturbation:
             progress=on_progress,
         )
     goals = class_targets(settings.targets, task.store, surrogates, task.runtime)
-    return Perturbation(task.budget, delta=_delta(task, surrogates, goals), details=_details(task, goals))
+    steps = Steps(surrogates, settings.filters, task.budget, settings.work.steps, task.settings.seed, task.runtime)
+    delta = _delta(task, steps, goals)
+    generator = trained_generator(task, steps, goals) if settings.generator else None
+    return Perturbation(task.budget, generator, delta, _details(task, goals))
 
 
-def _delta(task: Task, surrogates: Sequence[ImageClassifier], goals: Tensor) -> Records:
+def _delta(task: Task, steps: Steps, goals: Tensor) -> Records:
     """Perturbations of all images; with a folder, those of finished batches are kept in it."""
-    steps = Steps(
-        surrogates,
-        task.settings.robust.filters,
-        task.budget,
-        task.settings.robust.work.steps,
-        task.settings.seed,
-        task.runtime,
-    )
     records = delta_records(task.store, task.budget, task.file("run", "delta"))
     rows = batch_rows(task.store)
     state = task.file("run", _DONE)
