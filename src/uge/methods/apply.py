@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import nn
 
 from uge.budget import Budget
-from uge.data.images import ImageSet, Pixels, Strips, is_large, strip_rows
+from uge.data.images import NO_LABEL, ImageSet, Pixels, Strips, is_large, strip_rows
 from uge.data.store import Records
 from uge.errors import UsageError, WeightsError
 from uge.files import canonical_json, stable_safetensors, write_atomic
@@ -96,7 +96,7 @@ def protected_images(
         if isinstance(generator, nn.Module):
             runtime.place(generator).eval()
         budget = budget or generator.budget
-        numbers = generator.numbers(images.classes)
+        numbers = generator.numbers(images.classes) or [NO_LABEL]  # Without labels every index is -1.
     if budget is None:
         raise UsageError("without a generator a budget must be given")
     for start, clean in _chunks(images):
