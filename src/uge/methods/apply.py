@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from uge.budget import Budget
 from uge.data.images import NO_LABEL, ImageSet, Pixels, Strips, is_large, strip_rows
+from uge.data.pixels import resize, to_channels
 from uge.data.store import Records
 from uge.errors import UsageError, WeightsError
 from uge.files import canonical_json, stable_safetensors, write_atomic
@@ -85,7 +86,8 @@ def protected_images(
         generator: Gives the perturbation of pixels that ``delta`` does not cover; None leaves these as they are.
         runtime: Device and precision.
         delta: Refined perturbations at the training size, one per image. An image of another
-            size gets it scaled onto its centre square, which training at that size sees, and mirrored beyond.
+            size gets it scaled onto its centre square, which training at that size sees, and mirrored beyond. So does
+            the perturbation of a generator with a size of its own.
         budget: The bound; by default the generator's. Required without one.
 
     Yields:
@@ -99,26 +101,31 @@ def protected_images(
         numbers = generator.numbers(images.classes) or [NO_LABEL]  # Without labels every index is -1.
     if budget is None:
         raise UsageError("without a generator a budget must be given")
+    sized = generator if isinstance(generator, Generator) and generator.size else None
+    under = None if sized is not None else generator  # Gives what the refined perturbation does not cover.
     for start, clean in _chunks(images):
         refined = None if delta is None else delta.read(torch.arange(start, start + len(clean))).cpu()
+        if refined is None and sized is not None:
+            classes = [numbers[images.labels[row]] for row in range(start, start + len(clean))]
+            refined = _at_own_size(sized, clean, classes, runtime)
         exact = refined is not None and all(image.shape[:2] == refined.shape[2:] for image in clean)
         if is_large(clean[0].shape):
             strips = None
-            if generator is not None and not exact:
+            if under is not None and not exact:
                 place = numbers[images.labels[start]], images.ids[start], runtime
-                strips = functools.partial(_level_strips, generator, clean[0], *place)
+                strips = functools.partial(_level_strips, under, clean[0], *place)
             pair = add_delta(clean.pop(), None if refined is None else refined[0], budget, strips)
             del strips
             yield pair
             continue
-        if generator is None or exact:
+        if under is None or exact:
             base = [np.zeros(0, np.int8)] * len(clean)
         else:
             rows = range(start, start + len(clean))
             labels = [numbers[images.labels[row]] for row in rows]
             ids = [images.ids[row] for row in rows]
             with runtime.autocast():
-                base = list(generator.levels(clean, labels, ids))
+                base = list(under.levels(clean, labels, ids))
         for number, (image, levels) in enumerate(zip(clean, base, strict=True)):
             own = levels if refined is None else place_delta(refined[number], image, levels)
             yield image, budget.add(image, own)
@@ -143,6 +150,14 @@ def _chunks(images: ImageSet) -> Iterator[tuple[int, list[Pixels]]]:
             chunk = []
     if chunk:
         yield len(images) - len(chunk), chunk
+
+
+def _at_own_size(generator: Generator, images: Sequence[Pixels], labels: Sequence[int], runtime: Runtime) -> Tensor:
+    """Perturbations of images at the size of the generator, images × channels × size × size."""
+    small = [to_channels(resize(image, generator.size), generator.channels) for image in images]
+    with runtime.autocast():
+        levels = np.stack(list(generator.levels(small, labels if generator.classes else None)))
+    return torch.from_numpy(levels).permute(0, 3, 1, 2)
 
 
 def _level_strips(generator: Perturber, image: Pixels, number: int, id: str, runtime: Runtime) -> Iterator[Levels]:

@@ -12,7 +12,8 @@ import uge
 from uge.api import Protected
 from uge.data.images import ImageSet
 from uge.data.store import PixelStore
-from uge.errors import DataError
+from uge.errors import DataError, UsageError
+from uge.methods.apply import protected_images
 from uge.methods.robust.clusters import clustered, clusters, default_clusters, features
 from uge.methods.robust.settings import RobustSettings
 from uge.runtime import Runtime
@@ -115,13 +116,27 @@ def test_labels_play_no_part_where_clusters_do(
 
 
 def test_the_number_of_clusters_is_all_that_is_published(
-    make_images: Callable[..., ImageSet], protect_by: Callable[..., Protected]
+    make_images: Callable[..., ImageSet], protect_by: Callable[..., Protected], caplog: pytest.LogCaptureFixture
 ) -> None:
     unlabelled = replace(make_images(count=60), classes=(), labels=np.full(60, -1))
     details = protect_by(unlabelled).provenance.method_details
     assert details["robust"]["clusters"] == 3
     assert all(len(value) <= 3 for value in details.values() if isinstance(value, list))
+    assert "such a copy holds back little" in caplog.text
     assert protect_by(make_images(count=12)).provenance.method_details["robust"]["clusters"] is None
+
+
+def test_a_generator_by_clusters_sees_the_image_alone(
+    make_images: Callable[..., ImageSet], protect_by: Callable[..., Protected], runtime: Runtime
+) -> None:
+    unlabelled = replace(make_images(count=24), classes=(), labels=np.full(24, -1))
+    generator = protect_by(unlabelled, generator=2).perturbation.perturber
+    for images in (unlabelled, make_images(count=6, size=20)):
+        for clean, copy in protected_images(images, generator, runtime):
+            assert 0 < np.abs(np.asarray(copy).astype(int) - clean).max() <= 10
+    by_class = protect_by(make_images(count=24), generator=2).perturbation.perturber
+    with pytest.raises(UsageError, match="got images without labels"):
+        next(protected_images(unlabelled, by_class, runtime))
 
 
 def test_one_image_of_a_class_needs_clusters(

@@ -1,6 +1,7 @@
 """The method robust on tiny images: surrogates, targets, perturbations, resuming, any size."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,21 @@ import uge
 from uge.budget import Budget
 from uge.data.images import ImageSet
 from uge.data.loader import fetch
+from uge.data.pixels import resize
 from uge.data.store import PixelStore, Records, load_pixels
 from uge.errors import UnknownNameError, UsageError
 from uge.learning.training import evaluate
 from uge.methods import METHODS, MethodSettings, Task
+from uge.methods.apply import GENERATOR, load_perturber, place_delta, protected_images
 from uge.methods.robust import stages
-from uge.methods.robust.perturb import Steps, batch_rows, class_targets, perturb, window
+from uge.methods.robust.amortised import through_steps
+from uge.methods.robust.perturb import DRAWN, Steps, batch_rows, class_targets, perturb, window
 from uge.methods.robust.settings import EFFORTS, FilterShares, RobustSettings
 from uge.methods.robust.surrogates import train_surrogates
+from uge.methods.uge.generator import Generator
+from uge.methods.uge.settings import GeneratorSettings
 from uge.networks import ImageClassifier, build
-from uge.runtime import Runtime
+from uge.runtime import Runtime, seeded, stream
 
 TINY = RobustSettings(surrogates="cnn,resnet8@4", epochs=2, steps=6)
 PLAIN = FilterShares(jpeg=0, gray=0, blur=0, half=0, bits=0, colour=0)
@@ -231,3 +237,71 @@ def test_wrong_settings_are_refused_before_any_image(
 ) -> None:
     with pytest.raises(error, match=message):
         METHODS["robust"].check(MethodSettings(method="robust", robust=settings))
+
+
+LEARNED = TINY.model_copy(update={"generator": 40})
+SMALL = GeneratorSettings(width=4, blocks=1, batch_size=8, lr=0.01)
+
+
+def test_a_generator_learns_the_loss_and_leaves_perturbations_as_they_are(make_task: MakeTask, tmp_path: Path) -> None:
+    plain = make_task()
+    task = make_task(tmp_path, settings=LEARNED)
+    task = replace(task, settings=task.settings.model_copy(update={"generator": SMALL}))
+    made = METHODS["robust"].perturb(task)
+    assert made.delta is not None
+    assert torch.equal(made.delta.read(torch.arange(24)), levels(plain))
+    generator = load_perturber(tmp_path / GENERATOR)
+    assert isinstance(generator, Generator)
+    surrogates = [network.eval() for network in train_surrogates(task.store, TINY, seed=0, runtime=task.runtime)]
+    goals = class_targets("next", task.store, surrogates, task.runtime)
+    losses = through_steps(Steps(surrogates, PLAIN, task.budget, 1, 0, task.runtime), goals)
+    batch = fetch(task.store, torch.arange(24))
+    with torch.inference_mode():
+        delta = generator(batch.x, batch.y)
+        before, after = (losses(batch.x, x, batch.y, stream(0, "test"))["loss"] for x in (batch.x, batch.x + delta))
+    assert 0 < (255 * delta).abs().max() <= 10
+    assert after < before
+
+
+def test_the_loss_of_a_generator_is_the_mean_over_images_and_surrogates(
+    make_store: Callable[..., PixelStore], surrogates: Sequence[ImageClassifier], runtime: Runtime
+) -> None:
+    store = make_store(count=6)
+    batch = fetch(store, torch.arange(6))
+    goals = torch.tensor([1, 2, 0])
+    losses = through_steps(Steps(surrogates, PLAIN, Budget(), 1, 0, runtime), goals)
+    x = batch.x.clone().requires_grad_(True)
+    found = losses(batch.x, x, batch.y, stream(0, "test"))["loss"]
+    numbers = torch.rand(6, 2, DRAWN, generator=stream(0, "test"))
+    naive = torch.stack(
+        [
+            -surrogate(window(x[row : row + 1], numbers[row : row + 1, place, :3])).log_softmax(1)[
+                0, goals[batch.y[row]]
+            ]
+            for row in range(6)
+            for place, surrogate in enumerate(surrogates)
+        ]
+    ).mean()
+    assert found.item() == pytest.approx(naive.item(), rel=1e-4)
+    (own,) = torch.autograd.grad(found, x, retain_graph=True)
+    (expected,) = torch.autograd.grad(naive, x)
+    torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_new_images_of_any_size_are_perturbed_at_the_training_size(
+    make_images: Callable[..., ImageSet], runtime: Runtime
+) -> None:
+    images = make_images(count=3, size=(20, 34))
+    with seeded(0, "generator"):
+        generator = Generator(3, Budget(), width=4, blocks=1, skips=True, classes=images.classes, size=16).eval()
+        torch.nn.init.normal_(generator.decoder[-1].weight, std=0.3)
+    pairs = [*protected_images(images, generator, runtime)]
+    for row, (clean, copy) in enumerate(pairs):
+        assert isinstance(clean, np.ndarray)
+        assert isinstance(copy, np.ndarray)
+        small = resize(clean, 16)
+        number = generator.numbers(images.classes)[images.labels[row]]
+        delta = torch.from_numpy(next(generator.levels([small], [number]))).permute(2, 0, 1)
+        np.testing.assert_array_equal(copy, Budget().add(clean, place_delta(delta, clean, np.zeros(0, np.int8))))
+    direct = Records(3, (3, 16, 16), torch.int8)
+    assert all((clean == copy).all() for clean, copy in protected_images(images, generator, runtime, delta=direct))

@@ -24,6 +24,8 @@ from uge.runtime import Runtime, stream
 Loss = Callable[[ImageClassifier, Tensor, Tensor, Tensor], Tensor]
 _MOMENTUM = 0.7
 _PLACES = 3  # Uniform numbers for the place of a window: down, across, flipped.
+DRAWN = _PLACES + NUMBERS
+"""Uniform numbers for one image and one surrogate: its place, then its filter."""
 _BATCH = 256
 _VALUES = 2**20  # Values of a batch's pixels at most; its activations take a few hundred times their memory.
 
@@ -88,20 +90,31 @@ class Steps:
     def _numbers(self, id: str) -> Tensor:
         """Uniform numbers of one image: steps × surrogates × numbers."""
         draw = stream(self.seed, "robust", "image", id)
-        return torch.rand(self.steps, len(self.surrogates), _PLACES + NUMBERS, generator=draw)
+        return torch.rand(self.steps, len(self.surrogates), DRAWN, generator=draw)
 
     def _gradient(self, levels: Tensor, labels: Tensor, goals: Tensor, numbers: Tensor) -> Tensor:
         """Gradient of all surrogates' losses in pixels, which may leave 0..255 and are clipped first."""
         levels.requires_grad_(True)
-        x = levels.clamp(0, 255) / 255
+        total = self.total(levels.clamp(0, 255) / 255, labels, goals, numbers)
+        (gradient,) = torch.autograd.grad(total, levels)
+        return gradient
+
+    def total(self, x: Tensor, labels: Tensor, goals: Tensor, numbers: Tensor) -> Tensor:
+        """Sum of the losses of all images on all surrogates, each through a filter and a window of its own.
+
+        Args:
+            x: Pixels in [0, 1], batch × channels × size × size.
+            labels: int64 classes, (batch,).
+            goals: Target of each image, (batch,).
+            numbers: Uniform numbers, batch × surrogates × :data:`DRAWN`, on the CPU.
+        """
         total = torch.zeros((), device=x.device)
         for surrogate, drawn in zip(self.surrogates, numbers.unbind(1), strict=True):
             seen = filtered(window(x, drawn[:, :_PLACES]), drawn[:, _PLACES:], self.shares)
             with self.runtime.autocast():
                 seen = seen.contiguous(memory_format=self.runtime.memory_format)
                 total = total + self.loss(surrogate, seen, labels, goals).sum()
-        (gradient,) = torch.autograd.grad(total, levels)
-        return gradient
+        return total
 
 
 def window(x: Tensor, numbers: Tensor) -> Tensor:

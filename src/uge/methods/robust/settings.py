@@ -70,6 +70,8 @@ class RobustSettings(BaseModel, frozen=True, extra="forbid"):
         filters: Shares of the random filters.
         clusters: Clusters of features that take the place of classes. By default the labels are used where two
             classes are there; else one cluster for every 20 images is made, from 2 to 10.
+        generator: Steps in which a generator learns the same loss, by which ``uge apply`` protects new images; 0 for
+            none. Its size is set by ``--generator.width`` and the like.
     """
 
     effort: Annotated[Literal["low", "standard", "high"], Parameter(name="--effort")] = "standard"
@@ -79,6 +81,7 @@ class RobustSettings(BaseModel, frozen=True, extra="forbid"):
     targets: Literal["next", "far", "near"] = "next"
     filters: FilterShares = FilterShares()
     clusters: int | None = Field(None, ge=2)
+    generator: int = Field(0, ge=0)
 
     def takes_clusters(self, class_counts: Sequence[int]) -> bool:
         """True where clusters take the place of classes: as they are asked for, or fewer than two classes have images.

@@ -1,6 +1,6 @@
 """Stages of the method ``robust``: clusters, surrogates, perturbations. A killed run resumes after its last batch."""
 
-from collections.abc import Sequence
+import logging
 from typing import Any
 
 from torch import Tensor
@@ -8,12 +8,13 @@ from torch import Tensor
 from uge.data.store import PixelStore, Records
 from uge.files import read_json, write_json
 from uge.methods.base import Perturbation, Task, public_name
+from uge.methods.robust.amortised import trained_generator
 from uge.methods.robust.clusters import clustered
 from uge.methods.robust.perturb import Steps, batch_rows, class_targets, perturb
 from uge.methods.robust.surrogates import train_surrogates
 from uge.methods.uge.generator import delta_records
-from uge.networks import ImageClassifier
 
+logger = logging.getLogger(__name__)
 _DONE = "perturbed.json"
 
 
@@ -35,7 +36,10 @@ def run(task: Task) -> Perturbation:
             progress=on_progress,
         )
     goals = class_targets(settings.targets, store, surrogates, task.runtime)
-    return Perturbation(task.budget, delta=_delta(task, store, surrogates, goals), details=_details(task, store, goals))
+    steps = Steps(surrogates, settings.filters, task.budget, settings.work.steps, task.settings.seed, task.runtime)
+    delta = _delta(task, store, steps, goals)
+    generator = trained_generator(task, store, steps, goals) if settings.generator else None
+    return Perturbation(task.budget, generator, delta, _details(task, store, goals))
 
 
 def _classed(task: Task) -> PixelStore:
@@ -43,20 +47,16 @@ def _classed(task: Task) -> PixelStore:
     settings = task.settings.robust
     if not settings.takes_clusters(task.images.class_counts):
         return task.store
+    logger.warning(
+        "clusters take the place of classes: from a network that is trained with labels such a copy holds back little "
+        "(docs/unlabelled.md); choose --method preview where its images must not be learned from"
+    )
     with task.progress.stage("clusters"):
         return clustered(task.store, settings.clusters, task.settings.seed, task.file("run", "clusters.json"))
 
 
-def _delta(task: Task, store: PixelStore, surrogates: Sequence[ImageClassifier], goals: Tensor) -> Records:
+def _delta(task: Task, store: PixelStore, steps: Steps, goals: Tensor) -> Records:
     """Perturbations of all images; with a folder, those of finished batches are kept in it."""
-    steps = Steps(
-        surrogates,
-        task.settings.robust.filters,
-        task.budget,
-        task.settings.robust.work.steps,
-        task.settings.seed,
-        task.runtime,
-    )
     records = delta_records(store, task.budget, task.file("run", "delta"))
     rows = batch_rows(store)
     state = task.file("run", _DONE)

@@ -43,6 +43,8 @@ class Generator(nn.Module):
         dropout: Probability inside the residual blocks.
         skips: Skip connections.
         classes: Names of classes in the order of their numbers; with none, labels play no part.
+        size: Side in pixels at which images are perturbed, whatever their own size
+            (:func:`uge.methods.apply.protected_images`); 0 for their own size.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class Generator(nn.Module):
         dropout: float = 0.1,
         skips: bool = False,
         classes: Sequence[str] = (),
+        size: int = 0,
     ) -> None:
         super().__init__()
         self.channels = channels
         self.budget = budget
         self.skips = skips
         self.classes = tuple(classes)
+        self.size = size
         self.options: dict[str, Any] = {
             "channels": channels,
             "width": width,
@@ -68,6 +72,7 @@ class Generator(nn.Module):
             "dropout": dropout,
             "skips": skips,
             "classes": list(classes),
+            **({"size": size} if size else {}),
         }
         # Receptive field: each block reaches 2 pixels at a quarter of the resolution, the other layers 15.
         self.halo = 16 + 8 * blocks
@@ -207,8 +212,10 @@ def class_numbers(known: Sequence[str], names: Sequence[str], whose: str) -> lis
         whose: Start of the message, for instance ``"generator was trained for"``.
 
     Raises:
-        UsageError: A class is not known.
+        UsageError: A class is not known, or the images have none.
     """
+    if known and not names:
+        raise UsageError(f"the {whose} the classes {', '.join(known)}, got images without labels; sort them into these")
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise UsageError(

@@ -15,7 +15,6 @@ from uge.files import EventLog
 from uge.learning.resume import load_checkpoint, save_checkpoint
 from uge.methods.uge.generator import Generator, add_perturbation
 from uge.methods.uge.hackers import Losses
-from uge.methods.uge.losses import TotalLoss
 from uge.methods.uge.settings import GeneratorSettings
 from uge.progress import Progress
 from uge.runtime import Runtime, seeded, stream
@@ -23,7 +22,9 @@ from uge.runtime import Runtime, seeded, stream
 _NO_EVENTS = EventLog(None)
 
 
-def make_generator(settings: GeneratorSettings, store: PixelStore, budget: Budget, *, seed: int) -> Generator:
+def make_generator(
+    settings: GeneratorSettings, store: PixelStore, budget: Budget, *, seed: int, size: int = 0
+) -> Generator:
     """An untrained generator for the images of ``store``; its parameters are drawn from ``seed``."""
     with seeded(seed, "generator"):
         return Generator(
@@ -34,13 +35,14 @@ def make_generator(settings: GeneratorSettings, store: PixelStore, budget: Budge
             dropout=settings.dropout,
             skips=settings.skips,
             classes=store.classes if settings.conditional else (),
+            size=size,
         )
 
 
 def train_generator(
     generator: Generator,
     store: PixelStore,
-    total: TotalLoss | Records,
+    total: Losses | Records,
     settings: GeneratorSettings,
     *,
     seed: int,
