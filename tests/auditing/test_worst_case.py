@@ -137,7 +137,9 @@ class TestNumber:
 
     def test_a_sealed_copy_has_the_clean_control_as_its_authorised_accuracy(self, cases: list[Case]) -> None:
         assert "Authorised" not in summarize(cases).verdict
-        verdict = summarize(cases, facts={"originals_opened": 1000}).verdict
+        opened = summarize(cases, facts={"originals_opened": 1000})
+        assert "authorised = clean 60.5" in opened.headline
+        verdict = opened.verdict
         assert "Authorised training is training on the originals, 60.5 ± 0.7 %: all 1,000 sealed originals" in verdict
 
     def test_an_ordinary_audit_has_none(self) -> None:

@@ -167,6 +167,23 @@ def test_an_audit_by_a_private_key_has_the_originals_as_control(
     cases = [json.loads(path.read_text()) for path in (tmp_path / "audit" / "cases").glob("*.json")]
     assert {case["data"] for case in cases} == {"protected", "clean"}
     assert (tmp_path / "audit" / "pictures" / "pictures.json").is_file()
+    assert ran.json["facts"]["originals_opened"] == 48
+    assert "no-key" not in [doubt["check"] for doubt in ran.json["doubts"]]
+
+
+def test_a_folder_that_deviates_is_audited_without_calling_originals_compared(
+    toy: Path, sealed: Path, me: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(sealed, folder)
+    (folder / "added.txt").write_text("by somebody")
+    ran = run_uge(
+        *("audit", folder, "--key", me, "--test", toy / "test", "--networks", "lenet", "--attacks", "direct"),
+        *("--epochs", "1", "--variants", "none", "--json"),
+    )
+    assert ran.code == 0, ran.err
+    assert "originals_opened" not in ran.json["facts"]
+    assert "added.txt" in ran.err
 
 
 def test_the_library_opens_the_published_split_unless_another_is_named(toy: Path, sealed: Path, me: Path) -> None:

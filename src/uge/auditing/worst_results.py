@@ -127,14 +127,16 @@ def headline(worst: WorstCase) -> str:
     forms = [worst.short, *([worst.long] if worst.long else [])]
     return "; ".join(
         f"{'worst case' if form is worst.short else 'long form'}, {counted(form.epochs, 'epoch')}: "
-        f"{spread(form.worst.reached)} % by {form.worst.name} ({counted(form.worst.seeds, 'seed')}); {_beside(form)}"
+        f"{spread(form.worst.reached)} % by {form.worst.name} ({counted(form.worst.seeds, 'seed')}); "
+        f"{_beside(form, opened=worst.opened is not None)}"
         for form in forms
     )
 
 
-def _beside(form: Form) -> str:
+def _beside(form: Form, *, opened: bool) -> str:
+    name = "authorised = clean" if opened else "clean"
     return (
-        f"clean {spread(form.worst.clean)} %, the labelled images without the copy "
+        f"{name} {spread(form.worst.clean)} %, the labelled images without the copy "
         f"{spread(form.no_copy.reached if form.no_copy else None)} %"
     )
 

@@ -40,6 +40,7 @@ def demo(
     session = open_session(common)
     from uge.pipeline.audit import AuditRun
     from uge.pipeline.protect import ProtectRun
+    from uge.publishing.private import OWNER_KEY, private_folder
     from uge.publishing.verify import run_verify
 
     source = "photos"
@@ -49,10 +50,12 @@ def demo(
             {**run.describe(), "audit": audit.model_dump(mode="json")}, f"would protect {out}; nothing was written"
         )
     run.run()
-    if problems := run_verify(out, source, session.progress)["problems"]:
-        raise IntegrityError(problems)
+    found = run_verify(out, source, session.progress)
+    if found["problems"]:
+        raise IntegrityError(found["problems"])
     session.progress.note(f"{out}: verified from disk, no deviation")
-    auditing = AuditRun(out, audit, session, test=source)
+    key = private_folder(out) / OWNER_KEY
+    auditing = AuditRun(out, audit, session, test=source, keys=[key], owner=found["signed_by"])
     summary = auditing.run()
     seconds = round(time.monotonic() - began, 1)
     return Outcome(

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -41,11 +42,15 @@ from uge.pipeline.keys import is_private_key
 from uge.pipeline.originals import clean_images, find_originals, hashes, labelled_images, pairs
 from uge.publishing import private_folder, read_manifest
 from uge.publishing.private import close_folder
+from uge.publishing.verify import verify
 from uge.report.page import AuditedFolder, write_report
 from uge.runtime import Runtime
+from uge.sealing.age import read_identity
 from uge.sealing.opening import opened_by
 from uge.sealing.signature import check_owner
 from uge.session import Session
+
+log = logging.getLogger(__name__)
 
 PAGE = "report.html"
 _PICTURES = 9
@@ -109,6 +114,7 @@ class AuditRun:
                 clean = f"{SCHEME}{out}"
             if owner is not None:
                 check_owner(out, owner)
+            self.identity = private[0] if private else None
             with opened_by(private[0] if private else None, owner):
                 self._plan(test, clean, public, [path for path in keys if path not in private], trust_plugins)
             self._lock = lock.pop_all()
@@ -203,6 +209,7 @@ class AuditRun:
             for part in ("cases", "failed", "weights") if self.session.overwrite else ():
                 shutil.rmtree(self.folder / part, ignore_errors=True)
             close_folder(self.folder)
+        opened = None if self.identity is None else opened_originals(self.out, self.identity)
         try:
             executed = execute(
                 self.material,
@@ -216,7 +223,7 @@ class AuditRun:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()  # Goes only if no case was finished.
             raise
-        facts = self._facts()
+        facts = self._facts(opened)
         save_attacked(self.folder / "attacked", self.material, executed.cases, self.published)
         for record in (self.out / "manifest.json", private_folder(self.out) / "protect.jsonl"):
             if record.is_file():
@@ -232,7 +239,7 @@ class AuditRun:
         )
         return judge(self.folder, executed.cases, summary, report=str(self.folder / PAGE))
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self, opened: int | None) -> dict[str, Any]:
         """Facts for the checks; where there are originals, quality and pictures are written on the way."""
         material = self.material
         originals = self.originals.images
@@ -250,12 +257,29 @@ class AuditRun:
             "budget_levels": self.manifest.budget.levels if self.manifest else None,
             "linf_levels": quality["linf_levels"] if quality else None,
             "labelled": None if material.few is None else len(material.few),
-            "originals_opened": self.originals.opened,
+            "originals_opened": opened,
         }
         if material.few is not None:
             claimed = self.manifest.measured.model_dump() if self.manifest else {}
             facts |= {name: (quality or claimed).get(name) for name in ("psnr_db", "ssim")}
         return {name: value for name, value in facts.items() if value is not None}
+
+
+def opened_originals(out: Path, identity: Path) -> int | None:
+    """Number of sealed originals, if all were opened and compared with their public images; else None.
+
+    Raises:
+        UsageError: The key is that of no recipient, or nothing is sealed.
+    """
+    found = verify(out, key=read_identity(identity))
+    if found.ok:
+        return found.opened
+    log.warning(
+        "%s: the clean control is not called the authorised accuracy, since a check of the folder deviates: %s",
+        out,
+        found.problems[0],
+    )
+    return None
 
 
 def majority(store: PixelStore) -> float:

@@ -35,13 +35,10 @@ class Originals:
         images: The originals, one for each image in the same order; None where the source lacks them.
         label_agreement: Share of published images with the label of the image of the same id; None where ids do not
             match.
-        opened: Number of sealed originals that were all opened and compared with the published images; None for a
-            source in the clear.
     """
 
     images: ImageSet | None = None
     label_agreement: float | None = None
-    opened: int | None = None
 
 
 def aligned(images: ImageSet, classes: tuple[str, ...], kind: str) -> ImageSet:
