@@ -211,7 +211,7 @@ def run_verify(
             "not_compared": [],
             "signed_by": None,
         }
-    originals = None if against is None else load_images(against, split=manifest.split)
+    originals = None if against is None else load_images(against, split=manifest.split, labels=False)
     with progress.stage("verify") as on_progress:
         result = verify(
             out,
@@ -315,7 +315,7 @@ def _check_claims(manifest: Manifest, against: ImageSet | None, problems: list[s
         MANIFEST,
         {
             "count, classes and class_counts contradict one another; publish again": (
-                len(counts) != len(manifest.classes) or sum(counts) != manifest.count
+                len(counts) != len(manifest.classes) or (bool(counts) and sum(counts) != manifest.count)
             ),
             "the budget's rho and levels contradict one another; publish again": (
                 manifest.budget.levels != Budget(manifest.budget.rho).levels
@@ -369,7 +369,7 @@ class _Images:
                 record.where,
                 {
                     f"the id '{record.id}' came before; publish again": record.id in self._ids,
-                    f"the label {record.label} is not 0..{last}": not 0 <= record.label <= last,
+                    f"the label {record.label} is not 0..{last}": last >= 0 and not 0 <= record.label <= last,
                     f"the originals have no image '{record.id}'": against is not None and place is None,
                     f"the label is not that of the original '{record.id}'": original_label != record.label,
                 },

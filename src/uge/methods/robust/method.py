@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from uge.data.images import ImageSet
 from uge.errors import UsageError
 from uge.methods.base import Method, MethodSettings, Perturbation, Task
 
 
 class Robust(Method):
-    """Moves every image towards one other class on several networks, through random filters; none is favoured."""
+    """Moves every image towards one other class on several networks, through random filters; none is favoured.
+
+    Clusters of features take the place of classes where there are fewer than two.
+    """
 
     name = "robust"
     about = (
@@ -29,6 +33,12 @@ class Robust(Method):
             check_name(surrogate.network)
         if not sum(settings.robust.filters.model_dump().values()):
             raise UsageError("every filter of method 'robust' has the share 0; give at least one a share above 0")
+
+    def check_images(self, images: ImageSet, settings: MethodSettings) -> ImageSet:
+        """Images by classes, unless clusters take the place of these."""
+        if settings.robust.takes_clusters(images.check().class_counts):
+            return images
+        return super().check_images(images, settings)
 
     def perturb(self, task: Task) -> Perturbation:
         """Perturbations of the task's images alone."""
