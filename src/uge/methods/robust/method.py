@@ -31,6 +31,10 @@ class Robust(Method):
         super().check(settings)
         for surrogate in settings.robust.surrogate_names:
             check_name(surrogate.network)
+        if settings.robust.by == "generator" and not settings.robust.generator:
+            raise UsageError(
+                "--robust.by generator needs one; give its steps as well, for instance --robust.generator 2000"
+            )
         if not sum(settings.robust.filters.model_dump().values()):
             raise UsageError("every filter of method 'robust' has the share 0; give at least one a share above 0")
 

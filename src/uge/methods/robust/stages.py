@@ -37,7 +37,7 @@ def run(task: Task) -> Perturbation:
         )
     goals = class_targets(settings.targets, store, surrogates, task.runtime)
     steps = Steps(surrogates, settings.filters, task.budget, settings.work.steps, task.settings.seed, task.runtime)
-    delta = _delta(task, store, steps, goals)
+    delta = _delta(task, store, steps, goals) if settings.by == "steps" else None
     generator = trained_generator(task, store, steps, goals) if settings.generator else None
     return Perturbation(task.budget, generator, delta, _details(task, store, goals))
 
@@ -82,6 +82,7 @@ def _details(task: Task, store: PixelStore, goals: Tensor) -> dict[str, Any]:
     return {
         "robust": settings.model_dump(mode="json") | work,
         "targets": goals.tolist(),
+        **({"generator": task.settings.generator.model_dump(mode="json")} if settings.generator else {}),
         "training_size": store.size,
         "channels": store.channels,
     }
