@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from uge.errors import UsageError
-from uge.methods.base import Method, MethodSettings, Perturbation, Task
+from uge.methods.base import Earlier, Method, MethodSettings, Perturbation, Task
 
 
 class Robust(Method):
@@ -35,3 +35,16 @@ class Robust(Method):
         from uge.methods.robust.stages import run
 
         return run(task)
+
+    def check_adding(self, settings: MethodSettings, earlier: Earlier) -> None:
+        """Refuse a run without its surrogates."""
+        from uge.methods.robust.surrogates import file_name
+
+        for number, _ in enumerate(settings.robust.surrogate_names):
+            earlier.file("run", file_name(number))
+
+    def add(self, task: Task, earlier: Earlier) -> Perturbation:
+        """Perturbations of further images by the same steps on the same surrogates, towards the same classes."""
+        from uge.methods.robust.stages import add
+
+        return add(task, earlier)

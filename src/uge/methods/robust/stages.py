@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from uge.data.store import Records
 from uge.files import read_json, write_json
-from uge.methods.base import Perturbation, Task, public_name
+from uge.methods.base import Earlier, Perturbation, Task, public_name
 from uge.methods.robust.amortised import trained_generator
 from uge.methods.robust.perturb import Steps, batch_rows, class_targets, perturb
 from uge.methods.robust.surrogates import train_surrogates
@@ -36,6 +37,24 @@ def run(task: Task) -> Perturbation:
     delta = _delta(task, steps, goals)
     generator = trained_generator(task, steps, goals) if settings.generator else None
     return Perturbation(task.budget, generator, delta, _details(task, goals))
+
+
+def add(task: Task, earlier: Earlier) -> Perturbation:
+    """Perturbations of further images, as :func:`run` would have found them beside the others.
+
+    Surrogates and targets are those of the earlier run, and an image's perturbation depends on no other image.
+    """
+    settings = task.settings.robust
+    surrogates = train_surrogates(
+        task.store,
+        settings,
+        seed=task.settings.seed,
+        runtime=task.runtime,
+        place=lambda name: earlier.file("run", name),
+    )
+    goals = torch.tensor(earlier.details["targets"])
+    steps = Steps(surrogates, settings.filters, task.budget, settings.work.steps, task.settings.seed, task.runtime)
+    return Perturbation(task.budget, delta=_delta(task, steps, goals), details=dict(earlier.details))
 
 
 def _delta(task: Task, steps: Steps, goals: Tensor) -> Records:
