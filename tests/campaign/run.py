@@ -181,8 +181,8 @@ PAIRS = {
     "added and signed": (("protect", "further", "copy", "--append", "--threads", "1"), ("sign", "copy", "--overwrite")),
     "signed twice": (("sign", "copy", "--overwrite"), ("sign", "copy", "--overwrite")),
     "fulfilled twice": (
-        ("fulfil", "trained.json", "folder", "answer", "--threads", "1"),
-        ("fulfil", "trained.json", "folder", "answer", "--threads", "1"),
+        ("fulfil", "trained.json", "folder", "answer", "--overwrite", "--threads", "1"),
+        ("fulfil", "trained.json", "folder", "answer", "--overwrite", "--threads", "1"),
     ),
     "asked twice": (
         ("request", "new.json", *inputs.REQUEST, "--overwrite"),

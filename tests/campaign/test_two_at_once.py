@@ -103,7 +103,7 @@ def test_other_commands_that_start_together(command: str, six: Path, tmp_path: P
     arguments = {
         "request": ["request", str(place / "a.json"), "--network", "lenet", "--classes", "3", *identity],
         "train": ["train", str(out), "--key", str(key), "--save", str(place / "w"), "--overwrite", *training],
-        "fulfil": ["fulfil", str(place / "b.json"), str(six), str(place / "answer"), "--threads", "1", *identity[:3]],
+        "fulfil": ["fulfil", str(place / "b.json"), str(six), str(place / "answer"), "--threads", "1", *identity],
         "sign": ["sign", str(out), "-q", "--overwrite"],
         "append": ["protect", str(six.with_name("twelve")), str(out), "--append", "-q"],
         "audit": ["audit", str(out), "--test", str(six), "--networks", "lenet", "--attacks", "direct", *training],

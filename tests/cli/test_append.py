@@ -13,6 +13,7 @@ from command import contents, make_folder, refused, run_uge, tiny
 from PIL import Image
 
 import uge
+from uge.pipeline.originals import find_originals
 from uge.publishing import read_manifest
 from uge.sealing.signing_key import open_identity
 
@@ -140,6 +141,10 @@ def test_images_that_are_there_are_left_out(here: Path) -> None:
     append("first", "parquet")
     Path("first/train/cat/renamed.png").rename("first/train/cat/000.png")
     verified("parquet", "first")
+    published = uge.load_images("parquet")
+    originals = find_originals("first", None, published, additions=1).images  # The clean control of an audit.
+    assert originals is not None
+    assert originals.labels.tolist() == published.labels.tolist()
 
 
 def test_ids_by_number_do_not_collide(here: Path) -> None:

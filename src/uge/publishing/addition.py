@@ -36,7 +36,7 @@ class Present:
 
     tally: Tally = field(default_factory=Tally)
     codecs: set[Codec] = field(default_factory=set)
-    labels: dict[bytes, set[int]] = field(default_factory=dict)
+    labels: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
 
 
 _Pair = tuple[Record, SealedRow]
@@ -62,7 +62,7 @@ def read_present(
     with closing(compared) as results:
         for batch in results:
             for digest, label, codec, change in batch:
-                present.labels.setdefault(digest, set()).add(label)
+                present.labels[digest] = (*present.labels.get(digest, ()), label)
                 present.codecs.add(codec)
                 present.tally.add(change)
             if progress is not None:
@@ -111,7 +111,7 @@ def new_images(images: ImageSet, present: Present, progress: Callable[[int], Non
         elif label not in labels:
             raise DataError(
                 f"image '{printable(images.ids[row])}' is published already, in the class "
-                f"'{printable(images.classes[min(labels)])}' and not '{printable(images.classes[label])}'; correct the "
+                f"'{printable(images.classes[labels[0]])}' and not '{printable(images.classes[label])}'; correct the "
                 "source"
             )
         if progress is not None:
