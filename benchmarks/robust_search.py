@@ -36,6 +36,7 @@ from uge.files import canonical_json, read_json, write_json
 from uge.learning.objectives import Objective, adversarial, augmented, full_precision, supervised
 from uge.learning.recipes import Recipe
 from uge.learning.training import evaluate, fit
+from uge.methods.robust.clusters import clustered
 from uge.methods.robust.filters import NUMBERS, filtered
 from uge.methods.robust.perturb import Loss, Steps, batch_rows, class_targets, perturb, targeted
 from uge.methods.robust.settings import FilterShares, RobustSettings
@@ -161,6 +162,7 @@ VARIANTS = {
     "radius-8": Variant(
         "the adversarial surrogate trained within 8 levels", RobustSettings(surrogates="cnn,resnet8,cnn@8")
     ),
+    "clusters": Variant("ten clusters of features in place of the labels", RobustSettings(clusters=10)),
     "five": Variant("two more surrogates", RobustSettings(surrogates=FIVE)),
     "five-strong-steps": Variant(
         "two more surrogates, fewer images as they are in the steps",
@@ -263,20 +265,23 @@ class Trial:
         self.store = load_pixels(self.images)
         self.test = load_pixels(load_images(self.source, split="test", limit=2000))
 
-    def surrogates(self, settings: RobustSettings) -> list[ImageClassifier]:
-        """Surrogates; equal ones at the same place are trained once."""
+    def surrogates(self, settings: RobustSettings, store: PixelStore) -> list[ImageClassifier]:
+        """Surrogates of the classes or clusters of a store; equal ones at the same place are trained once."""
         found = []
         for number, name in enumerate(settings.surrogate_names):
             one = settings.model_copy(update={"surrogates": f"{name.network}@{name.radius}".removesuffix("@0")})
             seed = self.seed + 1000 * number
             key = [seed, self.limit, one.work, one.filters.model_dump(), self.runtime.precision]
+            key += [one.clusters] if one.clusters else []
             folder = self.keep / hashlib.sha256(canonical_json(key).encode()).hexdigest()[:12]
             began = time.perf_counter()
             found += train_surrogates(
-                self.store, one, seed=seed, runtime=self.runtime, place=lambda file, at=folder: at / file
+                store, one, seed=seed, runtime=self.runtime, place=lambda file, at=folder: at / file
             )
             place = folder / "accuracy.json"
-            if not place.is_file():
+            if one.clusters:
+                write_json(place, {"seconds": round(time.perf_counter() - began, 1)})
+            elif not place.is_file():
                 accuracy = {
                     kind: round(evaluate(found[-1], changed(self.test, ATTACKS[attack][0]), self.runtime), 2)
                     for kind, attack in (("clean", "direct"), ("jpeg10", "jpeg10"))
@@ -285,19 +290,35 @@ class Trial:
             self.facts[f"surrogate {number}, {'@'.join(map(str, name))}"] = read_json(place)
         return found
 
+    def classed(self, clusters: int | None) -> PixelStore:
+        """Images with their labels, or with clusters of features in place of these."""
+        if clusters is None:
+            return self.store
+        began = time.perf_counter()
+        store = clustered(self.store, clusters, self.seed)
+        shares = torch.zeros(len(store.classes), len(self.store.classes), dtype=torch.int64)
+        shares.index_put_((store.labels, self.store.labels), torch.ones((), dtype=torch.int64), accumulate=True)
+        self.facts["clusters"] = {
+            "purity": round(100 * int(shares.amax(1).sum()) / len(store), 2),
+            "images": shares.sum(1).tolist(),
+            "seconds": round(time.perf_counter() - began, 1),
+        }
+        return store
+
     def delta(self, name: str, variant: Variant) -> Records:
         """Perturbations of a variant, made once."""
         budget = Budget()
         path = self.keep / f"{name}-{self.limit}-s{self.seed}"
         if not path.with_suffix(".int8").is_file():
-            surrogates = self.surrogates(variant.settings)
-            goals = class_targets(variant.settings.targets, self.store, surrogates, self.runtime)
+            store = self.classed(variant.settings.clusters)
+            surrogates = self.surrogates(variant.settings, store)
+            goals = class_targets(variant.settings.targets, store, surrogates, self.runtime)
             self.facts["targets"] = goals.tolist()
             work = variant.settings.work
             steps = variant.steps(surrogates, variant.shares, budget, work.steps, self.seed, self.runtime, variant.loss)
             made = delta_records(self.store, budget)
             began = time.perf_counter()
-            perturb(self.store, self.images.ids, goals, steps, made, batch_rows(self.store))
+            perturb(store, self.images.ids, goals, steps, made, batch_rows(self.store))
             self.facts["perturbation"] = round(time.perf_counter() - began, 1)
             part = delta_records(self.store, budget, path.with_name("part-" + path.name))
             part.copy(made)

@@ -268,7 +268,7 @@ def protect(
     session = _session(runtime, progress)
     task = protect_task(
         images,
-        ImagesInfo.of(images.check_trainable()),
+        ImagesInfo.of(row.check_images(images, config)),
         config,
         networks,
         session,

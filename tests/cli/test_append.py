@@ -187,6 +187,26 @@ def test_methods_that_perturb_each_image_alone(method: str, here: Path) -> None:
         assert manifest.method_details["l2_max"] == pytest.approx(max(lengths), abs=1e-5)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_without_labels(layout: str, here: Path) -> None:
+    for name, source in (("plain", "first"), ("later", "more")):
+        Path(name).mkdir()
+        for file in Path(source).glob("train/cat/*.png"):
+            shutil.copy(file, f"{name}/{file.name}")
+    settings = ("--method=preview", "--baseline.kind=pixel8", f"--format={layout}", IDENTITY, "--to=lab.pub", "-q")
+    assert run_uge("protect", "plain", "out", *settings).code == 0
+    assert append("later", "out")["images"] == 6
+    verified("out", "plain", "later")
+    refused(1, "the class 'cat' is none of out", "protect", "more", "out", "--append", IDENTITY, inside=here)
+    refused(1, "later has no labels", "protect", "later", "parquet", "--append", IDENTITY, inside=here)
+
+
+def test_clusters_say_nothing_of_further_images(here: Path) -> None:
+    settings = tiny(method="robust", **OTHERS["robust"], robust__clusters=2)
+    assert run_uge("protect", "first", "clusters", *settings, IDENTITY, "-q").code == 0
+    refused(2, "took clusters of its own images", "protect", "more", "clusters", "--append", IDENTITY, inside=here)
+
+
 REFUSED = [
     ("more", ("--rho=8/255",), "parquet was protected without --rho, got 8/255; leave it out"),
     ("more", ("--recipe.epochs=3",), "parquet was protected with --recipe.epochs 1, got 3; leave it out"),

@@ -304,7 +304,7 @@ def test_demo_takes_its_preset_below_flags(tmp_path: Path) -> None:
     found = run_uge("demo", tmp_path / "a", "--dry-run", "--json", "--max-steps", "7").json
     preset = tomllib.loads((resources.files("uge") / "presets" / "demo.toml").read_text())
     assert found["config"]["generator"]["max_steps"] == 7
-    assert found["config"]["recipe"]["epochs"] == preset["demo"]["recipe"]["epochs"]
+    assert found["config"]["method"] == preset["demo"]["method"]
     assert ",".join(found["audit"]["networks"]) == preset["demo"]["auditing"]["networks"]
     assert found["source"] == "photos"
 

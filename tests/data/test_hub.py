@@ -59,6 +59,17 @@ def test_text_labels(serve: Serve) -> None:
     assert load_images("hf://owner/pets").classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize("labels", [[None, None], [-1, -1], None], ids=["null", "-1", "none"])
+def test_tables_without_labels(labels: list[Any] | None, serve: Serve) -> None:
+    made = table(labels or [0, 0], datasets.Value("int64"))
+    serve({"train": made if labels else made.remove_columns("label")})
+    images = load_images("hf://owner/photos", labels=False)
+    assert (images.classes, images.labels.tolist()) == ((), [-1, -1])
+    assert np.array_equal(images.read(1), picture(1))
+    with pytest.raises(DataError):
+        load_images("hf://owner/photos")
+
+
 def test_a_table_without_images_is_refused(serve: Serve) -> None:
     serve({"train": datasets.Dataset.from_dict({"text": ["a"], "label": [0]})})
     with pytest.raises(DataError, match="there are: text, label"):

@@ -80,7 +80,7 @@ def test_class_files(tmp_path: Path, file: str, content: str, labels: list[str])
         ([("a.png", encode(picture(0))), ("a.json", "{")], r"the \.json of 'a'"),
         ([("a.png", encode(picture(0))), ("a.json", '{"label": [1]}')], "needs a label"),
         ([("a.png", encode(picture(0))), ("a.cls", b"\xff")], "no UTF-8 text"),
-        ([("a.png", encode(picture(0))), ("a.cls", "-1")], "label -1 is out of range"),
+        ([("a.png", encode(picture(0))), ("a.cls", "-1")], "has no labels, which are needed"),
         ([("a.cls", "1")], "no image was found"),
     ],
 )

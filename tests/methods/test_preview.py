@@ -11,7 +11,7 @@ import uge
 from uge.data.images import ImageSet
 from uge.errors import UnknownNameError, UsageError
 from uge.methods import METHODS, MethodSettings
-from uge.methods.preview import KINDS, Previewer, blurred, noisy, pixelated
+from uge.methods.preview import KINDS, RELATIVE, Previewer, blurred, noisy, pixelated
 from uge.runtime import Runtime
 
 MakeImages = Callable[..., ImageSet]
@@ -95,6 +95,19 @@ def test_a_published_preview_claims_no_bound(
     assert "changed slightly" not in card
     assert "same pictures as before" not in card
     assert uge.verify(tmp_path / "copy", against=images).ok
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_mixed_sizes_need_a_size_where_the_preview_does(
+    kind: str, make_images: MakeImages, runtime: Runtime
+) -> None:
+    images = make_images(count=4, size=(20, 32))
+    if kind in RELATIVE:
+        with pytest.raises(UsageError, match="give --size"):
+            uge.protect(images, method="preview", baseline={"kind": kind}, runtime=runtime)
+        return
+    details = uge.protect(images, method="preview", baseline={"kind": kind}, runtime=runtime).provenance.method_details
+    assert details["training_size"] == 64
 
 
 def test_settings_that_a_preview_cannot_follow_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Labelled image set that never needs to be in memory as a whole."""
+"""Image set that never needs to be in memory as a whole."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from uge.data.views import TorchImages
 
 Pixels = NDArray[np.uint8]
+NO_LABEL = -1
+"""Label of every image in a set without labels."""
 Codec = Literal["png", "webp"]
 """Lossless format of a stored image."""
 
@@ -110,13 +112,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images with stable ids; pixels are read when an image is asked for.
+    """Images with labels and stable ids; pixels are read when an image is asked for.
+
+    A set without labels has no class names, and -1 as the label of every image.
 
     Attributes:
         name: Name of the set in reports, for instance ``"cifar10"``.
         split: ``"train"``, ``"test"`` or the source's own name.
         classes: Class names; a label is an index into them.
-        labels: int64, one per image.
+        labels: int64, one per image; all are -1 in a set without labels.
         ids: Stable sample ids, unique, one per image; a perturbation belongs to an id.
         reader: Source of the pixels.
         rows: int64, the reader's row of each image.
@@ -134,6 +138,16 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def labelled(self) -> bool:
+        """False for a set without labels."""
+        return bool(self.classes)
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of images of every class; empty without labels."""
+        return tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist()) if self.labelled else ()
 
     def read(self, index: int) -> Pixels:
         """Image ``index`` as uint8, height × width × channels (1, 2, 3 or 4).
@@ -176,7 +190,7 @@ class ImageSet:
         return TorchImages(self, transform)
 
     def hf(self, cache_dir: Path | str | None = None) -> Any:
-        """Set as a ``datasets.Dataset`` with the columns image, label and id.
+        """Set as a ``datasets.Dataset`` with the columns image, label and id; without labels there is no column label.
 
         The library keeps a copy of all images in its cache, where others may read it.
 
@@ -229,6 +243,8 @@ class ImageSet:
         Raises:
             UsageError: ``count`` is below 1.
         """
+        if not self.labelled:
+            return self.take(count)
         order = np.argsort(self.labels, kind="stable")
         counts = np.bincount(self.labels)
         rank = np.arange(len(self)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -262,7 +278,7 @@ class ImageSet:
         """Return this set if a classifier can be trained on it.
 
         Raises:
-            DataError: As ``check``; or fewer than two classes in use, or a class with one image.
+            DataError: As ``check``; or no labels, fewer than two classes in use, or a class with one image.
         """
         return self.check()._refuse(_faults_for_training(self))
 
@@ -283,17 +299,19 @@ def _faults(images: ImageSet) -> Iterator[str]:
         yield "no image was found; give a folder with one sub-folder of images per class"
     count = len(images.classes)
     bad = images.labels[(images.labels < 0) | (images.labels >= count)]
-    if bad.size:
+    if bad.size and (images.labelled or (images.labels != NO_LABEL).any()):
         yield f"label {bad[0]} is out of range for {count} classes; labels must be 0..{count - 1}"
-    name, uses = Counter(images.classes).most_common(1)[0]
-    if uses > 1:
-        yield f"two classes are both named '{name}'; rename one"
+    for name, uses in Counter(images.classes).most_common(1):
+        if uses > 1:
+            yield f"two classes are both named '{name}'; rename one"
     if len(set(images.ids)) < len(images.ids):
         yield "sample ids repeat; each image needs an id of its own"
 
 
 def _faults_for_training(images: ImageSet) -> Iterator[str]:
-    counts = np.bincount(images.labels, minlength=len(images.classes))
+    if not images.labelled:
+        yield "the images have no labels, which training needs; sort them into one sub-folder per class"
+    counts = images.class_counts
     used = np.flatnonzero(counts)
     if len(used) < 2:
         yield f"all images are of one class ('{images.classes[used[0]]}'); at least two classes are needed"

@@ -36,8 +36,9 @@ def load_images(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
+    labels: bool = True,
 ) -> ImageSet:
-    """Open one split of a labelled image source; pixels are read when an image is asked for.
+    """Open one split of an image source; pixels are read when an image is asked for.
 
     Args:
         source: A path (image folder, Parquet, npz, CIFAR files, tar shards, a published folder),
@@ -50,6 +51,8 @@ def load_images(
             the first of each class, in its share. None for all.
         image_column: Column of images in Parquet files or a set of the hub; by default the one called ``image``.
         label_column: Column of labels; by default the one called ``label``.
+        labels: False takes a set without labels, too: an image folder without class folders, a table without a column
+            of labels, or a folder that was published so.
 
     Returns:
         The set, with labels, class names and ids checked. ``ImageSet.check_trainable`` checks that it
@@ -57,13 +60,17 @@ def load_images(
 
     Raises:
         UsageError: The source does not exist, or ``limit`` is below 1.
-        DataError: There is no such split, or its labels or files cannot be used.
+        DataError: There is no such split, its labels or files cannot be used, or it has no labels.
     """
     columns = COLUMNS.get()
-    columns = Columns(image_column or columns.image, label_column or columns.label)
+    columns = Columns(image_column or columns.image, label_column or columns.label, labels)
     try:
         with read_columns(columns):
             images = _opened(source, split).check()
+            if labels and not images.labelled:
+                raise UnlabelledError(
+                    f"{images.name} ({images.split}) has no labels, which are needed here; sort its images into classes"
+                )
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise UsageError(f"cannot read {error.filename or source}: {error.strerror}; check the path") from error
     if limit is None:

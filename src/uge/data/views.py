@@ -61,7 +61,7 @@ def _picture(pixels: Pixels) -> Image.Image:
 
 
 def hugging_face(images: ImageSet, cache_dir: Path | str | None = None) -> Any:
-    """Set as a ``datasets.Dataset`` with the columns image, label and id.
+    """Set as a ``datasets.Dataset`` with the columns image, label and id; a set without labels has no column label.
 
     Args:
         images: The image set.
@@ -84,6 +84,8 @@ def hugging_face(images: ImageSet, cache_dir: Path | str | None = None) -> Any:
         "label": library.ClassLabel(names=list(images.classes)),
         "id": library.Value("string"),
     }
+    if not images.labelled:
+        del features["label"]
     return library.Dataset.from_generator(
         _rows,
         features=library.Features(features),
@@ -96,4 +98,5 @@ def _rows(images: ImageSet) -> Iterator[dict[str, Any]]:
     for index in range(len(images)):
         encoded = images.encoded(index)
         image = _picture(images.read(index)) if encoded is None else {"bytes": encoded, "path": None}
-        yield {"image": image, "label": int(images.labels[index]), "id": images.ids[index]}
+        label = {"label": int(images.labels[index])} if images.labelled else {}
+        yield {"image": image, **label, "id": images.ids[index]}

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from uge.budget import Budget
-from uge.data.images import ImageSet, Pixels, Strips, is_large, strip_rows
+from uge.data.images import NO_LABEL, ImageSet, Pixels, Strips, is_large, strip_rows
 from uge.data.pixels import resize, to_channels
 from uge.data.store import Records
 from uge.errors import UsageError, WeightsError
@@ -98,7 +98,7 @@ def protected_images(
         if isinstance(generator, nn.Module):
             runtime.place(generator).eval()
         budget = budget or generator.budget
-        numbers = generator.numbers(images.classes)
+        numbers = generator.numbers(images.classes) or [NO_LABEL]  # Without labels every index is -1.
     if budget is None:
         raise UsageError("without a generator a budget must be given")
     sized = generator if isinstance(generator, Generator) and generator.size else None

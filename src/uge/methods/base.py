@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from uge.budget import Budget
 from uge.data.depth import probed
 from uge.data.images import ImageSet, Pixels, Strips, bytes_of
-from uge.errors import UsageError
+from uge.errors import DataError, UsageError
 from uge.learning.recipes import Recipe
 from uge.methods.robust.settings import RobustSettings
 from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 ANEW = "protect all images anew (--overwrite), or the new ones in a folder of their own"
 """Way out where no image can be added to a protected copy."""
+WITHOUT_CLASSES = (
+    "without classes, --method robust --robust.clusters N takes clusters in their place, and --method preview seals "
+    "the originals behind previews"
+)
+"""End of a sentence: methods for images without usable classes."""
 
 
 class MethodSettings(BaseModel, frozen=True, extra="forbid"):
@@ -235,6 +240,7 @@ class Method(ABC):
         wave_key: True where these networks carry one wave key.
         needs_paths: True where these networks' trajectories on the clean images are needed.
         refines: True where perturbations can be refined.
+        needs_classes: True where images are perturbed by their classes, of which there must be two at least.
         has_options: True where ``--baseline.NAME`` sets something.
         revision: Raised when the method is changed, so that published results of its earlier form do not count.
 
@@ -258,6 +264,7 @@ class Method(ABC):
     wave_key = False
     needs_paths = False
     refines = False
+    needs_classes = True
     has_options = False
     revision = 0
 
@@ -283,6 +290,19 @@ class Method(ABC):
                 f"method '{self.name}' is no baseline, got --baseline.{next(iter(settings.baseline))}; leave that out, "
                 "or choose a baseline (docs/baselines.md)"
             )
+
+    def check_images(self, images: ImageSet, settings: MethodSettings) -> ImageSet:
+        """Images that the method can perturb: the same ones.
+
+        Raises:
+            DataError: They cannot be read, or a method by classes has none, one alone, or one with a single image.
+        """
+        if not self.needs_classes:
+            return images.check()
+        try:
+            return images.check_trainable()
+        except DataError as error:
+            raise DataError(f"{error}; {WITHOUT_CLASSES}") from error
 
     def network_name(self, name: str) -> str:
         """Full name of an authorised network, from its name or its architecture.

@@ -1,4 +1,4 @@
-"""Previews in place of images: pixelated, blurred or noisy, without any bound on the change. Needs no torch."""
+"""Previews in place of images: pixelated, blank, blurred or noisy, without any bound on the change. Needs no torch."""
 
 from __future__ import annotations
 
@@ -82,6 +82,7 @@ def _scale(pixels: Pixels, size: int) -> float:
 KINDS: dict[str, tuple[View, str]] = {
     "pixel8": (lambda pixels, size, draw: pixelated(pixels, 8), "pixelated to 8 pixels along the shorter side"),
     "pixel16": (lambda pixels, size, draw: pixelated(pixels, 16), "pixelated to 16 pixels along the shorter side"),
+    "blank": (lambda pixels, size, draw: np.full_like(pixels, 128), "blank: one gray, and nothing of the picture"),
     "blur2": (
         lambda pixels, size, draw: blurred(pixels, 2 * _scale(pixels, size)),
         "blurred by a Gaussian of 2 pixels of the training size",
@@ -92,6 +93,10 @@ KINDS: dict[str, tuple[View, str]] = {
     ),
 }
 """Previews by name, and what they show."""
+RELATIVE = ("blur2", "noise0.1")
+"""Previews that depend on the training size."""
+SIZE = 64
+"""Training size of the others where images have no size in common and none is given."""
 
 
 @dataclass
@@ -146,9 +151,12 @@ class Preview(Method):
     """
 
     name = "preview"
-    about = "every image is replaced by a preview, pixelated, blurred or noisy (--baseline.kind), without any bound"
+    about = (
+        "every image is replaced by a pixelated, blank, blurred or noisy preview (--baseline.kind), without any bound"
+    )
     reads_store = False
     trains = False
+    needs_classes = False
     has_options = True
 
     def budget(self, settings: MethodSettings) -> Budget:
@@ -170,7 +178,11 @@ class Preview(Method):
     def perturb(self, task: Task) -> Perturbation:
         """Previews of any images."""
         kind = preview_kind(task.settings.baseline)
-        size = ImagesInfo.of(task.images).training_size(task.settings.size)
+        info = ImagesInfo.of(task.images)
+        wanted = task.settings.size
+        if wanted is None and info.native_size is None and kind not in RELATIVE:
+            wanted = SIZE
+        size = info.training_size(wanted)
         shown = KINDS[kind][1]
         details = {
             "about": f"previews in place of the images, {shown}",

@@ -83,7 +83,9 @@ def run_append(
         earlier = Earlier(owned.private, owned.manifest.count, details)
         method.check_adding(settings, earlier)
         warn_of_copy(source)
-        images = _with_classes(load_images(source, split="train", limit=config.limit).check(), owned.manifest, out)
+        images = _with_classes(
+            load_images(source, split="train", limit=config.limit, labels=False).check(), owned.manifest, out
+        )
         check_output(out, source=images.root, overwrite=True)
         if not is_complete(out):
             raise IntegrityError([f"{out} has files that are missing or changed; look at what uge verify says"])
@@ -162,6 +164,12 @@ def _flag(name: str) -> str:
 
 def _with_classes(images: ImageSet, manifest: Manifest, out: Path) -> ImageSet:
     """Same images with labels of the folder's classes."""
+    if not images.labelled:
+        if manifest.classes:
+            raise DataError(
+                f"{images.name} has no labels, and {out} has; sort its images into one sub-folder per class"
+            )
+        return images
     used = {images.classes[label] for label in images.labels.tolist()}
     unknown = sorted(used - set(manifest.classes))
     if unknown:

@@ -59,7 +59,7 @@ def run_apply(
     recover(noise.parent)
     check_sealing(publishing)
     warn_of_copy(source)
-    source_images = load_images(source, split=split)
+    source_images = load_images(source, split=split, labels=False)
     images = source_images if limit is None else source_images.take(limit)
     apart = sealed_only_images(source, publishing, images)
     check_output(out, source=images.root, overwrite=session.overwrite, ours=is_published)

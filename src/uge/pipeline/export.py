@@ -9,7 +9,7 @@ from uge.errors import IntegrityError
 from uge.files import check_output, staged_folder, write_atomic, writes
 from uge.progress import Display
 from uge.publishing.fulfilment import DOCUMENT, open_weights, read_fulfilment
-from uge.publishing.layout import INDEX_COLUMNS, class_folders
+from uge.publishing.layout import image_folders, index_columns
 from uge.publishing.manifest import INDEX, MANIFEST
 from uge.publishing.private import MODE
 from uge.sealing.age import read_identity
@@ -25,7 +25,8 @@ def run_export(
     """Write the originals of a sealed folder as an image folder that its owner alone may enter.
 
     Every image is the file that was sealed, byte for byte: ``DEST/SPLIT/CLASS/00000000.jpg``, numbered in the order of
-    the published folder. ``DEST/index.csv`` has path, label and sample id of each. One row group is in memory.
+    the published folder, without ``CLASS/`` where no labels are. ``DEST/index.csv`` has path, label and sample id of
+    each. One row group is in memory.
 
     Args:
         out: The published folder.
@@ -54,7 +55,7 @@ def run_export(
         (folder / INDEX).open("w", newline="", encoding="utf-8") as handle,
     ):
         index = csv.writer(handle, lineterminator="\n")
-        index.writerow(INDEX_COLUMNS)
+        index.writerow(index_columns(sealed.classes))
         for split in sealed.splits:
             part = sealed.of(split)
             for number, line in enumerate(_written(part, folder), 1):
@@ -93,16 +94,16 @@ def export_weights(
     return {"out": str(dest), "network": claims.network, "sha256": claims.weights_sha256}
 
 
-def _written(sealed: SealedFolder, folder: Path) -> Iterator[tuple[str, int, str]]:
-    """Path, label and id of every original of a split, which was written when its line comes."""
-    folders = list(class_folders(sealed.classes).values())
+def _written(sealed: SealedFolder, folder: Path) -> Iterator[tuple[str | int, ...]]:
+    """Path, label (if there are any) and id of every original of a split, which was written when its line comes."""
+    folders = image_folders(sealed.classes, sealed.split)
     for number, row in enumerate(sealed.rows()):
-        if not 0 <= row.label < len(folders):
-            raise IntegrityError([f"{sealed.folder}: the sealed label {row.label} is not 0..{len(folders) - 1}"])
-        path = f"{sealed.split}/{folders[row.label]}/{number:08d}.{ending(row.image)}"
+        if row.label not in folders:
+            raise IntegrityError([f"{sealed.folder}: the sealed label {row.label} is not {sealed.labels_expected}"])
+        path = f"{folders[row.label]}/{number:08d}.{ending(row.image)}"
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(row.image)
-        yield path, row.label, row.id
+        yield (path, row.label, row.id) if sealed.classes else (path, row.id)
 
 
 def _is_export(folder: Path) -> bool:

@@ -58,11 +58,10 @@ def inspect(target: str) -> dict[str, Any]:
         return {"kind": "private folder", "finished": True, "keys": keys}
     splits: dict[str, Any] = {}
     for split in (name for name in ("train", "test") if has_split(target, name)):
-        images = load_images(target, split=split)
-        counts = Counter(images.classes[label] for label in images.labels.tolist())
+        images = load_images(target, split=split, labels=False)
         splits[split] = {
             "images": len(images),
-            "classes": {name: counts[name] for name in images.classes},
+            "classes": dict(zip(images.classes, images.class_counts, strict=True)),
             "channels": images.channels(),
             "sizes": dict(Counter(f"{image.shape[1]}x{image.shape[0]}" for image in images.probe()).most_common(5)),
         }

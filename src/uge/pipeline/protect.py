@@ -88,7 +88,7 @@ class ProtectRun:
         self.asked = asked_recipients(self.originals)
         self.recipients = check_sealing(self.publishing, self.asked)
         warn_of_copy(self.source)
-        self.images = _trainable(load_images(self.source, split="train", limit=config.limit), config.limit)
+        self.images = _usable(load_images(self.source, split="train", limit=config.limit, labels=False), self.config)
         self.sealed_only = sealed_only_images(self.source, self.publishing, self.images)
         self.info = ImagesInfo.of(self.images)
         check_fits(self.config, self.requests, self.info)
@@ -247,10 +247,10 @@ def provenance_of(config: ProtectConfig, networks: Sequence[ImageClassifier], pe
     )
 
 
-def _trainable(images: ImageSet, limit: int | None) -> ImageSet:
+def _usable(images: ImageSet, config: ProtectConfig) -> ImageSet:
     try:
-        return images.check_trainable()
+        return METHODS[config.method].check_images(images, config)
     except DataError as error:
-        if limit is None:
+        if config.limit is None:
             raise
-        raise DataError(f"{error}; of the source only --limit {limit} images were taken, so try more") from error
+        raise DataError(f"{error}; of the source only --limit {config.limit} images were taken, so try more") from error

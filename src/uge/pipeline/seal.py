@@ -153,7 +153,7 @@ def sealed_only_images(source: str, publishing: PublishConfig, images: ImageSet)
     """
     if publishing.sealed_only is None:
         return None
-    apart = load_images(source, split=publishing.sealed_only)
+    apart = load_images(source, split=publishing.sealed_only, labels=images.labelled)
     refuse(
         {
             f"--sealed-only {publishing.sealed_only} is the split that is published; name another": apart.split

@@ -196,12 +196,12 @@ def add_images(
     tally.ssims = _similarities(manifest, sealed, sample)
     tally.extend(written.tally)
     names = {record.path for record in written.files}
-    counts = np.array(manifest.class_counts) + np.bincount(images.labels, minlength=len(manifest.classes))
+    counts = zip(manifest.class_counts, images.class_counts, strict=True)
     manifest = manifest.model_copy(
         update={
             "tool_version": code_version(),
             "method_details": dict(details),
-            "class_counts": tuple(counts.tolist()),
+            "class_counts": tuple(before + more for before, more in counts),
             "count": count,
             "size": SizeRecord.of(tally.shapes),
             "codec": codec_of(present.codecs | written.codecs),

@@ -61,7 +61,7 @@ with `--against ORIGINALS` it measures the change again.
 def _front_matter(manifest: Manifest, name: str) -> dict[str, Any]:
     return {
         "pretty_name": f"{name}, a protected copy",
-        "task_categories": ["image-classification"],
+        "task_categories": ["image-classification" if manifest.classes else "image-feature-extraction"],
         "tags": ["image", "data-protection", "unlearnable-examples", "uge"],
         "size_categories": [next((label for limit, label in SIZES if manifest.count < limit), "n>1M")],
         "configs": [
@@ -74,7 +74,9 @@ def _front_matter(manifest: Manifest, name: str) -> dict[str, Any]:
 
 
 def _contents(manifest: Manifest) -> str:
-    images = f"{manifest.count:,} labelled images in {len(manifest.classes)} classes"
+    images = f"{manifest.count:,} images without labels"
+    if manifest.classes:
+        images = f"{manifest.count:,} labelled images in {len(manifest.classes)} classes"
     shown = manifest.method_details.get("preview")
     if shown:
         return f"Previews of {images}, {shown}:\nnetworks can learn from them what people can see in them."

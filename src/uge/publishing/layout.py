@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from uge.data.codec import Encoded
 from uge.data.formats.parquet import check_sizes
 from uge.data.formats.parquet_pages import fill, only_value
+from uge.data.images import NO_LABEL
 from uge.errors import DataError, refuse
 from uge.files import LARGEST, Region, file_sha256, open_regular, parts_of, read_bytes
 from uge.publishing.manifest import INDEX, Codec, FileRecord, Format, Manifest
@@ -29,6 +30,7 @@ from uge.publishing.stream import batches
 from uge.sealing.record import RECIPIENT_NAME, RECIPIENTS, SEALED, SHARD_NAME
 
 INDEX_COLUMNS = ("path", "label", "id")
+"""Columns of the list of images; without labels there is no column ``label``."""
 SHARD_ROWS = 25_000
 SHARD_BYTES = 100_000_000
 GROUP_ROWS = 1_000
@@ -39,7 +41,7 @@ PARQUET = {"compression": "none", "use_dictionary": False, "write_statistics": F
 IMAGE_NAME = re.compile(r"\d{8}\.(?:png|webp)")
 """Names of image files: neutral, since a name may tell the source of an image."""
 PUBLISHABLE = re.compile(
-    r"README\.md|TRAINING\.md|index\.csv|data/train-(?:added-\d{5}-)?\d{5}-of-\d{5}\.parquet|train/(?!\.)[^/\\]+/"
+    r"README\.md|TRAINING\.md|index\.csv|data/train-(?:added-\d{5}-)?\d{5}-of-\d{5}\.parquet|train/(?:(?!\.)[^/\\]+/)?"
     + IMAGE_NAME.pattern
     + rf"|{SEALED}/{SHARD_NAME}|{RECIPIENTS}/{RECIPIENT_NAME}\.age"
 )
@@ -57,7 +59,7 @@ class Record:
         where: Place of the image in messages.
         name: File name that is stored with the image.
         data: Encoded bytes; those of a large image in the file.
-        label: Index of its class.
+        label: Index of its class; -1 without labels.
         id: Sample id.
     """
 
@@ -135,8 +137,16 @@ def class_folders(classes: Sequence[str]) -> dict[str, str]:
     return folders
 
 
+def index_columns(classes: Sequence[str]) -> tuple[str, ...]:
+    """Columns of ``index.csv``, as :data:`INDEX_COLUMNS` says."""
+    return INDEX_COLUMNS if classes else tuple(name for name in INDEX_COLUMNS if name != "label")
+
+
 def table_schema(classes: Sequence[str]) -> pa.Schema:
-    """Columns of a shard, with the metadata from which Hugging Face ``datasets`` knows images and class names."""
+    """Columns of a shard, with the metadata from which Hugging Face ``datasets`` knows images and class names.
+
+    Without classes there is no column ``label``.
+    """
     features = {
         "image": {"_type": "Image"},
         "label": {"names": list(classes), "_type": "ClassLabel"},
@@ -144,6 +154,8 @@ def table_schema(classes: Sequence[str]) -> pa.Schema:
     }
     image = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
     fields = {"image": image, "label": pa.int64(), "id": pa.string()}
+    if not classes:
+        del features["label"], fields["label"]
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
@@ -167,7 +179,8 @@ def _write_parquet(
                     encoded = (b"",)  # Arrow would take it four times into memory.
                 columns = [pa.array(encoded, pa.binary()), pa.array(names)]
                 image = pa.StructArray.from_arrays(columns, fields=list(schema.field("image").type))
-                writer.write_table(pa.table([image, pa.array(labels, pa.int64()), pa.array(ids)], schema=schema))
+                written = {"image": image, "label": pa.array(labels, pa.int64()), "id": pa.array(ids)}
+                writer.write_table(pa.table([written[name] for name in schema.names], schema=schema))
         if large:
             fill(folder / path, large)
         records.append(file_record(folder, path, min(rows_per_file, count - number * rows_per_file)))
@@ -209,7 +222,8 @@ def _shard_records(folder: Path, manifest: Manifest, file: FileRecord) -> Iterat
         )
         for number, row in enumerate(_rows(folder / file.path, shard)):
             image = row["image"] or {}
-            fields: tuple[Any, ...] = (image.get("path"), image.get("bytes"), row["label"], row["id"])
+            label = row["label"] if manifest.classes else NO_LABEL
+            fields: tuple[Any, ...] = (image.get("path"), image.get("bytes"), label, row["id"])
             if None in fields:
                 raise DataError(f"row {number} lacks its image, path, label or id")
             yield Record(f"{file.path} row {number}", *fields)
@@ -233,8 +247,15 @@ def _only_row(path: Path, shard: pq.ParquetFile, group: int) -> dict[str, Any] |
     data = only_value(path, shard.metadata.row_group(group).column(0))
     if data is None:
         return None
-    row: dict[str, Any] = shard.read_row_group(group, columns=["image.path", "label", "id"]).to_pylist()[0]
+    columns = ["image.path", *(name for name in shard.schema_arrow.names if name != "image")]
+    row: dict[str, Any] = shard.read_row_group(group, columns=columns).to_pylist()[0]
     return {**row, "image": {**(row["image"] or {}), "bytes": data}}
+
+
+def image_folders(classes: Sequence[str], split: str = "train") -> dict[int, str]:
+    """Folder of every label; without classes that of the split alone."""
+    folders = {label: f"{split}/{name}" for label, name in enumerate(class_folders(classes).values())}
+    return folders or {NO_LABEL: split}
 
 
 def _write_image_folder(
@@ -244,11 +265,12 @@ def _write_image_folder(
 
     Lines of an addition come behind those of the index that is there.
 
-    A class without images gets no folder, since torchvision refuses empty ones.
+    A class without images gets no folder, since torchvision refuses empty ones. Without classes all images lie in
+    ``train``.
     """
-    folders = [f"train/{name}" for name in class_folders(classes).values()]
+    folders = image_folders(classes)
     records = []
-    before = read_bytes(folder / INDEX, LARGEST).decode() if addition else f"{','.join(INDEX_COLUMNS)}\n"
+    before = read_bytes(folder / INDEX, LARGEST).decode() if addition else f"{','.join(index_columns(classes))}\n"
     (folder / "train").mkdir(exist_ok=bool(addition))
     (folder / INDEX).unlink(missing_ok=True)  # It may be one file with that of the folder to which images are added.
     with (folder / INDEX).open("w", newline="", encoding="utf-8") as handle:
@@ -262,7 +284,7 @@ def _write_image_folder(
                 for part in parts_of(data):
                     image.write(part)
                     digest.update(part)
-            index.writerow((path, label, id))
+            index.writerow((path, label, id) if classes else (path, id))
             records.append(FileRecord(path=path, sha256=digest.hexdigest(), bytes=len(data)))
     return [file_record(folder, INDEX, _lines(before) + len(records)), *records]
 
@@ -279,18 +301,22 @@ def _image_folder_records(
         if all(file.path != INDEX for file in manifest.files):
             problem(f"{INDEX} is not listed in manifest.json; publish again")
         return
-    folders = [f"train/{(manifest.class_folders or {}).get(name)}" for name in manifest.classes]
+    classes = manifest.classes
+    named = manifest.class_folders or {}
+    folders = {label: f"train/{named.get(name)}" for label, name in enumerate(classes)} or {NO_LABEL: "train"}
     waiting = Counter(file.path for file in manifest.files if file.path.startswith("train/"))
     try:
         with (folder / INDEX).open(newline="", encoding="utf-8") as handle:
             rows = csv.reader(handle)
-            if tuple(next(rows, ())) != INDEX_COLUMNS:
-                raise DataError(f"expected the columns {', '.join(INDEX_COLUMNS)}")
-            for path, label, id in rows:
+            columns = index_columns(classes)
+            if tuple(next(rows, ())) != columns:
+                raise DataError(f"expected the columns {', '.join(columns)}")
+            for row in rows:
+                path, label, id = row if classes else (row[0], str(NO_LABEL), *row[1:])
                 waiting[path] -= 1
                 if waiting[path] < 0:
                     raise DataError(f"names {path}, which manifest.json does not list or which came before")
-                if not (label.isdecimal() and int(label) < len(folders)):
+                if classes and not (label.isdecimal() and int(label) < len(folders)):
                     raise DataError(f"the label '{label}' of {path} is not one of 0..{len(folders) - 1}")
                 parent, _, name = path.rpartition("/")
                 if parent != folders[int(label)]:

@@ -153,7 +153,7 @@ class Manifest(Provenance):
         tool_version: Version of that program.
         name: Name of the data set.
         split: Split of the source that was protected.
-        classes: Class names; a label is an index into them.
+        classes: Class names; a label is an index into them. Empty for images without labels.
         class_counts: Images per class, in the order of ``classes``.
         count: Number of images.
         size: Image sizes.

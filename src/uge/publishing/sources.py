@@ -44,5 +44,7 @@ class Sources:
 
 
 def _relabelled(images: ImageSet, classes: Sequence[str]) -> ImageSet:
+    if not images.labelled:
+        return images
     used = {images.classes[label] for label in set(images.labels.tolist())}
     return images.relabelled(classes) if used <= set(classes) else images

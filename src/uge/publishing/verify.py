@@ -219,7 +219,7 @@ def run_verify(
             "not_compared": [],
             "signed_by": None,
         }
-    originals = [load_images(source, split=manifest.split) for source in against]
+    originals = [load_images(source, split=manifest.split, labels=False) for source in against]
     with progress.stage("verify") as on_progress:
         result = verify(
             out,
@@ -323,7 +323,7 @@ def _check_claims(manifest: Manifest, against: Sources | None, problems: list[st
         MANIFEST,
         {
             "count, classes and class_counts contradict one another; publish again": (
-                len(counts) != len(manifest.classes) or sum(counts) != manifest.count
+                len(counts) != len(manifest.classes) or (bool(counts) and sum(counts) != manifest.count)
             ),
             "more images are claimed to be added than there are; publish again": (
                 sum(manifest.additions) >= manifest.count
@@ -379,7 +379,7 @@ class _Images:
                 record.where,
                 {
                     f"the id '{record.id}' came before; publish again": record.id in self._ids,
-                    f"the label {record.label} is not 0..{last}": not 0 <= record.label <= last,
+                    f"the label {record.label} is not 0..{last}": last >= 0 and not 0 <= record.label <= last,
                     f"the originals have no image '{record.id}'": against is not None and source is None,
                     f"the label is not that of the original '{record.id}'": original_label != record.label,
                 },

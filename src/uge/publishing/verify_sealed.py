@@ -118,8 +118,8 @@ class SealedRows:
 
     def _check(self, where: str, row: SealedRow, sealed: SealedFolder, *, published: bool) -> None:
         self.count += 1
-        if not 0 <= row.label < len(sealed.classes):
-            self._problem(f"{where}: the label {row.label} of '{row.id}' is not 0..{len(sealed.classes) - 1}")
+        if not sealed.has_label(row.label):
+            self._problem(f"{where}: the label {row.label} of '{row.id}' is not {sealed.labels_expected}")
         if published and row.id in self._rows:
             self._problem(f"{where}: the id '{row.id}' came before")
         source = self._against.find(row.id) if published and self._against is not None else None

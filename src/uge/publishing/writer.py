@@ -135,7 +135,7 @@ def publish(
             name=images.name,
             split=images.split,
             classes=images.classes,
-            class_counts=tuple(np.bincount(images.labels, minlength=len(images.classes)).tolist()),
+            class_counts=images.class_counts,
             count=len(images),
             size=SizeRecord.of(written.tally.shapes),
             format=format,

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from uge.data.images import NO_LABEL
 from uge.errors import DataError, IntegrityError, UsageError
 from uge.files import JSON, LARGEST, UnreadableError, read_bytes, read_json, recover
 from uge.sealing.age import LARGEST_KEY, Identity, unwrap
@@ -36,7 +37,7 @@ class SealedFolder:
     Attributes:
         folder: The published folder.
         record: Its claims about what is sealed, checked by the content key.
-        classes: Class names; a label is an index into them.
+        classes: Class names; a label is an index into them. Empty where every label is -1.
         split: Split whose rows are read.
         key: Content key.
     """
@@ -88,6 +89,15 @@ class SealedFolder:
             raise UsageError(f"{self.folder} has no sealed split '{split}'; there are: {', '.join(self.splits)}")
         return replace(self, split=split)
 
+    @property
+    def labels_expected(self) -> str:
+        """Range of the labels in words."""
+        return f"0..{len(self.classes) - 1}" if self.classes else str(NO_LABEL)
+
+    def has_label(self, label: int) -> bool:
+        """True for the index of a class; without classes, for -1."""
+        return 0 <= label < len(self.classes) if self.classes else label == NO_LABEL
+
     def rows(self, group: int | None = None) -> Iterator[SealedRow]:
         """Originals in order, one row group in memory at a time.
 
@@ -116,8 +126,8 @@ class SealedFolder:
             IntegrityError: A shard or row group is damaged, or a label is out of range.
         """
         labels = np.array(self._open.column("label"), dtype=np.int64)
-        if labels.size and not 0 <= labels.min() <= labels.max() < len(self.classes):
-            raise IntegrityError([f"{self.folder}: a sealed label is not 0..{len(self.classes) - 1}; publish again"])
+        if labels.size and not (self.has_label(labels.min()) and self.has_label(labels.max())):
+            raise IntegrityError([f"{self.folder}: a sealed label is not {self.labels_expected}; publish again"])
         return labels
 
     def ids(self) -> list[str]:

@@ -43,7 +43,7 @@ class SealedRow(NamedTuple):
 
     Attributes:
         image: Encoded bytes of the original.
-        label: Index of its class.
+        label: Index of its class; -1 without labels.
         id: Sample id.
         sha256: Digest of the public pixels (:func:`pixels_sha256`); None where no public image exists.
     """

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uge.data.images import ImageSet, Reader
+from uge.data.images import NO_LABEL, ImageSet, Reader
 from uge.errors import DataError, UnknownNameError
 from uge.files import check_regular
 
@@ -36,15 +36,22 @@ _IN_NAME = re.compile(rf"(?<![a-z])({'|'.join(sorted(SPLIT_NAMES, key=len, rever
 
 
 class UnlabelledError(DataError):
-    """Split without labels, as the test splits of competitions are published."""
+    """Split without labels, as the test splits of competitions are published; raised where labels are needed."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of images and of labels in a table; None for the usual names."""
+    """Columns of images and of labels in a table; None for the usual names.
+
+    Attributes:
+        image: Column of images.
+        label: Column of labels.
+        labels: False where a set without labels is taken as well.
+    """
 
     image: str | None = None
     label: str | None = None
+    labels: bool = True
 
 
 _USUAL = Columns()
@@ -208,6 +215,11 @@ def class_names(split: str, labels: Mapping[str, NDArray[Any]]) -> tuple[str, ..
             f"the label {largest} of {images} images would mean {largest + 1} classes; number the classes from 0"
         )
     return tuple(str(number) for number in range(largest + 1))
+
+
+def no_labels(count: int) -> NDArray[np.int64]:
+    """Labels of ``count`` images without labels."""
+    return np.full(count, NO_LABEL, dtype=np.int64)
 
 
 def image_set(

@@ -1,4 +1,7 @@
-"""Image folders: ``ROOT/train/CLASS/*`` with ``test`` or ``val`` beside it, or ``ROOT/CLASS/*``."""
+"""Image folders: ``ROOT/train/CLASS/*`` with ``test`` or ``val`` beside it, or ``ROOT/CLASS/*``.
+
+Where sets without labels are taken: ``ROOT/train/*`` and ``ROOT/*``, too.
+"""
 
 import functools
 import logging
@@ -10,7 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from uge.data.formats.base import SAME_SPLIT, SPLIT_NAMES, Splits, choose_split, image_set
+from uge.data.formats.base import (
+    COLUMNS,
+    SAME_SPLIT,
+    SPLIT_NAMES,
+    Splits,
+    UnlabelledError,
+    choose_split,
+    image_set,
+    no_labels,
+)
 from uge.data.images import ImageSet, Pixels
 from uge.data.pixels import decode, is_image_name
 from uge.errors import DataError
@@ -47,10 +59,13 @@ def splits(path: Path) -> Splits | None:
     if not path.is_dir():
         return None
     folders = {name: path / name for name in _folders(path)}
-    holding = {name: folder for name, folder in folders.items() if any(map(is_image_name, _files(folder)))}
+    holding = {name: folders[name] for name in _holding(path)}
     named = {name: folder for name, folder in folders.items() if name.lower() in SPLIT_NAMES}
     divided = {name: folder for name, folder in named.items() if any(_folders(folder))}
     if not divided:
+        if not COLUMNS.get().labels and holding and holding.keys() <= named.keys():
+            _warn_of_loose_images(path)
+            return {name: functools.partial(open_unlabelled, path, name, folder) for name, folder in holding.items()}
         return {"train": lambda: _open(path, "train", path, path)}
     others = sorted(holding.keys() - named.keys())
     several = len({SAME_SPLIT[name.lower()] for name in divided}) > 1
@@ -71,6 +86,8 @@ def splits(path: Path) -> Splits | None:
 
 def _open(root: Path, split: str, folder: Path, leading: Path) -> ImageSet:
     # The training split decides the classes, so that a label means the same in every split.
+    if not COLUMNS.get().labels and not _holding(leading) and _holds_images(folder):
+        return open_unlabelled(root, split, folder)
     classes = _class_folders(leading)
     unknown = sorted(set(_class_folders(folder)) - set(classes))
     if unknown:
@@ -100,11 +117,27 @@ def open_classes(root: Path, split: str, folder: Path, labels: dict[str, int], c
                 numbers.append(labels[name])
             else:
                 skipped.append(f"{name}/{file}")
-    if skipped:
-        logger.warning(
-            "%s: %d files without an image extension are skipped, such as %s", folder, len(skipped), skipped[0]
-        )
+    _warn_of_skipped(folder, skipped)
     return image_set(root, split, np.array(numbers, dtype=np.int64), classes, FileReader(folder, names), ids=names)
+
+
+def open_unlabelled(root: Path, split: str, folder: Path) -> ImageSet:
+    """Images without labels: those in ``folder`` itself, sorted by name.
+
+    Args:
+        root: The source, for the set's name.
+        split: The split's name.
+        folder: Holds the images.
+    """
+    files = sorted(name for name in os.listdir(folder) if name[0] != "." and not os.path.isdir(folder / name))
+    names = [_checked(name, folder) for name in files if is_image_name(name)]
+    _warn_of_skipped(folder, [name for name in files if not is_image_name(name)])
+    return image_set(root, split, no_labels(len(names)), (), FileReader(folder, names), ids=names)
+
+
+def _warn_of_skipped(folder: Path, names: list[str]) -> None:
+    if names:
+        logger.warning("%s: %d files without an image extension are skipped, such as %s", folder, len(names), names[0])
 
 
 def _place(file: str) -> tuple[str, str]:
@@ -130,9 +163,20 @@ def _class_folders(folder: Path) -> list[str]:
     if names:
         _warn_of_loose_images(folder)
     else:
-        got = "images that lie in no class folder" if any(map(is_image_name, os.listdir(folder))) else "no image"
-        raise DataError(f"expected one sub-folder of images per class in {folder}, got {got}; sort the images so")
+        expected = f"expected one sub-folder of images per class in {folder}, got"
+        if _holds_images(folder):
+            raise UnlabelledError(f"{expected} images that lie in no class folder; sort the images so")
+        raise DataError(f"{expected} no image; sort the images so")
     return list(names.values())
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(map(is_image_name, os.listdir(folder)))
+
+
+def _holding(folder: Path) -> list[str]:
+    """Sub-folders with an image somewhere below."""
+    return [name for name in _folders(folder) if any(map(is_image_name, _files(folder / name)))]
 
 
 def _folders(folder: Path) -> Iterator[str]:

@@ -18,8 +18,9 @@ from uge.data.formats.base import (
     class_names,
     image_set,
     label_values,
+    no_labels,
 )
-from uge.data.images import ImageSet, Pixels
+from uge.data.images import NO_LABEL, ImageSet, Pixels
 from uge.data.pixels import decode
 from uge.errors import DataError, MissingExtraError, UsageError
 from uge.files import LARGEST, read_bytes
@@ -63,9 +64,17 @@ def _open(library: Any, name: str, tables: Any, split: str) -> ImageSet:
     if not pictures:
         raise DataError(f"{name} has no image column, there are: {', '.join(names)}; choose another set")
     image = choose_column("image", pictures, columns.image, IMAGE_COLUMNS, name, pictures)
+    encoded = table.select_columns([image]).cast_column(image, library.Image(decode=False))
+    reader = HubReader(encoded, image, name)
+    ids = [str(value) for value in table["id"]] if "id" in table.features else None
+    named = columns.label is not None or set(LABEL_COLUMNS) & set(names)
+    if not columns.labels and not named:
+        return image_set(name, split, no_labels(len(table)), (), reader, ids=ids)
     label = choose_column("label", names, columns.label, LABEL_COLUMNS, name)
     parts = [part for part in tables if label in tables[part].features]
     values = {part: list(tables[part][label]) for part in parts}
+    if not columns.labels and set(values[split]) <= {None, NO_LABEL}:
+        return image_set(name, split, no_labels(len(table)), (), reader, ids=ids)
     if set(values[split]) == {None}:
         raise UnlabelledError(f"{name} ({split}) has no labels in its column '{label}'; choose another split")
     labels = {
@@ -73,14 +82,13 @@ def _open(library: Any, name: str, tables: Any, split: str) -> ImageSet:
         for part in parts
         if part == split or None not in values[part]
     }
-    encoded = table.select_columns([image]).cast_column(image, library.Image(decode=False))
     return image_set(
         name,
         split,
         labels[split],
         getattr(table.features[label], "names", None) or class_names(split, labels),
-        HubReader(encoded, image, name),
-        ids=[str(value) for value in table["id"]] if "id" in table.features else None,
+        reader,
+        ids=ids,
     )
 
 

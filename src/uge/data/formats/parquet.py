@@ -32,10 +32,11 @@ from uge.data.formats.base import (
     data_errors,
     image_set,
     label_values,
+    no_labels,
     source_files,
 )
 from uge.data.formats.parquet_pages import Sizes, only_value
-from uge.data.images import ImageSet, Pixels
+from uge.data.images import NO_LABEL, ImageSet, Pixels
 from uge.data.pixels import decode
 from uge.errors import DataError
 from uge.files import LARGEST, Region
@@ -49,25 +50,33 @@ _LONGEST = 4096  # Bytes of a label or an id.
 _reading = functools.partial(data_errors, advice="fetch or write it again", kinds=(pa.ArrowException, OSError))
 
 
-def splits(path: Path, classes: tuple[str, ...] = ()) -> Splits | None:
+def splits(path: Path, classes: tuple[str, ...] | None = None) -> Splits | None:
     """Splits of a Parquet source, by the names of its files and folders; None where there is no Parquet file.
 
     Args:
         path: One file, or a folder with Parquet files in it, in ``data/`` or in ``train/``, ``test/`` ...
-        classes: Class names from a manifest, which those in the files must equal.
+        classes: Class names from a manifest, which those in the files must equal; none where it has no labels.
     """
     groups = by_split(source_files(path, ".parquet", "data"), path)
-    columns = Columns() if classes else COLUMNS.get()  # A published folder has the columns of this project.
-    return {split: functools.partial(_open, path, split, groups, classes, columns) for split in groups} or None
+    columns = COLUMNS.get()
+    if classes is not None:  # A published folder has the columns of this project.
+        columns = Columns(labels=columns.labels)
+    return {split: functools.partial(_open, path, split, groups, classes or (), columns) for split in groups} or None
 
 
 def _open(
     root: Path, split: str, groups: dict[str, list[Path]], classes: tuple[str, ...], columns: Columns
 ) -> ImageSet:
     shards = [_Shard.open(file, columns) for file in groups[split]]
-    labels = {split: _labels(shards)}
-    names = _agreed_names(shards, classes)
-    if not names:
+    try:
+        labels = {split: _labels(shards)}
+    except UnlabelledError:
+        if columns.labels:
+            raise
+        labels = {split: no_labels(sum(map(sum, (shard.groups for shard in shards))))}
+    unlabelled = (labels[split] == NO_LABEL).all() and not columns.labels
+    names = () if unlabelled else _agreed_names(shards, classes)
+    if not names and not unlabelled:
         for other in groups.keys() - {split}:
             with contextlib.suppress(UnlabelledError):
                 labels[other] = _labels([_Shard.open(file, columns) for file in groups[other]])
@@ -111,7 +120,7 @@ class _Shard:
 
     path: Path
     image: str
-    label: str
+    label: str | None
     has_ids: bool
     classes: tuple[str, ...]
     groups: tuple[int, ...]  # Rows of every row group.
@@ -122,13 +131,15 @@ class _Shard:
             schema = file.schema_arrow
             metadata = file.metadata
         check_sizes(metadata, path)
-        if columns.label is None and not set(LABEL_COLUMNS) & set(schema.names):
+        label = None
+        if columns.label is not None or set(LABEL_COLUMNS) & set(schema.names):
+            label = choose_column("label", schema.names, columns.label, LABEL_COLUMNS, str(path))
+        elif columns.labels:
             listed = ", ".join(schema.names)
             raise UnlabelledError(
                 f"{path} has no label column (expected one of {', '.join(LABEL_COLUMNS)}; there are: {listed}); "
                 "rename the column, or name it by --label-column"
             )
-        label = choose_column("label", schema.names, columns.label, LABEL_COLUMNS, str(path))
         place = _image_place(schema, metadata.schema, path, columns.image)
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         return cls(
@@ -136,11 +147,13 @@ class _Shard:
             image=metadata.schema.column(place).path,
             label=label,
             has_ids="id" in schema.names,
-            classes=_class_names(schema, label, path),
+            classes=() if label is None else _class_names(schema, label, path),
             groups=tuple(group.num_rows for group in groups),
         )
 
     def labels(self) -> NDArray[Any]:
+        if self.label is None:
+            raise UnlabelledError(f"{self.path} has no label column")
         values = self.column(self.label)
         where = f"{self.path} (column '{self.label}')"
         missing = values.count(None)

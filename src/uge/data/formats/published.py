@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from uge.data.formats import folder, parquet
-from uge.data.formats.base import Splits, image_set
-from uge.data.images import ImageSet
+from uge.data.formats.base import COLUMNS, Splits, UnlabelledError, image_set
+from uge.data.images import NO_LABEL, ImageSet
 from uge.errors import DataError
 from uge.files import LARGEST, read_json
 
@@ -24,10 +24,17 @@ def splits(path: Path) -> Splits | None:
     if not isinstance(manifest.get("classes"), list) or manifest.get("format") not in ("parquet", "imagefolder"):
         return None
     classes = tuple(str(name) for name in manifest["classes"])
+    if not classes and COLUMNS.get().labels:
+        raise UnlabelledError(
+            f"{path} was published without labels, which are needed here; label its images, or open the originals by "
+            "uge.open and label these"
+        )
     if manifest["format"] == "parquet":
         return parquet.splits(path, classes) or {}
     if (path / INDEX).is_file():
         return {"train": lambda: _indexed(path, classes)}
+    if not classes:
+        return {"train": lambda: folder.open_unlabelled(path, "train", path / "train")}
     folders = manifest.get("class_folders") or {name: name for name in classes}
     labels = {folders[name]: label for label, name in enumerate(classes) if name in folders}
     return {"train": lambda: folder.open_classes(path, "train", path / "train", labels, classes)}
@@ -37,7 +44,7 @@ def _indexed(root: Path, classes: tuple[str, ...]) -> ImageSet:
     with (root / INDEX).open(newline="", encoding="utf-8") as handle:
         rows = csv.DictReader(handle)
         try:
-            images = [(_inside(row["path"]), int(row["label"]), row["id"]) for row in rows]
+            images = [(_inside(row["path"]), int(row["label"]) if classes else NO_LABEL, row["id"]) for row in rows]
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise DataError(
                 f"line {rows.line_num} of {root / INDEX} is no image path within the folder, label number and id "

@@ -25,15 +25,26 @@ class Published(Method):
         about: One sentence for lists of methods.
         revision: See :class:`uge.methods.base.Method`.
         trains: False where nothing is learned from the images.
+        needs_classes: False where classes play no part.
     """
 
     has_options = True
 
-    def __init__(self, name: str, place: str, about: str, revision: int = 0, *, trains: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        place: str,
+        about: str,
+        revision: int = 0,
+        *,
+        trains: bool = True,
+        needs_classes: bool = True,
+    ) -> None:
         self.name = name
         self.about = about
         self.revision = revision
         self.trains = trains
+        self.needs_classes = needs_classes
         self._place = place
 
     @property
@@ -110,7 +121,11 @@ BASELINES = (
     Published("ops", "ops:OPS", "one pixel shortcut for every class (Wu et al., ICLR 2023)", trains=False),
     Published("pil", "pil:PIL", "noise that a linear network takes for the class (jinlinll/pil, ICLR 2026)"),
     Published(
-        "random", "random:RANDOM", "uniform random noise for every image: a control without optimisation", trains=False
+        "random",
+        "random:RANDOM",
+        "uniform random noise for every image: a control without optimisation",
+        trains=False,
+        needs_classes=False,
     ),
     Published(
         "random-class", "random:RANDOM_CLASS", "uniform random noise, one pattern per class: a control", trains=False

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from uge.data.store import PixelStore
 from uge.files import EventLog
 from uge.methods.apply import GENERATOR, load_generator, save_perturber
 from uge.methods.base import Task
@@ -29,25 +30,37 @@ def through_steps(steps: Steps, goals: Tensor) -> Losses:
     return losses
 
 
-def trained_generator(task: Task, steps: Steps, goals: Tensor) -> Generator:
+def trained_generator(task: Task, store: PixelStore, steps: Steps, goals: Tensor) -> Generator:
     """The generator of a task, trained or read from its folder.
 
-    Its perturbation depends on the image and on its class. Images of another size are perturbed at the training size.
+    Its perturbation depends on the image and on its class; on the image alone where clusters take the place of classes,
+    since those of later images are not known. Images of another size are perturbed at the training size.
+
+    Args:
+        task: The task.
+        store: Its images, with clusters in place of labels where these are missing or not wanted.
+        steps: Surrogates, filters and loss.
+        goals: Target of every class or cluster.
 
     Raises:
         UGEError: The loss became NaN or infinite.
     """
     settings = task.settings.generator.model_copy(
-        update={"max_steps": task.settings.robust.generator, "skips": True, "conditional": True, "tolerance": 0.0}
+        update={
+            "max_steps": task.settings.robust.generator,
+            "skips": True,
+            "conditional": store is task.store,
+            "tolerance": 0.0,
+        }
     )
     path = task.file(GENERATOR)
     if path is not None and path.is_file():
         return load_generator(path)
-    generator = make_generator(settings, task.store, task.budget, seed=task.settings.seed, size=task.store.size)
+    generator = make_generator(settings, store, task.budget, seed=task.settings.seed, size=store.size)
     with task.progress.stage("generator") as on_progress:
         train_generator(
             generator,
-            task.store,
+            store,
             through_steps(steps, goals),
             settings,
             seed=task.settings.seed,

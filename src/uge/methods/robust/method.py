@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from uge.data.images import ImageSet
 from uge.errors import UsageError
-from uge.methods.base import Earlier, Method, MethodSettings, Perturbation, Task
+from uge.methods.base import ANEW, Earlier, Method, MethodSettings, Perturbation, Task
+from uge.methods.robust.settings import CLUSTERS
 
 
 class Robust(Method):
-    """Moves every image towards one other class on several networks, through random filters; none is favoured."""
+    """Moves every image towards one other class on several networks, through random filters; none is favoured.
+
+    Clusters of features take the place of classes where there are fewer than two.
+    """
 
     name = "robust"
     about = (
@@ -30,6 +35,12 @@ class Robust(Method):
         if not sum(settings.robust.filters.model_dump().values()):
             raise UsageError("every filter of method 'robust' has the share 0; give at least one a share above 0")
 
+    def check_images(self, images: ImageSet, settings: MethodSettings) -> ImageSet:
+        """Images by classes, unless clusters take the place of these."""
+        if settings.robust.takes_clusters(images.check().class_counts):
+            return images
+        return super().check_images(images, settings)
+
     def perturb(self, task: Task) -> Perturbation:
         """Perturbations of the task's images alone."""
         from uge.methods.robust.stages import run
@@ -37,7 +48,13 @@ class Robust(Method):
         return run(task)
 
     def check_adding(self, settings: MethodSettings, earlier: Earlier) -> None:
-        """Refuse a run without its surrogates."""
+        """Refuse a run without its surrogates, or one by clusters, which say nothing of further images.
+
+        Raises:
+            UsageError: As in :meth:`Method.check_adding`.
+        """
+        if (earlier.folder / "run" / CLUSTERS).is_file():
+            raise UsageError(f"{earlier.folder} took clusters of its own images in place of classes; {ANEW}")
         from uge.methods.robust.surrogates import file_name
 
         for number, _ in enumerate(settings.robust.surrogate_names):

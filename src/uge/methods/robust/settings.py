@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 from cyclopts import Parameter
 from pydantic import BaseModel, Field
 
 from uge.errors import UsageError
+
+CLUSTERS = "clusters.json"
+"""File in a private folder with the clusters that took the place of classes."""
 
 
 class FilterShares(BaseModel, frozen=True, extra="forbid"):
@@ -67,6 +71,8 @@ class RobustSettings(BaseModel, frozen=True, extra="forbid"):
         targets: Class that images of a class are moved to: ``"next"`` one; or, by the surrogates' answers, the
             ``"far"`` one that they take its images for least, or the ``"near"`` one. No two classes share a target.
         filters: Shares of the random filters.
+        clusters: Clusters of features that take the place of classes. By default the labels are used where two
+            classes are there; else one cluster for every 20 images is made, from 2 to 10.
         generator: Steps in which a generator learns the same loss, by which ``uge apply`` protects new images; 0 for
             none. Its size is set by ``--generator.width`` and the like.
     """
@@ -77,7 +83,16 @@ class RobustSettings(BaseModel, frozen=True, extra="forbid"):
     steps: int | None = Field(None, ge=1)
     targets: Literal["next", "far", "near"] = "next"
     filters: FilterShares = FilterShares()
+    clusters: int | None = Field(None, ge=2)
     generator: int = Field(0, ge=0)
+
+    def takes_clusters(self, class_counts: Sequence[int]) -> bool:
+        """True where clusters take the place of classes: as they are asked for, or fewer than two classes have images.
+
+        Args:
+            class_counts: Number of images of every class.
+        """
+        return self.clusters is not None or sum(map(bool, class_counts)) < 2
 
     @property
     def work(self) -> Effort:

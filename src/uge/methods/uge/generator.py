@@ -212,8 +212,10 @@ def class_numbers(known: Sequence[str], names: Sequence[str], whose: str) -> lis
         whose: Start of the message, for instance ``"generator was trained for"``.
 
     Raises:
-        UsageError: A class is not known.
+        UsageError: A class is not known, or the images have none.
     """
+    if known and not names:
+        raise UsageError(f"the {whose} the classes {', '.join(known)}, got images without labels; sort them into these")
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise UsageError(
