@@ -53,6 +53,8 @@ TORCH_FREE = [
     "uge.sealing.originals",
     "uge.encoders",
     "uge.paper.request",
+    "uge.pipeline.inspect",
+    "uge.pipeline.recipients",
 ]
 
 

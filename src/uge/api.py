@@ -352,7 +352,7 @@ def publish(
 def verify(
     out: str | Path,
     *,
-    against: ImageSet | None = None,
+    against: ImageSet | Sequence[ImageSet] | None = None,
     private: Path | None = None,
     key: str | Path | None = None,
     signed_by: str | None = None,
@@ -361,7 +361,8 @@ def verify(
 
     Args:
         out: The published folder.
-        against: The originals; then the change of every stored pixel is measured too.
+        against: The originals; then the change of every stored pixel is measured too. Where images were added from
+            other sources, these stand behind the first, in the order of the additions.
         private: Its private folder, which proves every field of the manifest; ``OUT.private`` by default.
         key: File of a recipient's private key; then every sealed original is opened and compared too.
         signed_by: Key that must have signed the manifest: its fingerprint, or a file with it.

@@ -44,6 +44,10 @@ def make_sources(root: Path) -> None:
             place = root / "folder" / split / CLASSES[number % 3]
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{number:03d}.png").write_bytes(encoded(number))
+    for number in range(18, 24):
+        place = root / "further" / CLASSES[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number:03d}.png").write_bytes(encoded(number))
     array = np.stack([pixels(number) for number in range(18)])
     labels = np.arange(18) % 3
     np.savez(root / "set.npz", x_train=array, y_train=labels, x_test=array[:6], y_test=labels[:6])
@@ -71,10 +75,13 @@ def make_sources(root: Path) -> None:
 
 def make_results(root: Path) -> None:
     """A published folder with its keys, an audit, and a signed request."""
+    made = run(["keygen", "me.agekey", "--json"], root)
+    (root / "me.pub").write_text(json.loads(made.out)["public_key"])
     commands = [
         ["protect", "folder", "copy", *TINY],
         ["audit", "copy", *AUDIT],
         ["request", "wanted.json", *REQUEST],
+        ["request", "trained.json", *REQUEST, "--method", "uge", "--recipe.epochs", "1", "--to", "me.pub"],
     ]
     for arguments in commands:
         trial = run([*arguments, "-q"], root)

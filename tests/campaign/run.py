@@ -169,6 +169,21 @@ PAIRS = {
         ("apply", "noise.npy", "set.npz", "more", "--overwrite"),
         ("apply", "noise.npy", "set.npz", "more", "--overwrite"),
     ),
+    "added twice": (
+        ("protect", "further", "copy", "--append", "--threads", "1"),
+        ("protect", "further", "copy", "--append", "--threads", "1"),
+    ),
+    "added and written": (
+        ("protect", "further", "copy", "--append", "--threads", "1"),
+        ("protect", "folder", "copy", *inputs.TINY, "--authorized-seed", "1", "--overwrite"),
+    ),
+    "added and verified": (("protect", "further", "copy", "--append", "--threads", "1"), ("verify", "copy")),
+    "added and signed": (("protect", "further", "copy", "--append", "--threads", "1"), ("sign", "copy", "--overwrite")),
+    "signed twice": (("sign", "copy", "--overwrite"), ("sign", "copy", "--overwrite")),
+    "fulfilled twice": (
+        ("fulfil", "trained.json", "folder", "answer", "--overwrite", "--threads", "1"),
+        ("fulfil", "trained.json", "folder", "answer", "--overwrite", "--threads", "1"),
+    ),
     "asked twice": (
         ("request", "new.json", *inputs.REQUEST, "--overwrite"),
         ("request", "new.json", *inputs.REQUEST, "--overwrite"),

@@ -39,6 +39,10 @@ def protect(images: Path, place: Path, *more: str, **changes: object) -> Argumen
     return ("protect", str(images), str(place / "copy"), *tiny(**changes), "-q", *more)
 
 
+def append(images: Path, place: Path) -> Arguments:
+    return ("protect", str(images.with_name("twelve")), str(place / "copy"), "--append", "-q")
+
+
 def request(images: Path, place: Path, *more: str, seed: int = 1, identity: Path | None = None) -> Arguments:
     signer = ("--identity", str(identity or images.with_name("me.pem")))
     flags = ("--network", "lenet", "--classes", "3", "--seed", str(seed), *signer, "-q", *more)
@@ -56,6 +60,16 @@ COMMANDS = {
         lambda images, place: (protect(images, place),),
     ),
     "protect --method uge": Command(lambda images, place: protect(images, place, method="uge")),
+    "protect --append": Command(
+        append,
+        lambda images, place: (protect(images, place),),
+        resumes=False,
+    ),
+    "protect --append, as an image folder": Command(
+        append,
+        lambda images, place: (protect(images, place, "--format", "imagefolder"),),
+        resumes=False,
+    ),
     "federated": Command(
         lambda images, place: (
             *("federated", str(images.with_name("twelve")), str(place / "fed"), "--test", str(images)),
@@ -132,6 +146,7 @@ STEPS = {"protect --method uge": 5, "federated": 11}
 EXTRACT = {
     "protect": 29,
     "protect --overwrite": 23,
+    "protect --append": 13,
     "apply": 41,
     "request --overwrite": 17,
     "train --save": 23,

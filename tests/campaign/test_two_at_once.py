@@ -92,7 +92,7 @@ def test_two_that_start_together(overwrite: bool, seeds: tuple[int, int], six: P
 
 @pytest.mark.campaign
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("command", ["request", "train", "audit"])
+@pytest.mark.parametrize("command", ["request", "train", "audit", "fulfil", "sign", "append"])
 def test_other_commands_that_start_together(command: str, six: Path, tmp_path: Path) -> None:
     place = tmp_path / "place"
     out = place / "copy"
@@ -103,8 +103,15 @@ def test_other_commands_that_start_together(command: str, six: Path, tmp_path: P
     arguments = {
         "request": ["request", str(place / "a.json"), "--network", "lenet", "--classes", "3", *identity],
         "train": ["train", str(out), "--key", str(key), "--save", str(place / "w"), "--overwrite", *training],
+        "fulfil": ["fulfil", str(place / "b.json"), str(six), str(place / "answer"), "--threads", "1", *identity],
+        "sign": ["sign", str(out), "-q", "--overwrite"],
+        "append": ["protect", str(six.with_name("twelve")), str(out), "--append", "-q"],
         "audit": ["audit", str(out), "--test", str(six), "--networks", "lenet", "--attacks", "direct", *training],
     }[command]
+    if command == "fulfil":
+        asked = ["--network", "lenet", "--classes", "3", "--size", "16", "--recipe.epochs", "1"]
+        public = six.with_name("lab.pub").read_text()
+        assert run_uge("request", place / "b.json", *asked, "--to", public, "--method", "uge", *identity[:3]).code == 0
     for _ in range(6):
         both = [start(arguments) for _ in range(2)]
         errors = [process.communicate()[1] for process in both]
@@ -115,5 +122,11 @@ def test_other_commands_that_start_together(command: str, six: Path, tmp_path: P
             process.returncode == 0 or "is writing" in error for process, error in zip(both, errors, strict=True)
         )
         assert not [name for name in os.listdir(place) if name.startswith(".")]
+        if command in ("sign", "append"):
+            opened = run_uge("verify", out, "--key", place / "copy.private" / "owner.agekey", "--json").json
+            assert (opened["problems"], opened["count"], opened["opened"]) == (
+                [],
+                *[16 if command == "append" else 6] * 2,
+            )
         if command == "request":
             assert run_uge("inspect", place / "a.json").code == 0

@@ -77,7 +77,7 @@ def test_every_published_image_differs_from_its_original_and_is_what_the_manifes
         for number in range(len(clean)):
             change = np.abs(clean.read(number).astype(int) - protected.read(number).astype(int))
             assert 0 < change.max() <= 10
-        assert run_verify(server.published, str(server.part), Silent())["problems"] == []
+        assert run_verify(server.published, [str(server.part)], Silent())["problems"] == []
 
 
 def test_all_servers_protect_for_the_same_network_and_know_nothing_of_each_other(finished: Path) -> None:

@@ -30,10 +30,10 @@ def seal(tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / name
         folder.mkdir()
         claims = {"split": "train", "classes": ["ape", "bee", "cat"], "class_counts": [4, 3, 3], "count": count}
-        with SealWriter(folder, Sealing(recipients), split="train", count=count, rows_per_file=rows_per_file) as writer:
+        with SealWriter(folder, split="train", count=count, rows_per_file=rows_per_file) as writer:
             for number in range(count):
                 writer.write(row(number))
-            record = writer.finish(claims)
+            record = writer.finish(claims, Sealing(recipients))
         manifest = {**claims, "tool": "uge", "sealed": record.model_dump(mode="json")}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return folder

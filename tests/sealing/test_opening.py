@@ -44,10 +44,10 @@ def folder(tmp_path: Path, me: KeyPair) -> Path:
     """A folder with sealed pictures in two shards and no public ones."""
     folder = tmp_path / "out"
     claims = {"split": "train", "classes": list(CLASSES), "class_counts": [4, 3, 3], "count": COUNT}
-    with SealWriter(folder, Sealing({"me": me.public}), split="train", count=COUNT, rows_per_file=6) as writer:
+    with SealWriter(folder, split="train", count=COUNT, rows_per_file=6) as writer:
         for number in range(COUNT):
             writer.write(SealedRow(encoded(number), number % 3, f"train/{number}", bytes(32)))
-        record = writer.finish(claims)
+        record = writer.finish(claims, Sealing({"me": me.public}))
     (folder / "manifest.json").write_text(json.dumps({**claims, "sealed": record.model_dump(mode="json")}))
     return folder
 

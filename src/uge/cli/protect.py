@@ -50,7 +50,7 @@ def demo(
             {**run.describe(), "audit": audit.model_dump(mode="json")}, f"would protect {out}; nothing was written"
         )
     run.run()
-    found = run_verify(out, source, session.progress)
+    found = run_verify(out, [source], session.progress)
     if found["problems"]:
         raise IntegrityError(found["problems"])
     session.progress.note(f"{out}: verified from disk, no deviation")
@@ -70,6 +70,7 @@ def protect(
     source: str,
     out: OutPath,
     *,
+    append: Annotated[bool, Parameter(negative="")] = False,
     config: Annotated[ProtectConfig, FLAT] = ProtectConfig(),
     publishing: Annotated[PublishConfig, FLAT] = PublishConfig(),
     common: Annotated[Resumable, FLAT] = Resumable(),
@@ -83,6 +84,7 @@ def protect(
     - `uge protect data/cifar10 out/cifar --limit 10000 --recipe.epochs 30 --resume`
     - `uge protect my-images/ out/for-alice --for alice.json`
     - `uge protect my-images/ out/mine --to lab.pub --to age1…`
+    - `uge protect more-images/ out/mine --append`
 
     Parameters
     ----------
@@ -90,8 +92,12 @@ def protect(
         Folder, Parquet, npz, tar or CIFAR files, hf://owner/name, or the embedded set `photos`.
     out
         Folder to publish.
+    append
+        Add the images of SOURCE that OUT does not have yet, by its own settings and for its recipients.
     """
     session = open_session(common)
+    if append:
+        return _append(source, out, config, publishing, session)
     from uge.pipeline.protect import ProtectRun
     from uge.requests.configure import describe_requests
 
@@ -119,6 +125,31 @@ def protect(
         f"keys and everything else that is secret are in {copy.private}: keep that folder to yourself"
         f"{sealed_text(manifest)}",
         complaints=_unchanged(out, manifest.measured.unchanged_images, manifest.count),
+    )
+
+
+def _append(source: str, out: Path, config: ProtectConfig, publishing: PublishConfig, session: "Session") -> Outcome:
+    from uge.pipeline.append import run_append
+
+    added = run_append(source, out, config, publishing, session)
+    result = {
+        "out": str(out),
+        "added": added.added,
+        "skipped": added.skipped,
+        "images": added.manifest.count,
+        "sealed": list(added.manifest.sealed.recipients) if added.manifest.sealed else None,
+        "measured": added.manifest.measured.model_dump(mode="json"),
+        "budget": added.manifest.budget.model_dump(mode="json"),
+    }
+    there = f", {added.skipped} are in it already" if added.skipped else ""
+    if session.dry_run:
+        return Outcome(result, f"would add {added.added} images to {out}{there}; nothing was written")
+    if not added.added:
+        return Outcome(result, f"{out} has all {added.skipped} images already; nothing was changed")
+    return Outcome(
+        result,
+        f"added {added.added} images to {out}{there}: {added.manifest.count} in all",
+        complaints=_unchanged(out, added.manifest.measured.unchanged_images, added.manifest.count),
     )
 
 

@@ -107,7 +107,7 @@ def train(
 def verify(
     out: Path,
     *,
-    against: str | None = None,
+    against: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     private: Path | None = None,
     key: Path | None = None,
     signed_by: str | None = None,
@@ -125,7 +125,8 @@ def verify(
     out
         Published folder.
     against
-        The originals; then the change of every stored pixel is measured too.
+        The originals; then the change of every stored pixel is measured too. Where images were added from other
+        sources, repeat it in that order.
     private
         Its private folder, which proves every field of the manifest; OUT.private by default.
     key

@@ -65,6 +65,20 @@ def public_id(id: str) -> str:
     return hashlib.sha256(id.encode()).hexdigest()[:32]
 
 
+def added_id(id: str, addition: int) -> str:
+    """Sample id of an image that is added to a published folder, which no image has that was published before.
+
+    Args:
+        id: Its id in the source.
+        addition: Number of the addition; ids of the first publication, 0, stay.
+
+    Example:
+        >>> added_id("train/00000007", 2)
+        'added-2/train/00000007'
+    """
+    return f"added-{addition}/{id}" if addition else id
+
+
 def decode(source: bytes | Region | Path, name: str) -> Pixels:
     """Pixels of one encoded image; of an animation or a file of several pages the first one, with a warning.
 

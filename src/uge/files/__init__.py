@@ -13,7 +13,7 @@ from uge.files.documents import (
     write_json,
 )
 from uge.files.events import EventLog, read_events
-from uge.files.folders import check_output, holds_something, local_path, staged_folder
+from uge.files.folders import check_output, holds_something, link_folder, local_path, staged_folder
 from uge.files.limits import (
     LARGEST,
     WEIGHTS,
@@ -45,6 +45,7 @@ __all__ = [
     "file_sha256",
     "fingerprint",
     "holds_something",
+    "link_folder",
     "local_path",
     "locked",
     "open_regular",

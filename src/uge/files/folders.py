@@ -1,7 +1,9 @@
 """Output folders: refused where something would be lost, staged, and renamed as a whole."""
 
 import contextlib
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -67,6 +69,25 @@ def check_output(
 def holds_something(folder: Path) -> bool:
     """True for a folder that is not empty."""
     return folder.is_dir() and any(folder.iterdir())
+
+
+def link_folder(folder: Path, copy: Path) -> None:
+    """Fill an empty folder with the files of another one, as hard links, or as copies where there can be no links.
+
+    A file of the copy must not be written to afterwards, but may be replaced.
+
+    Raises:
+        StorageError: The disk is full or read-only.
+    """
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+    with storage_errors(copy):
+        shutil.copytree(folder, copy, symlinks=True, copy_function=link, dirs_exist_ok=True)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from uge.errors import UsageError
-from uge.methods.base import ImagesInfo, Method, MethodSettings, Perturbation, Task
+from uge.methods.base import ANEW, Earlier, ImagesInfo, Method, MethodSettings, Perturbation, Task
 from uge.methods.uge.settings import LOSSES, NEED_PATH
 from uge.names import CHECKPOINT, KEYED, behind_key, is_keyed
 
@@ -104,6 +104,22 @@ class ForNetworks(Method):
         for network, file in zip(networks, files, strict=False):
             restore(network, *load_weights(file))
         return networks
+
+    def check_adding(self, settings: MethodSettings, earlier: Earlier) -> None:
+        """Refuse a run without its perturber, or one that refined each image while nothing imitates that."""
+        from uge.methods.apply import GENERATOR
+
+        earlier.file(GENERATOR)
+        if settings.refine and not settings.generator.imitate:
+            raise UsageError(
+                f"--refine optimised every image of {earlier.folder} itself, and its generator alone is weaker; {ANEW}"
+            )
+
+    def add(self, task: Task, earlier: Earlier) -> Perturbation:
+        """Generator or wave code of the earlier run, for further images."""
+        from uge.methods.apply import GENERATOR, load_perturber
+
+        return Perturbation(task.budget, load_perturber(earlier.file(GENERATOR)), details=dict(earlier.details))
 
 
 class Keyed(ForNetworks):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from uge.runtime import Runtime
 
 
+ANEW = "protect all images anew (--overwrite), or the new ones in a folder of their own"
+"""Way out where no image can be added to a protected copy."""
 WITHOUT_CLASSES = (
     "without classes, --method robust --robust.clusters N takes clusters in their place, and --method preview seals "
     "the originals behind previews"
@@ -181,6 +183,32 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """Earlier run, to which images are added.
+
+    Attributes:
+        folder: Its private folder, which is only read.
+        count: Number of its published images.
+        details: Their :attr:`Perturbation.details`.
+    """
+
+    folder: Path
+    count: int
+    details: Mapping[str, Any]
+
+    def file(self, *names: str) -> Path:
+        """File of the private folder without which no image can be added.
+
+        Raises:
+            UsageError: It is missing.
+        """
+        path = self.folder.joinpath(*names)
+        if not path.is_file():
+            raise UsageError(f"{path} is missing, by which further images are perturbed; {ANEW}")
+        return path
+
+
+@dataclass(frozen=True)
 class Perturbation:
     """Result of a method on one data set.
 
@@ -322,6 +350,32 @@ class Method(ABC):
         Raises:
             UGEError: A stage failed; finished stages stay in the task's folder.
         """
+
+    def check_adding(self, settings: MethodSettings, earlier: Earlier) -> None:
+        """Refuse to perturb further images as an earlier run did; by default no method can do that.
+
+        A method that perturbs each image alone, from what its private folder keeps, does nothing here, and has
+        :meth:`add`.
+
+        Raises:
+            UsageError: Perturbations belong together, or what made them was not kept; the message names the way out.
+        """
+        raise UsageError(
+            f"method '{self.name}' finds the perturbations of all its images together, so that none can be added; "
+            f"{ANEW}"
+        )
+
+    def add(self, task: Task, earlier: Earlier) -> Perturbation:
+        """Perturb the images of a task as those of an earlier run were, by the state that it kept.
+
+        Args:
+            task: Further images, with the classes and settings of the earlier run, and no folder.
+            earlier: The run; :meth:`check_adding` accepts it.
+
+        Returns:
+            Perturbations of the further images, and the details of all images together.
+        """
+        raise NotImplementedError(f"method '{self.name}' accepts further images and does not perturb them")
 
 
 def public_name(network: str) -> str:

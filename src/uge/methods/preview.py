@@ -13,7 +13,7 @@ from PIL import Image
 from uge.budget import Budget
 from uge.data.images import Pixels
 from uge.errors import UnknownNameError, UsageError
-from uge.methods.base import ImagesInfo, Method, MethodSettings, Perturbation, Task
+from uge.methods.base import Earlier, ImagesInfo, Method, MethodSettings, Perturbation, Task
 
 if TYPE_CHECKING:
     from uge.methods.uge.generator import Levels
@@ -194,6 +194,13 @@ class Preview(Method):
             "training_size": size,
         }
         return Perturbation(WHOLE, Previewer(kind, size, task.settings.seed), details=details)
+
+    def check_adding(self, settings: MethodSettings, earlier: Earlier) -> None:
+        """Accept every run: a preview shows its own image alone."""
+
+    def add(self, task: Task, earlier: Earlier) -> Perturbation:
+        """Previews of further images."""
+        return self.perturb(task)
 
 
 def preview_kind(options: Mapping[str, Any]) -> str:

@@ -143,7 +143,8 @@ class AuditRun:
         few = None
         if config.worst_case:
             few, test_images = labelled_images(test, self.published, test_images, config.seed)
-        self.originals = find_originals(test, clean, self.published)
+        additions = len(self.manifest.additions) if self.manifest else 0
+        self.originals = find_originals(test, clean, self.published, additions)
         self.material = CopyMaterial(
             self.folder,
             protected,

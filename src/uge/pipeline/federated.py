@@ -29,10 +29,10 @@ from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
 from uge.pipeline.images import warn_of_copy
 from uge.pipeline.originals import clean_images
-from uge.pipeline.private_folder import DONE, FEDERATION, FederationFolder, key_path, with_seed, write_keys
+from uge.pipeline.private_folder import FEDERATION, FederationFolder, key_path, with_seed, write_keys
 from uge.pipeline.seal import check_sealing
 from uge.publishing import create_private, private_folder, read_manifest
-from uge.publishing.private import close_contents
+from uge.publishing.private import DONE, close_contents
 from uge.requests.configure import check_fits, describe_requests, show_requests, split_requests, with_requests
 from uge.requests.request import Request, theta0_file
 from uge.runtime import stream_seed

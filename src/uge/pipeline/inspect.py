@@ -1,4 +1,4 @@
-"""Description of a path in words and numbers: ``uge inspect``."""
+"""Description of a path in words and numbers: ``uge inspect``; torch is loaded for weights and requests alone."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,11 +7,9 @@ from typing import Any
 from uge.data import has_split, load_images
 from uge.errors import UsageError
 from uge.files import read_json, recover
-from uge.networks import load_weights, weights_hash
-from uge.pipeline.private_folder import DONE, STATE
 from uge.publishing import read_manifest
 from uge.publishing.fulfilment import is_fulfilment, read_fulfilment
-from uge.requests.configure import read_any_request
+from uge.publishing.private import DONE, STATE
 
 
 def inspect(target: str) -> dict[str, Any]:
@@ -35,6 +33,8 @@ def inspect(target: str) -> dict[str, Any]:
     if is_fulfilment(path):
         return {**read_fulfilment(path).model_dump(mode="json"), "kind": "fulfilled request"}
     if path.is_file() and path.suffix == ".json":
+        from uge.requests.configure import read_any_request
+
         request = read_any_request(path)
         return {
             "kind": "request",
@@ -42,6 +42,8 @@ def inspect(target: str) -> dict[str, Any]:
             "fingerprint": request.record.key_sha256,
         }
     if path.is_file() and path.suffix == ".safetensors":
+        from uge.networks import load_weights, weights_hash
+
         state, metadata = load_weights(path)
         return {
             "kind": metadata.get("kind") or ("network weights" if "network" in metadata else "weights"),

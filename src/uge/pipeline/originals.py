@@ -15,6 +15,7 @@ from uge.data.images import Pixels
 from uge.data.pixels import public_id, resize, to_channels
 from uge.data.store import PixelStore
 from uge.errors import DataError
+from uge.publishing.sources import Sources
 from uge.runtime import stream
 
 logger = logging.getLogger(__name__)
@@ -117,11 +118,17 @@ def labelled_images(source: str, published: ImageSet, test: ImageSet, seed: int)
     return few, test.subset([row for name, row in measured.items() if name not in taken])
 
 
-def find_originals(test_source: str, clean_source: str | None, published: ImageSet) -> Originals:
+def find_originals(test_source: str, clean_source: str | None, published: ImageSet, additions: int = 0) -> Originals:
     """Clean originals of the published images, from ``clean_source`` or the train split of ``test_source``.
 
     Images are matched by id, else by order where there are as many with the same labels that look alike. Images of
     other labels, sizes or channels are not the originals, whatever their ids.
+
+    Args:
+        test_source: Source of the test images.
+        clean_source: Source of the originals, where one is given.
+        published: The published images.
+        additions: Number of times that images were added to them, from the source as it grew.
 
     Raises:
         DataError: ``clean_source`` is given and lacks the originals.
@@ -132,7 +139,7 @@ def find_originals(test_source: str, clean_source: str | None, published: ImageS
     images = load_images(source, split="train" if has_split(source, "train") else "test")
     if clean_source is None and sorted(images.classes) != sorted(published.classes):
         return Originals()
-    originals = _matched(aligned(images, published.classes, "originals"), published)
+    originals = _matched(aligned(images, published.classes, "originals"), published, additions)
     if clean_source is not None and originals.images is None:
         raise DataError(
             f"{clean_source} has not the originals of the published images: expected {len(published)} images of the "
@@ -142,10 +149,11 @@ def find_originals(test_source: str, clean_source: str | None, published: ImageS
     return originals
 
 
-def _matched(images: ImageSet, published: ImageSet) -> Originals:
-    place = {public_id(name): number for number, name in enumerate(images.ids)}
-    if all(public_id(name) in place for name in published.ids):
-        originals = images.subset([place[public_id(name)] for name in published.ids])
+def _matched(images: ImageSet, published: ImageSet, additions: int) -> Originals:
+    sources = Sources([images], additions, published.classes)
+    places = [found[1] for name in published.ids if (found := sources.find(name)) is not None]
+    if len(places) == len(published):
+        originals = images.subset(places)
         agreement = float((originals.labels == published.labels).mean())
         return Originals(originals if agreement == 1 and _same_shapes(originals, published) else None, agreement)
     same = np.array_equal(images.labels, published.labels) and _same_shapes(images, published)

@@ -23,12 +23,10 @@ from uge.methods.authorized import draw_seed
 from uge.networks import ImageClassifier, save_weights
 from uge.networks.standalone import has_standalone, standalone_source
 from uge.publishing import create_private, is_private, is_published, private_folder
-from uge.publishing.private import MODE
+from uge.publishing.private import DONE, MODE, STATE
 from uge.session import Session
 
 FEDERATION = "federation.json"
-STATE = Path("run", "run.json")
-DONE = Path("run", "done.json")
 _FINISHED = (
     "trajectory.json",
     "*.checkpoint.safetensors",

@@ -18,11 +18,11 @@ from uge.learning.trajectory import Trajectory
 from uge.methods import METHODS, ImagesInfo, Perturbation, Task
 from uge.networks import ImageClassifier, weights_hash
 from uge.pipeline.images import publish_stream, read_store, warn_of_copy
-from uge.pipeline.private_folder import STATE, PrivateFolder, key_path, with_seed, write_keys
+from uge.pipeline.private_folder import PrivateFolder, key_path, with_seed, write_keys
 from uge.pipeline.seal import asked_recipients, check_sealing, sealed_only_images, sealing_of
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
-from uge.publishing.private import close_contents, keep_claims
+from uge.publishing.private import STATE, close_contents, keep_claims
 from uge.requests.configure import (
     check_fits,
     describe_requests,

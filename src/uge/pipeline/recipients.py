@@ -18,10 +18,9 @@ from uge.errors import UnknownNameError, UsageError, refuse
 from uge.files import Hold, Move, code_version, locked, read_bytes, read_json, write_atomic, write_json
 from uge.progress import Display, Silent
 from uge.publishing import Manifest, private_folder, read_manifest
-from uge.publishing.layout import file_record
-from uge.publishing.manifest import MANIFEST, signed_digests
+from uge.publishing.manifest import MANIFEST
 from uge.publishing.private import CLAIMS, OWNER_KEY, PUBLIC_KEYS, keep_claims
-from uge.publishing.writer import PAGES
+from uge.publishing.writer import PAGES, write_claims
 from uge.sealing import (
     ContentKey,
     RecipientRecord,
@@ -35,7 +34,7 @@ from uge.sealing import (
 )
 from uge.sealing.age import LARGEST_KEY
 from uge.sealing.record import RECIPIENT_NAME, RECIPIENTS, SEALED
-from uge.sealing.signature import SIGNATURE, Signed, check, read_signature, write_signature
+from uge.sealing.signature import SIGNATURE, Signed, check, read_signature
 from uge.sealing.signing_key import key_fingerprint, open_identity, pinned_fingerprint, public_bytes, spoken
 from uge.sealing.writer import recipient_name
 from uge.sealing.writer import wrapped as write_wrapped
@@ -44,7 +43,7 @@ _AGE = b"age-encryption.org/v1\n"
 
 
 @dataclass(frozen=True)
-class _Owned:
+class Owned:
     """Sealed folder under lock, and the key that signs its changes.
 
     Attributes:
@@ -63,6 +62,7 @@ class _Owned:
 
     @property
     def private(self) -> Path:
+        """Its private folder."""
         return private_folder(self.out)
 
     def known_keys(self) -> dict[str, str]:
@@ -82,15 +82,9 @@ class _Owned:
         Returns:
             Fingerprint of the signature.
         """
-        manifest = self.manifest.model_copy(update={"sealed": record, "tool_version": code_version()})
-        for name, make in PAGES:
-            write_atomic(staging / name, make(manifest))
-        pages = {name: file_record(staging, name) for name, _ in PAGES}
-        files = tuple(pages.get(file.path, file) for file in manifest.files)
-        manifest = manifest.model_copy(update={"files": files})
-        manifest.write(staging)
-        fingerprint = write_signature(staging, signed_digests(staging, manifest), self.signer)
-        names = (*pages, MANIFEST, SIGNATURE)
+        changed = self.manifest.model_copy(update={"sealed": record, "tool_version": code_version()})
+        manifest = write_claims(staging, changed, self.signer)
+        names = (*(name for name, _ in PAGES), MANIFEST, SIGNATURE)
         moves = [*moved, *((staging / name, self.out / name) for name in names)]
         with contextlib.ExitStack() as stack:
             if self.private.is_dir():
@@ -99,11 +93,11 @@ class _Owned:
                 keep_claims(secret, manifest)
                 moves += [(secret / name, self.private / name) for name in (PUBLIC_KEYS, CLAIMS)]
             self.hold.exchange(moves)
-        return fingerprint
+        return key_fingerprint(public_bytes(self.signer))
 
 
 @contextlib.contextmanager
-def _owned(out: Path, identity: Path | None) -> Iterator[_Owned]:
+def owned_folder(out: Path, identity: Path | None) -> Iterator[Owned]:
     """Lock a sealed folder for a change by its owner.
 
     Raises:
@@ -124,7 +118,7 @@ def _owned(out: Path, identity: Path | None) -> Iterator[_Owned]:
                 f"{out} is signed by the key {spoken(signed.fingerprint)}, and only that key may sign its changes; got "
                 f"{spoken(fingerprint)}; give the owner's --identity"
             )
-        yield _Owned(out, hold, manifest, manifest.sealed, signer)
+        yield Owned(out, hold, manifest, manifest.sealed, signer)
 
 
 def run_grant(
@@ -158,7 +152,7 @@ def run_grant(
     """
     if (to is None) == (wrapped is None):
         raise UsageError("expected one new recipient; give --to KEY or --wrapped FILE")
-    with _owned(out, identity) as owned:
+    with owned_folder(out, identity) as owned:
         keys = owned.known_keys()
         if wrapped is not None:
             data = read_bytes(wrapped, LARGEST_KEY)
@@ -252,7 +246,7 @@ def run_rekey(
         IntegrityError: Manifest, signature, a shard or a recipient's file were changed.
     """
     progress = progress or Silent()
-    with _owned(out, identity) as owned:
+    with owned_folder(out, identity) as owned:
         record = owned.record
         for name in drop:
             if name not in record.recipients:

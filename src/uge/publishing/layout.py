@@ -5,6 +5,7 @@ This module alone knows which files a layout has, how they are written and how t
 
 import csv
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -40,7 +41,7 @@ PARQUET = {"compression": "none", "use_dictionary": False, "write_statistics": F
 IMAGE_NAME = re.compile(r"\d{8}\.(?:png|webp)")
 """Names of image files: neutral, since a name may tell the source of an image."""
 PUBLISHABLE = re.compile(
-    r"README\.md|TRAINING\.md|index\.csv|data/train-\d{5}-of-\d{5}\.parquet|train/(?:(?!\.)[^/\\]+/)?"
+    r"README\.md|TRAINING\.md|index\.csv|data/train-(?:added-\d{5}-)?\d{5}-of-\d{5}\.parquet|train/(?:(?!\.)[^/\\]+/)?"
     + IMAGE_NAME.pattern
     + rf"|{SEALED}/{SHARD_NAME}|{RECIPIENTS}/{RECIPIENT_NAME}\.age"
 )
@@ -80,14 +81,16 @@ class Layout:
     Attributes:
         codec: Codec of its images unless another is asked for.
         pattern: Paths of its images, as Hugging Face ``datasets`` takes them.
-        write: Writes images in order and returns all files: ``write(folder, rows, classes, count, rows_per_file)``.
+        write: Writes images in order and returns the files that it wrote: ``write(folder, rows, classes, count,
+            rows_per_file, addition)``. ``addition`` is 0 for a new folder. Further images have the number of their
+            addition, and the files that are there keep their names and bytes, except an index.
         records: Reads them: ``records(folder, manifest, sound, problem)`` yields every image of the files in
             ``sound``, in the order of publication, and calls ``problem`` for each file or row that cannot be read.
     """
 
     codec: Codec
     pattern: str
-    write: Callable[[Path, Iterable[Row], Sequence[str], int, int], list[FileRecord]]
+    write: Callable[[Path, Iterable[Row], Sequence[str], int, int, int], list[FileRecord]]
     records: Callable[[Path, Manifest, frozenset[str], Problem], Iterator[Record]]
 
 
@@ -100,6 +103,16 @@ def file_record(folder: Path, path: str, count: int | None = None) -> FileRecord
 def default_rows(raw_bytes: int) -> int:
     """Rows per shard for images of ``raw_bytes`` each: about 100 MB (stored at two thirds of raw), at most 25,000."""
     return max(1, min(SHARD_ROWS, SHARD_BYTES * 3 // (2 * max(raw_bytes, 1))))
+
+
+def stem_of(stem: str, addition: int) -> str:
+    """Start of the names of shards; names of further additions sort behind those before them.
+
+    Example:
+        >>> stem_of("train", 0), stem_of("train", 2)
+        ('train', 'train-added-00002')
+    """
+    return f"{stem}-added-{addition:05d}" if addition else stem
 
 
 def class_folders(classes: Sequence[str]) -> dict[str, str]:
@@ -147,15 +160,15 @@ def table_schema(classes: Sequence[str]) -> pa.Schema:
 
 
 def _write_parquet(
-    folder: Path, rows: Iterable[Row], classes: Sequence[str], count: int, rows_per_file: int
+    folder: Path, rows: Iterable[Row], classes: Sequence[str], count: int, rows_per_file: int, addition: int
 ) -> list[FileRecord]:
-    """Write ``data/train-00000-of-0000N.parquet`` in row groups of about 16 MB."""
+    """Write ``data/train-00000-of-0000N.parquet``, or ``train-added-…``, in row groups of about 16 MB."""
     schema = table_schema(classes)
     shards = -(-count // rows_per_file)
     records = []
-    (folder / "data").mkdir()
+    (folder / "data").mkdir(exist_ok=bool(addition))
     for number, shard in itertools.groupby(enumerate(rows), key=lambda numbered: numbered[0] // rows_per_file):
-        path = f"data/train-{number:05d}-of-{shards:05d}.parquet"
+        path = f"data/{stem_of('train', addition)}-{number:05d}-of-{shards:05d}.parquet"
         (folder / path).open("wb").close()  # Arrow opens it itself, since it would copy what a file of Python takes.
         large: dict[int, Region] = {}
         with pq.ParquetWriter(folder / path, schema, **PARQUET) as writer:
@@ -246,19 +259,23 @@ def image_folders(classes: Sequence[str], split: str = "train") -> dict[int, str
 
 
 def _write_image_folder(
-    folder: Path, rows: Iterable[Row], classes: Sequence[str], count: int, rows_per_file: int
+    folder: Path, rows: Iterable[Row], classes: Sequence[str], count: int, rows_per_file: int, addition: int
 ) -> list[FileRecord]:
     """Write ``train/CLASS/NAME``, and ``index.csv`` with path, label and id of every image in order.
+
+    Lines of an addition come behind those of the index that is there.
 
     A class without images gets no folder, since torchvision refuses empty ones. Without classes all images lie in
     ``train``.
     """
     folders = image_folders(classes)
     records = []
-    (folder / "train").mkdir()
+    before = read_bytes(folder / INDEX, LARGEST).decode() if addition else f"{','.join(index_columns(classes))}\n"
+    (folder / "train").mkdir(exist_ok=bool(addition))
+    (folder / INDEX).unlink(missing_ok=True)  # It may be one file with that of the folder to which images are added.
     with (folder / INDEX).open("w", newline="", encoding="utf-8") as handle:
+        handle.write(before)
         index = csv.writer(handle, lineterminator="\n")
-        index.writerow(index_columns(classes))
         for name, data, label, id in rows:
             path = f"{folders[label]}/{name}"
             (folder / folders[label]).mkdir(exist_ok=True)
@@ -269,7 +286,12 @@ def _write_image_folder(
                     digest.update(part)
             index.writerow((path, label, id) if classes else (path, id))
             records.append(FileRecord(path=path, sha256=digest.hexdigest(), bytes=len(data)))
-    return [file_record(folder, INDEX, len(records)), *records]
+    return [file_record(folder, INDEX, _lines(before) + len(records)), *records]
+
+
+def _lines(index: str) -> int:
+    """Number of images in the text of an index."""
+    return sum(1 for _ in csv.reader(io.StringIO(index, newline=""))) - 1
 
 
 def _image_folder_records(

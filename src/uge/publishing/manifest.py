@@ -162,6 +162,7 @@ class Manifest(Provenance):
         class_folders: Class name to folder name, for ``"imagefolder"``.
         budget: The promised bound.
         measured: Distances from the originals.
+        additions: Number of images of each addition (``uge protect --append``), in order; they stand last.
         files: Every file but this one and those in ``sealed``.
         sealed: The sealed originals and their recipients; None where nothing is sealed.
     """
@@ -180,6 +181,7 @@ class Manifest(Provenance):
     class_folders: dict[str, str] | None = None
     budget: BudgetRecord
     measured: Measured
+    additions: tuple[Annotated[int, Field(ge=1)], ...] = ()
     files: tuple[FileRecord, ...]
     sealed: SealedRecord | None = None
 

@@ -15,6 +15,10 @@ MODE = 0o700
 OWNER_KEY = "owner.agekey"
 PUBLIC_KEYS = "recipients.json"
 """File in a private folder by which the owner opens sealed originals."""
+STATE = Path("run", "run.json")
+"""Settings of a run, in a private folder."""
+DONE = Path("run", "done.json")
+"""Mark of a run that ended."""
 CLAIMS = "published.json"
 """Digests of the published manifest in a private folder: of the whole, and of every field."""
 
@@ -33,7 +37,7 @@ def private_folder(out: Path) -> Path:
 
 def is_private(folder: Path) -> bool:
     """True for a private folder of this package: it holds the state of a run, a key, or digests of a manifest."""
-    files = (folder / "run" / "run.json", folder / CLAIMS, folder / OWNER_KEY)
+    files = (folder / STATE, folder / CLAIMS, folder / OWNER_KEY)
     return any(path.is_file() for path in files) or any(folder.glob("authorized-*.key.safetensors"))
 
 

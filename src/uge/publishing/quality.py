@@ -210,6 +210,18 @@ class Tally:
         if change.ssim is not None:
             self.ssims.append(change.ssim)
 
+    def extend(self, other: "Tally") -> None:
+        """Add the images of another tally behind those of this one."""
+        self.changes += other.changes
+        self.levels = max(self.levels, other.levels)
+        self.touched += other.touched
+        self.pixels += other.pixels
+        self.constant += other.constant
+        self.brightest = max(self.brightest, other.brightest)
+        self.shapes |= other.shapes
+        self.psnrs += other.psnrs
+        self.ssims += other.ssims
+
     def measured(self) -> Measured:
         """Figures for the manifest."""
         return Measured(

@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,6 @@ from uge.data import load_images
 from uge.data.codec import decode_strips, kind_of, metadata_problem
 from uge.data.depth import warn_if_dark
 from uge.data.images import ImageSet, Pixels
-from uge.data.pixels import public_id
 from uge.errors import DataError, IntegrityError, UsageError
 from uge.files import UnreadableError, code_version, file_sha256, open_regular, read_bytes
 from uge.progress import Display
@@ -24,6 +23,7 @@ from uge.publishing.layout import IMAGE_NAME, LAYOUTS, PUBLISHABLE, Problem, Rec
 from uge.publishing.manifest import MANIFEST, Manifest, Measured, SizeRecord, read_manifest
 from uge.publishing.private import CLAIMS, changed_claims, private_folder
 from uge.publishing.quality import Change, Tally, compare, ssim_positions, unpaired
+from uge.publishing.sources import Sources
 from uge.publishing.stream import batches, ordered_map
 from uge.publishing.verify_sealed import SealedRows, check_files
 from uge.publishing.writer import PAGES
@@ -84,7 +84,7 @@ class Verification:
 def verify(
     folder: Path,
     *,
-    against: ImageSet | None = None,
+    against: ImageSet | Sequence[ImageSet] | None = None,
     private: Path | None = None,
     key: Identity | None = None,
     signed_by: str | None = None,
@@ -99,7 +99,8 @@ def verify(
     Args:
         folder: The published folder.
         against: The originals, in any order, found by id; more than were published do no harm. With them the
-            change of every image is measured, and must keep the budget and equal the manifest's claims.
+            change of every image is measured, and must keep the budget and equal the manifest's claims. Where images
+            were added from other sources, these stand behind the first, in the order of the additions.
         private: Its private folder, with the digests of every field of the manifest; ``OUT.private`` by default.
         key: Private key that opens the sealed originals: every row group is opened, the public pixels are compared
             with the digests that were sealed, and the originals with ``against``.
@@ -128,7 +129,9 @@ def verify(
         signed = check(folder, signed_by)
     except IntegrityError as error:
         problems += error.problems
-    _check_claims(manifest, against, problems)
+    given = [against] if isinstance(against, ImageSet) else list(against or ())
+    sources = Sources(given, len(manifest.additions), manifest.classes) if given else None
+    _check_claims(manifest, sources, problems)
     sound = _check_files(folder, manifest, problems.append)
     pinned = signed is not None and signed_by is not None
     not_compared = _check_pages(folder, manifest, sound, problems.append, proven=pinned or changed == [])
@@ -139,10 +142,10 @@ def verify(
             else unpinned(folder, signed, "--signed-by")
         )
     check_files(folder, manifest, sound, problems.append)
-    originals = None if key is None else SealedRows(folder, key, against, problems.append)
+    originals = None if key is None else SealedRows(folder, key, sources, problems.append)
     if manifest.sealed is not None and originals is None:
         not_compared.append("the sealed originals were not opened; give the --key of a recipient to check them")
-    images = _Images(manifest, against, problems, originals)
+    images = _Images(manifest, sources, problems, originals)
     rows = images.paired(LAYOUTS[manifest.format].records(folder, manifest, sound, problems.append))
     grouped = batches(rows, _bytes_of)
     checked_batches = ordered_map(
@@ -159,7 +162,12 @@ def verify(
                 progress(images.codecs.total())
     if len(sound) == len(manifest.listed):
         images.check_totals()
-    measured = images.tally.measured() if against is not None and images.tally.changes else None
+    measured = images.tally.measured() if sources is not None and images.tally.changes else None
+    if problems and given and len(given) <= len(manifest.additions):
+        not_compared.append(
+            f"images were added {len(manifest.additions)} times; where they came from other sources, give --against "
+            "for each, in that order"
+        )
     if left := len(problems[PROBLEM_LIMIT:]):
         problems[PROBLEM_LIMIT:] = [f"{MANIFEST}: {left} further deviations are not listed"]
     return Verification(
@@ -177,7 +185,7 @@ def verify(
 
 def run_verify(
     out: Path,
-    against: str | None,
+    against: Sequence[str],
     progress: Display,
     private: Path | None = None,
     key: Path | None = None,
@@ -187,7 +195,7 @@ def run_verify(
 
     Args:
         out: The published folder.
-        against: The originals; None leaves out the checks that need them.
+        against: Sources of the originals, see :func:`verify`; none leave out the checks that need them.
         progress: Shows images.
         private: Its private folder; ``OUT.private`` by default.
         key: File of a private key that opens the sealed originals.
@@ -211,7 +219,7 @@ def run_verify(
             "not_compared": [],
             "signed_by": None,
         }
-    originals = None if against is None else load_images(against, split=manifest.split, labels=False)
+    originals = [load_images(source, split=manifest.split, labels=False) for source in against]
     with progress.stage("verify") as on_progress:
         result = verify(
             out,
@@ -309,13 +317,16 @@ def _deviations(where: str, faults: dict[str, bool]) -> list[str]:
     return [f"{where}: {sentence}" for sentence, there in faults.items() if there]
 
 
-def _check_claims(manifest: Manifest, against: ImageSet | None, problems: list[str]) -> None:
+def _check_claims(manifest: Manifest, against: Sources | None, problems: list[str]) -> None:
     counts = manifest.class_counts
     problems += _deviations(
         MANIFEST,
         {
             "count, classes and class_counts contradict one another; publish again": (
                 len(counts) != len(manifest.classes) or (bool(counts) and sum(counts) != manifest.count)
+            ),
+            "more images are claimed to be added than there are; publish again": (
+                sum(manifest.additions) >= manifest.count
             ),
             "the budget's rho and levels contradict one another; publish again": (
                 manifest.budget.levels != Budget(manifest.budget.rho).levels
@@ -327,7 +338,7 @@ def _check_claims(manifest: Manifest, against: ImageSet | None, problems: list[s
                 max(manifest.measured.unchanged_images, manifest.measured.constant_images) > manifest.count
             ),
             "the classes are not those of the originals; compare with the right originals": (
-                against is not None and against.classes != manifest.classes
+                against is not None and any(names != manifest.classes for names in against.classes)
             ),
         },
     )
@@ -344,14 +355,13 @@ def _bytes_of(row: _Row) -> int:
 
 class _Images:
     def __init__(
-        self, manifest: Manifest, against: ImageSet | None, problems: list[str], originals: SealedRows | None
+        self, manifest: Manifest, against: Sources | None, problems: list[str], originals: SealedRows | None
     ) -> None:
         self.tally = Tally()
         self._manifest = manifest
         self._against = against
         self._originals = originals
         self._problems = problems
-        self._place = {} if against is None else {public_id(id): place for place, id in enumerate(against.ids)}
         self._sample = ssim_positions(manifest.count)
         self._labels: Counter[int] = Counter()
         self.codecs: Counter[str] = Counter()
@@ -363,20 +373,20 @@ class _Images:
         against = self._against
         last = len(self._manifest.classes) - 1
         for position, record in enumerate(records):
-            place = self._place.get(public_id(record.id))
-            original_label = record.label if against is None or place is None else int(against.labels[place])
+            source = None if against is None else against.find(record.id)
+            original_label = record.label if source is None else int(source[0].labels[source[1]])
             self._problems += _deviations(
                 record.where,
                 {
                     f"the id '{record.id}' came before; publish again": record.id in self._ids,
                     f"the label {record.label} is not 0..{last}": last >= 0 and not 0 <= record.label <= last,
-                    f"the originals have no image '{record.id}'": against is not None and place is None,
+                    f"the originals have no image '{record.id}'": against is not None and source is None,
                     f"the label is not that of the original '{record.id}'": original_label != record.label,
                 },
             )
             self._ids.add(record.id)
             self._labels[record.label] += 1
-            yield position, record, None if against is None or place is None else against.read(place)
+            yield position, record, None if source is None else source[0].read(source[1])
 
     def check(self, position: int, record: Record, clean: Pixels | None) -> tuple[Record, str | Change]:
         """Image with the problem with it, or with its distance from the original (from itself without one)."""

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from uge.data.images import ImageSet, Pixels, Strips
-from uge.data.pixels import decode, public_id
+from uge.data.images import Pixels, Strips
+from uge.data.pixels import decode
 from uge.errors import DataError, IntegrityError
 from uge.files import open_regular
 from uge.publishing.layout import Problem, Record
 from uge.publishing.manifest import MANIFEST, Manifest
+from uge.publishing.sources import Sources
 from uge.sealing import Identity, SealedFolder, SealedRow, ShardReader, open_folder, pixels_sha256
 from uge.sealing.record import RECIPIENTS
 
@@ -50,7 +51,7 @@ class SealedRows:
     Args:
         folder: The published folder.
         identity: Private key of a recipient, or the content key.
-        against: The originals' source; every sealed original of it is compared with it.
+        against: The originals' sources; every sealed original of it is compared with them.
         problem: Takes one sentence for each deviation.
 
     Attributes:
@@ -60,10 +61,9 @@ class SealedRows:
         UsageError: Nothing is sealed, or the key is that of no recipient.
     """
 
-    def __init__(self, folder: Path, identity: Identity, against: ImageSet | None, problem: Problem) -> None:
+    def __init__(self, folder: Path, identity: Identity, against: Sources | None, problem: Problem) -> None:
         self.count = 0
         self._rows: dict[str, tuple[int, int, bytes | None]] = {}
-        self._places = {} if against is None else {public_id(id): place for place, id in enumerate(against.ids)}
         self._against = against
         self._problem = problem
         self.opened = False
@@ -122,10 +122,10 @@ class SealedRows:
             self._problem(f"{where}: the label {row.label} of '{row.id}' is not {sealed.labels_expected}")
         if published and row.id in self._rows:
             self._problem(f"{where}: the id '{row.id}' came before")
-        against = self._against
-        place = self._places.get(public_id(row.id))
-        if not published or against is None or place is None:
+        source = self._against.find(row.id) if published and self._against is not None else None
+        if source is None:
             return
+        against, place = source
         data = against.encoded(place)
         try:
             same = row.image == data or (

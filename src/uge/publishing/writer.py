@@ -2,13 +2,14 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from uge.budget import Budget
 from uge.data.codec import OPTIONS, Encoded, decode_strips, encode, storable
@@ -17,12 +18,13 @@ from uge.data.pixels import public_id
 from uge.errors import DataError, UnknownNameError, UsageError
 from uge.files import Move, check_output, staged_folder, write_atomic
 from uge.publishing.card import dataset_card
-from uge.publishing.layout import LAYOUTS, Row, class_folders, default_rows, file_record
+from uge.publishing.layout import LAYOUTS, Layout, Row, class_folders, default_rows, file_record
 from uge.publishing.manifest import (
     CARD,
     GUIDE,
     BudgetRecord,
     Codec,
+    FileRecord,
     Format,
     Manifest,
     Provenance,
@@ -117,15 +119,12 @@ def publish(
         staged_folder(out, overwrite=overwrite, together=beside) as folder,
         _seal_writer(folder, sealing, images, rows) as seal,
     ):
-        stored = _Rows(images, progress, seal)
-        encoder = _Encoder(images.ids, budget, codec, ssim_positions(len(images)), sealing, folder)
-        sources = _in_order(pairs, images, with_files=sealing is not None)
-        ordered = batches(sources, lambda source: source[2].nbytes)
-        with closing(ordered_map(encoder, ordered, workers=workers, size_of=_bytes_of)) as encoded:
-            files = layout.write(folder, stored.rows(encoded), images.classes, len(images), rows)
+        keeps = sealing is not None and sealing.keep_metadata
+        stream = Stream(layout, codec, budget, rows, workers, keep_metadata=keeps)
+        written = stream.write(pairs, folder, images, seal, progress=progress)
         if seal is not None and sealing is not None and sealed_only is not None:
             _seal_apart(seal, sealing, sealed_only, rows, workers)
-        measured = stored.tally.measured()
+        measured = written.tally.measured()
         if measured.unchanged_images == len(images):
             raise DataError(
                 "no image was changed; nothing was published, since that copy would protect nothing; check if the "
@@ -138,30 +137,119 @@ def publish(
             classes=images.classes,
             class_counts=images.class_counts,
             count=len(images),
-            size=SizeRecord.of(stored.tally.shapes),
+            size=SizeRecord.of(written.tally.shapes),
             format=format,
-            codec=stored.codecs.pop() if len(stored.codecs) == 1 else "mixed",
+            codec=codec_of(written.codecs),
             class_folders=class_folders(images.classes) if format == "imagefolder" else None,
             budget=BudgetRecord(rho=budget.rho, levels=budget.levels),
             measured=measured,
-            files=tuple(files),
+            files=tuple(written.files),
         )
-        if seal is not None:
-            manifest = manifest.model_copy(update={"sealed": seal.finish(json.loads(manifest.model_dump_json()))})
-        for name, make in PAGES:
-            write_atomic(folder / name, make(manifest))
-        pages = (file_record(folder, name) for name, _ in PAGES)
-        manifest = manifest.model_copy(update={"files": (*pages, *files)})
-        manifest.write(folder)
-        if sealing is not None and sealing.signer is not None:
-            write_signature(folder, signed_digests(folder, manifest), sealing.signer)
+        if seal is not None and sealing is not None:
+            record = seal.finish(json.loads(manifest.model_dump_json()), sealing)
+            manifest = manifest.model_copy(update={"sealed": record})
+        manifest = write_claims(folder, manifest, None if sealing is None else sealing.signer)
     return manifest
+
+
+def write_claims(folder: Path, manifest: Manifest, signer: Ed25519PrivateKey | None) -> Manifest:
+    """Write manifest, pages and signature of an otherwise finished folder; gives the manifest as written.
+
+    Args:
+        folder: The folder.
+        manifest: Its claims; records of the pages in it are replaced.
+        signer: Key of the owner; None signs nothing.
+
+    Raises:
+        StorageError: The disk is full or read-only.
+    """
+    for name, make in PAGES:
+        write_atomic(folder / name, make(manifest))
+    pages = {name: file_record(folder, name) for name, _ in PAGES}
+    others = (record for record in manifest.files if record.path not in pages)
+    manifest = manifest.model_copy(update={"files": (*pages.values(), *others)})
+    manifest.write(folder)
+    if signer is not None:
+        write_signature(folder, signed_digests(folder, manifest), signer)
+    return manifest
+
+
+def codec_of(codecs: Set[Codec]) -> Literal["png", "webp", "mixed"]:
+    """Codec of a folder, for its manifest, from those of its images."""
+    return next(iter(codecs)) if len(codecs) == 1 else "mixed"
+
+
+@dataclass(frozen=True)
+class Written:
+    """Images as they were written.
+
+    Attributes:
+        files: Files with images, and an index of them.
+        tally: Distances from the originals.
+        codecs: Codecs of the images.
+    """
+
+    files: Sequence[FileRecord]
+    tally: Tally
+    codecs: Set[Codec]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Writes protected images into a folder while they stream by, with their originals where these are sealed.
+
+    Attributes:
+        layout: Form of the folder.
+        codec: Codec where an image can be stored in it.
+        budget: The bound that every stored image must keep.
+        rows: Images per Parquet file.
+        workers: Threads that encode.
+        keep_metadata: Seal files of images as they are, byte for byte.
+        addition: Number of the addition; 0 for a new folder.
+        first: Number of images that were published before.
+        sample: Positions in the whole folder on which SSIM is measured; by default those of the images alone.
+    """
+
+    layout: Layout
+    codec: Codec
+    budget: Budget
+    rows: int
+    workers: int = 2
+    keep_metadata: bool = False
+    addition: int = 0
+    first: int = 0
+    sample: frozenset[int] | None = None
+
+    def write(
+        self,
+        pairs: Iterable[Protected],
+        folder: Path,
+        images: ImageSet,
+        seal: SealWriter | None,
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> Written:
+        """Write all images; see :func:`publish` for the arguments.
+
+        Raises:
+            DataError: An image exceeds the budget, changed its shape or alpha channel, or is missing.
+            StorageError: The disk is full or read-only.
+        """
+        sample = ssim_positions(len(images)) if self.sample is None else self.sample
+        stored = _Rows(images, progress, seal, self.first)
+        encoder = _Encoder(self, images.ids, sample, folder, seals=seal is not None)
+        sources = _in_order(pairs, images, with_files=seal is not None)
+        ordered = batches(sources, lambda source: source[2].nbytes)
+        with closing(ordered_map(encoder, ordered, workers=self.workers, size_of=_bytes_of)) as encoded:
+            rows = stored.rows(encoded)
+            files = self.layout.write(folder, rows, images.classes, len(images), self.rows, self.addition)
+        return Written(files, stored.tally, stored.codecs)
 
 
 def _seal_writer(folder: Path, sealing: Sealing | None, images: ImageSet, rows: int) -> SealWriter | nullcontext[None]:
     if sealing is None:
         return nullcontext()
-    return SealWriter(folder, sealing, split=images.split, count=len(images), rows_per_file=rows)
+    return SealWriter(folder, split=images.split, count=len(images), rows_per_file=rows)
 
 
 def _seal_apart(seal: SealWriter, sealing: Sealing, images: ImageSet, rows: int, workers: int) -> None:
@@ -172,7 +260,7 @@ def _seal_apart(seal: SealWriter, sealing: Sealing, images: ImageSet, rows: int,
         rows = []
         for index, pixels, data in batch:
             id = images.ids[index]
-            original = _original(id, data, pixels, sealing)
+            original = _original(id, data, pixels, keep_metadata=sealing.keep_metadata)
             rows.append(SealedRow(original, int(images.labels[index]), public_id(id), None))
         return rows
 
@@ -186,8 +274,8 @@ def _seal_apart(seal: SealWriter, sealing: Sealing, images: ImageSet, rows: int,
             seal.write(row)
 
 
-def _original(id: str, data: bytes | None, pixels: Pixels | Strips, sealing: Sealing) -> bytes:
-    return original_bytes(data, pixels, keep_metadata=sealing.keep_metadata, name=f"image '{id}'")[0]
+def _original(id: str, data: bytes | None, pixels: Pixels | Strips, *, keep_metadata: bool) -> bytes:
+    return original_bytes(data, pixels, keep_metadata=keep_metadata, name=f"image '{id}'")[0]
 
 
 # Index in the image set, original, protected pixels, and the original's encoded bytes where they are sealed.
@@ -212,6 +300,7 @@ class _Rows:
     images: ImageSet
     progress: Callable[[int], None] | None
     seal: SealWriter | None
+    first: int
     tally: Tally = field(default_factory=Tally)
     codecs: set[Codec] = field(default_factory=set)
 
@@ -221,7 +310,7 @@ class _Rows:
                 index, codec, data, change, sealed = batch.pop(0)
                 label = int(self.images.labels[index])
                 id = public_id(self.images.ids[index])
-                yield f"{index:08d}.{codec}", data, label, id
+                yield f"{self.first + index:08d}.{codec}", data, label, id
                 del data
                 if self.seal is not None and sealed is not None:
                     self.seal.write(SealedRow(sealed[0], label, id, sealed[1]))
@@ -236,17 +325,16 @@ class _Rows:
 class _Encoder:
     """Encodes a batch in a thread, decodes it again and compares it with its originals."""
 
+    stream: Stream
     ids: Sequence[str]
-    budget: Budget
-    codec: Codec
     sample: frozenset[int]
-    sealing: Sealing | None
     scratch: Path
+    seals: bool
 
     def __call__(self, batch: list[_Source]) -> list[_Stored]:
         indices, originals, protected, files = zip(*batch, strict=True)
         # All encoded first, then all decoded: in turn, small images take a tenth longer.
-        codecs = [storable(pixels, self.codec) for pixels in protected]
+        codecs = [storable(pixels, self.stream.codec) for pixels in protected]
         encoded = [encode(pixels, codec, self.scratch) for pixels, codec in zip(protected, codecs, strict=True)]
         stored = [decode_strips(data) for data in encoded]
         changes = [self._change(*triple) for triple in zip(indices, originals, stored, strict=True)]
@@ -259,21 +347,23 @@ class _Encoder:
     def _sealed(
         self, index: int, data: bytes | None, clean: Pixels | Strips, stored: Pixels | Strips
     ) -> _Sealed | None:
-        if self.sealing is None:
+        if not self.seals:
             return None
-        return _original(self.ids[index], data, clean, self.sealing), pixels_sha256(stored)
+        original = _original(self.ids[index], data, clean, keep_metadata=self.stream.keep_metadata)
+        return original, pixels_sha256(stored)
 
     def _change(self, index: int, clean: Pixels | Strips, stored: Pixels | Strips) -> Change:
         where = f"image '{self.ids[index]}'"
         if stored.shape != clean.shape:
             raise DataError(f"{where}: expected the shape {clean.shape} of the original, stored was {stored.shape}")
-        change = compare(clean, stored, index in self.sample)
+        change = compare(clean, stored, self.stream.first + index in self.sample)
         if not change.same_alpha:
             raise DataError(f"{where}: the alpha channel changed; protect the colour channels only")
-        if change.levels > self.budget.levels:
+        budget = self.stream.budget
+        if change.levels > budget.levels:
             raise DataError(
-                f"{where}: a value changed by {change.levels} levels, more than the {self.budget.levels} that rho "
-                f"{self.budget.rho:g} allows; nothing was published"
+                f"{where}: a value changed by {change.levels} levels, more than the {budget.levels} that rho "
+                f"{budget.rho:g} allows; nothing was published"
             )
         return change
 

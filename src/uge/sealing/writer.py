@@ -66,17 +66,18 @@ def wrapped(folder: Path, name: str, key: ContentKey, recipient: Recipient) -> R
 class SealWriter:
     """Seals originals one after another, in shards; use it as a context manager.
 
-    Every publication draws a content key and an id of its own.
+    Every publication draws a content key and an id of its own. Shards that are added to a publication later have its
+    key and id; no file key meets a nonce twice even so, since every writing of a shard draws a salt, and a file key
+    follows from the content key, the shard's path and that salt (:class:`uge.sealing.shards.ShardWriter`).
 
     Args:
         folder: The published folder under way.
-        sealing: Recipients.
         split: Split of the images.
         count: Number of images that will come.
         rows_per_file: Images of a shard.
         stem: Start of the shards' names.
-        key: Content key; a new one by default.
-        data_set: Id of the published folder; a new one by default.
+        key: Content key of the publication to which shards are added; a new one by default.
+        data_set: Id of that publication; a new one by default.
 
     Attributes:
         key: The content key.
@@ -86,7 +87,6 @@ class SealWriter:
     def __init__(
         self,
         folder: Path,
-        sealing: Sealing,
         *,
         split: str,
         count: int,
@@ -98,7 +98,6 @@ class SealWriter:
         self.key = key or ContentKey.new()
         self.data_set = data_set or secrets.token_hex(16)
         self._folder = folder
-        self._sealing = sealing
         self._shards: list[ShardRecord] = []
         self._writer: ShardWriter | None = None
         self._done = self._count = 0
@@ -140,26 +139,35 @@ class SealWriter:
             self._shards.append(self._writer.close())
             self._writer = None
 
-    def finish(self, claims: Mapping[str, Any]) -> SealedRecord:
+    def shards(self) -> tuple[ShardRecord, ...]:
+        """Claims of all shards, in order.
+
+        Raises:
+            ValueError: Fewer images came than were announced.
+        """
+        self._check_done()
+        return tuple(self._shards)
+
+    def finish(self, claims: Mapping[str, Any], sealing: Sealing) -> SealedRecord:
         """Wrap the content key to every recipient; gives the record for the manifest.
 
         Args:
             claims: The manifest as JSON values, without the record.
+            sealing: Recipients.
 
         Raises:
             StorageError: The disk is full.
             ValueError: Fewer images came than were announced.
         """
-        self._check_done()
+        shards = self.shards()
         record = SealedRecord(
             data_set=self.data_set,
             commitment="0" * 64,
             mac="0" * 64,
-            metadata="kept" if self._sealing.keep_metadata else "dropped",
-            shards=tuple(self._shards),
+            metadata="kept" if sealing.keep_metadata else "dropped",
+            shards=shards,
             recipients={
-                name: wrapped(self._folder, name, self.key, recipient)
-                for name, recipient in self._sealing.recipients.items()
+                name: wrapped(self._folder, name, self.key, recipient) for name, recipient in sealing.recipients.items()
             },
         )
         return record.marked(self.key, claims)

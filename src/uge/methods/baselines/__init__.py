@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from uge.budget import Budget
-from uge.methods.base import Method, MethodSettings, Perturbation, Task
+from uge.methods.base import Earlier, Method, MethodSettings, Perturbation, Task
 
 if TYPE_CHECKING:
     from uge.methods.baselines.base import Baseline
@@ -65,6 +65,15 @@ class Published(Method):
     def perturb(self, task: Task) -> Perturbation:
         """Perturbations of the task's images alone."""
         return self.baseline.perturb(task)
+
+    def check_adding(self, settings: MethodSettings, earlier: Earlier) -> None:
+        """Refuse a protection with perturbations that do not follow from seed, class and image alone."""
+        if not self.baseline.alone:
+            super().check_adding(settings, earlier)
+
+    def add(self, task: Task, earlier: Earlier) -> Perturbation:
+        """Perturbations of further images by the same seed."""
+        return self.baseline.add(task, earlier)
 
 
 class OfFunction(Published):

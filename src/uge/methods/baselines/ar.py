@@ -127,7 +127,7 @@ def _autoregressive_noise(material: Material, settings: ArSettings) -> Records:
     processes = class_processes(len(store.classes), store.channels, store.size, settings, material.seed)
 
     def change(indices: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-        draw = stream(material.seed, "ar-noise", int(indices[0]))
+        draw = material.stream("ar-noise", indices)
         noise = _process_noise(processes[labels.cpu()], store.size, settings, draw)
         return scaled(noise, reference_radius(settings.radius, store)).float().to(x.device)
 
@@ -144,4 +144,5 @@ AR = Baseline(
         "Geiping, Goldblum, Goldstein and Jacobs, NeurIPS 2022)."
     ),
     settings=ArSettings,
+    alone=True,
 )

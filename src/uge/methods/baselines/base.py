@@ -15,10 +15,10 @@ from uge.data.loader import to_unit
 from uge.data.store import PixelStore, Records
 from uge.errors import UnknownNameError, UsageError
 from uge.files import storage_errors
-from uge.methods.base import Perturbation, Task, public_name
+from uge.methods.base import Earlier, Perturbation, Task, public_name
 from uge.methods.uge.generator import delta_records, level_type
 from uge.progress import Progress
-from uge.runtime import Runtime
+from uge.runtime import Runtime, stream
 
 PUBLISHED_RHO = 8 / 255
 """The L-inf budget that most of these methods were published with."""
@@ -42,6 +42,7 @@ class Material:
         options: Settings by name that differ from the published ones, as values or as text.
         folder: Private folder for records and checkpoints; None keeps them in memory.
         progress: Called with (done, total, figures).
+        first: Number of images that were perturbed before these by the same seed.
     """
 
     store: PixelStore
@@ -51,6 +52,11 @@ class Material:
     options: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     progress: Progress = lambda done, total, figures: None
+    first: int = 0
+
+    def stream(self, name: str, indices: Tensor) -> torch.Generator:
+        """Random numbers of a batch, which no other batch has, not even one of images that are added later."""
+        return stream(self.seed, name, self.first + int(indices[0]))
 
     def records(self) -> Records:
         """Empty perturbations (zeros) in whole 8-bit levels, one per image: N × C × S × S."""
@@ -105,6 +111,7 @@ class Baseline:
         scope: ``"sample"`` (a perturbation per image) or ``"class"`` (one pattern or rule per class).
         about: One sentence with the citation.
         settings: Its settings with the published defaults.
+        alone: True where a perturbation follows from seed, class and image alone, so that images can be added.
     """
 
     function: Callable[[Material, Any], Records]
@@ -113,6 +120,7 @@ class Baseline:
     scope: str
     about: str
     settings: type[BaseModel]
+    alone: bool = False
 
     def read_settings(self, options: Mapping[str, Any]) -> BaseModel:
         """The published settings with ``options`` put in; hyphens stand for underscores, and text for values.
@@ -177,6 +185,28 @@ class Baseline:
                 "channels": task.store.channels,
             },
         )
+
+    def add(self, task: Task, earlier: Earlier) -> Perturbation:
+        """Perturb further images by the seed of an earlier run; see :meth:`uge.methods.base.Method.add`."""
+        settings = task.settings
+        with task.progress.stage(settings.method) as on_progress:
+            material = Material(
+                task.store,
+                task.budget,
+                settings.seed,
+                task.runtime,
+                settings.baseline,
+                progress=on_progress,
+                first=earlier.count,
+            )
+            delta = self.make(material)
+        lengths = l2_lengths(task.store, delta, task.budget).double()
+        total = earlier.details["l2_mean"] * earlier.count + float(lengths.sum())
+        l2 = {
+            "l2_mean": round(total / (earlier.count + len(lengths)), 6),
+            "l2_max": max(earlier.details["l2_max"], round(float(lengths.max()), 6)),
+        }
+        return Perturbation(task.budget, delta=delta, details={**earlier.details, **l2})
 
 
 def reference_radius(radius: float, store: PixelStore) -> float:

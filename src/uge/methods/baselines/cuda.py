@@ -68,4 +68,5 @@ CUDA = Baseline(
         "CVPR 2023)."
     ),
     settings=CudaSettings,
+    alone=True,
 )

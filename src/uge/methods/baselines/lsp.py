@@ -73,7 +73,7 @@ def _separable_patches(material: Material, settings: LspSettings) -> Records:
     centres = class_centres(len(store.classes), shape, material.seed)
 
     def change(indices: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-        drawn = torch.randn(len(indices), *shape, generator=stream(material.seed, "lsp-colours", int(indices[0])))
+        drawn = torch.randn(len(indices), *shape, generator=material.stream("lsp-colours", indices))
         colours = centres[labels.cpu()] + settings.spread * drawn
         return patches(colours, store.size, settings.patch, reference_radius(settings.radius, store)).to(x.device)
 
@@ -90,4 +90,5 @@ LSP = Baseline(
         "(Yu, Zhang, Chen, Yin and Liu, KDD 2022)."
     ),
     settings=LspSettings,
+    alone=True,
 )

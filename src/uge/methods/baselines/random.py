@@ -10,20 +10,22 @@ from uge.methods.baselines.base import PUBLISHED_RHO, Baseline, Material, Settin
 from uge.runtime import stream
 
 
-def _uniform(count: int, material: Material, *names: str | int) -> Tensor:
+def _uniform(count: int, material: Material, generator: torch.Generator) -> Tensor:
     """``count`` patterns in [0, 1] units; whole levels between plus and minus the budget are equally likely."""
     shape = (count, *material.store.pixels.shape)
     most = material.budget.levels
-    levels = torch.randint(-most, most + 1, shape, generator=stream(material.seed, *names))
+    levels = torch.randint(-most, most + 1, shape, generator=generator)
     return levels.to(material.store.device) / 255
 
 
 def _sample_wise(material: Material, settings: Settings) -> Records:
-    return material.filled(lambda indices, x, labels: _uniform(len(indices), material, "random-noise", int(indices[0])))
+    return material.filled(
+        lambda indices, x, labels: _uniform(len(indices), material, material.stream("random-noise", indices))
+    )
 
 
 def _class_wise(material: Material, settings: Settings) -> Records:
-    patterns = _uniform(len(material.store.classes), material, "random-noise-class")
+    patterns = _uniform(len(material.store.classes), material, stream(material.seed, "random-noise-class"))
     return material.filled(lambda indices, x, labels: patterns[labels])
 
 
@@ -34,6 +36,7 @@ RANDOM = Baseline(
     scope="sample",
     about="Uniform random noise, another for every image: a control without optimisation.",
     settings=Settings,
+    alone=True,
 )
 RANDOM_CLASS = dataclasses.replace(
     RANDOM,

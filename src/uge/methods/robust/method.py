@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from uge.data.images import ImageSet
 from uge.errors import UsageError
-from uge.methods.base import Method, MethodSettings, Perturbation, Task
+from uge.methods.base import ANEW, Earlier, Method, MethodSettings, Perturbation, Task
+from uge.methods.robust.settings import CLUSTERS
 
 
 class Robust(Method):
@@ -49,3 +50,22 @@ class Robust(Method):
         from uge.methods.robust.stages import run
 
         return run(task)
+
+    def check_adding(self, settings: MethodSettings, earlier: Earlier) -> None:
+        """Refuse a run without its surrogates, or one by clusters, which say nothing of further images.
+
+        Raises:
+            UsageError: As in :meth:`Method.check_adding`.
+        """
+        if (earlier.folder / "run" / CLUSTERS).is_file():
+            raise UsageError(f"{earlier.folder} took clusters of its own images in place of classes; {ANEW}")
+        from uge.methods.robust.surrogates import file_name
+
+        for number, _ in enumerate(settings.robust.surrogate_names):
+            earlier.file("run", file_name(number))
+
+    def add(self, task: Task, earlier: Earlier) -> Perturbation:
+        """Perturbations of further images by the same steps on the same surrogates, towards the same classes."""
+        from uge.methods.robust.stages import add
+
+        return add(task, earlier)

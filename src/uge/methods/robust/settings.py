@@ -10,6 +10,9 @@ from pydantic import BaseModel, Field
 
 from uge.errors import UsageError
 
+CLUSTERS = "clusters.json"
+"""File in a private folder with the clusters that took the place of classes."""
+
 
 class FilterShares(BaseModel, frozen=True, extra="forbid"):
     """Relative frequency of each random filter; they need not add up to 1.

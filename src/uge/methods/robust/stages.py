@@ -3,14 +3,16 @@
 import logging
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from uge.data.store import PixelStore, Records
 from uge.files import read_json, write_json
-from uge.methods.base import Perturbation, Task, public_name
+from uge.methods.base import Earlier, Perturbation, Task, public_name
 from uge.methods.robust.amortised import trained_generator
 from uge.methods.robust.clusters import clustered
 from uge.methods.robust.perturb import Steps, batch_rows, class_targets, perturb
+from uge.methods.robust.settings import CLUSTERS
 from uge.methods.robust.surrogates import train_surrogates
 from uge.methods.uge.generator import delta_records
 
@@ -42,6 +44,24 @@ def run(task: Task) -> Perturbation:
     return Perturbation(task.budget, generator, delta, _details(task, store, goals))
 
 
+def add(task: Task, earlier: Earlier) -> Perturbation:
+    """Perturbations of further images, as :func:`run` would have found them beside the others.
+
+    Surrogates and targets are those of the earlier run, and an image's perturbation depends on no other image.
+    """
+    settings = task.settings.robust
+    surrogates = train_surrogates(
+        task.store,
+        settings,
+        seed=task.settings.seed,
+        runtime=task.runtime,
+        place=lambda name: earlier.file("run", name),
+    )
+    goals = torch.tensor(earlier.details["targets"])
+    steps = Steps(surrogates, settings.filters, task.budget, settings.work.steps, task.settings.seed, task.runtime)
+    return Perturbation(task.budget, delta=_delta(task, task.store, steps, goals), details=dict(earlier.details))
+
+
 def _classed(task: Task) -> PixelStore:
     """Images with their labels, or with clusters where these are asked for or fewer than two classes are in use."""
     settings = task.settings.robust
@@ -52,7 +72,7 @@ def _classed(task: Task) -> PixelStore:
         "(docs/unlabelled.md); choose --method preview where its images must not be learned from"
     )
     with task.progress.stage("clusters"):
-        return clustered(task.store, settings.clusters, task.settings.seed, task.file("run", "clusters.json"))
+        return clustered(task.store, settings.clusters, task.settings.seed, task.file("run", CLUSTERS))
 
 
 def _delta(task: Task, store: PixelStore, steps: Steps, goals: Tensor) -> Records:

@@ -22,6 +22,11 @@ from uge.runtime import Runtime, stream, stream_seed
 PlaceOf = Callable[[str], Path | None]
 
 
+def file_name(number: int) -> str:
+    """Name of the file of a trained surrogate."""
+    return f"surrogate-{number}.safetensors"
+
+
 def train_surrogates(
     store: PixelStore,
     settings: RobustSettings,
@@ -77,7 +82,7 @@ def _trained(
     progress: Progress | None,
 ) -> ImageClassifier:
     network = build(name.network, len(store.classes), channels=store.channels, size=store.size, seed=seed)
-    path = place(f"surrogate-{number}.safetensors")
+    path = place(file_name(number))
     if path is not None and path.is_file():
         restore(network, *load_weights(path))
         return network
