@@ -59,10 +59,14 @@ class Robust(Method):
         """
         if (earlier.folder / "run" / CLUSTERS).is_file():
             raise UsageError(f"{earlier.folder} took clusters of its own images in place of classes; {ANEW}")
+        from uge.methods.apply import GENERATOR
         from uge.methods.robust.surrogates import file_name
 
-        for number, _ in enumerate(settings.robust.surrogate_names):
+        by_generator = settings.robust.by == "generator"
+        for number, _ in enumerate([] if by_generator else settings.robust.surrogate_names):
             earlier.file("run", file_name(number))
+        if by_generator:
+            earlier.file(GENERATOR)
 
     def add(self, task: Task, earlier: Earlier) -> Perturbation:
         """Perturbations of further images by the same steps on the same surrogates, towards the same classes."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from uge.data.store import PixelStore, Records
 from uge.files import read_json, write_json
+from uge.methods.apply import GENERATOR, load_generator
 from uge.methods.base import Earlier, Perturbation, Task, public_name
 from uge.methods.robust.amortised import trained_generator
 from uge.methods.robust.clusters import clustered
@@ -50,6 +51,9 @@ def add(task: Task, earlier: Earlier) -> Perturbation:
     Surrogates and targets are those of the earlier run, and an image's perturbation depends on no other image.
     """
     settings = task.settings.robust
+    if settings.by == "generator":
+        generator = load_generator(earlier.file(GENERATOR))
+        return Perturbation(task.budget, generator, details=dict(earlier.details))
     surrogates = train_surrogates(
         task.store,
         settings,
