@@ -30,8 +30,8 @@ def uge(*arguments: str | Path) -> tuple[int, Any]:
 @pytest.mark.parametrize(
     ("source", "flags", "authorized", "networks"),
     [
-        pytest.param(str(CIFAR), "", "keyed:cnn", ["lenet"], id="cifar10", marks=IF_HERE),
-        pytest.param("photos", "", "keyed:cnn", ["cnn", "lenet"], id="photos"),
+        pytest.param(str(CIFAR), "--method keyed", "keyed:cnn", ["lenet"], id="cifar10", marks=IF_HERE),
+        pytest.param("photos", "--method keyed", "keyed:cnn", ["cnn", "lenet"], id="photos"),
         pytest.param("photos", PAPER, "cnn", ["cnn"], id="photos-uge"),
     ],
 )

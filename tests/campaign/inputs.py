@@ -14,7 +14,7 @@ from PIL import Image
 from trial import run
 
 CLASSES = ("cat", "dog", "owl")
-TINY = ["--authorized", "lenet", "--size", "16", "--recipe.epochs", "1", "--threads", "1"]
+TINY = ["--method", "keyed", "--authorized", "lenet", "--size", "16", "--recipe.epochs", "1", "--threads", "1"]
 SEEDED = ("--authorized-seed", "1")
 """Makes the same keys again, so that bytes can be compared."""
 PAPER = (
@@ -69,8 +69,8 @@ def make_sources(root: Path) -> None:
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
     np.save(root / "noise.npy", np.random.default_rng(0).integers(-8, 9, (18, 16, 16, 3)).astype(np.int8))
-    (root / "run.toml").write_text('authorized = "lenet"\nsize = 16\n\n[recipe]\nepochs = 1\n')
-    (root / "run.yaml").write_text("authorized: lenet\nsize: 16\nrecipe:\n  epochs: 1\n")
+    (root / "run.toml").write_text('method = "keyed"\nauthorized = "lenet"\nsize = 16\n\n[recipe]\nepochs = 1\n')
+    (root / "run.yaml").write_text("method: keyed\nauthorized: lenet\nsize: 16\nrecipe:\n  epochs: 1\n")
 
 
 def make_results(root: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_folder_without_labels_is_sealed_and_comes_back(format: str, publish: 
     source = photographs(tmp_path / "source")
     out = publish(source, format)
     key = private_folder(out) / "owner.agekey"
-    findings = run_verify(out, str(source), Silent(), key=key)
+    findings = run_verify(out, [str(source)], Silent(), key=key)
     assert (findings["problems"], findings["count"], findings["opened"]) == ([], 6, 6)
     originals = uge.open(out, key=key)
     assert (originals.classes, set(originals.labels.tolist())) == ((), {-1})
@@ -104,7 +104,7 @@ def test_a_label_that_comes_later_is_found(format: str, publish: Publish, tmp_pa
     manifest = json.loads((out / "manifest.json").read_text())
     manifest |= {"classes": ["made up"], "class_counts": [6]}
     (out / "manifest.json").write_text(json.dumps(manifest))
-    problems = run_verify(out, None, Silent(), key=private_folder(out) / "owner.agekey")["problems"]
+    problems = run_verify(out, (), Silent(), key=private_folder(out) / "owner.agekey")["problems"]
     assert any("expected the columns" in sentence for sentence in problems)
 
 
@@ -112,7 +112,7 @@ def test_a_label_that_comes_later_is_found(format: str, publish: Publish, tmp_pa
 def test_a_folder_of_one_class_keeps_its_name(format: str, publish: Publish, tmp_path: Path) -> None:
     photographs(tmp_path / "source" / "cats")
     out = publish(tmp_path / "source", format)
-    findings = run_verify(out, str(tmp_path / "source"), Silent(), key=private_folder(out) / "owner.agekey")
+    findings = run_verify(out, [str(tmp_path / "source")], Silent(), key=private_folder(out) / "owner.agekey")
     assert findings["problems"] == []
     assert load_images(out).classes == ("cats",)
 
@@ -121,7 +121,7 @@ def test_a_folder_of_one_class_keeps_its_name(format: str, publish: Publish, tmp
 def test_methods_without_classes_take_it(method: str, publish: Publish, tmp_path: Path) -> None:
     settings = {"surrogates": "cnn", "epochs": 1, "steps": 2} if method == "robust" else {}
     out = publish(photographs(tmp_path / "source"), method=method, **({"robust": settings} if settings else {}))
-    findings = run_verify(out, str(tmp_path / "source"), Silent(), key=private_folder(out) / "owner.agekey")
+    findings = run_verify(out, [str(tmp_path / "source")], Silent(), key=private_folder(out) / "owner.agekey")
     assert (findings["problems"], findings["measured"]["unchanged_images"]) == ([], 0)
     assert not list(out.rglob("*cluster*"))
     assert (private_folder(out) / "run" / "clusters.json").is_file() == (method == "robust")
