@@ -72,7 +72,7 @@ def verified(out: str, *sources: str) -> None:
 @pytest.mark.parametrize("out", LAYOUTS)
 def test_further_images_are_published_and_sealed(out: str, here: Path) -> None:
     before = contents(Path(out))
-    result = append("more", out)
+    result = append("more", out, *tiny(), "--to=lab.pub", f"--format={out}")  # As it was made.
     assert (result["added"], result["skipped"], result["images"]) == (6, 0, 15)
     after = contents(Path(out))
     kept = [name for name in before if name.startswith(("data/", "train/", "sealed/", "recipients/"))]
@@ -210,8 +210,9 @@ REFUSED = [
     ("more", ("--recipe.epochs=3",), "parquet was protected with --recipe.epochs 1, got 3; leave it out"),
     ("more", ("--method=uge",), "parquet was protected with --method keyed, got uge; leave it out"),
     ("more", ("--format=imagefolder",), "parquet was published with --format parquet, got imagefolder"),
-    ("more", ("--no-seal",), "parquet was published with --seal True, got False"),
-    ("more", ("--to=lab.pub",), "--append keeps all recipients"),
+    ("more", ("--no-seal",), "leave out --no-seal"),
+    ("more", ("--to=new.pub",), "'new.pub' is none of them; use uge grant"),
+    ("more", ("--anonymous",), "leave out --anonymous"),
     ("more", ("--sealed-only=test",), "leave out --sealed-only"),
     ("more", ("--overwrite",), "leave out --resume and --overwrite"),
     ("strange", (), "the class 'yak' is none of parquet"),
@@ -222,6 +223,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("source", "flags", "words"), REFUSED, ids=[words for _, _, words in REFUSED])
 def test_additions_that_are_refused(source: str, flags: tuple[str, ...], words: str, here: Path) -> None:
+    Path("new.pub").write_text(run_uge("keygen", "new.agekey", "--json").json["public_key"])
     more(here / "strange", classes=("cat", "yak"))
     (here / "moved" / "train" / "dog").mkdir(parents=True)
     shutil.copy("first/train/cat/000.png", "moved/train/dog/000.png")

@@ -21,7 +21,7 @@ from uge.pipeline.recipients import Owned, owned_folder
 from uge.publishing import Manifest, is_complete, private_folder, read_manifest
 from uge.publishing.addition import Present, add_images, new_images, numbered, read_present
 from uge.publishing.private import CLAIMS, MODE, OWNER_KEY, STATE, keep_claims
-from uge.sealing import SealedFolder, open_folder, read_identity
+from uge.sealing import SealedFolder, open_folder, parse_recipients, read_identity
 from uge.session import Session
 
 _OF_THE_SOURCE = {"limit", "expect_signer"}
@@ -132,17 +132,20 @@ def _check_settings(owned: Owned, given: ProtectConfig, recorded: ProtectConfig,
     form: dict[str, tuple[Any, Any]] = {
         "format": (manifest.format, publishing.format),
         "codec": ("png" if manifest.codec == "png" else "webp", publishing.codec),
-        "seal": (True, publishing.seal),
         "keep_metadata": (owned.record.metadata == "kept", publishing.keep_metadata),
     }
     for name, (there, wanted) in form.items():
         if name in publishing.model_fields_set and wanted != there:
             raise UsageError(f"{owned.out} was published with {_flag(name)} {there}, got {wanted}; {way_out}")
+    known = set(owned.known_keys().values())
+    stranger = next((text for text in publishing.to if parse_recipients(text)[0].text not in known), None)
     refuse(
         {
-            "--append keeps all recipients; leave out --to and --anonymous, and use uge grant or uge rekey": (
-                bool(publishing.to or publishing.anonymous)
+            f"--append keeps the recipients, and '{stranger}' is none of them; use uge grant for it": (
+                stranger is not None
             ),
+            "--append seals new originals like the others; leave out --no-seal": not publishing.seal,
+            "--append keeps the names of recipients; leave out --anonymous": publishing.anonymous,
             "--append adds images of the published split; leave out --sealed-only": publishing.sealed_only is not None,
         }
     )
