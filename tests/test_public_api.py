@@ -176,7 +176,7 @@ def test_wrong_arguments(images: ImageSet, runtime: Runtime, tmp_path: Path) -> 
     with pytest.raises(UsageError, match="rho"):
         protect(images, runtime, budget=2.0)
     with pytest.raises(UsageError, match="at least one"):
-        uge.protect(images, [])
+        uge.protect(images, [], method="keyed")
     one, other = (uge.record_trajectory("lenet", images, epochs=n, runtime=runtime) for n in (1, 2))
     with pytest.raises(UsageError, match="one size and recipe"):
         uge.protect(images, [one, other])

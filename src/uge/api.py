@@ -21,6 +21,7 @@ from uge.learning.trajectory import Trajectory
 from uge.learning.trajectory import record_trajectory as record
 from uge.methods import METHODS, ImagesInfo, Perturbation, method_for
 from uge.methods.apply import GENERATOR, Savable, save_perturber
+from uge.methods.base import DEFAULT_METHOD
 from uge.methods.robust.settings import RobustSettings
 from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.names import is_keyed
@@ -209,7 +210,7 @@ def protect(
         budget: ρ in [0, 1] units; ``0.04``, ``"8/255"`` or a :class:`uge.Budget`; by default the method's own.
         encoder: ``"local"``, ``"clip:ID"``, or a feature space of ``uge.encoders``.
         method: A name in :data:`uge.methods.METHODS`; by default the one that suits the authorised networks:
-            ``"keyed"`` for keyed networks and ``"uge"`` for others.
+            ``"keyed"`` for keyed networks, ``"uge"`` for others, ``"robust"`` without any.
         refine: Optimise every image's perturbation directly as well.
         seed: Root seed of generator, encoder and hacker, or of the protection.
         size: Side length for training, in pixels; by default that of the networks, or the native one.
@@ -230,7 +231,7 @@ def protect(
     """
     paths = (trajectory,) if isinstance(trajectory, AuthorizedPath) else tuple(trajectory)
     networks = [path.theta0 for path in paths]
-    method = method or method_for(wave_key=not networks or is_keyed(networks[0].name))
+    method = method or (method_for(wave_key=is_keyed(networks[0].name)) if networks else DEFAULT_METHOD)
     row = METHODS[method]
     wanted = "authorised networks of uge.authorize, at least one" if row.authorizes else "no authorised network"
     refuse(
@@ -245,7 +246,7 @@ def protect(
     )
     defaults = ProtectConfig()
     config = ProtectConfig.checked(
-        authorized=",".join(network.name for network in networks) or defaults.authorized,
+        authorized=",".join(network.name for network in networks) or None,
         method=method,
         rho=None if budget is None else str(Budget.parse(budget).rho),
         encoder=encoder if isinstance(encoder, str) else encoder.name,

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from uge.errors import UsageError
 from uge.files import UnreadableError, local_path, parse, read_text
 from uge.methods import METHODS, MethodSettings
+from uge.methods.base import DEFAULT_METHOD
 
 MOST_SEEDS = 1000
 """Repetitions of a training run, at most."""
@@ -74,7 +75,7 @@ class ProtectConfig(_Settings, MethodSettings):
             "audit that knows it breaks it (docs/keyed.md).",
             json_schema_extra={"enum": list(METHODS)},
         ),
-    ] = "keyed"
+    ] = DEFAULT_METHOD
     requests: Annotated[
         tuple[Path, ...], Parameter(name="--for"), Field(description="Receivers' signed requests; they name networks.")
     ] = ()

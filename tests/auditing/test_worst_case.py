@@ -142,6 +142,13 @@ class TestNumber:
         verdict = opened.verdict
         assert "Authorised training is training on the originals, 60.5 ± 0.7 %: all 1,000 sealed originals" in verdict
 
+    def test_an_attack_that_trains_on_the_labelled_images_counts_by_its_last_epoch(self, cases: list[Case]) -> None:
+        trained = case("hacker", "cnn", 44.0, scheme="last-layer-few", family="transfer", needs=["few"])
+        worst = summarize([*cases, trained]).worst_case
+        assert worst is not None
+        assert (worst.short.worst.scheme, worst.short.worst.reached.value) == ("last-layer-few", 44)
+        assert worst.short.worst.labelled is None
+
     def test_an_ordinary_audit_has_none(self) -> None:
         assert summarize([case("hacker", "cnn", 20.0), case("clean", "cnn", 60.0)]).worst_case is None
 

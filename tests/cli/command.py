@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 
 from uge.cli.main import main
+from uge.methods import METHODS
 
 CLASSES = ("cat", "dog", "owl")
 _SETTINGS = {
+    "method": "keyed",
     "authorized": "lenet",
     "authorized-seed": 0,
     "hacker": "lenet",
@@ -33,6 +35,9 @@ _SETTINGS = {
 def tiny(**changes: object) -> tuple[str, ...]:
     """Flags under which a protection takes a fraction of a second; ``__`` is a dot in a name, None leaves it out."""
     wanted = _SETTINGS | {name.replace("__", ".").replace("_", "-"): value for name, value in changes.items()}
+    method = str(wanted["method"])
+    if "authorized" not in changes and method in METHODS and not METHODS[method].authorizes:
+        del wanted["authorized"]
     return tuple(f"--{name}={value}" for name, value in wanted.items() if value is not None)
 
 

@@ -421,7 +421,15 @@ def test_flags_that_contradict_a_request(
 def test_a_plain_request_needs_another_method(toy: Path, tmp_path: Path) -> None:
     ask(tmp_path / "a.json", "--method=uge")
     words = "is for 'lenet', which does not go with method 'keyed'; give --method uge"
-    refused(2, words, "protect", toy, tmp_path / "out", "--for", tmp_path / "a.json", inside=tmp_path)
+    flags = ("--for", tmp_path / "a.json", "--method=keyed")
+    refused(2, words, "protect", toy, tmp_path / "out", *flags, inside=tmp_path)
+
+
+def test_the_request_says_which_method_goes_with_it(toy: Path, tmp_path: Path) -> None:
+    ask(tmp_path / "a.json", "--method=uge")
+    ran = run_uge("protect", toy, tmp_path / "out", "--for", tmp_path / "a.json", "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["config"]["method"] == "uge"
 
 
 ASKED = [

@@ -6,6 +6,7 @@ import pytest
 from command import run_uge
 
 TOML = """
+method = "keyed"
 authorized = "lenet"
 rho = "8/255"
 size = 16
@@ -15,6 +16,7 @@ epochs = 2
 lr = 0.05
 """
 YAML = """
+method: keyed
 authorized: lenet
 rho: 8/255
 size: 16
@@ -42,7 +44,7 @@ def test_flags_beat_a_file(name: str, text: str, toy: Path, tmp_path: Path) -> N
 
 def test_a_file_may_hold_one_table_per_verb(toy: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
-    file.write_text('[protect]\nauthorized = "lenet"\n[audit]\nseeds = 3\n')
+    file.write_text('[protect]\nmethod = "keyed"\nauthorized = "lenet"\n[audit]\nseeds = 3\n')
     assert config_of(toy, tmp_path / "out", f"--config={file}")["authorized"] == "lenet"
     assert run_uge("inspect", toy, "--config", file, "--json").code == 0
 
@@ -50,8 +52,8 @@ def test_a_file_may_hold_one_table_per_verb(toy: Path, tmp_path: Path) -> None:
 def test_settings_beside_the_table_of_a_verb_count(toy: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text(
-        'authorized = "cnn"\nrho = "8/255"\n[recipe]\nepochs = 3\nlr = 0.05\n'
-        '[protect]\nauthorized = "lenet"\n[protect.recipe]\nepochs = 2\n[audit]\nseeds = 3\n'
+        'method = "keyed"\nauthorized = "cnn"\nrho = "8/255"\n[recipe]\nepochs = 3\nlr = 0.05\n'
+        '[protect]\nmethod = "keyed"\nauthorized = "lenet"\n[protect.recipe]\nepochs = 2\n[audit]\nseeds = 3\n'
     )
     found = config_of(toy, tmp_path / "out", "--config", file)
     assert (found["authorized"], found["rho"]) == ("lenet", "8/255")

@@ -88,7 +88,7 @@ def test_a_budget_of_more_than_a_byte(toy: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["uge-no-ud", "unlearn", "undistill"])
 def test_methods(method: str, toy: Path, tmp_path: Path) -> None:
-    ran = run_uge("protect", toy, tmp_path / "a", *TINY, "--method", method, "-q")
+    ran = run_uge("protect", toy, tmp_path / "a", *tiny(method=method), "-q")
     assert ran.code == 0, ran.err
     assert read_manifest(tmp_path / "a").method == method
 

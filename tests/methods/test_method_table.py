@@ -166,7 +166,7 @@ def test_a_published_protection_by_the_library(make_images: Any, runtime: Runtim
 def test_networks_where_they_belong(make_images: Any, runtime: Runtime) -> None:
     images = make_images(count=24)
     with pytest.raises(UsageError, match=r"'keyed' expects authorised networks of uge\.authorize, at least one, got 0"):
-        uge.protect(images, runtime=runtime)
+        uge.protect(images, method="keyed", runtime=runtime)
     with pytest.raises(UsageError, match="'random' expects no authorised network, got 1"):
         uge.protect(images, uge.authorize("keyed:lenet", images), method="random", runtime=runtime)
     with pytest.raises(UsageError, match="method 'random' protects for no network, got 'cnn'"):

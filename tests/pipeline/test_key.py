@@ -28,7 +28,7 @@ class Noise:
 def networks(images: int, seed: int, **options: str) -> list[ImageClassifier]:
     labels = np.arange(8, dtype=np.int64) % 2
     data = ImageSet("noise", "train", ("a", "b"), labels, [str(i) for i in range(8)], Noise(images), np.arange(8))
-    config = ProtectConfig(**{"authorized": "lenet", "authorized_seed": seed, **options})
+    config = ProtectConfig(**{"method": "keyed", "authorized": "lenet", "authorized_seed": seed, **options})
     return METHODS[config.method].networks(ImagesInfo.of(data), config)
 
 

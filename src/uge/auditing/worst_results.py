@@ -54,7 +54,8 @@ def _form(cases: Sequence[Case]) -> Form | None:
 
 
 def _measured(group: Sequence[Case]) -> bool:
-    return any(epoch.renamed is not None for case in group for epoch in case.history)
+    # An attack that trains on the labelled images cannot be judged by them as well: its last epoch counts.
+    return "few" in group[0].needs or any(epoch.renamed is not None for case in group for epoch in case.history)
 
 
 def _row(group: Sequence[Case], clean: dict[str, Mean | None], controls: Sequence[Case]) -> Attacked:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from uge.networks import ImageClassifier
 
 
+DEFAULT_NETWORK = "cnn"
+"""Architecture that is authorised where none is named."""
+
+
 class ForNetworks(Method):
     """Base of the methods that protect for authorised networks."""
 
@@ -52,7 +56,7 @@ class ForNetworks(Method):
         from uge.networks import check_name
 
         super().check(settings)
-        for name in split_names(settings.authorized):
+        for name in split_names(settings.authorized or DEFAULT_NETWORK):
             self.network_name(name)
         hackers = settings.refinement.hacker_names
         for name in hackers:
@@ -81,7 +85,7 @@ class ForNetworks(Method):
         from uge.networks import build, load_weights, restore
         from uge.runtime import stream_seed
 
-        names = [self.network_name(name) for name in split_names(settings.authorized)]
+        names = [self.network_name(name) for name in split_names(settings.authorized or DEFAULT_NETWORK)]
         files = settings.authorized_weights
         seed = draw_seed() if settings.authorized_seed is None else settings.authorized_seed
         size = info.training_size(settings.size)

@@ -41,10 +41,20 @@ WITHOUT_CLASSES = (
 """End of a sentence: methods for images without usable classes."""
 
 
+DEFAULT_METHOD = "robust"
+"""Method of ``uge protect`` where none is named and no network is asked for."""
+
+
 class MethodSettings(BaseModel, frozen=True, extra="forbid"):
     """Everything that a method may read; each field's description says what it sets."""
 
-    authorized: Annotated[str, Field(description="Authorised network, or several separated by commas.")] = "cnn"
+    authorized: Annotated[
+        str | None,
+        Field(
+            description="Authorised network, or several separated by commas, of a method that protects for networks; "
+            "cnn by default."
+        ),
+    ] = None
     authorized_seed: Annotated[
         int | None,
         Field(description="Makes the same keys of the same images again, for reproduction only; by default secret."),
@@ -52,7 +62,7 @@ class MethodSettings(BaseModel, frozen=True, extra="forbid"):
     authorized_weights: Annotated[
         tuple[Path, ...], Field(description="Safetensors file(s) with θ0 instead of a seed.")
     ] = ()
-    method: Annotated[str, Field(description="Name in the table of methods.")] = "keyed"
+    method: Annotated[str, Field(description="Name in the table of methods.")] = DEFAULT_METHOD
     rho: Annotated[
         str | None,
         Parameter(name=("--rho", "--strength")),
@@ -280,9 +290,16 @@ class Method(ABC):
         """Refuse settings that the method cannot follow, before any image is read.
 
         Raises:
-            UsageError: A setting is wrong; by default refinement and settings of a baseline are, unless the method
-                has them.
+            UsageError: A setting is wrong; by default authorised networks, refinement and settings of a baseline are,
+                unless the method has them.
         """
+        for flag in ("authorized", "authorized_weights"):
+            if not self.authorizes and (given := getattr(settings, flag)) not in (None, "", ()):
+                given = ", ".join(map(str, given)) if isinstance(given, tuple) else given
+                raise UsageError(
+                    f"method '{self.name}' protects for no network, got --{flag.replace('_', '-')} {given}; leave it "
+                    "out, or choose --method keyed or another that protects for networks"
+                )
         if settings.refine and not self.refines:
             raise UsageError(f"method '{self.name}' has nothing to refine; leave out --refine, or choose --method uge")
         if settings.baseline and not self.has_options:

@@ -82,7 +82,7 @@ class ProtectRun:
     def _read(self, config: ProtectConfig) -> None:
         config, self.originals = split_requests(config)
         self.config, self.requests = with_requests(config)
-        self.method = METHODS[config.method]
+        self.method = METHODS[self.config.method]
         self.budget = self.method.budget(self.config)
         self.method.check(self.config)
         self.asked = asked_recipients(self.originals)

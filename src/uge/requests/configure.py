@@ -7,6 +7,7 @@ from uge.config import ProtectConfig
 from uge.errors import UsageError, refuse
 from uge.files import JSON
 from uge.methods import METHODS, ImagesInfo, method_for
+from uge.methods.base import DEFAULT_METHOD
 from uge.names import is_keyed
 from uge.networks import load_weights, weights_hash
 from uge.progress import Display
@@ -58,6 +59,9 @@ def with_requests(config: ProtectConfig) -> tuple[ProtectConfig, tuple[Request, 
     """
     if not config.requests:
         return config, ()
+    if config.method == DEFAULT_METHOD:  # It protects for no network: the first request's network says which does.
+        wave_key = is_keyed(read_request(config.requests[0]).network)
+        config = config.model_copy(update={"method": method_for(wave_key=wave_key)})
     method = METHODS[config.method]
     if not method.authorizes:
         raise UsageError(f"method '{config.method}' protects for no network; leave out --for, or choose another method")

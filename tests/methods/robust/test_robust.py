@@ -228,6 +228,7 @@ def test_effort_scales_the_work_and_settings_override_it() -> None:
     ("settings", "error", "message"),
     [
         (RobustSettings(surrogates="cnn@x"), UsageError, "whole levels above 0, got 'cnn@x'"),
+        (RobustSettings(by="generator"), UsageError, "give its steps as well"),
         (RobustSettings(surrogates="cn"), UnknownNameError, "did you mean 'cnn'"),
         (RobustSettings(filters=FilterShares(**dict.fromkeys(FilterShares.model_fields, 0))), UsageError, "share 0"),
     ],
@@ -305,3 +306,15 @@ def test_new_images_of_any_size_are_perturbed_at_the_training_size(
         np.testing.assert_array_equal(copy, Budget().add(clean, place_delta(delta, clean, np.zeros(0, np.int8))))
     direct = Records(3, (3, 16, 16), torch.int8)
     assert all((clean == copy).all() for clean, copy in protected_images(images, generator, runtime, delta=direct))
+
+
+def test_a_copy_by_the_generator_alone_is_what_apply_makes(make_task: MakeTask, tmp_path: Path) -> None:
+    task = make_task(tmp_path, settings=LEARNED.model_copy(update={"by": "generator"}))
+    task = replace(task, settings=task.settings.model_copy(update={"generator": SMALL}))
+    made = METHODS["robust"].perturb(task)
+    assert made.delta is None
+    generator = load_perturber(tmp_path / GENERATOR)
+    again = protected_images(task.images, generator, task.runtime)
+    for (clean, copy), (_, other) in zip(made.pairs(task.images, task.runtime), again, strict=True):
+        np.testing.assert_array_equal(copy, other)
+        assert (copy != clean).any()

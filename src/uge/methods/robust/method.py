@@ -32,6 +32,10 @@ class Robust(Method):
         super().check(settings)
         for surrogate in settings.robust.surrogate_names:
             check_name(surrogate.network)
+        if settings.robust.by == "generator" and not settings.robust.generator:
+            raise UsageError(
+                "--robust.by generator needs one; give its steps as well, for instance --robust.generator 2000"
+            )
         if not sum(settings.robust.filters.model_dump().values()):
             raise UsageError("every filter of method 'robust' has the share 0; give at least one a share above 0")
 
@@ -55,10 +59,14 @@ class Robust(Method):
         """
         if (earlier.folder / "run" / CLUSTERS).is_file():
             raise UsageError(f"{earlier.folder} took clusters of its own images in place of classes; {ANEW}")
+        from uge.methods.apply import GENERATOR
         from uge.methods.robust.surrogates import file_name
 
-        for number, _ in enumerate(settings.robust.surrogate_names):
+        by_generator = settings.robust.by == "generator"
+        for number, _ in enumerate([] if by_generator else settings.robust.surrogate_names):
             earlier.file("run", file_name(number))
+        if by_generator:
+            earlier.file(GENERATOR)
 
     def add(self, task: Task, earlier: Earlier) -> Perturbation:
         """Perturbations of further images by the same steps on the same surrogates, towards the same classes."""

@@ -75,6 +75,7 @@ class RobustSettings(BaseModel, frozen=True, extra="forbid"):
             classes are there; else one cluster for every 20 images is made, from 2 to 10.
         generator: Steps in which a generator learns the same loss, by which ``uge apply`` protects new images; 0 for
             none. Its size is set by ``--generator.width`` and the like.
+        by: What the published images are perturbed by: ``"steps"`` of their own, or the ``"generator"`` alone.
     """
 
     effort: Annotated[Literal["low", "standard", "high"], Parameter(name="--effort")] = "standard"
@@ -85,6 +86,7 @@ class RobustSettings(BaseModel, frozen=True, extra="forbid"):
     filters: FilterShares = FilterShares()
     clusters: int | None = Field(None, ge=2)
     generator: int = Field(0, ge=0)
+    by: Literal["steps", "generator"] = "steps"
 
     def takes_clusters(self, class_counts: Sequence[int]) -> bool:
         """True where clusters take the place of classes: as they are asked for, or fewer than two classes have images.

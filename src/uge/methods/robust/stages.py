@@ -8,6 +8,7 @@ from torch import Tensor
 
 from uge.data.store import PixelStore, Records
 from uge.files import read_json, write_json
+from uge.methods.apply import GENERATOR, load_generator
 from uge.methods.base import Earlier, Perturbation, Task, public_name
 from uge.methods.robust.amortised import trained_generator
 from uge.methods.robust.clusters import clustered
@@ -39,7 +40,7 @@ def run(task: Task) -> Perturbation:
         )
     goals = class_targets(settings.targets, store, surrogates, task.runtime)
     steps = Steps(surrogates, settings.filters, task.budget, settings.work.steps, task.settings.seed, task.runtime)
-    delta = _delta(task, store, steps, goals)
+    delta = _delta(task, store, steps, goals) if settings.by == "steps" else None
     generator = trained_generator(task, store, steps, goals) if settings.generator else None
     return Perturbation(task.budget, generator, delta, _details(task, store, goals))
 
@@ -50,6 +51,9 @@ def add(task: Task, earlier: Earlier) -> Perturbation:
     Surrogates and targets are those of the earlier run, and an image's perturbation depends on no other image.
     """
     settings = task.settings.robust
+    if settings.by == "generator":
+        generator = load_generator(earlier.file(GENERATOR))
+        return Perturbation(task.budget, generator, details=dict(earlier.details))
     surrogates = train_surrogates(
         task.store,
         settings,
@@ -102,6 +106,7 @@ def _details(task: Task, store: PixelStore, goals: Tensor) -> dict[str, Any]:
     return {
         "robust": settings.model_dump(mode="json") | work,
         "targets": goals.tolist(),
+        **({"generator": task.settings.generator.model_dump(mode="json")} if settings.generator else {}),
         "training_size": store.size,
         "channels": store.channels,
     }
