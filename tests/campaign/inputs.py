@@ -115,6 +115,12 @@ def belong_together(out: Path) -> bool:
     return all(path.is_file() for path in keys) and [weights_hash(from_weights(path)) for path in keys] == named
 
 
+def verifies(out: Path) -> bool:
+    """True if a copy and its originals are as its private folder and its owner's signature say."""
+    key = out.with_name(f"{out.name}.private") / "owner.agekey"
+    return run(["verify", out, "--key", key, "-q"], out.parent).code == 0
+
+
 def field_paths(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """Places of all values inside JSON, containers included."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -180,6 +180,9 @@ PAIRS = {
     "added and verified": (("protect", "further", "copy", "--append", "--threads", "1"), ("verify", "copy")),
     "added and signed": (("protect", "further", "copy", "--append", "--threads", "1"), ("sign", "copy", "--overwrite")),
     "signed twice": (("sign", "copy", "--overwrite"), ("sign", "copy", "--overwrite")),
+    "signed and granted": (("sign", "copy", "--overwrite"), ("grant", "copy", "--to", "me.pub")),
+    "granted and sealed anew": (("grant", "copy", "--to", "me.pub"), ("rekey", "copy")),
+    "added and sealed anew": (("protect", "further", "copy", "--append", "--threads", "1"), ("rekey", "copy")),
     "fulfilled twice": (
         ("fulfil", "trained.json", "folder", "answer", "--overwrite", "--threads", "1"),
         ("fulfil", "trained.json", "folder", "answer", "--overwrite", "--threads", "1"),
@@ -208,6 +211,8 @@ def two_commands(sound: Path, root: Path, every: int, seed: int) -> Iterator[tup
             for folder in ("new", "copy"):
                 if (root / folder).is_dir() and not inputs.belong_together(root / folder):
                     findings.append(f"the keys beside {folder} are not those that its manifest names")
+                if (root / folder).is_dir() and not inputs.verifies(root / folder):
+                    findings.append(f"{folder} is not what its owner sealed and signed")
             left = [
                 path.name for path in root.iterdir() if path.name.startswith(".") and not path.name.endswith(".lock")
             ]

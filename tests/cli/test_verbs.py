@@ -21,6 +21,7 @@ from uge.cli.main import app
 from uge.cli.verbs import VERBS
 from uge.networks import NETWORKS
 from uge.publishing import read_manifest
+from uge.sealing import make_identity
 from uge.sealing.signature import SIGNATURE
 
 LENETS = ("--networks", "lenet", "--attacks", "direct,distill")
@@ -340,6 +341,33 @@ def test_help_needs_no_torch_and_shows_every_verb() -> None:
     assert ran.returncode == 0
     for word in (*VERBS, "Exit codes"):
         assert word in ran.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "copy"),
+        ("inspect", "copy.private"),
+        ("inspect", "toy"),
+        ("verify", "copy", "--key", "copy.private/owner.agekey", "--against", "toy"),
+        ("recipients", "copy"),
+        ("grant", "copy", "--to", "lab.pub"),
+        ("rekey", "copy"),
+        ("sign", "copy", "--overwrite"),
+        ("export", "copy", "originals", "--key", "copy.private/owner.agekey"),
+        ("keygen", "me.agekey"),
+    ],
+    ids=" ".join,
+)
+def test_verbs_on_files_import_no_torch(arguments: tuple[str, ...], toy: Path, copy: Path) -> None:
+    copy.with_name("lab.pub").write_text(make_identity(copy.with_name("lab.agekey")).text)
+    code = (
+        "import sys\nfrom uge.cli.main import main\ntry:\n    main(sys.argv[1:])\n"
+        "except SystemExit as left:\n    sys.exit(left.code or ('torch' in sys.modules and 9))"
+    )
+    words = [str(toy) if word == "toy" else word for word in arguments]
+    ran = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=copy.parent)
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -13,7 +13,14 @@ from uge.files.documents import (
     write_json,
 )
 from uge.files.events import EventLog, read_events
-from uge.files.folders import check_output, holds_something, link_folder, local_path, staged_folder
+from uge.files.folders import (
+    check_output,
+    check_writable,
+    holds_something,
+    link_folder,
+    local_path,
+    staged_folder,
+)
 from uge.files.limits import (
     LARGEST,
     WEIGHTS,
@@ -41,6 +48,7 @@ __all__ = [
     "canonical_json",
     "check_output",
     "check_regular",
+    "check_writable",
     "code_version",
     "file_sha256",
     "fingerprint",

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from uge.errors import OutputExistsError, UsageError
+from uge.errors import OutputExistsError, StorageError, UsageError
 from uge.files.documents import check_kind, storage_errors
 from uge.files.lock import holding, locked
 from uge.files.pair import Move
@@ -69,6 +69,19 @@ def check_output(
 def holds_something(folder: Path) -> bool:
     """True for a folder that is not empty."""
     return folder.is_dir() and any(folder.iterdir())
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a read-only folder, before work that would end in it.
+
+    Raises:
+        StorageError: The folder, or one in it, is read-only.
+    """
+    for place, _, _ in os.walk(folder):
+        if not os.access(place, os.W_OK):
+            raise StorageError(
+                f"{place} is read-only, so that nothing can be added to it; give yourself the right (u+w)"
+            )
 
 
 def link_folder(folder: Path, copy: Path) -> None:

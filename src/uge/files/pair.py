@@ -218,7 +218,8 @@ def sync(path: Path) -> None:
 
 
 def _sync_file(path: Path) -> None:
-    with path.open("r+b") as handle:
+    # A file that is linked from a published folder may be read-only.
+    with path.open("r+b" if os.access(path, os.W_OK) else "rb") as handle:
         os.fsync(handle.fileno())
 
 

@@ -12,7 +12,7 @@ from uge.config import ProtectConfig, PublishConfig
 from uge.data import ImageSet, load_images
 from uge.data.images import Pixels, Strips
 from uge.errors import DataError, IntegrityError, UsageError, printable, refuse
-from uge.files import check_output, read_json
+from uge.files import check_output, check_writable, read_json
 from uge.methods import METHODS, Method
 from uge.methods.base import Earlier, ImagesInfo, Task
 from uge.pipeline.images import read_store, warn_of_copy
@@ -74,8 +74,9 @@ def run_append(
             )
         }
     )
-    recorded = _recorded_settings(out, read_manifest(out))
+    _recorded_settings(out, read_manifest(out))  # Says what is wrong with folders that no owner can change.
     with owned_folder(out, None if publishing.identity is None else Path(publishing.identity)) as owned:
+        recorded = _recorded_settings(out, owned.manifest)
         _check_settings(owned, config, recorded, publishing)
         details = owned.manifest.method_details
         settings = recorded.model_copy(update={"size": details.get("training_size", recorded.size)})
@@ -87,6 +88,7 @@ def run_append(
             load_images(source, split="train", limit=config.limit, labels=False).check(), owned.manifest, out
         )
         check_output(out, source=images.root, overwrite=True)
+        check_writable(out)
         if not is_complete(out):
             raise IntegrityError([f"{out} has files that are missing or changed; look at what uge verify says"])
         sealed = open_folder(out, read_identity(owned.private / OWNER_KEY))

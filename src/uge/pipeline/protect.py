@@ -12,7 +12,7 @@ from uge.data import ImageSet, load_images
 from uge.data.images import Pixels, Strips, bytes_of
 from uge.data.store import PixelStore
 from uge.encoders import FeatureSpace
-from uge.errors import DataError
+from uge.errors import DataError, UsageError
 from uge.files import Move, code_version, fingerprint, locked, read_json, write_json
 from uge.learning.trajectory import Trajectory
 from uge.methods import METHODS, ImagesInfo, Perturbation, Task
@@ -22,7 +22,7 @@ from uge.pipeline.private_folder import PrivateFolder, key_path, with_seed, writ
 from uge.pipeline.seal import asked_recipients, check_sealing, sealed_only_images, sealing_of
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
 from uge.publishing.manifest import Authorized
-from uge.publishing.private import STATE, close_contents, keep_claims
+from uge.publishing.private import STATE, close_contents, keep_claims, was_added_to
 from uge.requests.configure import (
     check_fits,
     describe_requests,
@@ -151,9 +151,15 @@ class ProtectRun:
 
     def _finished(self) -> Manifest | None:
         """Manifest of the published folder, where an earlier run ended and the folder is whole."""
+        whole = self.private.finished and is_complete(self.out)
+        if not whole and was_added_to(self.private.folder):
+            raise UsageError(
+                f"files in {self.out} are missing or changed, and --resume would lose images that were added to it; "
+                "bring back a whole copy of it, or protect all images anew (--overwrite)"
+            )
         if not self.private.finished:
             return None
-        if not is_complete(self.out):
+        if not whole:
             self.session.progress.note(f"files in {self.out} are missing or changed; it is published again")
             return None
         if not self.method.reads_store:

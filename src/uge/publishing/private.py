@@ -127,6 +127,21 @@ def changed_claims(private: Path, out: Path) -> list[str] | None:
     return changed
 
 
+def was_added_to(private: Path) -> bool:
+    """True where images were added to a copy after its first publication (``uge protect --append``).
+
+    Args:
+        private: Its private folder.
+
+    Raises:
+        DataError: The digests in it are damaged.
+    """
+    if not os.path.isfile(private / CLAIMS):
+        return False
+    none = fingerprint([])
+    return bool(read_json(private / CLAIMS).get("fields", {}).get("additions", none) != none)
+
+
 def _digests(value: dict[str, Any], place: str = "") -> dict[str, str]:
     """Digest of every field by its dotted name; a list is one field."""
     digests: dict[str, str] = {}
