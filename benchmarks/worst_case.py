@@ -123,7 +123,7 @@ class Row:
     worst: WorstCase
     psnr_db: float | None
     ssim: float
-    seconds: float
+    seconds: str
 
     @property
     def about(self) -> str:
@@ -142,7 +142,7 @@ def originals(results: Path) -> list[Row]:
                     cases.setdefault(plain.id, plain)
                 cases.setdefault(case.id, case.model_copy(update=changes))
     worst = worst_case(cases.values())
-    return [] if worst is None else [Row(ORIGINALS, worst, None, 1.0, 0.0)]
+    return [] if worst is None else [Row(ORIGINALS, worst, None, 1.0, "–")]
 
 
 def rows(results: Path = RESULTS) -> list[Row]:
@@ -156,7 +156,8 @@ def rows(results: Path = RESULTS) -> list[Row]:
         worst = worst_case(read_cases(place))
         assert worst is not None, place
         images = read_json(place / "manifest.json")["count"]
-        seconds = 1000 * read_json(place / "protect.json")["seconds"] / images
+        made = read_json(place / "protect.json")
+        seconds = f"{1000 * made['seconds'] / images:.1f} ({counted(made['threads'], 'core')})"
         facts = summary.facts
         found.append(Row(name, worst, facts.get("psnr_db"), facts["ssim"], seconds))
     return found
@@ -187,7 +188,7 @@ def table(copies: Sequence[Row]) -> str:
         clean = ", ".join(f"{figure(mean)} {network}" for network, mean in short.clean.items())
         alone = "not measured" if short.no_copy is None else figure(short.no_copy.reached)
         both = f"{reached(short)} | {reached(row.worst.long)}"
-        lines.append(f"| {row.about} | {psnr} | {row.ssim:.3f} | {clean} | {alone} | {both} | {row.seconds:.0f} |")
+        lines.append(f"| {row.about} | {psnr} | {row.ssim:.3f} | {clean} | {alone} | {both} | {row.seconds} |")
     return "\n".join(lines)
 
 
