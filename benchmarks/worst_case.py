@@ -124,6 +124,7 @@ class Row:
     psnr_db: float | None
     ssim: float
     seconds: str
+    partial: bool = False
 
     @property
     def about(self) -> str:
@@ -159,7 +160,7 @@ def rows(results: Path = RESULTS) -> list[Row]:
         made = read_json(place / "protect.json")
         seconds = f"{1000 * made['seconds'] / images:.1f} ({counted(made['threads'], 'core')})"
         facts = summary.facts
-        found.append(Row(name, worst, facts.get("psnr_db"), facts["ssim"], seconds))
+        found.append(Row(name, worst, facts.get("psnr_db"), facts["ssim"], seconds, summary.ran < summary.planned))
     return found
 
 
@@ -169,9 +170,11 @@ def figure(mean: Mean | None) -> str:
     return f"{mean.value:.1f}" + ("" if mean.std is None else f" ± {mean.std:.1f}")
 
 
-def reached(form: Form | None) -> str:
+def reached(form: Form | None, *, partial: bool) -> str:
     if form is None:
         return "not measured"
+    if partial:  # What was left out may do better, and an upper bound says nothing.
+        return f"at least **{figure(form.worst.reached)}** ({form.worst.name}), not every attack was run"
     seeds = counted(form.worst.seeds, "seed")
     return f"**{figure(form.worst.reached)}** ({form.worst.name}; {seeds}), at most {form.oracle:.1f}"
 
@@ -187,7 +190,7 @@ def table(copies: Sequence[Row]) -> str:
         psnr = "–" if row.psnr_db is None else f"{row.psnr_db:.1f}"
         clean = ", ".join(f"{figure(mean)} {network}" for network, mean in short.clean.items())
         alone = "not measured" if short.no_copy is None else figure(short.no_copy.reached)
-        both = f"{reached(short)} | {reached(row.worst.long)}"
+        both = " | ".join(reached(form, partial=row.partial) for form in (short, row.worst.long))
         lines.append(f"| {row.about} | {psnr} | {row.ssim:.3f} | {clean} | {alone} | {both} | {row.seconds} |")
     return "\n".join(lines)
 
@@ -204,7 +207,7 @@ def short_table(copies: Sequence[Row]) -> str:
         alone = "not measured" if short.no_copy is None else figure(short.no_copy.reached)
         lines.append(
             f"| {row.about} | {row.ssim:.3f} | {figure(short.clean.get(network))} | {alone} "
-            f"| **{figure(short.worst.reached)}** | {short.worst.name} |"
+            f"| {'at least ' * row.partial}**{figure(short.worst.reached)}** | {short.worst.name} |"
         )
     return "\n".join(lines)
 
