@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from uge.networks import ImageClassifier
 
 
-DEFAULT_NETWORK = "cnn"
-"""Architecture that is authorised where none is named."""
-
-
 class ForNetworks(Method):
     """Base of the methods that protect for authorised networks."""
 
@@ -56,7 +52,7 @@ class ForNetworks(Method):
         from uge.networks import check_name
 
         super().check(settings)
-        for name in split_names(settings.authorized or DEFAULT_NETWORK):
+        for name in network_names(settings):
             self.network_name(name)
         hackers = settings.refinement.hacker_names
         for name in hackers:
@@ -85,7 +81,7 @@ class ForNetworks(Method):
         from uge.networks import build, load_weights, restore
         from uge.runtime import stream_seed
 
-        names = [self.network_name(name) for name in split_names(settings.authorized or DEFAULT_NETWORK)]
+        names = [self.network_name(name) for name in network_names(settings)]
         files = settings.authorized_weights
         seed = draw_seed() if settings.authorized_seed is None else settings.authorized_seed
         size = info.training_size(settings.size)
@@ -232,6 +228,15 @@ FORMS = (
 def draw_seed() -> int:
     """Secret seed of 256 bits from the operating system's random source."""
     return secrets.randbits(256)
+
+
+def network_names(settings: MethodSettings) -> list[str]:
+    """Authorised networks that settings name, as they are written; the plain CNN where they name none.
+
+    Raises:
+        UsageError: There are commas alone.
+    """
+    return split_names(settings.authorized or "cnn")
 
 
 def split_names(text: str) -> list[str]:

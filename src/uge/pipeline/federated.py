@@ -23,7 +23,7 @@ from uge.federated.settings import Federation
 from uge.files import JSON, fingerprint, recover, storage_errors, write_atomic, write_json, writes
 from uge.learning.recipes import Recipe
 from uge.methods import METHODS, ImagesInfo
-from uge.methods.authorized import DEFAULT_NETWORK, Keyed, split_names
+from uge.methods.authorized import Keyed, network_names, split_names
 from uge.methods.base import DEFAULT_METHOD
 from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
@@ -95,7 +95,7 @@ def run_federated(
         raise UsageError("a federation makes copies for networks, got a request for originals; give --to its key")
     config, requests = with_requests(config)
     method = METHODS[config.method]
-    if len(split_names(config.authorized or DEFAULT_NETWORK)) != 1 or not method.authorizes:
+    if len(network_names(config)) != 1 or not method.authorizes:
         fitting = ", ".join(name for name, row in METHODS.items() if row.authorizes)
         raise UsageError(
             f"a federation protects for one global network, got --authorized {config.authorized} and --method "
