@@ -52,7 +52,7 @@ def test_a_registered_encoder_gets_its_material_and_argument(material: Material)
 
 @pytest.mark.parametrize("name", ["clip", "clip:", "local:x", "locl", "plain"])
 def test_names_that_are_no_encoder(name: str) -> None:
-    with pytest.raises(UnknownNameError, match=f"unknown encoder '{name}'.*clip:ID, local"):
+    with pytest.raises(UnknownNameError, match=f"unknown encoder '{name}'.*clip:ID, imagenet, local"):
         find_encoder(name)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from uge.data.store import PixelStore
 from uge.encoders.base import FeatureSpace
 from uge.encoders.clip_space import ClipSpace
+from uge.encoders.imagenet_space import ImageNetSpace
 from uge.encoders.local_space import RECIPE, LocalSpace
 from uge.errors import UsageError
 from uge.learning.recipes import Recipe
@@ -64,6 +65,10 @@ ENCODERS: Registry[Made] = Registry(
                 progress=material.progress,
             ),
             "a small space trained on the protector's own images, offline",
+        ),
+        "imagenet": Made(
+            lambda material: ImageNetSpace.fit(material.store, material.runtime),
+            "EfficientNet-Lite0 with ImageNet weights out of a package, prototypes of your classes",
         ),
         "clip:ID": Made(
             lambda material: ClipSpace.load(material.argument, material.runtime.device),

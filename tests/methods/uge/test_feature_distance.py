@@ -43,6 +43,12 @@ def test_the_margin_pushes_only_inside_it() -> None:
     assert (inside - feature_distance(CLEAN, TEXT[LABELS], TEXT, LABELS, TARGETS, alpha=0)).item() == pytest.approx(0.1)
 
 
+def test_means_over_dimensions_are_sums_over_their_number() -> None:
+    """Also in the margin, which is then as wide as α times the number of dimensions."""
+    mean = feature_distance(CLEAN, PROTECTED, TEXT, LABELS, TARGETS, alpha=0.4, distance="mean").item()
+    assert 4 * mean == pytest.approx(naive(CLEAN, PROTECTED, TEXT, LABELS, TARGETS, 4 * 0.4))
+
+
 def test_a_rotation_of_the_space_changes_nothing() -> None:
     turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)).Q
     before = feature_distance(CLEAN, PROTECTED, TEXT, LABELS, TARGETS, alpha=1.0).item()

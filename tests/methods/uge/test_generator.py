@@ -95,6 +95,32 @@ def test_skips_bring_detail_to_the_last_layer() -> None:
     assert moved(skips=True) > 2 * moved()
 
 
+def test_a_stride_of_four_reaches_a_quarter_at_once() -> None:
+    """Table 4: 56 × 56 of 224 × 224 after the first block, and after the next."""
+    generator = wild(stride=4)
+    shapes = []
+    for layer in (generator.encoder[2], generator.encoder[5], generator.encoder[8]):
+        layer.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape[-2:])))
+    assert generator(torch.rand(1, 3, 224, 224)).shape == (1, 3, 224, 224)
+    assert shapes == [(56, 56)] * 3
+    with pytest.raises(UsageError, match="a stride of 1, got 4"):
+        wild(stride=4, skips=True)
+
+
+def test_an_image_is_clamped_around_the_clean_one() -> None:
+    """Eq. 3 as written: Clamp(G(x), x - ρ, x + ρ); where G(x) is outside, nothing moves it."""
+    generator, x = wild(output="image", strength=0.1), torch.rand(2, 3, 8, 8)
+    bound = generator.budget.levels / 255
+    given = []
+    generator.decoder[-1].register_forward_hook(lambda _, __, raw: given.append(raw.sigmoid()))
+    delta = generator(x)
+    torch.testing.assert_close(x + delta, torch.maximum(torch.minimum(given[0], x + bound), x - bound))
+    outside = (given[0] - x).abs() > bound
+    assert outside.any()
+    (gradient,) = torch.autograd.grad(delta[outside].sum(), generator.decoder[-1].weight)
+    assert not gradient.any()
+
+
 def test_a_generator_with_classes_follows_labels_by_name() -> None:
     generator, images = wild(classes=("cat", "dog", "owl")), random_images(2, 8, 8, 3)
     first, second = (np.stack(list(generator.levels(images, labels))) for labels in ([0, 1], [2, 1]))
@@ -135,10 +161,10 @@ def test_tiles_give_what_the_whole_image_gives(
     assert (whole != tiled).mean() < 0.001  # rounding of a sum in another order
 
 
-@pytest.mark.parametrize(("channels", "blocks"), [(3, 1), (3, 6), (1, 3)])
-def test_halo_covers_the_receptive_field(channels: int, blocks: int) -> None:
+@pytest.mark.parametrize(("channels", "blocks", "stride"), [(3, 1, 1), (3, 6, 1), (1, 3, 1), (3, 1, 4), (3, 3, 4)])
+def test_halo_covers_the_receptive_field(channels: int, blocks: int, stride: int) -> None:
     """A pixel of the output does not depend on input beyond the halo (measured by the gradient)."""
-    generator = wild(channels, blocks=blocks, strength=0.1, skips=True)
+    generator = wild(channels, blocks=blocks, strength=0.1, skips=stride == 1, stride=stride)
     side = 2 * generator.halo + 40
     x = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     for offset in range(4):

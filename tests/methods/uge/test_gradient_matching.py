@@ -12,7 +12,7 @@ from uge.methods.uge.matching import gradient_matching
 from uge.networks import build, weights_hash
 from uge.runtime import Runtime
 
-READINGS = list(itertools.product(["batch", "sample"], ["layer", "flat"]))
+READINGS = list(itertools.product(["batch", "sample"], ["layer", "flat", "row"]))
 Make = Callable[..., nn.Module]
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -40,6 +40,11 @@ def naive_loss(network: nn.Module, batch: Batch, reduction: str, layout: str) ->
         pairs = [mean]
     distances = []
     for clean, protected in pairs:
+        if layout == "row":
+            width = len(clean[0]) // len(clean[1])  # The bias is a vector, which does not count.
+            rows = [[side[0][k : k + width] for k in range(0, len(side[0]), width)] for side in (clean, protected)]
+            distances.append(sum(naive_distance(a, b) for a, b in zip(*rows, strict=True)))
+            continue
         if layout == "flat":
             clean, protected = [[*clean[0], *clean[1]]], [[*protected[0], *protected[1]]]
         distances += [naive_distance(a, b) for a, b in zip(clean, protected, strict=True)]

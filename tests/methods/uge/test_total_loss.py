@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from uge.data.augment import crop_flip
 from uge.errors import UnknownNameError, UsageError
 from uge.learning.training import History
 from uge.learning.trajectory import Trajectory
@@ -215,3 +216,33 @@ def test_more_matching_where_it_is_wanted(
     added = 2 * expected["value_matching"] + 0.3 * expected["parameter_matching"]
     assert parts["loss"].item() == pytest.approx(plain["loss"].item() + added, rel=1e-4)
     assert set(make("unlearn", weights)(x, x_u, y, stream(0, "draw"))) == {"feature_distance", "loss"}
+
+
+def test_pairs_are_cropped_and_flipped_alike(
+    make: Callable[..., TotalLoss], images: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    x, x_u, y = images
+    total = make("uge", WEIGHTS.model_copy(update={"augment": True}))
+    parts = total(x, x_u, y, stream(0, "draw"))
+    draw = stream(0, "draw")
+    moved, moved_u = crop_flip(torch.cat([x, x_u], 1), draw).split(3, 1)
+    snapshot = network(int(torch.randint(0, 2, (1,), generator=draw)))
+    assert parts["gradient_matching"].item() == pytest.approx(
+        gradient_matching([snapshot], moved, moved_u, y).item(), rel=1e-4
+    )
+    assert total(x, x, y, stream(1, "draw"))["gradient_matching"].item() == pytest.approx(0, abs=1e-5)
+    whole = undistill([network(2).eval()], network(50).eval(), x_u, y, omega=0.7, temperature=4)
+    assert parts["undistill"].item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+def test_other_readings_of_undistill(make: Callable[..., TotalLoss], images: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, x_u, y = images
+    weights = WEIGHTS.model_copy(update={"teacher": "path", "fresh_hacker": True, "squared": False})
+    total = make("undistill", weights, fresh_hacker=lambda seed: network(seed % 1000))
+    draw = stream(0, "draw")
+    teacher = network(int(torch.randint(0, 2, (1,), generator=draw))).eval()
+    hacker = network(int(torch.randint(2**31, (1,), generator=draw)) % 1000).eval()
+    expected = undistill([teacher], hacker, x_u, y, omega=0.7, temperature=4, squared=False)
+    assert total(x, x_u, y, stream(0, "draw"))["undistill"].item() == pytest.approx(expected.item(), rel=1e-5)
+    values = {round(total(x, x_u, y, stream(seed, "draw"))["undistill"].item(), 5) for seed in range(4)}
+    assert len(values) == 4

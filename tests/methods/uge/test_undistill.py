@@ -15,7 +15,7 @@ from uge.methods.uge.settings import LOSSES
 from uge.methods.uge.stages import Stages
 from uge.methods.uge.undistill import measure_statistics, undistill
 from uge.networks import build, weights_hash
-from uge.runtime import Runtime
+from uge.runtime import Runtime, stream_seed
 
 Make = Callable[..., nn.Module]
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -42,6 +42,12 @@ def test_is_the_formula(linear: Make, batch: Batch, omega: float, temperature: f
     authorized, hacker = [linear(seed) for seed in range(count)], linear(9)
     loss = undistill(authorized, hacker, x_u, y, omega=omega, temperature=temperature)
     assert loss.item() == pytest.approx(naive(authorized, hacker, x_u, y, omega, temperature))
+
+
+def test_without_the_factor_softer_outputs_count_less(linear: Make, batch: Batch) -> None:
+    _, x_u, y = batch
+    at_four = undistill([linear(0)], linear(9), x_u, y, omega=1, temperature=4, squared=False)
+    assert at_four.item() == pytest.approx(undistill([linear(0)], linear(9), x_u, y, omega=1 / 16).item())
 
 
 def test_several_networks_are_averaged(linear: Make, batch: Batch) -> None:
@@ -122,7 +128,7 @@ def test_the_random_network_of_a_run_is_measured(
 ) -> None:
     config = ProtectConfig(method="undistill", hacker="resnet8")
     task = Task(make_images(), config, Budget(), [], runtime, make_store)
-    hacker = Stages(task, LOSSES["undistill"])._hacker()
+    hacker = Stages(task, LOSSES["undistill"])._hacker(stream_seed(task.settings.seed, "hacker"))
     norms = [module for module in hacker.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
     assert all(norm.num_batches_tracked == 1 for norm in norms)

@@ -1,5 +1,7 @@
 """Feature distance loss L_fd, which makes the protected copy unlearnable (Eq. 7-9), and its target classes."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
@@ -9,7 +11,14 @@ from uge.errors import UsageError
 
 
 def feature_distance(
-    clean: Tensor, protected: Tensor, text: Tensor, labels: Tensor, targets: Tensor, *, alpha: float = 0.1
+    clean: Tensor,
+    protected: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    *,
+    alpha: float = 0.1,
+    distance: Literal["sum", "mean"] = "sum",
 ) -> Tensor:
     """L_fd = mean[ -‖F - F'‖² + ‖F' - T_c‖² + max(0, α - ‖F' - T_y‖²) ] (Eq. 7-9).
 
@@ -20,9 +29,12 @@ def feature_distance(
         labels: y, int64, batch.
         targets: c ≠ y, int64, batch: F' is pulled towards the text of class c.
         alpha: Margin α of the triplet term (Table 5: 0.1).
+        distance: ``"sum"``: ‖·‖² is the sum over dimensions, as Eq. 7 and 8 are written; the margin then acts on
+            features close to their own class only. ``"mean"``: the mean over dimensions, the "MSE loss" of the text
+            below Eq. 8; the margin then acts on nearly every image.
 
     Returns:
-        A scalar; at least -4 (opposite features, on the target).
+        A scalar; at least -4 (opposite features, on the target), with ``"mean"`` at least -4 / dim.
 
     Example:
         >>> import torch
@@ -31,9 +43,10 @@ def feature_distance(
         >>> feature_distance(text[:1], text[1:], text, label, target).item()  # F' is on the target.
         -2.0
     """
-    away = -(clean - protected).square().sum(1)
-    pull = (protected - text[targets]).square().sum(1)
-    push = F.relu(alpha - (protected - text[labels]).square().sum(1))
+    reduce = torch.sum if distance == "sum" else torch.mean
+    away = -reduce((clean - protected).square(), 1)
+    pull = reduce((protected - text[targets]).square(), 1)
+    push = F.relu(alpha - reduce((protected - text[labels]).square(), 1))
     return (away + pull + push).mean()
 
 

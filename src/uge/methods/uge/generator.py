@@ -31,6 +31,11 @@ class Generator(nn.Module):
     starts as the identity, and the bound is a tanh: a hard clamp, or an ordinary start, has
     no gradient after a few steps (docs/method.md).
 
+    Two readings differ from that. ``stride`` 4: the first convolution goes to a quarter of the resolution at once, as
+    the sizes of Table 4 say, and the two after it keep it. ``output`` ``"image"``: the last convolution, from an
+    ordinary start, gives an image through a sigmoid, and δ is its difference from x, clamped (Eq. 3 as written); a
+    value outside the budget then has no gradient.
+
     Two options are not in Table 4. ``skips``: both transposed convolutions' outputs are joined by the encoder's
     values at that resolution, as in a U-Net (Ronneberger et al., MICCAI 2015). ``classes``: the bottleneck is scaled
     and shifted by numbers that are learned for every class, so that the perturbation can depend on the label.
@@ -45,6 +50,11 @@ class Generator(nn.Module):
         classes: Names of classes in the order of their numbers; with none, labels play no part.
         size: Side in pixels at which images are perturbed, whatever their own size
             (:func:`uge.methods.apply.protected_images`); 0 for their own size.
+        output: ``"residual"`` or ``"image"``.
+        stride: Of the first convolution, 1 or 4.
+
+    Raises:
+        UsageError: Skip connections are asked for with a stride of 4, which leaves no finer resolution to join.
     """
 
     def __init__(
@@ -58,13 +68,18 @@ class Generator(nn.Module):
         skips: bool = False,
         classes: Sequence[str] = (),
         size: int = 0,
+        output: str = "residual",
+        stride: int = 1,
     ) -> None:
         super().__init__()
+        if skips and stride != 1:
+            raise UsageError(f"skip connections need a stride of 1, got {stride}; leave out one of the two")
         self.channels = channels
         self.budget = budget
         self.skips = skips
         self.classes = tuple(classes)
         self.size = size
+        self.output = output
         self.options: dict[str, Any] = {
             "channels": channels,
             "width": width,
@@ -73,14 +88,17 @@ class Generator(nn.Module):
             "skips": skips,
             "classes": list(classes),
             **({"size": size} if size else {}),
+            **({"output": output} if output != "residual" else {}),
+            **({"stride": stride} if stride != 1 else {}),
         }
-        # Receptive field: each block reaches 2 pixels at a quarter of the resolution, the other layers 15.
-        self.halo = 16 + 8 * blocks
+        # Receptive field: each block reaches 2 pixels at a quarter of the resolution, the other layers 15, or 20.
+        self.halo = (16 if stride == 1 else 20) + 8 * blocks
+        step = 2 if stride == 1 else 1
         wide = 4 * width
         self.encoder = nn.Sequential(
-            *_convolution(nn.Conv2d(channels, width, 7, padding=3, bias=False)),
-            *_convolution(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False)),
-            *_convolution(nn.Conv2d(2 * width, wide, 3, stride=2, padding=1, bias=False)),
+            *_convolution(nn.Conv2d(channels, width, 7, stride=stride, padding=3, bias=False)),
+            *_convolution(nn.Conv2d(width, 2 * width, 3, stride=step, padding=1, bias=False)),
+            *_convolution(nn.Conv2d(2 * width, wide, 3, stride=step, padding=1, bias=False)),
         )
         self.blocks = nn.Sequential(*(_Residual(wide, dropout) for _ in range(blocks)))
         joined = 2 if skips else 1
@@ -90,7 +108,7 @@ class Generator(nn.Module):
             nn.Conv2d(joined * width, channels, 7, padding=3),
         )
         self.of_class = nn.Embedding(len(self.classes), 2 * wide) if self.classes else None
-        for parameter in self.decoder[-1].parameters():
+        for parameter in self.decoder[-1].parameters() if output == "residual" else ():
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -114,7 +132,9 @@ class Generator(nn.Module):
         raw = self.decoder[:3](self.blocks(quarter))
         raw = self.decoder[3:6](torch.cat([raw, half], 1) if self.skips else raw)
         raw = self.decoder[6:](torch.cat([raw, full], 1) if self.skips else raw)
-        return torch.tanh(raw[..., :height, :width].float()) * (self.budget.levels / 255)
+        raw = raw[..., :height, :width].float()
+        bound = self.budget.levels / 255
+        return torch.tanh(raw) * bound if self.output == "residual" else (torch.sigmoid(raw) - x).clamp(-bound, bound)
 
     def numbers(self, names: Sequence[str]) -> list[int]:
         """This generator's numbers of the classes ``names``; 0, 1, ... for a generator without classes.

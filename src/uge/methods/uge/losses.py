@@ -6,12 +6,13 @@ a tensor or a record, in [0, 1] units in the generator and in 8-bit levels where
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from uge.data.augment import crop_flip
 from uge.encoders import FeatureSpace
 from uge.errors import UnknownNameError, UsageError
 from uge.learning.trajectory import Trajectory, network_at
@@ -48,6 +49,7 @@ class TotalLoss:
         space: Image and text features (L_fd).
         classes: Class names.
         runtime: Device and precision.
+        fresh_hacker: Makes such a hacker from a seed, where L_ud draws one for every batch.
 
     Raises:
         UnknownNameError: There is no such method.
@@ -64,6 +66,7 @@ class TotalLoss:
         space: FeatureSpace | None,
         classes: Sequence[str],
         runtime: Runtime,
+        fresh_hacker: Callable[[int], nn.Module] | None = None,
     ) -> None:
         if method not in LOSSES:
             raise UnknownNameError("method", method, LOSSES)
@@ -86,6 +89,7 @@ class TotalLoss:
             if hacker is None:
                 raise UsageError(f"method '{method}' needs a hacker network for its undistill loss, got none; give one")
             self._hacker = runtime.place(hacker).eval().requires_grad_(False)
+        self._fresh_hacker = fresh_hacker if weights.fresh_hacker else None
         self.follow(authorized)
 
     def follow(self, authorized: Sequence[Authorized]) -> None:
@@ -101,16 +105,22 @@ class TotalLoss:
             x: Clean pixels in [0, 1].
             x_u: Protected pixels in [0, 1], same shape.
             y: Labels.
-            draw: Picks the snapshot θ_t of each authorised network.
+            draw: Picks the snapshot θ_t of each authorised network, crops and flips, and a fresh hacker.
         """
         weights = self.weights
-        x, x_u = (pixels.to(memory_format=self.runtime.memory_format) for pixels in (x, x_u))
+        whole = x_u  # L_ud sees no crops: neither does the text of Eq. 11.
+        if weights.augment:
+            channels = x.shape[1]
+            x, x_u = torch.split(crop_flip(torch.cat([x, x_u], 1), draw), channels, 1)
+        x, x_u, whole = (pixels.to(memory_format=self.runtime.memory_format) for pixels in (x, x_u, whole))
         parts = dict[str, Tensor]()
-        if "gradient_matching" in self.parts:
+        networks = list[nn.Module]()
+        if "gradient_matching" in self.parts or (weights.teacher == "path" and "undistill" in self.parts):
             networks = [
                 network_at(student, path.trajectory, _snapshot(path.trajectory, draw), self.runtime)
                 for student, path in zip(self._students, self.authorized, strict=True)
             ]
+        if "gradient_matching" in self.parts:
             with self.runtime.autocast():
                 parts["gradient_matching"] = gradient_matching(
                     networks, x, x_u, y, reduction=weights.reduction, layout=weights.layout
@@ -124,9 +134,19 @@ class TotalLoss:
         if "feature_distance" in self.parts:
             parts["feature_distance"] = self._feature_distance(x, x_u, y)
         if "undistill" in self.parts:
+            hacker = self._hacker
+            if self._fresh_hacker is not None:
+                seed = int(torch.randint(2**31, (1,), generator=draw))
+                hacker = self._fresh_hacker(seed).eval().requires_grad_(False)
             with self.runtime.autocast():
                 parts["undistill"] = undistill(
-                    self._teachers, self._hacker, x_u, y, omega=weights.omega, temperature=weights.temperature
+                    networks if weights.teacher == "path" else self._teachers,
+                    hacker,
+                    whole,
+                    y,
+                    omega=weights.omega,
+                    temperature=weights.temperature,
+                    squared=weights.squared,
                 )
         scale = {
             "gradient_matching": weights.lambda_gm,
@@ -146,7 +166,8 @@ class TotalLoss:
             protected = self.space.image_features(x_u)
         fixed = self.weights.targets == "class"
         targets = self._target_of_class[y] if fixed else least_similar_classes(clean, self._text, y)
-        return feature_distance(clean, protected, self._text, y, targets, alpha=self.weights.alpha)
+        alpha, distance = self.weights.alpha, self.weights.distance
+        return feature_distance(clean, protected, self._text, y, targets, alpha=alpha, distance=distance)
 
 
 def _snapshot(trajectory: Trajectory, draw: torch.Generator) -> int:

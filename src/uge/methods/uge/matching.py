@@ -28,7 +28,7 @@ def gradient_matching(
     y: Tensor,
     *,
     reduction: Literal["batch", "sample"] = "batch",
-    layout: Literal["layer", "flat"] = "layer",
+    layout: Literal["layer", "flat", "row"] = "layer",
 ) -> Tensor:
     """L_gm = mean over networks of Dist[∇_θ L(f(x), y), ∇_θ L(f(x_u), y)], Dist = 1 - cosine (Eq. 5, 6, 12).
 
@@ -46,10 +46,11 @@ def gradient_matching(
             ``"sample"``: one gradient per image, batch norm in eval mode (batch statistics
             have no meaning for one image), never in bf16; the mean distance is returned.
         layout: ``"layer"``: one cosine per parameter tensor, averaged over those whose clean
-            gradient is at least a thousandth of the largest; ``"flat"``: one cosine over all.
+            gradient is at least a thousandth of the largest; ``"flat"``: one cosine over all; ``"row"``: one cosine
+            per output of every weight matrix or convolution, summed (Zhao et al., ICLR 2021), vectors left out.
 
     Returns:
-        A scalar in [0, 2].
+        A scalar in [0, 2]; with ``"row"`` up to twice the number of rows.
 
     Example:
         >>> import torch
@@ -67,12 +68,26 @@ def gradient_matching(
         with torch.enable_grad():
             clean = [gradient.detach() for gradient in gradients(network, x, y, False)]
             protected = gradients(network, x_u, y, True)
+        if layout == "row":
+            shapes = [parameter.shape for parameter in network.parameters()]
+            rows = [_rows(a, b, shape) for a, b, shape in zip(clean, protected, shapes, strict=True) if len(shape) > 1]
+            losses.append(torch.cat(rows, 1).sum(1).mean())
+            continue
         if layout == "flat":
             pairs = [(torch.cat(clean, 1), torch.cat(protected, 1))]
         else:
             pairs = _with_direction(clean, protected)
-        losses.append(torch.stack([1 - F.cosine_similarity(a, b, dim=1, eps=1e-8) for a, b in pairs]).mean())
+        losses.append(torch.stack([_distance(a, b) for a, b in pairs]).mean())
     return torch.stack(losses).mean()
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(a, b, dim=-1, eps=1e-8)
+
+
+def _rows(clean: Tensor, protected: Tensor, shape: torch.Size) -> Tensor:
+    # Distances of the rows of a weight, batch × rows.
+    return _distance(*(gradient.reshape(len(gradient), shape[0], -1) for gradient in (clean, protected)))
 
 
 def _batch_gradients(network: nn.Module, x: Tensor, y: Tensor, differentiable: bool) -> list[Tensor]:

@@ -36,6 +36,8 @@ def make_generator(
             skips=settings.skips,
             classes=store.classes if settings.conditional else (),
             size=size,
+            output=settings.output,
+            stride=settings.stride,
         )
 
 

@@ -34,8 +34,13 @@ class LossWeights(BaseModel, frozen=True, extra="forbid"):
         omega: ω of L_ud.
         temperature: Distillation temperature T of L_ud.
         targets: ``"class"``: one fixed target per class; ``"image"``: the paper's rule.
+        distance: Squared distances of L_fd are sums over the dimensions of the features, or means ("MSE loss").
         reduction: Gradient matching per mini-batch or per sample.
-        layout: One cosine per layer, or one over all parameters.
+        layout: One cosine per layer, one over all parameters, or the sum over the rows of every weight matrix.
+        augment: L_gm and L_fd see crops and flips, the same of a clean image and of its protected form.
+        teacher: Authorised network of L_ud: ``"end"``: θ_T; ``"path"``: the snapshot θ_t of L_gm.
+        fresh_hacker: L_ud draws a new random hacker for every batch.
+        squared: The factor T² in L_ud, as in Eq. 10.
     """
 
     lambda_gm: float = Field(1.0, ge=0)
@@ -49,8 +54,13 @@ class LossWeights(BaseModel, frozen=True, extra="forbid"):
     omega: float = Field(0.1, ge=0)
     temperature: float = Field(4.0, gt=0)
     targets: Literal["class", "image"] = "class"
+    distance: Literal["sum", "mean"] = "sum"
     reduction: Literal["batch", "sample"] = "batch"
-    layout: Literal["layer", "flat"] = "layer"
+    layout: Literal["layer", "flat", "row"] = "layer"
+    augment: bool = False
+    teacher: Literal["end", "path"] = "end"
+    fresh_hacker: bool = False
+    squared: bool = True
 
 
 class GeneratorSettings(BaseModel, frozen=True, extra="forbid"):
@@ -62,6 +72,10 @@ class GeneratorSettings(BaseModel, frozen=True, extra="forbid"):
         dropout: Inside residual blocks.
         skips: Skip connections between encoder and decoder (not in Table 4).
         conditional: The perturbation may depend on the label (not in Table 4).
+        output: ``"residual"``: G gives a bounded perturbation; ``"image"``: G gives an image, which is clamped around
+            x, as Eq. 3 is written.
+        stride: Stride of the first convolution: 1, or 4 as the sizes of Table 4 say; the two convolutions after it
+            then keep the resolution.
         imitate: Steps in which the generator learns the refined perturbations, after refinement; 0 for none. New
             images get the perturbations of this generator.
         lr: Adam's learning rate.
@@ -79,6 +93,8 @@ class GeneratorSettings(BaseModel, frozen=True, extra="forbid"):
     dropout: float = Field(0.1, ge=0, lt=1)
     skips: bool = False
     conditional: bool = False
+    output: Literal["residual", "image"] = "residual"
+    stride: Literal[1, 4] = 1
     imitate: int = Field(0, ge=0)
     lr: float = Field(1e-3, gt=0)
     batch_size: int = Field(128, ge=2)

@@ -50,7 +50,8 @@ class Stages:
             task.settings.method,
             task.settings.loss,
             authorized=self._authorized(),
-            hacker=self._hacker() if "undistill" in self.parts else None,
+            hacker=self._hacker(stream_seed(task.settings.seed, "hacker")) if "undistill" in self.parts else None,
+            fresh_hacker=self._hacker,
             space=space,
             classes=task.store.classes,
             runtime=task.runtime,
@@ -111,9 +112,8 @@ class Stages:
             authorized.append(Authorized(copy.deepcopy(theta0), path))
         return authorized
 
-    def _hacker(self) -> ImageClassifier:
+    def _hacker(self, seed: int) -> ImageClassifier:
         store = self.task.store
-        seed = stream_seed(self.task.settings.seed, "hacker")
         network = build(
             self.task.settings.hacker, len(store.classes), channels=store.channels, size=store.size, seed=seed
         )

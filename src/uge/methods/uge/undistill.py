@@ -39,6 +39,7 @@ def undistill(
     *,
     omega: float = 0.1,
     temperature: float = 4.0,
+    squared: bool = True,
 ) -> Tensor:
     """L_ud = mean_k mean_x [ CE(f^k(x_u), y) - ω · T² · KL(f^k(x_u) ‖ f'(x_u)) ] (Eq. 11 and 12).
 
@@ -54,6 +55,7 @@ def undistill(
         y: int64 labels.
         omega: ω (Table 5).
         temperature: T (Table 5).
+        squared: The factor T²; without it Eq. 11 is read without the factor of Eq. 10.
 
     Returns:
         A scalar, differentiable in ``x_u``.
@@ -66,8 +68,9 @@ def undistill(
         0.693147...
     """
     student = hacker(x_u)
+    weight = omega * (temperature**2 if squared else 1.0)
     losses = [
-        F.cross_entropy(full_precision(teacher), y) - omega * temperature**2 * soft_kl(student, teacher, temperature)
+        F.cross_entropy(full_precision(teacher), y) - weight * soft_kl(student, teacher, temperature)
         for teacher in (network(x_u) for network in authorized)
     ]
     return torch.stack(losses).mean()
