@@ -278,12 +278,20 @@ class TestBudget:
         work = plan(["lenet", "cnn"], ATTACKS, 2, ["resnet8"], controls=True, variants=["order", "adam"])
         found = by_damage(work.jobs, takes)
         assert sorted(found, key=lambda job: job.id) == sorted(work.jobs, key=lambda job: job.id)
-        attack = [job.role == "hacker" and job.family != "yardstick" for job in found]
+        attack = [job.role == "hacker" and job.family != "yardstick" and job.data == "protected" for job in found]
         kinds = [(job.seed, 0 if job.essential else 2 - one) for job, one in zip(found, attack, strict=True)]
         assert kinds == sorted(kinds)
         attacks = [job for job, one in zip(found, attack, strict=True) if one and not job.essential and job.seed == 0]
         worth = [job.entry.expected / takes(job) for job in attacks]
         assert worth == sorted(worth, reverse=True)
+
+    def test_attacks_on_clean_images_come_last(self) -> None:
+        protected = [Job("hacker", "cnn", "random", name, "protected", 0) for name in ("direct", "jpeg10", "distill")]
+        clean = [Job("hacker", "cnn", "random", "jpeg10", "clean", 0)]
+        yardstick = [Job("hacker", "cnn", "random", "few-labelled", "protected", 0)]
+        found = by_damage([*clean, *yardstick, *protected], takes)
+        assert found[0].scheme == "direct"
+        assert found[-2:] == [*yardstick, *clean]
 
     @pytest.mark.parametrize("seconds", [80, 100, 140, 200, 400, 1000])
     def test_nothing_is_started_that_would_end_too_late(

@@ -24,6 +24,14 @@ def test_pages_are_current(worst_case: object) -> None:
         assert path.read_text("utf-8") == content, f"run python benchmarks/worst_case.py pages: {path.name} is old"
 
 
+def test_the_time_to_the_verdict_is_current(worst_case: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "verdict", raising=False)
+    import verdict
+
+    for path, content in verdict.pages().items():
+        assert path.read_text("utf-8") == content, f"run python benchmarks/verdict.py: {path.name} is old"
+
+
 def test_a_page_without_the_block_is_refused(worst_case: object) -> None:
     filled = worst_case.filled  # type: ignore[attr-defined]
     assert filled("a <!-- b -->old<!-- /b --> c", "b", "new") == "a <!-- b -->\nnew\n<!-- /b --> c"

@@ -81,12 +81,15 @@ def by_damage(jobs: Iterable[Job], seconds: Callable[[Job], float]) -> list[Job]
 
     Repetition by repetition: clean controls, the authorised network and plain hackers first, then attacks by
     expected damage per second (points of accuracy that they usually win back, over the time they take), then
-    yardsticks and variants of the authorised training.
+    yardsticks and variants of the authorised training, at last attacks on clean images. On the protections that were
+    measured the strongest attack is known within 3 points after a twentieth of the whole time
+    (``benchmarks/verdict.py``).
     """
 
     def place(job: Job) -> tuple[int, int, float]:
-        kind = 0 if job.essential else 1 if job.role == "hacker" and job.family != YARDSTICK else 2
-        worth = job.entry.expected / max(seconds(job), 1e-9) if kind == 1 else 0.0
+        attack = job.role == "hacker" and job.family != YARDSTICK
+        kind = 0 if job.essential else 2 if not attack else 1 if job.data == "protected" else 3
+        worth = job.entry.expected / max(seconds(job), 1e-9) if attack else 0.0
         return job.seed, kind, -worth
 
     return sorted(jobs, key=place)
