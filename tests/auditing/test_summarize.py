@@ -92,6 +92,8 @@ def test_without_key_or_hackers() -> None:
     assert (summary.authorized, summary.gap, summary.gap_best) == (None, None, None)
     assert any("no key" in warning for warning in summary.warnings)
     assert verdict(summary).startswith("The authorised network was not tested (no key); the hackers tried fail")
+    opened = summary.model_copy(update={"facts": {"originals_opened": 1200}})
+    assert verdict(opened).startswith("All 1,200 sealed originals were opened and compared with the copy, so that")
     assert any("No hacker" in warning for warning in summarize([case("authorized", "cnn", 60.0)]).warnings)
     assert "no hacker was tried" in verdict(summarize([]))
 

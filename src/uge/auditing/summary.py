@@ -1,8 +1,8 @@
 """Summary of an audit: fields of ``summary.json`` (docs/formats.md, "Summary"), and its sentences. Needs no torch."""
 
 import statistics
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -401,7 +401,7 @@ def verdict(summary: Summary) -> str:
       advantage.
     * with one seed, differences under about 3 points mean nothing, and the sentence says so.
     """
-    parts = [_authorized_part(summary.authorized), _hacker_part(summary)]
+    parts = [_authorized_part(summary.authorized, summary.facts), _hacker_part(summary)]
     margin = summary.margin
     if margin is not None and margin.kind == "gap":
         gap, _, which = margin.smaller
@@ -414,7 +414,12 @@ def verdict(summary: Summary) -> str:
     return capital("; ".join(parts)) + "."
 
 
-def _authorized_part(result: Result | None) -> str:
+def _authorized_part(result: Result | None, facts: Mapping[str, Any]) -> str:
+    if result is None and facts.get("originals_opened"):
+        return (
+            f"all {facts['originals_opened']:,} sealed originals were opened and compared with the copy, so that "
+            "authorised training is training on the originals"
+        )
     if result is None:
         return "the authorised network was not tested (no key)"
     if result.clean is None:
