@@ -4,11 +4,14 @@
 
     python benchmarks/worst_case.py run data/cifar10 work/yardstick --public data/cifar100 --copies robust,tap
     python benchmarks/worst_case.py run data/cifar10 work/yardstick --public data/cifar100 --first  # every attack once
+    python benchmarks/worst_case.py run data/cifar10 work/whole --into whole/cifar10 --limit 50000 --epochs 15 \\
+        --networks cnn --attacks direct,jpeg10,gaussian-blur,adversarial-fast --copies robust,tap,keyed --first
     python benchmarks/worst_case.py pages  # table, plot, README
 
 Each copy is made by ``uge protect`` and audited by ``uge audit --worst-case``, one at a time; a run that was cut off
 goes on. Attacks on clean images and trainings without the copy depend on no copy: what one audit has finished, the
-next ones take over. Cases, manifest, summary and the time of protecting go to ``results/worst-case/COPY``.
+next ones take over. Cases, manifest, summary and the time of protecting go to ``results/worst-case/COPY``, or where
+``--into`` says.
 """
 
 import argparse
@@ -93,6 +96,7 @@ def run(options: argparse.Namespace) -> None:
             arguments += ["--authorized-seed", "0"] if "--authorized" in arguments else []
             begun = out.with_name(f"{name}.private") / "run" / "run.json"
             again = ["--resume"] if begun.is_file() and not (out / "manifest.json").is_file() else ["--overwrite"]
+            arguments += ["--size", str(options.size)] if options.size else []
             uge("protect", options.source, str(out), *arguments, "--threads", str(options.threads), *again)
             seconds = round(time.perf_counter() - began, 1)
             write_json(made, {"arguments": arguments, "seconds": seconds, "threads": options.threads})
@@ -100,8 +104,11 @@ def run(options: argparse.Namespace) -> None:
         share(options.work, audit)
         arguments = ["--test", options.source, *(["--public", options.public] if options.public else [])]
         arguments += ["--strongest", "0"] if options.first else []
-        uge("audit", str(out), "--worst-case", *arguments, "--threads", str(options.threads))
-        keep(audit, made, RESULTS / name)
+        for flag in ("attacks", "networks", "epochs", "size"):
+            value = getattr(options, flag)
+            arguments += [f"--{flag}", str(value)] if value else []
+        uge("audit", str(out), "--worst-case", *arguments, "--threads", str(options.threads), "--folder", str(audit))
+        keep(audit, made, ROOT / "results" / options.into / name)
 
 
 def keep(audit: Path, made: Path, place: Path) -> None:
@@ -303,6 +310,11 @@ def main() -> None:
     runs.add_argument("--copies", default=",".join(COPIES), help="names separated by commas: " + ", ".join(COPIES))
     runs.add_argument("--limit", type=int, default=10000, help="training images")
     runs.add_argument("--threads", type=int, default=1)
+    runs.add_argument("--into", default="worst-case", help="folder below results")
+    runs.add_argument("--size", type=int, help="side length for training, where images are of other sizes")
+    runs.add_argument("--attacks", help="attacks in place of all")
+    runs.add_argument("--networks", help="networks in place of the yardstick's")
+    runs.add_argument("--epochs", type=int, help="epochs in place of 5")
     runs.add_argument("--first", action="store_true", help="every attack once, with no stage after that")
     verbs.add_parser("pages", help="write the results into the pages that show them")
     options = parser.parse_args()
