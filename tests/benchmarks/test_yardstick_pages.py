@@ -1,5 +1,6 @@
 """README and docs show the figures of the worst case that lie in the results."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -24,12 +25,11 @@ def test_pages_are_current(worst_case: object) -> None:
         assert path.read_text("utf-8") == content, f"run python benchmarks/worst_case.py pages: {path.name} is old"
 
 
-def test_the_time_to_the_verdict_is_current(worst_case: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "verdict", raising=False)
-    import verdict
-
-    for path, content in verdict.pages().items():
-        assert path.read_text("utf-8") == content, f"run python benchmarks/verdict.py: {path.name} is old"
+@pytest.mark.parametrize("script", ["verdict", "results_page"])
+def test_other_pages_are_current(script: str, worst_case: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, script, raising=False)
+    for path, content in importlib.import_module(script).pages().items():
+        assert path.read_text("utf-8") == content, f"run python benchmarks/{script}.py: {path.name} is old"
 
 
 def test_a_page_without_the_block_is_refused(worst_case: object) -> None:
