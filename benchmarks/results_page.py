@@ -133,8 +133,6 @@ def statements(copies: Sequence[Row]) -> str:
         figures = [
             f"`{row.name}` {row.worst.short.worst.reached.value:.1f} % at SSIM {row.ssim:.2f}" for row in unbound
         ]
-            f"`{row.name}` {row.worst.short.worst.reached.value:.1f} % at SSIM {row.ssim:.2f}" for row in unbound
-        ]
         lines.append(f"- **Pictures without a bound**: {', '.join(figures)}; {len(better)} of them are below `robust`.")
     return "\n".join(lines)
 
