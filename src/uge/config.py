@@ -122,6 +122,9 @@ class PublishConfig(_Settings):
         AfterValidator(lambda text: None if text is None else str(local_path(text))),
         Field(description="Your private key (PEM), which signs a sealed copy; made on first use.", exclude=True),
     ] = None
+    again: Annotated[
+        bool, Parameter(negative=""), Field(description="Protect a protected copy once more.", exclude=True)
+    ] = False
     sealed_only: Annotated[
         str | None,
         Field(description="Split, such as test, whose images are sealed for the recipients and not published."),

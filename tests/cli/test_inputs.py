@@ -170,10 +170,15 @@ def test_nearly_black_images_are_said_to_be_so(tmp_path: Path) -> None:
     assert "a (train) is nearly black" in checked.err
 
 
-def test_protecting_a_copy_is_said(toy: Path, tmp_path: Path) -> None:
+def test_a_copy_is_protected_again_only_where_that_is_asked_for(toy: Path, tmp_path: Path) -> None:
     flags = ("--method", "random")
     assert "protected copy" not in run_uge("protect", toy, tmp_path / "once", *flags).err
     ran = run_uge("protect", tmp_path / "once", tmp_path / "twice", *flags)
+    assert ran.code == 2
+    assert "once is a protected copy already" in ran.err
+    assert "--again" in ran.err
+    assert not (tmp_path / "twice").exists()
+    ran = run_uge("protect", tmp_path / "once", tmp_path / "twice", *flags, "--again")
     assert ran.code == 0
     assert "once is a protected copy already" in ran.err
 

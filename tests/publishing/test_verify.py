@@ -126,6 +126,21 @@ def test_unlisted_files(parquet, name, message):
     assert message in problem
 
 
+def test_files_that_a_hub_adds_are_known(parquet):
+    downloads = parquet / ".cache" / "huggingface" / "download"
+    downloads.mkdir(parents=True)
+    assert verify(parquet).ok
+    (parquet / ".gitattributes").write_text("*.parquet filter=lfs diff=lfs merge=lfs -text\n")
+    (downloads / "README.md.metadata").write_text("x")
+    (downloads.parent / ".gitignore").write_text("*")
+    assert verify(parquet).ok
+    (downloads / "lab.agekey").write_text("AGE-SECRET-KEY-1QQ")
+    assert "holds a private key" in only_problem(verify(parquet))
+    (downloads / "lab.agekey").unlink()
+    (parquet / "data" / ".gitattributes").write_text("x")
+    assert only_problem(verify(parquet)).startswith("data/.gitattributes is a hidden file")
+
+
 def test_empty_folders(parquet, make, images, tmp_path):
     (parquet / "data" / "notes").mkdir()
     assert only_problem(verify(parquet)).startswith("data/notes is an empty folder")

@@ -15,7 +15,7 @@ from uge.errors import DataError, IntegrityError, UsageError, printable, refuse
 from uge.files import check_output, check_writable, read_json
 from uge.methods import METHODS, Method
 from uge.methods.base import Earlier, ImagesInfo, Task
-from uge.pipeline.images import read_store, warn_of_copy
+from uge.pipeline.images import check_original, read_store
 from uge.pipeline.private_folder import FEDERATION
 from uge.pipeline.recipients import Owned, owned_folder
 from uge.publishing import Manifest, is_complete, private_folder, read_manifest
@@ -83,7 +83,7 @@ def run_append(
         method = METHODS[recorded.method]
         earlier = Earlier(owned.private, owned.manifest.count, details)
         method.check_adding(settings, earlier)
-        warn_of_copy(source)
+        check_original(source, again=publishing.again)
         images = _with_classes(
             load_images(source, split="train", limit=config.limit, labels=False).check(), owned.manifest, out
         )

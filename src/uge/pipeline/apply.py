@@ -13,7 +13,7 @@ from uge.files import check_output, file_sha256, recover, writes
 from uge.methods.apply import load_perturber, protected_images
 from uge.methods.baselines.foreign import ForeignNoise, Scope, Unit, is_noise, open_noise
 from uge.networks import weights_hash
-from uge.pipeline.images import publish_stream, warn_of_copy
+from uge.pipeline.images import check_original, publish_stream
 from uge.pipeline.seal import check_sealing, owners_folder, sealed_only_images
 from uge.publishing import Provenance, is_private, is_published, private_folder
 from uge.publishing.private import CLAIMS
@@ -58,7 +58,7 @@ def run_apply(
     """
     recover(noise.parent)
     check_sealing(publishing)
-    warn_of_copy(source)
+    check_original(source, again=publishing.again)
     source_images = load_images(source, split=split, labels=False)
     images = source_images if limit is None else source_images.take(limit)
     apart = sealed_only_images(source, publishing, images)

@@ -27,7 +27,7 @@ from uge.methods.authorized import Keyed, network_names, split_names
 from uge.methods.base import DEFAULT_METHOD
 from uge.networks import ImageClassifier, check_name, weights_hash
 from uge.pipeline.audit import PAGE, judge
-from uge.pipeline.images import warn_of_copy
+from uge.pipeline.images import check_original
 from uge.pipeline.originals import clean_images
 from uge.pipeline.private_folder import FEDERATION, FederationFolder, key_path, with_seed, write_keys
 from uge.pipeline.seal import check_sealing
@@ -104,7 +104,7 @@ def run_federated(
     check_sealing(publishing)
     if federation.rounds:
         check_flower()
-    warn_of_copy(source)
+    check_original(source, again=publishing.again)
     images = load_images(source, split="train", limit=config.limit).check_trainable()
     check_fits(config, requests, ImagesInfo.of(images))
     show_requests(requests, session.progress, pinned=bool(config.expect_signer))

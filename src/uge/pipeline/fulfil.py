@@ -11,7 +11,7 @@ from uge.learning.training import evaluate, fit, steps_per_epoch
 from uge.methods import ImagesInfo
 from uge.networks import from_weights, weights_hash
 from uge.networks.weights import weights_bytes
-from uge.pipeline.images import read_store, warn_of_copy
+from uge.pipeline.images import check_original, read_store
 from uge.pipeline.originals import clean_images
 from uge.pipeline.train import checkpoint_of, checkpoints_of
 from uge.publishing.fulfilment import DOCUMENT, Fulfilment, is_fulfilment, write_fulfilment
@@ -70,7 +70,7 @@ def run_fulfil(
     pinned = tuple(map(pinned_fingerprint, expect_signer))
     check_signer(request_file, request, pinned)
     recipient = recipient_of(request_file, request)
-    warn_of_copy(source)
+    check_original(source, again=True)
     images = load_images(source, split="train", limit=limit).check_trainable()
     check_fits(ProtectConfig.checked(requests=(request_file,), size=size), [request], ImagesInfo.of(images))
     tests = None if test is None else clean_images(test, images, limit_test)

@@ -8,6 +8,7 @@ from uge.budget import Budget
 from uge.config import PublishConfig
 from uge.data.images import ImageSet, Pixels, Strips
 from uge.data.store import PixelStore, load_pixels
+from uge.errors import UsageError
 from uge.files import Move
 from uge.publishing import Manifest, Provenance, is_published, publish
 from uge.sealing import Sealing
@@ -16,10 +17,22 @@ from uge.session import Session
 logger = logging.getLogger(__name__)
 
 
-def warn_of_copy(source: str) -> None:
-    """Warn of a source that is a protected copy already: its changes would add up, and its key stays behind."""
-    if is_published(Path(source)):
-        logger.warning("%s is a protected copy already; its changes add up with these. Protect the originals", source)
+def check_original(source: str, *, again: bool = False) -> None:
+    """Refuse a source that is a protected copy already: its changes would add up, and its key would stay behind.
+
+    Args:
+        source: Path, hub id or name of the source.
+        again: True warns instead.
+
+    Raises:
+        UsageError: It is a copy.
+    """
+    if not is_published(Path(source)):
+        return
+    text = f"{source} is a protected copy already, and its changes would add up with these"
+    if not again:
+        raise UsageError(f"{text}; protect the originals (uge export opens sealed ones), or give --again")
+    logger.warning(text)
 
 
 def read_store(images: ImageSet, size: int | None, channels: int | None, session: Session) -> PixelStore:

@@ -17,7 +17,7 @@ from uge.files import Move, code_version, fingerprint, locked, read_json, write_
 from uge.learning.trajectory import Trajectory
 from uge.methods import METHODS, ImagesInfo, Perturbation, Task
 from uge.networks import ImageClassifier, weights_hash
-from uge.pipeline.images import publish_stream, read_store, warn_of_copy
+from uge.pipeline.images import check_original, publish_stream, read_store
 from uge.pipeline.private_folder import PrivateFolder, key_path, with_seed, write_keys
 from uge.pipeline.seal import asked_recipients, check_sealing, sealed_only_images, sealing_of
 from uge.publishing import Manifest, Provenance, is_complete, read_manifest
@@ -87,7 +87,7 @@ class ProtectRun:
         self.method.check(self.config)
         self.asked = asked_recipients(self.originals)
         self.recipients = check_sealing(self.publishing, self.asked)
-        warn_of_copy(self.source)
+        check_original(self.source, again=self.publishing.again)
         self.images = _usable(load_images(self.source, split="train", limit=config.limit, labels=False), self.config)
         self.sealed_only = sealed_only_images(self.source, self.publishing, self.images)
         self.info = ImagesInfo.of(self.images)

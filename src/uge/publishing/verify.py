@@ -37,6 +37,8 @@ SECRET_WORDS = re.compile(
     re.IGNORECASE,
 )
 PRIVATE_KEY = re.compile(rb"AGE-SECRET-KEY-(PQ-)?1|-----BEGIN [A-Z ]*PRIVATE KEY-----")
+HUB_FILES = re.compile(r"\.gitattributes|\.cache/huggingface(/.+)?")
+"""Files and folders that the Hugging Face hub and its downloads add to a data set."""
 KEY_SEARCHED = 1 << 20  # Bytes of a file in which a private key is looked for.
 
 
@@ -263,7 +265,8 @@ def _check_files(folder: Path, manifest: Manifest, problem: Problem) -> frozense
             sound.add(record.path)
         listed.add(record.path)
     for name in sorted(set(files) - listed - {MANIFEST, SIGNATURE}):
-        problem(_unwanted(name, "is not listed in manifest.json; remove it"))
+        if not HUB_FILES.fullmatch(name):
+            problem(_unwanted(name, "is not listed in manifest.json; remove it"))
     for name in sorted(name for name, path in files.items() if holds_private_key(path)):
         problem(f"{name} holds a private key; never publish it, and take a new key where it was public")
     return frozenset(sound)
@@ -292,7 +295,7 @@ def _files(folder: Path, problem: Problem) -> Iterator[tuple[str, Path]]:
     root = folder.resolve()
     for here, folders, names in os.walk(folder):
         relative = Path(here).relative_to(folder).as_posix()
-        if not folders and not names:
+        if not folders and not names and not HUB_FILES.fullmatch(relative):
             problem(_unwanted(relative, "is an empty folder that is not part of the data set; remove it"))
         for name in [*names, *(name for name in folders if Path(here, name).is_symlink())]:
             path = Path(here, name)
