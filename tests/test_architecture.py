@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "uge"
 FLOORS = [
-    {"errors", "heap", "names", "preloading", "processes", "progress", "budget", "registry"},
+    {"errors", "extras", "heap", "names", "preloading", "processes", "progress", "budget", "registry"},
     {"files"},
     {"runtime"},
     {"data"},

@@ -9,6 +9,7 @@ from command import CLASSES, make_folder, refused, run_uge, tiny
 from PIL import Image
 from torch import nn
 
+from uge.auditing.summary import Summary
 from uge.cases.pool import LocalProcesses
 from uge.cli import audit as verbs_audit
 
@@ -72,6 +73,24 @@ def test_a_partial_audit_says_so(foreign: Path, toy: Path, monkeypatch: pytest.M
     whole = run_uge(*arguments)
     assert "partial audit" not in whole.out
     assert whole.err.count("audit ") == 1
+
+
+def unbuildable(classes: int, channels: int, size: int) -> nn.Module:
+    """A plug-in whose library is broken."""
+    raise RuntimeError("operator does not exist")
+
+
+def test_a_network_that_cannot_be_built_is_said_before_anything_is_trained(foreign: Path, toy: Path) -> None:
+    flags = ("--networks", "lenet,test_audit:unbuildable", "--attacks", "direct", "--epochs", "1")
+    words = "network 'test_audit:unbuildable' failed for 3 classes"
+    refused(2, words, "audit", foreign, "--test", toy, *flags, inside=foreign.parent)
+    refused(2, words, "audit", foreign, "--test", toy, *flags, "--dry-run", inside=foreign.parent)
+
+
+def test_an_audit_without_any_attack_that_worked_has_failed() -> None:
+    control = Summary(cases=["clean-cnn-direct-clean-s0"], ran=1, seeds=1, failed=["hacker-cnn-direct-protected-s0"])
+    assert verbs_audit.nothing_attacked(control)
+    assert not verbs_audit.nothing_attacked(control.model_copy(update={"failed": []}))
 
 
 def linear(classes: int, channels: int, size: int) -> nn.Module:

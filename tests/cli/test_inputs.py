@@ -156,7 +156,7 @@ def test_an_audit_of_which_every_case_fails(toy: Path, tmp_path: Path, monkeypat
     causes, last = ran.err.strip().splitlines()[-2:]
     assert causes.startswith("failed: ")
     assert causes.endswith("unexpected RuntimeError: no memory left")
-    assert "no case of the audit gave a result (2 failed)" in last
+    assert "no attack of the audit gave a result (2 failed)" in last
     assert (tmp_path / "out.audit" / "report.html").is_file()
 
 

@@ -329,7 +329,7 @@ def test_a_demo_whose_cases_all_fail_says_so(monkeypatch: pytest.MonkeyPatch, tm
     ran = run_uge("demo", tmp_path / "a", *small, "--no-refine", "--json")
     assert ran.code == 1
     assert "unexpected ValueError: no room" in ran.err
-    assert "uge: no case of the audit gave a result" in ran.err
+    assert "uge: no attack of the audit gave a result" in ran.err
 
 
 def test_help_needs_no_torch_and_shows_every_verb() -> None:

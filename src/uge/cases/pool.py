@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import os
 import shutil
 import time
@@ -15,10 +14,11 @@ from typing import Any
 
 import torch
 
+from uge import extras
 from uge.cases.case import Case, Job
 from uge.cases.material import CopyMaterial
 from uge.data.store import PixelStore, Records
-from uge.errors import DataError, MissingExtraError, UGEError, UsageError
+from uge.errors import DataError, UGEError, UsageError
 from uge.files import storage_errors
 from uge.processes import Processes
 from uge.progress import Display, Progress
@@ -257,10 +257,7 @@ def require_ray() -> Any:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
-        return importlib.import_module("ray")
-    except ImportError:
-        raise MissingExtraError("ray", "ray", "the executor 'ray'") from None
+    return extras.load("ray", "ray", "the executor 'ray'")
 
 
 class RayActors:

@@ -94,8 +94,13 @@ def audit(
         summary.model_dump(mode="json"),
         audit_text(summary),
         complaints=failures(run.folder, summary),
-        code=1 if summary.failed and not summary.ran else 3 if failed else 0,
+        code=1 if nothing_attacked(summary) else 3 if failed else 0,
     )
+
+
+def nothing_attacked(summary: Summary) -> bool:
+    """True for an audit of which every case failed, or every hacker."""
+    return bool(summary.failed) and not (summary.hackers or summary.yardsticks)
 
 
 def failures(folder: Path, summary: Summary) -> list[str]:
@@ -104,9 +109,9 @@ def failures(folder: Path, summary: Summary) -> list[str]:
     for case in summary.failed:
         causes.setdefault(read_json(folder / "failed" / f"{case}.json")["error"], []).append(case)
     sentences = [f"failed: {listed(cases, _LISTED)}: {cause}" for cause, cases in causes.items()]
-    if summary.failed and not summary.ran:
+    if nothing_attacked(summary):
         sentences.append(
-            f"uge: no case of the audit gave a result ({len(summary.failed)} failed); the causes are above and in "
+            f"uge: no attack of the audit gave a result ({len(summary.failed)} failed); the causes are above and in "
             f"{folder / 'failed'}; mend them and run the same command again"
         )
     return sentences

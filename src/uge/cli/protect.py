@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from uge.cli.audit import audit_text, failures
+from uge.cli.audit import audit_text, failures, nothing_attacked
 from uge.cli.console import Outcome, open_session
 from uge.cli.flags import FLAT, OutPath, Resumable, Writing
 from uge.config import AuditConfig, ProtectConfig, PublishConfig
@@ -62,7 +62,7 @@ def demo(
         {**summary.model_dump(mode="json"), "verified": True, "seconds": seconds},
         audit_text(summary),
         complaints=failures(auditing.folder, summary),
-        code=1 if summary.failed and not summary.ran else 0,
+        code=1 if nothing_attacked(summary) else 0,
     )
 
 

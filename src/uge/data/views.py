@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from uge.errors import MissingExtraError
+from uge import extras
 
 if TYPE_CHECKING:
     from uge.data.images import ImageSet, Pixels
@@ -70,10 +69,7 @@ def hugging_face(images: ImageSet, cache_dir: Path | str | None = None) -> Any:
     Raises:
         MissingExtraError: The library ``datasets`` is not installed.
     """
-    try:
-        library = importlib.import_module("datasets")
-    except ImportError:
-        raise MissingExtraError("datasets", "hf", "ImageSet.hf()") from None
+    library = extras.load("datasets", "hf", "ImageSet.hf()")
     logger.warning(
         "the cache of datasets (%s) holds the images of %s as they are, for everybody who may read it; remove it "
         "afterwards if they are secret",

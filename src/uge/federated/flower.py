@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from uge import extras
 from uge.cases.case import Data
 from uge.cases.material import key_recipe
 from uge.data.store import PixelStore, load_pixels
-from uge.errors import DataError, MissingExtraError, UGEError, WeightsError
+from uge.errors import DataError, UGEError, WeightsError
 from uge.federated.parts import Server
 from uge.files import JSON, EventLog, fingerprint
 from uge.learning.recipes import Recipe
@@ -52,11 +53,8 @@ def check_flower() -> None:
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; it warns otherwise.
-    try:
-        import flwr.simulation  # noqa: F401
-        import ray  # noqa: F401 - the engine by which the simulation runs clients
-    except ImportError:
-        raise MissingExtraError("flwr[simulation]", "fl", "federated averaging") from None
+    for module in ("flwr", "flwr.simulation", "ray"):  # Ray is the engine by which the simulation runs clients.
+        extras.load(module, "fl", "federated averaging", library="flwr[simulation]")
 
 
 def exchanged(network: ImageClassifier) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uge.errors import MissingExtraError, UsageError
+from uge import extras
+from uge.errors import UsageError
 from uge.files import file_sha256, parse, read_text
 from uge.names import CHECKPOINT
 from uge.networks.plugins import Wrapped
@@ -149,17 +149,11 @@ def import_transformers(feature: str) -> Any:
         MissingExtraError: It is not installed.
         UsageError: Its models cannot be loaded.
     """
-    try:
-        transformers = importlib.import_module("transformers")
-    except ImportError as error:
-        raise MissingExtraError("transformers", "clip", feature) from error
-    try:
+    transformers = extras.load("transformers", "clip", feature)
+    try:  # Its modules are loaded when they are asked for.
         _ = transformers.CLIPModel, transformers.CLIPTokenizer, transformers.AutoModel
     except Exception as error:
-        raise UsageError(
-            f"transformers cannot load its models ({first_line(error)}); is a torchvision installed that was built "
-            "for another torch? Remove it, this package needs none"
-        ) from error
+        raise extras.broken("transformers", feature, error) from error
     return transformers
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uge.errors import MissingExtraError, UsageError
+from uge import extras
+from uge.errors import UsageError
 from uge.networks.base import MEAN, STD, ImageClassifier
 
 TIMM = "timm:"  # Prefix of a model of timm.
@@ -127,10 +128,7 @@ class Wrapped(ImageClassifier):
 
 
 def _from_timm(name: str, classes: int, channels: int, size: int) -> nn.Module:
-    try:
-        timm = importlib.import_module("timm")
-    except ImportError as error:
-        raise MissingExtraError("timm", "timm", f"network '{name}'") from error
+    timm = extras.load("timm", "timm", f"network '{name}'")
     model = name.removeprefix(TIMM)
     make: Callable[..., nn.Module] = functools.partial(
         timm.create_model, model, pretrained=False, num_classes=classes, in_chans=channels

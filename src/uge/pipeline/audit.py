@@ -173,6 +173,8 @@ class AuditRun:
             "authorized": bool(names or (self.manifest and self.manifest.authorized)),
             "claims": self.manifest is not None,
         }
+        for name in config.networks:  # A network that cannot be built is said before hours of training, not after.
+            self.material.network(Job("hacker", name, "random", "direct", "protected", 0))
         if config.worst_case:
             self.planned = plan_worst_case(
                 config.networks, choice, config.seeds, names, strongest=config.strongest, **given

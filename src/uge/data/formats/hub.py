@@ -4,10 +4,10 @@ The library keeps what it fetched in its cache (``HF_HOME``) and maps it from di
 """
 
 import functools
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
+from uge import extras
 from uge.data.formats.base import (
     COLUMNS,
     IMAGE_COLUMNS,
@@ -22,7 +22,7 @@ from uge.data.formats.base import (
 )
 from uge.data.images import NO_LABEL, ImageSet, Pixels
 from uge.data.pixels import decode
-from uge.errors import DataError, MissingExtraError, UsageError
+from uge.errors import DataError, UsageError
 from uge.files import LARGEST, read_bytes
 
 
@@ -41,10 +41,7 @@ def splits(text: str) -> Splits:
     parts = repository.removeprefix("datasets/").strip("/").split("/")
     if not all(parts) or len(parts) > 3:
         raise UsageError(f"a hub id is hf://owner/name or hf://owner/name@revision, got 'hf://{text}'")
-    try:
-        library = importlib.import_module("datasets")
-    except ImportError:
-        raise MissingExtraError("datasets", "hf", f"reading hf://{text}") from None
+    library = extras.load("datasets", "hf", f"reading hf://{text}")
     try:
         tables = library.load_dataset("/".join(parts[:2]), *parts[2:], revision=revision or None)
     except Exception as error:  # Network, access, configuration: the library has no common base class.
