@@ -67,6 +67,20 @@ def test_an_export_has_the_originals_and_is_closed_to_others(toy: Path, sealed: 
     assert len(lines) == 49
 
 
+def test_an_export_keeps_the_sample_ids(
+    sealed: Path, me: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "originals"
+    assert run_uge("export", sealed, out, "--key", me).code == 0
+    ids = uge.load_images(sealed).ids
+    assert sorted(uge.load_images(out).ids) == sorted(ids)
+    index = out / "index.csv"
+    lines = index.read_text().splitlines(keepends=True)
+    index.write_text("".join([lines[0], *lines[2:]]))
+    assert sorted(uge.load_images(out).ids) != sorted(ids)
+    assert "does not name every image" in caplog.text
+
+
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "dropped"])
 @pytest.mark.parametrize("format", ["parquet", "imagefolder"])
 def test_photographs_come_back_pixel_by_pixel_or_byte_by_byte(format: str, keep: bool, tmp_path: Path) -> None:

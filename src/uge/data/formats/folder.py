@@ -3,6 +3,7 @@
 Where sets without labels are taken: ``ROOT/train/*`` and ``ROOT/*``, too.
 """
 
+import csv
 import functools
 import logging
 import os
@@ -29,6 +30,8 @@ from uge.errors import DataError
 from uge.files import LARGEST, read_bytes
 
 logger = logging.getLogger(__name__)
+
+INDEX = "index.csv"
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ def open_classes(root: Path, split: str, folder: Path, labels: dict[str, int], c
             else:
                 skipped.append(f"{name}/{file}")
     _warn_of_skipped(folder, skipped)
-    return image_set(root, split, np.array(numbers, dtype=np.int64), classes, FileReader(folder, names), ids=names)
+    ids = _ids(root, folder, names)
+    return image_set(root, split, np.array(numbers, dtype=np.int64), classes, FileReader(folder, names), ids=ids)
 
 
 def open_unlabelled(root: Path, split: str, folder: Path) -> ImageSet:
@@ -132,7 +136,25 @@ def open_unlabelled(root: Path, split: str, folder: Path) -> ImageSet:
     files = sorted(name for name in os.listdir(folder) if name[0] != "." and not os.path.isdir(folder / name))
     names = [_checked(name, folder) for name in files if is_image_name(name)]
     _warn_of_skipped(folder, [name for name in files if not is_image_name(name)])
-    return image_set(root, split, no_labels(len(names)), (), FileReader(folder, names), ids=names)
+    return image_set(root, split, no_labels(len(names)), (), FileReader(folder, names), ids=_ids(root, folder, names))
+
+
+def _ids(root: Path, folder: Path, names: list[str]) -> list[str]:
+    """Sample ids of files: those in the ``index.csv`` of an export, where every file has its own; else the names.
+
+    A perturbation belongs to an id, which so survives a way through image files.
+    """
+    index = root / INDEX
+    if not index.is_file():
+        return names
+    with index.open(newline="", encoding="utf-8", errors="replace") as handle:
+        known = {str(row.get("path")): row.get("id") for row in csv.DictReader(handle)}
+    prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    ids = [known.get(prefix + name) for name in names]
+    if not all(ids) or len({*ids}) < len(ids):
+        logger.warning("%s does not name every image in %s; file names are taken for ids", index, folder)
+        return names
+    return [str(name) for name in ids]
 
 
 def _warn_of_skipped(folder: Path, names: list[str]) -> None:

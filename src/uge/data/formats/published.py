@@ -12,7 +12,6 @@ from uge.errors import DataError
 from uge.files import LARGEST, read_json
 
 MANIFEST = "manifest.json"
-INDEX = "index.csv"
 
 
 def splits(path: Path) -> Splits | None:
@@ -31,7 +30,7 @@ def splits(path: Path) -> Splits | None:
         )
     if manifest["format"] == "parquet":
         return parquet.splits(path, classes) or {}
-    if (path / INDEX).is_file():
+    if (path / folder.INDEX).is_file():
         return {"train": lambda: _indexed(path, classes)}
     if not classes:
         return {"train": lambda: folder.open_unlabelled(path, "train", path / "train")}
@@ -41,14 +40,14 @@ def splits(path: Path) -> Splits | None:
 
 
 def _indexed(root: Path, classes: tuple[str, ...]) -> ImageSet:
-    with (root / INDEX).open(newline="", encoding="utf-8") as handle:
+    with (root / folder.INDEX).open(newline="", encoding="utf-8") as handle:
         rows = csv.DictReader(handle)
         try:
             images = [(_inside(row["path"]), int(row["label"]) if classes else NO_LABEL, row["id"]) for row in rows]
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise DataError(
-                f"line {rows.line_num} of {root / INDEX} is no image path within the folder, label number and id "
-                f"({error}); publish the folder again"
+                f"line {rows.line_num} of {root / folder.INDEX} is no image path within the folder, label number and "
+                f"id ({error}); publish the folder again"
             ) from error
     return image_set(
         root,
