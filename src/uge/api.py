@@ -289,6 +289,8 @@ def publish(
     recipients: Sequence[str | Path] = (),
     seal: bool = True,
     keep_metadata: bool = False,
+    license: str | None = None,
+    reserve: bool = True,
     overwrite: bool = False,
     progress: Display | None = None,
 ) -> Manifest:
@@ -305,6 +307,8 @@ def publish(
         recipients: Public keys that open the originals besides the owner's: ``age1…``, ``ssh-ed25519 …``, or files.
         seal: Seal the originals; False leaves them out of ``out``.
         keep_metadata: Seal image files byte for byte, with their EXIF data.
+        license: SPDX identifier of the copy's licence, such as ``"CC-BY-4.0"``.
+        reserve: Say in the copy that text and data mining is reserved: a sign, not a lock.
         overwrite: Replace an earlier output.
         progress: Shows images.
 
@@ -318,7 +322,13 @@ def publish(
     out = local_path(out)
     private = private_folder(out)
     publishing = PublishConfig.checked(
-        format=format, codec=codec, to=[str(each) for each in recipients], seal=seal, keep_metadata=keep_metadata
+        format=format,
+        codec=codec,
+        to=[str(each) for each in recipients],
+        seal=seal,
+        keep_metadata=keep_metadata,
+        license=license,
+        reserve=reserve,
     )
     check_sealing(publishing)
     with locked(out) as hold, storage_errors(private):

@@ -122,6 +122,18 @@ class PublishConfig(_Settings):
         AfterValidator(lambda text: None if text is None else str(local_path(text))),
         Field(description="Your private key (PEM), which signs a sealed copy; made on first use.", exclude=True),
     ] = None
+    license: Annotated[
+        str | None, Field(description="Licence of the copy: an SPDX identifier such as CC-BY-4.0, or other.")
+    ] = None
+    license_name: Annotated[str | None, Field(description="Name of the licence, with --license other.")] = None
+    license_link: Annotated[str | None, Field(description="Address of its text, with --license other.")] = None
+    reserve: Annotated[
+        bool, Field(description="Say in the copy that text and data mining is reserved: a sign, not a lock.")
+    ] = True
+    reservation: Annotated[
+        str | None,
+        Field(description="Wording of it; by default that of the EU's directive.", min_length=1),
+    ] = None
     again: Annotated[
         bool, Parameter(negative=""), Field(description="Protect a protected copy once more.", exclude=True)
     ] = False

@@ -217,7 +217,8 @@ REFUSED = [
     ("more", ("--overwrite",), "leave out --resume and --overwrite"),
     ("strange", (), "the class 'yak' is none of parquet"),
     ("moved", (), "in the class 'cat' and not 'dog'; correct the source"),
-    ("parquet", (), "overlap"),
+    ("parquet", (), "protected copy already"),
+    ("parquet", ("--again",), "overlap"),
 ]
 
 

@@ -43,7 +43,14 @@ def test_no_seal_leaves_everything_out(toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "copy"
     assert run_uge("protect", toy, out, *TINY, "--no-seal").code == 0
     assert read_manifest(out).sealed is None
-    assert sorted(os.listdir(out)) == ["README.md", "TRAINING.md", "data", "manifest.json"]
+    assert sorted(os.listdir(out)) == [
+        "README.md",
+        "TRAINING.md",
+        "croissant.json",
+        "data",
+        "manifest.json",
+        "tdmrep.json",
+    ]
     assert not (tmp_path / "copy.private" / "owner.agekey").exists()
     key = tmp_path / "me.agekey"
     make_identity(key)

@@ -43,6 +43,8 @@ def test_protect_publishes_and_keeps_secrets_apart(fixture: str, method: str, re
     assert set(os.listdir(out)) == {
         "README.md",
         "TRAINING.md",
+        "croissant.json",
+        "tdmrep.json",
         "data",
         "manifest.json",
         "recipients",

@@ -314,7 +314,7 @@ def test_rows_moved_inside_the_public_copy_are_found_by_the_key(
 def graft(forged: Path, out: Path) -> None:
     """Replace the public part of a sealed folder by that of another one, with a manifest that fits."""
     sealed = json.loads((out / "manifest.json").read_text())["sealed"]
-    for part in ("data", "train", "index.csv", "manifest.json", "README.md", "TRAINING.md"):
+    for part in ("data", "train", "index.csv", "manifest.json", "README.md", "TRAINING.md", "croissant.json"):
         target = out / part
         if target.is_dir():
             shutil.rmtree(target)
@@ -325,7 +325,7 @@ def graft(forged: Path, out: Path) -> None:
         elif (forged / part).exists():
             shutil.copy(forged / part, target)
     edit(out, lambda manifest: manifest.update(sealed=sealed))
-    for name in ("README.md", "TRAINING.md"):
+    for name in ("README.md", "TRAINING.md", "croissant.json"):
         rewrite_page(out, name)
 
 

@@ -21,6 +21,7 @@ from uge.errors import IntegrityError, UsageError
 from uge.files import file_sha256
 from uge.publishing import read_manifest, verify
 from uge.publishing.card import dataset_card
+from uge.publishing.croissant import CROISSANT, croissant
 from uge.publishing.verify import Verification
 
 SHARD = "data/train-00001-of-00003.parquet"
@@ -49,11 +50,18 @@ def rehash(folder: Path, **claims: Any) -> None:
     path.write_text(json.dumps(manifest))
     if claims:
         (folder / "README.md").write_text(dataset_card(read_manifest(folder)))
-    for file in manifest["files"]:
-        place = folder / file["path"]
-        if file["sha256"] != UNKNOWN:
-            file["sha256"], file["bytes"] = file_sha256(place), place.stat().st_size
-    path.write_text(json.dumps(manifest))
+
+    def digest() -> None:
+        for file in manifest["files"]:
+            place = folder / file["path"]
+            if file["sha256"] != UNKNOWN and place.is_file():
+                file["sha256"], file["bytes"] = file_sha256(place), place.stat().st_size
+        path.write_text(json.dumps(manifest))
+
+    digest()
+    if (folder / CROISSANT).is_file():  # It names the digests of the others.
+        (folder / CROISSANT).write_text(croissant(read_manifest(folder)))
+        digest()
 
 
 def edit_shard(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:

@@ -64,8 +64,8 @@ def test_mixed_modes_and_sizes_round_trip(make, tmp_path, format, codec):
 def test_parquet_layout(make, images, tmp_path):
     manifest = make(images, rows_per_file=4, provenance=Provenance(method="noise", seeds={"root": 3}))
     names = [f"data/train-{shard:05d}-of-00003.parquet" for shard in range(3)]
-    assert [file.path for file in manifest.files] == ["README.md", "TRAINING.md", *names]
-    assert [file.count for file in manifest.files[2:]] == [4, 4, 2]
+    assert [file.path for file in manifest.files] == ["README.md", "TRAINING.md", "croissant.json", *names]
+    assert [file.count for file in manifest.files[3:]] == [4, 4, 2]
     assert manifest.class_counts == (5, 5)
     assert manifest.seeds == {"root": 3}
     table = pq.read_table(tmp_path / "out" / "data")

@@ -11,6 +11,7 @@ from uge.data.store import PixelStore, load_pixels
 from uge.errors import UsageError
 from uge.files import Move
 from uge.publishing import Manifest, Provenance, is_published, publish
+from uge.publishing.rights import RESERVED, license_of
 from uge.sealing import Sealing
 from uge.session import Session
 
@@ -75,6 +76,8 @@ def publish_stream(
             overwrite=overwrite,
             sealing=sealing,
             sealed_only=sealed_only,
+            license=license_of(publishing.license, publishing.license_name, publishing.license_link),
+            reservation=(publishing.reservation or RESERVED) if publishing.reserve else None,
             together=together,
             progress=lambda done: on_progress(done, len(images), {}),
         )

@@ -20,7 +20,7 @@ from uge.progress import Display, Silent
 from uge.publishing import Manifest, private_folder, read_manifest
 from uge.publishing.manifest import MANIFEST
 from uge.publishing.private import CLAIMS, OWNER_KEY, PUBLIC_KEYS, keep_claims
-from uge.publishing.writer import PAGES, write_claims
+from uge.publishing.writer import pages_of, write_claims
 from uge.sealing import (
     ContentKey,
     RecipientRecord,
@@ -84,7 +84,7 @@ class Owned:
         """
         changed = self.manifest.model_copy(update={"sealed": record, "tool_version": code_version()})
         manifest = write_claims(staging, changed, self.signer)
-        names = (*(name for name, _ in PAGES), MANIFEST, SIGNATURE)
+        names = (*pages_of(manifest), MANIFEST, SIGNATURE)
         moves = [*moved, *((staging / name, self.out / name) for name in names)]
         with contextlib.ExitStack() as stack:
             if self.private.is_dir():

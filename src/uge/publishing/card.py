@@ -6,6 +6,7 @@ import yaml
 
 from uge.publishing.layout import LAYOUTS
 from uge.publishing.manifest import Authorized, Manifest, shown_on_pages
+from uge.publishing.rights import front_matter, rights_section
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 NO_NETWORK = {
@@ -31,10 +32,7 @@ to read the protected images: they are an ordinary image data set.
 
 ## What was changed
 
-- Method: {manifest.method}.
-{_budget(manifest)} Sizes, labels and alpha channels are as they were.
-{_measured(manifest)}{_empty_classes(manifest)}
-- Images are stored without loss ({manifest.codec}) and without the metadata of their sources.
+{what_was_changed(manifest)}
 
 ## Train on it
 
@@ -50,7 +48,7 @@ to read the protected images: they are an ordinary image data set.
 - With the original images, or with the key, a network trains as well as ever. A leaked key cannot be called back.
 - The trained authorised network works wherever it is copied; a keyed one contains its key as well.
 - Images that were public before are public still.
-
+{rights_section(manifest)}
 ## Check the folder
 
 `uge verify THIS_FOLDER` compares every file with `manifest.json`;
@@ -58,9 +56,20 @@ with `--against ORIGINALS` it measures the change again.
 """
 
 
+def what_was_changed(manifest: Manifest) -> str:
+    """List in Markdown of the changes to the images: method, bound, measurements and storage."""
+    return (
+        f"- Method: {manifest.method}.\n"
+        f"{_budget(manifest)} Sizes, labels and alpha channels are as they were.\n"
+        f"{_measured(manifest)}{_empty_classes(manifest)}\n"
+        f"- Images are stored without loss ({manifest.codec}) and without the metadata of their sources."
+    )
+
+
 def _front_matter(manifest: Manifest, name: str) -> dict[str, Any]:
     return {
         "pretty_name": f"{name}, a protected copy",
+        **front_matter(manifest),
         "task_categories": ["image-classification" if manifest.classes else "image-feature-extraction"],
         "tags": ["image", "data-protection", "unlearnable-examples", "uge"],
         "size_categories": [next((label for limit, label in SIZES if manifest.count < limit), "n>1M")],

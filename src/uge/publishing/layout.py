@@ -41,7 +41,7 @@ PARQUET = {"compression": "none", "use_dictionary": False, "write_statistics": F
 IMAGE_NAME = re.compile(r"\d{8}\.(?:png|webp)")
 """Names of image files: neutral, since a name may tell the source of an image."""
 PUBLISHABLE = re.compile(
-    r"README\.md|TRAINING\.md|index\.csv|data/train-(?:added-\d{5}-)?\d{5}-of-\d{5}\.parquet|train/(?:(?!\.)[^/\\]+/)?"
+    r"README\.md|TRAINING\.md|croissant\.json|tdmrep\.json|index\.csv|data/train-(?:added-\d{5}-)?\d{5}-of-\d{5}\.parquet|train/(?:(?!\.)[^/\\]+/)?"
     + IMAGE_NAME.pattern
     + rf"|{SEALED}/{SHARD_NAME}|{RECIPIENTS}/{RECIPIENT_NAME}\.age"
 )

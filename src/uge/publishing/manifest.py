@@ -109,6 +109,14 @@ class RequestRecord(_Strict):
     key_sha256: Digest
 
 
+class License(_Strict):
+    """Licence: its SPDX identifier, or ``other`` with name and link."""
+
+    id: str = Field(min_length=1)
+    name: str | None = None
+    link: str | None = None
+
+
 class Authorized(_Strict):
     """Network that the copy was made for; its weights stay private, their digest does not.
 
@@ -165,6 +173,8 @@ class Manifest(Provenance):
         additions: Number of images of each addition (``uge protect --append``), in order; they stand last.
         files: Every file but this one and those in ``sealed``.
         sealed: The sealed originals and their recipients; None where nothing is sealed.
+        license: Licence of the copy; None where the owner named none.
+        reservation: Wording by which the owner reserves rights; None where nothing is reserved.
     """
 
     schema_version: Literal[1] = 1
@@ -184,6 +194,8 @@ class Manifest(Provenance):
     additions: tuple[Annotated[int, Field(ge=1)], ...] = ()
     files: tuple[FileRecord, ...]
     sealed: SealedRecord | None = None
+    license: License | None = None
+    reservation: str | None = None
 
     @property
     def listed(self) -> tuple[FileRecord, ...]:

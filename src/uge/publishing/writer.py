@@ -18,6 +18,7 @@ from uge.data.pixels import public_id
 from uge.errors import DataError, UnknownNameError, UsageError
 from uge.files import Move, check_output, staged_folder, write_atomic
 from uge.publishing.card import dataset_card
+from uge.publishing.croissant import CROISSANT, croissant
 from uge.publishing.layout import LAYOUTS, Layout, Row, class_folders, default_rows, file_record
 from uge.publishing.manifest import (
     CARD,
@@ -26,6 +27,7 @@ from uge.publishing.manifest import (
     Codec,
     FileRecord,
     Format,
+    License,
     Manifest,
     Provenance,
     SizeRecord,
@@ -34,6 +36,7 @@ from uge.publishing.manifest import (
     signed_digests,
 )
 from uge.publishing.quality import Change, Tally, compare, ssim_positions
+from uge.publishing.rights import TDM_FILE, tdm_reservation
 from uge.publishing.stream import batches, ordered_map
 from uge.publishing.training_guide import training_guide
 from uge.sealing.originals import original_bytes
@@ -46,8 +49,18 @@ Protected: TypeAlias = tuple[int, Pixels | Strips, Pixels | Strips]
 
 Strips are closed when they are written.
 """
-PAGES = ((CARD, dataset_card), (GUIDE, training_guide))
-"""Pages for people, and what writes each of them from the manifest."""
+PAGES: tuple[tuple[str, Callable[[Manifest], str | None]], ...] = (
+    (CARD, dataset_card),
+    (GUIDE, training_guide),
+    (CROISSANT, croissant),
+    (TDM_FILE, tdm_reservation),
+)
+"""Pages for people and for programs, and what writes each from the manifest; one that gives None is left out."""
+
+
+def pages_of(manifest: Manifest) -> dict[str, str]:
+    """Content of every page of a folder, by its name."""
+    return {name: text for name, make in PAGES if (text := make(manifest)) is not None}
 
 
 def publish(
@@ -63,6 +76,8 @@ def publish(
     together: Callable[[Manifest], Sequence[Move]] | None = None,
     sealing: Sealing | None = None,
     sealed_only: ImageSet | None = None,
+    license: License | None = None,
+    reservation: str | None = None,
     rows_per_file: int | None = None,
     workers: int = 2,
     progress: Callable[[int], None] | None = None,
@@ -89,6 +104,8 @@ def publish(
             moment (see :func:`uge.files.staged_folder`).
         sealing: Recipients of the originals, which are sealed as they stream by; None seals nothing.
         sealed_only: Images of another split that are sealed without public copies; only with ``sealing``.
+        license: Licence of the copy, for the manifest, the card and ``croissant.json``.
+        reservation: Wording by which the owner reserves rights; None reserves nothing.
         rows_per_file: Images per Parquet file; ``None`` for about 100 MB, at most 25,000 images.
         workers: Threads that encode.
         progress: Called with the number of images finished so far.
@@ -144,6 +161,8 @@ def publish(
             budget=BudgetRecord(rho=budget.rho, levels=budget.levels),
             measured=measured,
             files=tuple(written.files),
+            license=license,
+            reservation=reservation,
         )
         if seal is not None and sealing is not None:
             record = seal.finish(json.loads(manifest.model_dump_json()), sealing)
@@ -163,11 +182,12 @@ def write_claims(folder: Path, manifest: Manifest, signer: Ed25519PrivateKey | N
     Raises:
         StorageError: The disk is full or read-only.
     """
-    for name, make in PAGES:
-        write_atomic(folder / name, make(manifest))
-    pages = {name: file_record(folder, name) for name, _ in PAGES}
-    others = (record for record in manifest.files if record.path not in pages)
-    manifest = manifest.model_copy(update={"files": (*pages.values(), *others)})
+    written = pages_of(manifest)
+    for name, text in written.items():
+        write_atomic(folder / name, text)
+    pages = [file_record(folder, name) for name in written]
+    others = (record for record in manifest.files if record.path not in dict(PAGES))
+    manifest = manifest.model_copy(update={"files": (*pages, *others)})
     manifest.write(folder)
     if signer is not None:
         write_signature(folder, signed_digests(folder, manifest), signer)
