@@ -1,7 +1,7 @@
-"""Commands of owners and receivers around a published folder: keygen, sign, grant, recipients, rekey, fulfil."""
+"""Commands of owners and receivers around a published folder: keygen, sign, push, grant, recipients, rekey, fulfil."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -50,6 +50,44 @@ def sign(out: OutPath, *, identity: OutPath | None = None, common: Annotated[Rep
         return Outcome(result, f"would sign {out}; nothing was written")
     key = spoken(result["fingerprint"])
     return Outcome(result, f"signed {out} by the key {key}: tell receivers this fingerprint over another channel")
+
+
+def push(
+    out: Path,
+    repository: str,
+    *,
+    private: Annotated[bool, Parameter(negative="")] = False,
+    gated: Literal["auto", "manual"] | None = None,
+    message: str | None = None,
+    common: Annotated[Changing, FLAT] = Changing(),
+) -> Outcome:
+    """Verify a published folder and upload it to the Hugging Face hub, in one commit.
+
+    Only files that the manifest lists go up. The token is that of `hf auth login` or HF_TOKEN.
+
+    Example: `uge push out/mine owner/name --gated manual`
+
+    Parameters
+    ----------
+    out
+        Published folder.
+    repository
+        Data set owner/name on the hub; made where it does not exist.
+    private
+        Make a new repository private.
+    gated
+        Ask readers for their name first: auto grants it to each, manual lets you decide.
+    message
+        Message of the commit.
+    """
+    set_logging(common)
+    from uge.pipeline.push import run_push
+
+    progress = make_progress(quiet=common.quiet)
+    pushed = run_push(out, repository, progress, private=private, gated=gated, message=message, dry_run=common.dry_run)
+    if common.dry_run:
+        return Outcome(vars(pushed), f"would upload {pushed.files} files to {pushed.url}; nothing was uploaded")
+    return Outcome(vars(pushed), f"uploaded {pushed.files} files to {pushed.url}")
 
 
 def grant(

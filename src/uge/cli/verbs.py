@@ -12,7 +12,7 @@ from cyclopts import Parameter, validators
 from uge.cli.audit import audit, compare
 from uge.cli.console import Outcome, make_progress, open_session, set_logging, set_reading
 from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Reading, Resumable, Writing
-from uge.cli.owner import fulfil, grant, keygen, recipients, rekey, sign
+from uge.cli.owner import fulfil, grant, keygen, push, recipients, rekey, sign
 from uge.cli.protect import apply, demo, federated, protect, request
 from uge.errors import UsageError
 
@@ -365,6 +365,7 @@ VERBS: dict[str, Callable[..., Outcome]] = {
     "export": export,
     "keygen": keygen,
     "sign": sign,
+    "push": push,
     "grant": grant,
     "recipients": recipients,
     "rekey": rekey,
