@@ -42,6 +42,21 @@ def test_flags_beat_a_file(name: str, text: str, toy: Path, tmp_path: Path) -> N
     assert found["generator"]["max_steps"] == 3
 
 
+def test_variables_go_between_flags_and_a_file(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(TOML)
+    monkeypatch.setenv("UGE_PROTECT_RHO", "4/255")
+    monkeypatch.setenv("UGE_PROTECT_RECIPE_LR", "0.2")
+    monkeypatch.setenv("UGE_AUDIT_SEEDS", "none")  # Of another command.
+    found = config_of(toy, tmp_path / "out", "--config", file)
+    assert (found["rho"], found["recipe"]["lr"], found["size"]) == ("4/255", 0.2, 16)
+    assert config_of(toy, tmp_path / "out", "--config", file, "--rho", "6/255")["rho"] == "6/255"
+    monkeypatch.setenv("UGE_PROTECT_RHO", "much")
+    ran = run_uge("protect", toy, tmp_path / "out", "--config", file, "--dry-run")
+    assert ran.code == 2
+    assert "much" in ran.err
+
+
 def test_a_file_may_hold_one_table_per_verb(toy: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text('[protect]\nmethod = "keyed"\nauthorized = "lenet"\n[audit]\nseeds = 3\n')

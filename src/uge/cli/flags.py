@@ -86,8 +86,12 @@ class Resumable(Writing):
 FLAT = Parameter(name="*")
 
 
-def settings_for(tokens: Sequence[str]) -> list[cyclopts.config.Dict]:
-    """Settings below the flags: the file given by ``--config``, then the command's preset.
+ENVIRONMENT = "UGE_"
+"""Variables ``UGE_VERB_FLAG`` hold settings, such as ``UGE_PROTECT_RHO`` or ``UGE_AUDIT_THREADS``."""
+
+
+def settings_for(tokens: Sequence[str]) -> list[Any]:
+    """Settings below the flags: variables of the environment, the file given by ``--config``, the command's preset.
 
     A file holds the flags' names, nested ones as tables. A table named after the command goes before the rest, so that
     one file can serve several commands.
@@ -102,7 +106,7 @@ def settings_for(tokens: Sequence[str]) -> list[cyclopts.config.Dict]:
     preset = Path(str(resources.files("uge"))) / "presets" / f"{verb}.toml"
     if verb and preset.is_file():
         layers += _layers(read_config(preset, f"preset {verb}"), verb, f"preset {verb}")
-    return layers
+    return [cyclopts.config.Env(ENVIRONMENT), *layers]
 
 
 def _layers(data: dict[str, Any], verb: str, source: str) -> list[cyclopts.config.Dict]:

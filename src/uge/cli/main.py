@@ -25,7 +25,8 @@ app = App(
     help_epilogue="""\
 Exit codes: 0 done; 1 bad data or a failed check; 2 wrong use; 3 audit below `--fail-under`; 130 interrupted; 143 ended.
 
-Settings come from flags, then from `--config FILE` (TOML or YAML with the flags' names, nested ones as tables).
+Settings come from flags, then from variables such as `UGE_PROTECT_RHO`, then from `--config FILE` (TOML or YAML with
+the flags' names, nested ones as tables).
 """,
     result_action="return_value",
 )
