@@ -90,7 +90,7 @@ def test_settings_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @ids
 def test_flags_exist(page: Path) -> None:
-    known = {"--help", "--version", "--install-completion"} | FOREIGN
+    known = {"--help", "--help-all", "--version", "--install-completion"} | FOREIGN
     for verb in VERBS:
         arguments = app[verb].assemble_argument_collection()
         known |= {name for argument in arguments for name in argument.names}

@@ -71,8 +71,8 @@ class ProtectConfig(_Settings, MethodSettings):
         str,
         AfterValidator(lambda name: METHODS[name].name),
         Field(
-            description=f"How images are perturbed: {', '.join(METHODS)}. keyed is held by obscurity: an "
-            "audit that knows it breaks it (docs/keyed.md).",
+            description="How images are perturbed: robust, preview, keyed (held by obscurity), uge (the paper's) or a "
+            "published baseline (uge list methods).",
             json_schema_extra={"enum": list(METHODS)},
         ),
     ] = DEFAULT_METHOD

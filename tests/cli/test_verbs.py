@@ -398,6 +398,7 @@ READ = {
     ("grant", "key"),
     ("rekey", "key"),
     ("recipients", "out"),
+    ("push", "out"),
     ("fulfil", "request"),
 }
 """Paths that a command reads only."""
@@ -436,7 +437,8 @@ def test_no_command_writes_to_an_address(
 
 
 def test_every_command_that_writes_has_such_a_path() -> None:
-    assert VERBS.keys() - {param.values[0] for param in paths()} == {"verify", "inspect", "list", "env", "recipients"}
+    reading = {"verify", "inspect", "list", "env", "recipients", "push"}
+    assert VERBS.keys() - {param.values[0] for param in paths()} == reading
 
 
 def test_listing_names() -> None:
@@ -445,11 +447,9 @@ def test_listing_names() -> None:
     assert [row["name"] for row in rows] == list(NETWORKS)
     for table in ("attacks", "methods", "encoders", "recipes"):
         assert run_uge("list", table).out.count("\n") == len(run_uge("list", table, "--json").json["rows"]) > 1
-    assert re.search(
-        r"^jpeg10 +compresses as JPEG of quality 10 \(uge\)$", run_uge("list", "attacks").out, re.MULTILINE
-    )
-    for verb, tables in (("audit", ("attacks", "networks")), ("protect", ("encoders",))):
-        text = " ".join(run_uge(verb, "--help").out.replace("│", " ").split())
+    assert re.search(r"^jpeg10 +compresses as JPEG of quality 10$", run_uge("list", "attacks").out, re.MULTILINE)
+    for verb, tables in (("audit", ("attacks", "networks")), ("protect", ("encoders", "methods"))):
+        text = " ".join(run_uge(verb, "--help-all").out.replace("│", " ").split())
         assert all(f"uge list {table}" in text for table in tables)
     ran = run_uge("list", "networcs")
     assert (ran.code, "networks" in ran.err) == (2, True)

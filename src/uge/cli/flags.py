@@ -119,10 +119,29 @@ def sentence(error: cyclopts.CycloptsError) -> str:
     """One sentence about wrong flags or settings."""
     if isinstance(error, cyclopts.UnknownOptionError):
         return _unknown(error)
+    if isinstance(error, cyclopts.MissingArgumentError) and error.argument is not None and error.keyword is None:
+        return _missing(error)
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ValidationError):
         return f"--{first_problem(cause)}"
     return " ".join(str(error).partition(" Available commands")[0].split()).rstrip(".")
+
+
+def _missing(error: cyclopts.MissingArgumentError) -> str:
+    """A missing argument as its usage names it, with that usage."""
+    assert error.argument is not None
+    command = " ".join(["uge", *(error.command_chain or ())])
+    arguments = [] if error.app is None else error.app.assemble_argument_collection()
+    needed = [_typed(argument) for argument in arguments if argument.required]
+    usage = " ".join([command, *needed])
+    return f"{_typed(error.argument).split()[0]} is missing; usage: {usage} (all of it: {command} --help)"
+
+
+def _typed(argument: cyclopts.Argument) -> str:
+    """An argument as a person types it: ``SOURCE``, or ``--key KEY``."""
+    name = next(name for name in argument.names if name.startswith("--"))
+    word = name.lstrip("-").replace("-", "_").upper()
+    return word if argument.index is not None else f"{name} {word}"
 
 
 def _unknown(error: cyclopts.UnknownOptionError) -> str:

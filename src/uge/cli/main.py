@@ -15,12 +15,13 @@ from cyclopts import App
 
 from uge.cli.console import Outcome
 from uge.cli.flags import Common, Resumable, sentence, settings_for
+from uge.cli.help import ALL, Help, group_of
 from uge.cli.verbs import VERBS
 from uge.errors import UGEError, printable
 
 app = App(
     name="uge",
-    help="Publish images that your network can learn from and others should not (ungeneralizable examples).",
+    help="Publish labelled images that named recipients learn from in full, and others as little as possible.",
     help_format="markdown",
     help_epilogue="""\
 Exit codes: 0 done; 1 bad data or a failed check; 2 wrong use; 3 audit below `--fail-under`; 130 interrupted; 143 ended.
@@ -29,15 +30,18 @@ Settings come from flags, then from variables such as `UGE_PROTECT_RHO`, then fr
 the flags' names, nested ones as tables).
 """,
     result_action="return_value",
+    help_formatter=Help(),
 )
 for name, verb in VERBS.items():
-    app.command(verb, name=name)
+    app.command(verb, name=name, group=group_of(name), help_formatter=Help(name))
 app.register_install_completion_command(name="--install-completion")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code, those of the epilogue of ``uge --help``."""
     tokens = list(sys.argv[1:] if argv is None else argv)
+    Help.everything = ALL in tokens
+    tokens = ["--help" if token == ALL else token for token in tokens]
     common = Common()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # A name that a console cannot show must not end a command.
@@ -68,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = 1
         _complain("the memory does not suffice; give smaller images, fewer of them at once, or a machine with more")
     except SystemExit as left:
-        if left.code == 143:  # SIGTERM.
+        if left.code == 143 or isinstance(left.__context__, BrokenPipeError):  # SIGTERM; rich leaves so.
             raise
         code = 1
         _complain(f"code of a plug-in ended the program (sys.exit({left.code!r})); mend or remove that package")

@@ -79,11 +79,11 @@ def protect(
 
     Examples:
 
-    - `uge protect photos out/photos --authorized cnn`
-    - `uge protect my-images/ out/mine --method uge --authorized resnet18 --size 64 --rho 8/255 --refine`
-    - `uge protect data/cifar10 out/cifar --limit 10000 --recipe.epochs 30 --resume`
+    - `uge protect photos out/photos`
+    - `uge protect my-images/ out/mine --size 64 --to lab.pub --to age1…`
+    - `uge protect data/cifar10 out/cifar --limit 10000 --effort low --resume`
     - `uge protect my-images/ out/for-alice --for alice.json`
-    - `uge protect my-images/ out/mine --to lab.pub --to age1…`
+    - `uge protect my-images/ out/one --method uge --authorized resnet18 --size 64`
     - `uge protect more-images/ out/mine --append`
 
     Parameters

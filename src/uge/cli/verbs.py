@@ -252,13 +252,14 @@ def list_names(
     rows: list[dict[str, str]] = []
     complaints: list[str] = []
     for name in names:
-        package = getattr(names, "origin", str)(name) or "uge"
+        package = getattr(names, "origin", lambda name: "")(name) or "uge"
         try:
-            rows.append({"name": name, "about": str(getattr(names[name], "about", names[name])), "package": package})
+            rows.append({"name": name, "about": str(names[name].about), "package": package})
         except UsageError as error:
             complaints.append(str(error))
     width = max(len(row["name"]) for row in rows)
-    lines = [f"{row['name']:{width}}  {row['about']} ({row['package']})" for row in rows]
+    foreign = {row["name"]: f" ({row['package']})" for row in rows if row["package"] != "uge"}
+    lines = [f"{row['name']:{width}}  {row['about']}{foreign.get(row['name'], '')}" for row in rows]
     return Outcome({"table": table, "rows": rows}, "\n".join(lines), complaints=complaints)
 
 

@@ -12,7 +12,7 @@ class Federation(BaseModel):
 
     Attributes:
         servers: Number of servers, which are the clients of federated averaging too.
-        split: A name in :data:`uge.federated.parts.SPLITS`.
+        split: How images are divided among the servers.
         alpha: Concentration of the Dirichlet split; smaller is more uneven.
         networks: Architectures of the hackers, separated by commas.
         seeds: Repetitions of every training run of Table 9.

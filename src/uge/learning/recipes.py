@@ -22,10 +22,10 @@ class Recipe(BaseModel):
         batch_size: Images per step.
         momentum: Momentum of SGD.
         weight_decay: L2 factor.
-        schedule: A name in :data:`SCHEDULES`.
+        schedule: Course of the learning rate.
         milestones: Epochs (from 0) at which ``multistep`` multiplies by ``gamma``.
         gamma: Factor of ``multistep``.
-        augment: A name in :data:`uge.data.augment.AUGMENTATIONS`.
+        augment: Random changes of the training images.
         temperature: T of distillation (Table 5).
         alpha: Weight of the KL term of distillation.
     """
@@ -48,6 +48,16 @@ class Recipe(BaseModel):
     def rate(self, progress: float) -> float:
         """Learning rate after the share ``progress`` of the run, in [0, 1]."""
         return self.lr * SCHEDULES[self.schedule](self, progress)
+
+    @property
+    def about(self) -> str:
+        """The recipe in one line."""
+        steps = f" ×{self.gamma:g} after {', '.join(map(str, self.milestones))}" if self.milestones else ""
+        decay = f"weight decay {self.weight_decay:g}" if self.weight_decay else "no weight decay"
+        return (
+            f"{self.optimizer.upper() if self.optimizer == 'sgd' else 'Adam'} at {self.lr:g}, {self.epochs} epochs, "
+            f"{self.schedule}{steps}, batches of {self.batch_size}, {decay}, {self.augment}"
+        )
 
     def json_dict(self) -> dict[str, Any]:
         """The recipe as JSON values."""
