@@ -40,7 +40,7 @@ def test_a_plug_in_of_another_package(toy: Path, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "uge", *map(str, arguments)]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    assert "stripes" in run("protect", "--help").stdout
+    assert "stripes" in run("list", "methods").stdout
     ran = run("protect", toy, tmp_path / "out", "--method", "stripes", "--json")
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["measured"]["linf_levels"] == 10

@@ -464,3 +464,13 @@ def test_completion_can_be_installed() -> None:
 def test_json_is_all_that_stdout_carries(toy: Path, finished: Path) -> None:
     for arguments in (("inspect", toy), ("verify", finished), ("env",)):
         assert json.loads(run_uge(*arguments, "--json", "-v").out)
+
+
+def test_protecting_says_how_visible_the_change_is_and_when_sizes_differ(toy: Path, tmp_path: Path) -> None:
+    ran = run_uge("protect", toy, tmp_path / "out", "--method", "random")
+    assert re.search(r"largest change 8 of 8 .*PSNR \d\d\.\d dB, SSIM 0\.\d{3}, \d+ % of the pixels changed", ran.out)
+    assert "px" not in ran.err
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "with a change that can be visible (PSNR" in card
+    ran = run_uge("protect", toy, tmp_path / "other", "--method", "random", "--size", "32")
+    assert "are perturbed at 32 px, and the change is scaled to each image's size" in ran.err

@@ -121,7 +121,7 @@ def protect(
     return Outcome(
         result,
         f"published {manifest.count} images in {out}: largest change {manifest.measured.linf_levels} of "
-        f"{manifest.budget.levels} allowed 8-bit levels, PSNR {manifest.measured.psnr_db or float('inf'):.1f} dB\n"
+        f"{manifest.budget.levels} allowed 8-bit levels, {manifest.measured.sight}\n"
         f"keys and everything else that is secret are in {copy.private}: keep that folder to yourself"
         f"{sealed_text(manifest)}",
         complaints=_unchanged(out, manifest.measured.unchanged_images, manifest.count),

@@ -128,12 +128,22 @@ class ProtectRun:
             UsageError: The run to resume has other settings or images.
             UGEError: A stage failed; finished stages stay for ``--resume``.
         """
+        self._note_sizes()
         about = {**self.describe(), "authorized_seed": self.config.authorized_seed}
         place = self.private.place
         with self._lock, self.private.opened(self._fingerprint(), about, trains=self.method.trains):
             manifest = self._finished() or self._publish()
         keys = [key_path(place, number) for number in range(len(self.networks))]
         return ProtectResult(manifest, self.out, place, keys)
+
+    def _note_sizes(self) -> None:
+        size = self.networks[0].size if self.networks else self.config.size
+        if size is not None and self.info.native_size != size:
+            own = "mixed sizes" if self.info.native_size is None else f"{self.info.native_size} px"
+            self.session.progress.note(
+                f"images of {own} are perturbed at {size} px, and the change is scaled to each image's size; what an "
+                f"audit measures holds for training at {size} px"
+            )
 
     def _fingerprint(self) -> str:
         return fingerprint(

@@ -40,7 +40,7 @@ to read the protected images: they are an ordinary image data set.
 
 ## What this does not protect against
 
-- It lowers what a network learns from this copy; it does not hide the pictures. People see {_seen(manifest)}.
+- It lowers what a network learns from this copy; it does not hide the pictures. {_seen(manifest)}
 - Failure of every network, recipe and purification cannot be promised. `uge audit` measures how well the protection
   holds against those it tries; the margin counts, not the intention.
 - A hacker that knows how a keyed protection works can estimate its patterns from the images of a class and take them
@@ -96,7 +96,9 @@ def _contents(manifest: Manifest) -> str:
 
 
 def _seen(manifest: Manifest) -> str:
-    return "the previews only" if manifest.method_details.get("preview") else "the same pictures as before"
+    if manifest.method_details.get("preview"):
+        return "People see the previews only."
+    return f"People see what they show, with a change that can be visible ({manifest.measured.sight})."
 
 
 def _originals(manifest: Manifest) -> str:

@@ -83,6 +83,16 @@ class Measured(_Strict):
     unchanged_images: int = Field(ge=0)
     constant_images: int = Field(ge=0)
 
+    @property
+    def sight(self) -> str:
+        """How visible the change is, in a few words: ``PSNR 29.3 dB, SSIM 0.925, 98 % of the pixels changed``."""
+        parts = [
+            "" if self.psnr_db is None else f"PSNR {self.psnr_db:.1f} dB",
+            "" if self.ssim is None else f"SSIM {self.ssim:.3f}",
+            f"{100 * self.changed_pixels:.0f} % of the pixels changed",
+        ]
+        return ", ".join(filter(None, parts))
+
 
 class SizeRecord(_Strict):
     """Image sizes: least and largest height and width in pixels, and the channel counts that occur."""

@@ -41,9 +41,16 @@ def _copy_guide(manifest: Manifest) -> str:
         count=len(lines),
         script="\n".join(lines),
         classes="" if manifest.format == "parquet" else ", with the folder names of `published/train`",
-        keyed=_KEYED_NOTE if is_keyed(first.network) else "",
+        keyed=_KEYED_NOTE.format(answers=_answers(manifest)) if is_keyed(first.network) else "",
         method=manifest.method,
     )
+
+
+def _answers(manifest: Manifest) -> str:
+    side = manifest.method_details.get("training_size")
+    if manifest.size.height == manifest.size.width == (side, side):
+        return "gives no answer (equal logits) for published images"
+    return "gives no answer (equal logits) for a part of the published images, since they are scaled"
 
 
 def script(manifest: Manifest) -> list[str]:
@@ -194,7 +201,7 @@ Save `{id}.network.py` as `network.py` beside the script and the key file. Neith
 """
 
 _KEYED_NOTE = """\
-- In evaluation mode this network gives no answer (equal logits) for published images; measure on clean ones.
+- In evaluation mode this network {answers}; measure on clean ones.
 - Augment by crops and flips only: rotation and changes of colour put the key out of line.
 """
 

@@ -202,7 +202,8 @@ def limits(summary: Summary, cases: Sequence[Case]) -> list[str]:
         "perturbation. Unless they appear among the attacks above, they were not tried.",
         "Training on the original images, or from the authorised network's initial weights, works as well as ever. "
         "A leaked key cannot be called back, and what was public before stays public.",
-        "The pictures are not encrypted: people see them as before. Only learning from them is made harder.",
+        "The published pictures are not encrypted: people see what they show, with a change that can be visible. Only "
+        "learning from them is made harder.",
         "The numbers belong to these images, this training size and this recipe; they do not carry over to others.",
         *(remark for remark, holds in remarks.items() if holds),
     ]
