@@ -1,5 +1,7 @@
 """The public names, and that the library does what the command line does."""
 
+import importlib.metadata
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,9 +30,11 @@ NAMES = [
     "Recipe",
     "Runtime",
     "UGEError",
+    "apply",
     "attack",
     "audit",
     "authorize",
+    "compare",
     "encoder",
     "encoders",
     "load_images",
@@ -40,6 +44,7 @@ NAMES = [
     "protect",
     "publish",
     "record_trajectory",
+    "train",
     "verify",
 ]
 
@@ -59,6 +64,15 @@ def protect(images: ImageSet, runtime: Runtime, **options: object) -> uge.Protec
     path = uge.record_trajectory("lenet", images, epochs=1, seed=3, runtime=runtime)
     settings = {"hacker": "lenet", "generator": SMALL, "encoder_recipe": QUICK, "runtime": runtime} | options
     return uge.protect(images, path, **settings)
+
+
+def test_help_is_one_screen_and_every_verb_has_its_own() -> None:
+    assert uge.__doc__.count("\n") <= 34
+    assert uge.__version__ == importlib.metadata.version("uge")
+    for name in ("protect", "publish", "apply", "verify", "open", "train", "audit", "compare"):
+        verb = getattr(uge, name)
+        assert inspect.signature(verb).parameters
+        assert "Raises:" in verb.__doc__, name
 
 
 def test_public_names() -> None:

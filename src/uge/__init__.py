@@ -1,18 +1,30 @@
-"""Ungeneralizable examples: publish images that your network can learn from and others should not.
+"""UGE: publish labelled images that named recipients learn from in full, and others as little as possible.
 
 ::
 
-    images = uge.load_images("photos", split="train")
-    authorized = uge.authorize("keyed:cnn", images, epochs=15, seed=0)
-    protected = uge.protect(images, authorized, budget=uge.Budget(0.04))
-    uge.publish(protected, "out/photos")
-    report = uge.audit("out/photos", test="photos", networks=["resnet8"], attacks=["direct", "distill"], seeds=3)
+    images = uge.load_images("photos")                     # a folder, Parquet, npz, tar, hf://owner/name
+    protected = uge.protect(images)                        # method "robust", ρ = 0.04
+    uge.publish(protected, "out/photos", recipients=["age1…"])          # originals sealed, key in out/photos.private
+    uge.verify("out/photos").raise_for_problems()
+    originals = uge.open("out/photos", key="me.agekey")    # for recipients: an image set
+    summary = uge.audit("out/photos", test="photos", worst_case=True)
+    print(summary.headline, summary.to_pandas())
 
-Names are loaded on first use: ``import uge`` imports no torch.
+====================================  ===================================================================
+load_images, ImageSet                 images of any source, as a stream
+protect, Protected, Budget            perturb them; authorize and record_trajectory for methods with keys
+publish, verify, apply                a folder that is checked from disk; further images
+open, train                           a recipient's side
+audit, compare                        the strongest attack; audits side by side
+attack, method, network, encoder      decorators that register your own
+====================================  ===================================================================
+
+Names are loaded on first use: ``import uge`` imports no torch. Every function has its own help.
 """
 
 # One statement for each module: names that are exported again stand in groups.
 # ruff: noqa: I001
+import importlib.metadata
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +33,14 @@ if TYPE_CHECKING:
     from uge.api import (
         AuthorizedPath as AuthorizedPath,
         Protected as Protected,
+        apply as apply,
         audit as audit,
         authorize as authorize,
+        compare as compare,
         protect as protect,
         publish as publish,
         record_trajectory as record_trajectory,
+        train as train,
         verify as verify,
     )
     from uge.attacks import attack as attack
@@ -47,9 +62,11 @@ _HOMES = {
     "Recipe": "uge.learning.recipes:Recipe",
     "Runtime": "uge.runtime:Runtime",
     "UGEError": "uge.errors:UGEError",
+    "apply": "uge.api:apply",
     "attack": "uge.attacks:attack",
     "audit": "uge.api:audit",
     "authorize": "uge.api:authorize",
+    "compare": "uge.api:compare",
     "encoder": "uge.encoders:encoder",
     "encoders": "uge.encoders",
     "load_images": "uge.data:load_images",
@@ -59,6 +76,7 @@ _HOMES = {
     "protect": "uge.api:protect",
     "publish": "uge.api:publish",
     "record_trajectory": "uge.api:record_trajectory",
+    "train": "uge.api:train",
     "verify": "uge.api:verify",
 }
 
@@ -66,6 +84,8 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("uge")
     if name not in _HOMES:
         raise AttributeError(f"module 'uge' has no attribute '{name}'")
     return pkgutil.resolve_name(_HOMES[name])

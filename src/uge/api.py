@@ -1,4 +1,4 @@
-"""The library in six verbs: authorize or record_trajectory, protect, publish, verify, audit (see ``uge``'s docstring).
+"""The library's verbs: authorize, record_trajectory, protect, publish, apply, verify, train, audit, compare.
 
 Everything here rests on the steps of the command line; nothing is computed in this file.
 """
@@ -7,7 +7,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from uge.auditing.summary import Summary
 from uge.budget import Budget
@@ -26,15 +26,29 @@ from uge.methods.robust.settings import RobustSettings
 from uge.methods.uge.settings import GeneratorSettings, LossWeights, RefineSettings
 from uge.names import is_keyed
 from uge.networks import ImageClassifier
+from uge.pipeline.apply import run_apply
 from uge.pipeline.audit import AuditRun
 from uge.pipeline.images import publish_stream, read_store
 from uge.pipeline.private_folder import write_keys
 from uge.pipeline.protect import protect_task, provenance_of
 from uge.pipeline.seal import check_sealing, sealing_of
+from uge.pipeline.train import run_train
 from uge.progress import Display, Silent
-from uge.publishing import Codec, Format, Manifest, Provenance, Verification, is_private, is_published, private_folder
+from uge.publishing import (
+    Codec,
+    Format,
+    Manifest,
+    Provenance,
+    Verification,
+    is_private,
+    is_published,
+    private_folder,
+    read_manifest,
+)
 from uge.publishing import verify as verify_folder
 from uge.publishing.private import MODE, keep_claims
+from uge.report.compare import Comparison, load_audits, write_comparison
+from uge.report.compare import compare as compare_audits
 from uge.runtime import Runtime, stream_seed
 from uge.sealing import read_identity
 from uge.session import Session
@@ -485,6 +499,175 @@ def audit(
         folder=None if folder is None else local_path(folder),
     )
     return run.run()
+
+
+def train(
+    out: str | Path,
+    *,
+    key: str | Path,
+    test: str | Path | None = None,
+    network: str | None = None,
+    recipe: str | None = None,
+    size: int | None = None,
+    epochs: int | None = None,
+    limit_test: int | None = None,
+    save: str | Path | None = None,
+    seed: int = 1,
+    trust_plugins: bool = False,
+    owner: str | None = None,
+    overwrite: bool = False,
+    runtime: Runtime | None = None,
+    progress: Display | None = None,
+) -> dict[str, Any]:
+    """Train on a published folder by a key, as its recipient does.
+
+    A key file of weights is θ0 of the authorised network, which trains on the published images. The private key of a
+    recipient opens the sealed originals, on which any network trains.
+
+    Args:
+        out: The published folder.
+        key: Key file with θ0, or the private key of a recipient.
+        test: Clean test images; none trains without measuring.
+        network: Network for the originals; ``"cnn"`` by default.
+        recipe: Named recipe for the originals; ``"short"`` by default.
+        size: Side length for training on the originals, in pixels.
+        epochs: If other than the recipe's.
+        limit_test: First N test images only.
+        save: Safetensors file for the trained weights.
+        seed: Of data order and augmentation.
+        trust_plugins: Allows a key to name code of others, which is then run as its network.
+        owner: Key that must have signed the folder: its fingerprint, or a file with it.
+        overwrite: Replace ``save``.
+        runtime: Device and precision; chosen by the hardware by default.
+        progress: Shows epochs.
+
+    Returns:
+        ``network``, ``trained_on`` (``"published"`` or ``"originals"``), ``last`` and ``best`` accuracy in percent
+        (None without ``test``), ``epochs``, ``recipe``, ``weights`` and more (docs/formats.md).
+
+    Raises:
+        UsageError: The key is none of this folder, or a setting does not go with it.
+        IntegrityError: The originals are not those that were sealed, or ``owner`` did not sign the folder.
+
+    Example:
+        ::
+
+            result = uge.train("out/photos", key="me.agekey", test="photos", network="resnet8")
+            print(result["last"])
+    """
+    session = replace(_session(runtime, progress), overwrite=overwrite)
+    return run_train(
+        local_path(out),
+        Path(key),
+        None if test is None else str(test),
+        network=network,
+        recipe=recipe,
+        size=size,
+        epochs=epochs,
+        seed=seed,
+        limit_test=limit_test,
+        save=None if save is None else local_path(save),
+        trust_plugins=trust_plugins,
+        owner=owner,
+        session=session,
+    )
+
+
+def apply(
+    perturber: str | Path,
+    source: str | Path,
+    out: str | Path,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    budget: Budget | float | str | None = None,
+    format: Format = "parquet",
+    codec: Codec | None = None,
+    recipients: Sequence[str | Path] = (),
+    seal: bool = True,
+    license: str | None = None,
+    reserve: bool = True,
+    overwrite: bool = False,
+    runtime: Runtime | None = None,
+    progress: Display | None = None,
+) -> Manifest:
+    """Protect and publish further images by the generator or wave code of an earlier run, or by noise made elsewhere.
+
+    Args:
+        perturber: ``OUT.private/generator.safetensors`` of an earlier run, or a file of noise (docs/formats.md).
+        source: Anything that :func:`load_images` takes.
+        out: The folder to publish.
+        split: Split of the source.
+        limit: First N images only.
+        budget: ρ of foreign noise; by default its largest value.
+        format: ``"parquet"`` or ``"imagefolder"``.
+        codec: ``"webp"`` or ``"png"``, both lossless.
+        recipients: Public keys that open the originals besides the owner's.
+        seal: Seal the originals.
+        license: SPDX identifier of the copy's licence.
+        reserve: Say in the copy that text and data mining is reserved.
+        overwrite: Replace an earlier output.
+        runtime: Device and precision; chosen by the hardware by default.
+        progress: Shows images.
+
+    Returns:
+        The manifest of the new folder.
+
+    Raises:
+        UsageError: The noise does not fit the images, or a generator is given a budget.
+        OutputExistsError: ``out`` exists.
+        DataError: No image was changed.
+
+    Example:
+        ::
+
+            uge.apply("out/photos.private/generator.safetensors", "more-photos", "out/more")
+    """
+    publishing = PublishConfig.checked(
+        format=format,
+        codec=codec,
+        to=[str(each) for each in recipients],
+        seal=seal,
+        license=license,
+        reserve=reserve,
+    )
+    out = local_path(out)
+    run_apply(
+        Path(perturber),
+        str(source),
+        out,
+        publishing,
+        split=split,
+        limit=limit,
+        rho=None if budget is None else str(Budget.parse(budget).rho),
+        session=replace(_session(runtime, progress), overwrite=overwrite),
+    )
+    return read_manifest(out)
+
+
+def compare(*audits: str | Path, out: str | Path | None = None, overwrite: bool = False) -> Comparison:
+    """Put audits side by side: where each protection stands, and every attack on each.
+
+    Args:
+        audits: Audit folders, at least two; ``NAME=FOLDER`` gives one another name.
+        out: Page to write, ``.html``; Markdown, CSV and JSON go beside it.
+        overwrite: Replace it.
+
+    Returns:
+        The comparison; ``to_pandas()`` is its table.
+
+    Raises:
+        UsageError: Fewer than two audits, two of one name, or no cases in one.
+        OutputExistsError: ``out`` exists.
+
+    Example:
+        ::
+
+            print(uge.compare("out/em.audit", "out/mine.audit").to_pandas())
+    """
+    if out is None:
+        return compare_audits(load_audits(audits))
+    return write_comparison([str(audit) for audit in audits], local_path(out), overwrite=overwrite)[0]
 
 
 def _session(runtime: Runtime | None, progress: Display | None) -> Session:

@@ -1,11 +1,13 @@
 """Summary of an audit: fields of ``summary.json`` (docs/formats.md, "Summary"), and its sentences. Needs no torch."""
 
+import html
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from uge import extras
 from uge.auditing.worst_case import WorstCase
 from uge.names import PLUS, is_keyed
 
@@ -228,6 +230,27 @@ class Summary(BaseModel):
     report: str | None = None
     verdict: str = ""
     worst_case: WorstCase | None = None
+
+    def to_pandas(self) -> Any:
+        """Table of every network and attack (``pandas.DataFrame``), the strongest first, accuracies in percent.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        pandas = extras.load("pandas", "hf", "Summary.to_pandas")
+        own = [("authorised", row) for row in self.authorized_all]
+        rows = [*own, *(("attack", row) for row in self.hackers), *(("yardstick", row) for row in self.yardsticks)]
+        columns = ["role", "network", "attack", "last", "best", "clean", "seeds"]
+        return pandas.DataFrame(
+            [(role, row.network, row.scheme, row.last, row.best, row.clean, row.seeds) for role, row in rows],
+            columns=columns,
+        )
+
+    def _repr_html_(self) -> str:
+        # What notebooks show.
+        parts = [f"<p><b>{html.escape(self.headline)}</b></p>", f"<p>{html.escape(self.verdict)}</p>"]
+        parts += [f"<li>{html.escape(warning)}</li>" for warning in self.warnings]
+        return "".join(parts)
 
     @property
     def partial(self) -> bool:

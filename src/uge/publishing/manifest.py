@@ -85,7 +85,7 @@ class Measured(_Strict):
 
     @property
     def sight(self) -> str:
-        """How visible the change is, in a few words: ``PSNR 29.3 dB, SSIM 0.925, 98 % of the pixels changed``."""
+        """Visibility of the change in a few words: ``PSNR 29.3 dB, SSIM 0.925, 98 % of the pixels changed``."""
         parts = [
             "" if self.psnr_db is None else f"PSNR {self.psnr_db:.1f} dB",
             "" if self.ssim is None else f"SSIM {self.ssim:.3f}",

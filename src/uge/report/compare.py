@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from uge import extras
 from uge.auditing.summary import (
     HELD_SHARE,
     HOLDS,
@@ -102,6 +103,20 @@ class Comparison:
     heat: HeatMap
     warnings: list[str]
     summaries: Mapping[str, Summary]
+
+    def to_pandas(self) -> Any:
+        """Table of attacks and protections (``pandas.DataFrame``): the strongest network's last accuracy in percent.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        pandas = extras.load("pandas", "hf", "Comparison.to_pandas")
+        values: dict[str, dict[str, float]] = {}
+        for name, summary in self.summaries.items():
+            for hacker in summary.hackers:
+                column = values.setdefault(name, {})
+                column[hacker.scheme] = max(hacker.last, column.get(hacker.scheme, 0.0))
+        return pandas.DataFrame({standing.name: values.get(standing.name, {}) for standing in self.standings})
 
 
 def load_audits(runs: Sequence[str | Path]) -> dict[str, AuditedFolder]:
