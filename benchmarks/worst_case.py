@@ -203,19 +203,22 @@ def table(copies: Sequence[Row]) -> str:
 
 
 def short_table(copies: Sequence[Row]) -> str:
-    """The table of the README."""
-    lines = [
-        "| public copy | SSIM | clean control | without the copy | worst case, 5 epochs | by |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in (row for row in copies if row.name in PROTECTIONS):
-        short = row.worst.short
-        network = short.worst.network
-        alone = "not measured" if short.no_copy is None else figure(short.no_copy.reached)
-        lines.append(
-            f"| {row.about} | {row.ssim:.3f} | {figure(short.clean.get(network))} | {alone} "
-            f"| {'at least ' * row.partial}**{figure(short.worst.reached)}** | {short.worst.name} |"
-        )
+    """The table of the README: four kinds of people, and what each can learn."""
+    found = {row.name: row for row in copies}
+    lines = ["| who | on the originals | plain training on the copy | best attack |", "|---|--:|--:|--:|"]
+    for name, who in (("robust", "anybody else, `robust`"), ("keyed", "anybody else, `keyed`")):
+        if name not in found:
+            continue
+        form = found[name].worst.short
+        clean = figure(form.clean.get(form.worst.network))
+        plain = [row for row in form.attacks if (row.scheme, row.network) == ("direct", form.worst.network)]
+        if len(lines) == 2:
+            lines.append(f"| a recipient with a key | {clean} | {clean}: opens the originals | |")
+        direct = figure(plain[0].reached) if plain else "not measured"
+        lines.append(f"| {who} | {clean} | {direct} | **{figure(form.worst.reached)}** |")
+    alone = next((row.worst.short.no_copy for row in found.values() if row.worst.short.no_copy), None)
+    if alone is not None:
+        lines.append(f"| anybody, without any copy | | | {figure(alone.reached)} |")
     return "\n".join(lines)
 
 

@@ -36,7 +36,7 @@ def commands(page: Path) -> list[list[str]]:
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(re.sub(r"\$\w+", "7", line.removeprefix("$ ")), comments=True)
             if words and words[0] == "uge":
-                found.append(words[1:])
+                found.append(words[1 : words.index(">") if ">" in words else None])
     return found
 
 

@@ -12,7 +12,7 @@ from uge.cli.flags import FLAT, Changing, Common, OutPath, Replacing, Resumable
 def keygen(out: OutPath, *, common: Annotated[Common, FLAT] = Common()) -> Outcome:
     """Make a private key that opens what is sealed to it, and print the public key that belongs to it.
 
-    Example: `uge keygen me.agekey`; give the public key to owners, who run `uge protect --to KEY`.
+    Example: `uge keygen me.agekey > me.pub`; give me.pub to owners, for `uge protect --to me.pub`.
 
     Parameters
     ----------
@@ -26,7 +26,8 @@ def keygen(out: OutPath, *, common: Annotated[Common, FLAT] = Common()) -> Outco
     with locked(out):
         recipient = make_identity(out)
     result = {"identity": str(out), "public_key": recipient.text, "fingerprint": recipient.fingerprint}
-    return Outcome(result, f"{recipient.text}\nthe private key is in {out}: keep it to yourself")
+    make_progress(quiet=common.quiet).note(f"the private key is in {out}: keep it to yourself")
+    return Outcome(result, recipient.text)
 
 
 def sign(out: OutPath, *, identity: OutPath | None = None, common: Annotated[Replacing, FLAT] = Replacing()) -> Outcome:
