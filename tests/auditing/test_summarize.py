@@ -306,7 +306,7 @@ BASE = [case("clean", "cnn", 60.0), case("clean", "keyed:cnn", 60.0), case("auth
 LABELS = {
     "holds against everything tried": [case("hacker", "cnn", 15.0)],
     "partly: hackers are held back but still learn": [case("hacker", "cnn", 35.0)],
-    "learns: plain training is enough": [case("hacker", "cnn", 57.0)],
+    "does not protect: plain training learns from it": [case("hacker", "cnn", 57.0)],
     "broken by grayscale and 1 more attack": [
         case("hacker", "cnn", 20.0),
         case("hacker", "cnn", 55.0, scheme="grayscale"),
@@ -323,6 +323,26 @@ LABELS = {
     "not attacked": [],
     "cannot be judged without clean controls that learn": [case("hacker", "other", 20.0)],
 }
+
+
+def test_where_nothing_learns_nothing_is_judged() -> None:
+    weak = [case("clean", "cnn", 12.0), case("hacker", "cnn", 12.0)]
+    summary = summarize(weak, classes=10)
+    assert summary.label == "nothing learned, no judgement"
+    assert summary.verdict.startswith(
+        "Nothing was learned, not even from the originals (12.0% at most, chance is 10.0%)"
+    )
+    assert summarize([*weak, case("authorized", "lenet", 60.0)], classes=10).label != "nothing learned, no judgement"
+    assert summarize([*weak, case("clean", "resnet8", 50.0)], classes=10).label != "nothing learned, no judgement"
+
+
+def test_a_hacker_whose_network_hardly_learns_anyway_decides_nothing() -> None:
+    """A control at 27 of 60 %, with chance at 10: its hacker at 26 is no sign of a broken protection."""
+    good = [case("clean", "cnn", 60.0), case("hacker", "cnn", 15.0)]
+    weak = [case("clean", "lenet", 26.0), case("hacker", "lenet", 26.0)]
+    assert summarize([*good, *weak], classes=10).label == "cannot be judged without clean controls that learn"
+    strong = [case("clean", "lenet", 40.0), case("hacker", "lenet", 39.0)]
+    assert summarize([*good, *strong], classes=10).label == "does not protect: plain training learns from it"
 
 
 @pytest.mark.parametrize("words", LABELS)
@@ -364,8 +384,8 @@ def test_label_without_a_clean_control(scheme: str, needs: list[str], words: str
 @pytest.mark.parametrize(("classes", "clean", "hacker"), [(200, 1.2, 0.6), (1000, 0.25, 0.1), (100, 4.9, 1.9)])
 def test_a_control_that_hardly_learns_clears_nobody(classes: int, clean: float, hacker: float) -> None:
     found = summarize([case("clean", "cnn", clean), case("hacker", "cnn", hacker)], classes=classes)
-    assert found.label == "cannot be judged without clean controls that learn"
-    assert "cannot all be judged" in verdict(found)
+    assert found.label == "nothing learned, no judgement"
+    assert verdict(found).startswith("Nothing was learned")
 
 
 def test_label_of_an_authorised_network_that_fails() -> None:

@@ -115,6 +115,14 @@ def test_an_early_peak_counts_in_the_order(runs: list[str], tmp_path: Path) -> N
     assert standings[-1].holds is False
 
 
+def test_an_audit_that_cannot_be_judged_is_named_in_headline_and_table(runs: list[str], tmp_path: Path) -> None:
+    unjudged = audit(tmp_path / "dim", ("clean", "cnn", "direct", 12.0, 12.0), ("hacker", "cnn", "direct", 12.0, 12.0))
+    _, (page, markdown, _, _) = write_comparison([*runs, str(unjudged)], tmp_path / "found.html")
+    assert "Not judged, for want of a clean control that learns: dim." in page.read_text()
+    (line,) = [line for line in markdown.read_text().splitlines() if line.startswith("| dim |")]
+    assert "nothing learned, no judgement" in line
+
+
 def test_all_files_say_the_same(runs: list[str], tmp_path: Path) -> None:
     _, (page, markdown, table, data) = write_comparison(runs, tmp_path / "found.html")
     text = page.read_text()

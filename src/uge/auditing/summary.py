@@ -13,6 +13,7 @@ from uge.names import PLUS, is_keyed
 
 NOISE = 3.0  # Differences below this many points mean nothing when there is one seed.
 LEARNS = 5.0  # Points below its clean control up to which the authorised network learns as well.
+NO_JUDGEMENT = "nothing learned, no judgement"
 PARTLY = 15.0  # Points below its clean control up to which it learns with a loss.
 FAIL_SHARE = 1 / 3  # Share of the clean control's gain over chance up to which a hacker fails.
 HELD_SHARE = 2 / 3  # Share of that gain above which a hacker learns.
@@ -272,6 +273,8 @@ def label(summary: Summary) -> str:
     breaking = [hacker for hacker, _ in judged if shares.get(hacker.name, 0.0) > HELD_SHARE]
     if not summary.hackers:
         return "not attacked"
+    if _nothing_learned(summary):
+        return NO_JUDGEMENT
     if first is not None and first.clean is not None and first.clean - first.last > PARTLY:
         return "the authorised network does not learn" + (", hackers do" if breaking else "")
     if breaking:
@@ -290,6 +293,15 @@ def label(summary: Summary) -> str:
     return f"holds{so_far} against " + (
         "everything tried" if tried == known else f"the {counted(tried, 'attack')} tried, of {known}"
     )
+
+
+def _nothing_learned(summary: Summary) -> bool:
+    """True where clean controls were run, and neither they nor the authorised network are clearly above chance."""
+    chance = summary.chance
+    if chance is None or not summary.clean:
+        return False
+    own = [result.last for result in summary.authorized_all]
+    return all(too_low(value, chance) for value in (*summary.clean.values(), *own))
 
 
 def extent(summary: Summary) -> str:
@@ -312,7 +324,7 @@ def counted(count: int, noun: str) -> str:
 
 def _broken(breaking: Sequence[HackerResult]) -> str:
     if any(hacker.scheme == "direct" and not is_keyed(hacker.network) for hacker in breaking):
-        return "learns: plain training is enough"
+        return "does not protect: plain training learns from it"
     freest = min(breaking, key=lambda hacker: (LEVELS.index(hacker.holds), -hacker.reached))
     others = len({hacker.scheme for hacker in breaking} - {freest.scheme})
     more = f" and {counted(others, 'more attack')}" if others else ""
@@ -338,16 +350,20 @@ def too_low(clean: float, chance: float) -> bool:
 def clean_shares(hackers: Iterable[HackerResult], chance: float) -> list[tuple[HackerResult, float]]:
     """The hackers with a clean control that learns, each with its share of that control's gain over chance.
 
-    The share is 0 for guessing and 1 for an accuracy as good as clean; best or last epoch counts, the larger.
+    The share is 0 for guessing and 1 for an accuracy as good as clean; best or last epoch counts, the larger. A control
+    with less than a third of the gain of the best one says that its network hardly learns at all, on whatever images:
+    it decides nothing.
 
     Args:
         hackers: Results; those without such a control are left out.
         chance: Accuracy of guessing, in percent.
     """
+    controlled = [(hacker, hacker.clean) for hacker in hackers if hacker.clean is not None]
+    best = max((clean for _, clean in controlled), default=chance)
     return [
-        (hacker, (hacker.reached - chance) / max(hacker.clean - chance, 1e-9))
-        for hacker in hackers
-        if hacker.clean is not None and not too_low(hacker.clean, chance)
+        (hacker, (hacker.reached - chance) / max(clean - chance, 1e-9))
+        for hacker, clean in controlled
+        if not too_low(clean, chance) and clean - chance >= (best - chance) / 3
     ]
 
 
@@ -424,6 +440,12 @@ def verdict(summary: Summary) -> str:
       advantage.
     * with one seed, differences under about 3 points mean nothing, and the sentence says so.
     """
+    if summary.hackers and _nothing_learned(summary):
+        top = max(summary.clean.values())
+        return (
+            f"Nothing was learned, not even from the originals ({number(top)}% at most, chance is "
+            f"{number(summary.chance)}%): no judgement; train longer, on more images, or with a smaller network."
+        )
     parts = [_authorized_part(summary.authorized, summary.facts), _hacker_part(summary)]
     margin = summary.margin
     if margin is not None and margin.kind == "gap":

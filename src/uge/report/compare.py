@@ -326,6 +326,8 @@ def _verdict(standings: Sequence[Standing]) -> tuple[str, str]:
     holding = [standing.name for standing in judged if standing.holds]
     so_far = " so far" if any(standing.partial for standing in judged) else ""
     best = f"Hackers stay furthest back on {first.name}: {named(first.free)}, of {number(first.clean)} on clean images."
+    unjudged = [standing.name for standing in standings if standing.holds is None]
+    best += f" Not judged, for want of a clean control that learns: {', '.join(unjudged)}." if unjudged else ""
     if not holding:
         return "None of them holds", f"On every copy some hacker with the folder alone learns. {best}"
     return (
