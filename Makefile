@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints-cpu.txt
 
-.PHONY: demo test test-all lint unit heavy campaign reproduce-smoke clean
+.PHONY: demo docs test test-all lint unit heavy campaign reproduce-smoke clean
 
 demo: $(VENV)/.installed
 	$(BIN)/uge demo demo-out/photos --overwrite
@@ -48,6 +48,14 @@ $(VENV)/.installed-test: $(VENV)/bin/pip pyproject.toml constraints-cpu.txt
 # Every table and figure of the paper on a handful of images: shows that all of them run.
 reproduce-smoke: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/uge reproduce all --scale smoke --overwrite --workers 2 --quiet
+
+# The site of the docs, in build/site: every link and every reference must resolve.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) -e '.[docs]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) demo-out reproduce-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
