@@ -1,4 +1,4 @@
-"""Pages of the site: formulas as MathML, which needs no script; links out of the docs, which the site has not, as text."""
+"""Pages of the site: formulas as MathML, which needs no script; links out of the docs as text."""
 
 import html
 import re
