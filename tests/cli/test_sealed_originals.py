@@ -218,7 +218,7 @@ def test_test_images_that_are_only_sealed_measure_a_training(sealed: Path, me: P
 
 def test_sealed_originals_are_a_source_of_every_verb(toy: Path, sealed: Path, me: Path, tmp_path: Path) -> None:
     source = f"sealed:{sealed}"
-    ran = run_uge("inspect", source, "--source-key", me)
+    ran = run_uge("inspect", source, "--source-key", me, "--json")
     assert ran.json["splits"]["train"]["images"] == 36
     out = tmp_path / "new"
     ran = run_uge("protect", source, out, "--source-key", me, *tiny(), "-q")
@@ -253,13 +253,13 @@ def test_servers_of_a_federation_read_their_parts_by_the_key(toy: Path, sealed: 
 
 
 def test_inspecting_says_to_whom_a_folder_is_sealed(sealed: Path, unsealed: Path) -> None:
-    shown = run_uge("inspect", sealed).json["sealed"]
+    shown = run_uge("inspect", sealed, "--json").json["sealed"]
     assert shown == {
         "images": {"train": 36, "test": 12},
         "recipients": {"owner": "x25519", "me": "x25519"},
         "metadata": "dropped",
     }
-    assert run_uge("inspect", unsealed).json["sealed"] is None
+    assert run_uge("inspect", unsealed, "--json").json["sealed"] is None
 
 
 def test_a_folder_of_another_owner_is_refused_where_the_owner_is_pinned(

@@ -291,6 +291,7 @@ def test_inspect_tells_things_apart(toy: Path, copy: Path, paper: Path, key: Pat
         "classes": dict.fromkeys(CLASSES, 12),
         "channels": 3,
         "sizes": {"16x16": 36},
+        "modes": {"3": 36},
     }
     assert found["test"]["images"] == 12
     assert run_uge("inspect", private, "--json").json["finished"] is True

@@ -1,6 +1,5 @@
 """The other commands, and the table of all; torch is imported only by those that compute, inside their functions."""
 
-import json
 import os
 import pkgutil
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from cyclopts import Parameter, validators
 
 from uge.cli.audit import audit, compare
 from uge.cli.console import Outcome, make_progress, open_session, set_logging, set_reading
+from uge.cli.description import described
 from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Reading, Resumable, Writing
 from uge.cli.owner import fulfil, grant, keygen, push, recipients, rekey, sign
 from uge.cli.protect import apply, demo, federated, protect, request
@@ -221,7 +221,7 @@ def inspect(target: str, *, common: Annotated[Reading, FLAT] = Reading()) -> Out
     from uge.pipeline.inspect import inspect as describe
 
     result = describe(target)
-    return Outcome(result, json.dumps(result, indent=1, ensure_ascii=False))
+    return Outcome(result, described(target, result))
 
 
 def env(*, common: Annotated[Compute, FLAT] = Compute()) -> Outcome:

@@ -59,11 +59,13 @@ def inspect(target: str) -> dict[str, Any]:
     splits: dict[str, Any] = {}
     for split in (name for name in ("train", "test") if has_split(target, name)):
         images = load_images(target, split=split, labels=False)
+        shapes = [image.shape for image in images.probe()]
         splits[split] = {
             "images": len(images),
             "classes": dict(zip(images.classes, images.class_counts, strict=True)),
             "channels": images.channels(),
-            "sizes": dict(Counter(f"{image.shape[1]}x{image.shape[0]}" for image in images.probe()).most_common(5)),
+            "sizes": dict(Counter(f"{width}x{height}" for height, width, _ in shapes).most_common(5)),
+            "modes": dict(sorted(Counter(channels for _, _, channels in shapes).items())),
         }
     if not splits:
         raise UsageError(f"{target} has neither a train nor a test split that this tool can read")
