@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 from cyclopts.validators import Number
 
 from uge.cli.audit import audit_text, failures, nothing_attacked
@@ -126,6 +126,53 @@ def protect(
         f"{sealed_text(manifest)}",
         complaints=_unchanged(out, manifest.measured.unchanged_images, manifest.count),
     )
+
+
+def preview(
+    source: str,
+    *,
+    out: OutPath = Path("preview.html"),
+    rho: str = "2/255,0.02,0.04,0.08",
+    methods: str = "robust",
+    kinds: str = "pixel16,blur2",
+    size: int | None = None,
+    images: Annotated[int, Parameter(validator=validators.Number(gte=2))] = 200,
+    common: Annotated[Writing, FLAT] = Writing(),
+) -> Outcome:
+    """Show on one page how protections of several strengths look on your images; nothing is published.
+
+    Examples:
+
+    - `uge preview my-images/ --size 64`
+    - `uge preview photos --methods robust,tap --rho 0.02,8/255 --out photos.html`
+
+    Parameters
+    ----------
+    source
+        Folder, Parquet, npz, tar or CIFAR files, hf://owner/name, or the embedded set `photos`.
+    out
+        The page, .html.
+    rho
+        Budgets, separated by commas.
+    methods
+        Methods that take a budget and no network (uge list methods), separated by commas.
+    kinds
+        Kinds of the method preview, separated by commas.
+    size
+        Side length at which images are perturbed; the native one by default.
+    images
+        Images that are perturbed and measured, spread over the classes.
+    """
+    session = open_session(common)
+    from uge.pipeline.preview import run_preview
+
+    budgets, names, views = map(_listed, (rho, methods, kinds))
+    result = run_preview(source, out, session, budgets=budgets, methods=names, kinds=views, size=size, images=images)
+    return Outcome(result, f"page: {out}")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _append(source: str, out: Path, config: ProtectConfig, publishing: PublishConfig, session: "Session") -> Outcome:

@@ -13,7 +13,7 @@ from uge.cli.console import Outcome, make_progress, open_session, set_logging, s
 from uge.cli.description import described
 from uge.cli.flags import FLAT, Common, Compute, OutPath, Page, Reading, Resumable, Writing
 from uge.cli.owner import fulfil, grant, keygen, push, recipients, rekey, sign
-from uge.cli.protect import apply, demo, federated, protect, request
+from uge.cli.protect import apply, demo, federated, preview, protect, request
 from uge.errors import UsageError
 
 TABLES = {
@@ -361,6 +361,7 @@ VERBS: dict[str, Callable[..., Outcome]] = {
     "demo": demo,
     "protect": protect,
     "apply": apply,
+    "preview": preview,
     "train": train,
     "verify": verify,
     "export": export,
