@@ -30,7 +30,7 @@ FLOORS = [
     {"config"},
     {"session"},
     {"pipeline", "requests"},
-    {"api", "paper"},
+    {"api", "paper", "web"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ALL = "--help-all"
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "Protect and publish": ("demo", "protect", "apply", "preview", "verify", "sign", "push", "merge", "inspect"),
+    "Protect and publish": ("demo", "web", "protect", "apply", "preview", "verify", "sign", "push", "merge", "inspect"),
     "Recipients": ("keygen", "train", "export", "grant", "recipients", "rekey", "request", "fulfil"),
     "Attack and judge": ("audit", "compare", "report", "list"),
     "Research": ("federated", "reproduce", "env"),

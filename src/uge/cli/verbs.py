@@ -357,6 +357,46 @@ def reproduce(
     return Outcome(result, "\n".join([*result["summary"], f"pages: {asked.folder}"]), code=int(failed))
 
 
+def web(
+    *,
+    folder: OutPath = Path("uge-web"),
+    port: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))] = 0,
+    browser: bool = True,
+    common: Annotated[Common, FLAT] = Common(),
+) -> Outcome:
+    """Open a page in the browser: see the change, protect a folder, name recipients, download, test the copy.
+
+    It is served on this computer alone, and ends with Ctrl-C.
+
+    Example: `uge web`
+
+    Parameters
+    ----------
+    folder
+        Folder for copies, uploads and audits, readable by you alone.
+    port
+        Port on 127.0.0.1; 0 for any that is free.
+    browser
+        Open the browser.
+    """
+    set_logging(common)
+    from uge import extras
+
+    for module in ("uvicorn", "starlette", "python_multipart"):
+        extras.load(module, "web", "uge web", library="starlette")
+    from uge.web.app import serve
+
+    def opened(address: str) -> None:
+        make_progress(quiet=False).note(f"open {address} (Ctrl-C ends it)")
+        if browser:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    serve(folder, port, opened)
+    return Outcome({"folder": str(folder)}, f"copies are in {folder}")
+
+
 VERBS: dict[str, Callable[..., Outcome]] = {
     "demo": demo,
     "protect": protect,
@@ -375,6 +415,7 @@ VERBS: dict[str, Callable[..., Outcome]] = {
     "compare": compare,
     "report": report,
     "inspect": inspect,
+    "web": web,
     "list": list_names,
     "env": env,
     "federated": federated,

@@ -1,0 +1,1 @@
+"""A page of its own on this machine: ``uge web`` (extra ``web``)."""
