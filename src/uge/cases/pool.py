@@ -6,20 +6,22 @@ import contextlib
 import functools
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from uge import extras
-from uge.cases.case import Case, Job
+from uge.cases.case import Case, Job, Ledger
 from uge.cases.material import CopyMaterial
 from uge.data.store import PixelStore, Records
 from uge.errors import DataError, UGEError, UsageError
-from uge.files import storage_errors
+from uge.files import storage_errors, write_atomic
 from uge.processes import Processes
 from uge.progress import Display, Progress
 from uge.runtime import Runtime
@@ -60,12 +62,36 @@ class StoredImages:
 
 
 @dataclass(frozen=True)
+class HeldImages:
+    """Pixel store in Ray's object store, which reaches every machine of a cluster."""
+
+    pixels: Any
+    shape: tuple[int, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def put(cls, stored: StoredImages) -> HeldImages:
+        """Put a store into the object store."""
+        values = np.fromfile(stored.path, np.uint8).reshape(len(stored.labels), *stored.shape)
+        return cls(require_ray().put(values), stored.shape, stored.labels, stored.classes)
+
+    def open(self, device: torch.device) -> PixelStore:
+        """The store, in the memory of this process."""
+        values = require_ray().get(self.pixels)
+        pixels = Records(len(self.labels), self.shape, torch.uint8, device=device)
+        for rows in torch.split(torch.arange(len(self.labels)), 1000):
+            pixels.write(rows, torch.from_numpy(values[rows.numpy()]))
+        return PixelStore(pixels, torch.tensor(self.labels, device=device), self.classes)
+
+
+@dataclass(frozen=True)
 class Setup:
     """Description of material from which another process opens it.
 
     Attributes:
         folder: Folder of the ledger.
-        images: Images by name.
+        images: Images by name, :class:`StoredImages` or :class:`HeldImages`.
         settings: Recipes, keys, seed and digests.
         device: Name of the device.
         precision: As for :meth:`uge.runtime.Runtime.create`.
@@ -73,7 +99,7 @@ class Setup:
     """
 
     folder: Path
-    images: Mapping[str, StoredImages]
+    images: Mapping[str, Any]
     settings: Mapping[str, Any]
     device: str
     precision: str
@@ -82,9 +108,15 @@ class Setup:
     def open(self) -> CopyMaterial:
         """The material, in this process, which takes its share of the threads."""
         torch.set_num_threads(self.threads)
-        runtime = Runtime.create(self.device, self.precision)
+        runtime = Runtime.create(_own(self.device), self.precision)
         stores: dict[str, Any] = {name: images.open(runtime.device) for name, images in self.images.items()}
         return CopyMaterial(self.folder, runtime=runtime, **stores, **self.settings)
+
+
+def _own(device: str) -> str:
+    """Device of this process: workers, which have successive numbers, take the GPUs of a machine in turn."""
+    count = torch.cuda.device_count() if device == "cuda" else 0
+    return f"cuda:{os.getpid() % count}" if count > 1 else device
 
 
 @contextlib.contextmanager
@@ -260,10 +292,43 @@ def require_ray() -> Any:
     return extras.load("ray", "ray", "the executor 'ray'")
 
 
-class RayActors:
-    """Runs jobs in actors of Ray (extra ``ray``), on a running cluster or on one that is started here.
+class Away:
+    """Runs jobs on a machine of a cluster, which need not see a file of the one that asks.
 
-    All actors must be able to reach the folder of the images.
+    Keys and trained networks come as bytes, and lie in a folder of this process, which its user alone may read.
+
+    Args:
+        setup: Material; its images are in the object store.
+        keys: Key files.
+    """
+
+    def __init__(self, setup: Setup, keys: Sequence[bytes]) -> None:
+        self._ledger = Ledger(Path(tempfile.mkdtemp(prefix="uge-")))
+        paths = [self._ledger.folder / f"key-{number}.safetensors" for number in range(len(keys))]
+        for path, content in zip(paths, keys, strict=True):
+            write_atomic(path, content, secret=True)
+        settings = {**setup.settings, "keys": paths}
+        self._trainer = Trainer(replace(setup, folder=self._ledger.folder, settings=settings))
+
+    def run(self, job: Job, networks: Mapping[str, bytes]) -> tuple[Outcome, dict[str, bytes]]:
+        """Outcome of a job, and the network that it trained where later jobs need it.
+
+        Args:
+            job: The job.
+            networks: Trained networks by id, for a job that learns from one.
+        """
+        for name, content in networks.items():
+            write_atomic(self._ledger.weights(name), content, secret=True)
+        outcome = self._trainer.run(job)
+        path = self._ledger.weights(job.id)
+        return outcome, {job.id: path.read_bytes()} if job.teaches and path.is_file() else {}
+
+
+class RayActors:
+    """Runs jobs in actors of Ray (extra ``ray``), on the cluster of ``RAY_ADDRESS`` or on one that is started here.
+
+    Images reach the actors through the object store; keys and trained networks go with the jobs. A GPU is divided among
+    as many actors as come to it.
 
     Args:
         setup: Material that every actor opens.
@@ -274,12 +339,15 @@ class RayActors:
         ray = require_ray()
         self.size = size
         self._ray = ray
-        self._setup = setup
         self._started = not ray.is_initialized()
         if self._started:
-            ray.init(num_cpus=size * setup.threads, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        gpus = {"num_gpus": 1 / size} if setup.device.startswith("cuda") else {}
-        self._class = ray.remote(num_cpus=setup.threads, max_restarts=0, **gpus)(Trainer)
+            ray.init(**cluster(size * setup.threads))
+        images = {name: HeldImages.put(stored) for name, stored in setup.images.items()}
+        self._setup = replace(setup, images=images)
+        self._keys = [Path(path).read_bytes() for path in setup.settings["keys"]]
+        self._ledger = Ledger(setup.folder)
+        gpus = {"num_gpus": gpu_share(size)} if setup.device.startswith("cuda") else {}
+        self._class = ray.remote(num_cpus=setup.threads, max_restarts=0, **gpus)(Away)
         self._idle = list[Any]()
         self._busy = dict[Any, tuple[Job, Any]]()
 
@@ -290,17 +358,21 @@ class RayActors:
 
     def start(self, job: Job) -> None:
         """Hand a job to an idle actor, or to a new one."""
-        actor = self._idle.pop() if self._idle else self._class.remote(self._setup)
-        self._busy[actor.run.remote(job)] = (job, actor)
+        actor = self._idle.pop() if self._idle else self._class.remote(self._setup, self._keys)
+        known = (self._ledger.folder / "weights").glob("*.safetensors") if job.taught else ()
+        networks = {path.stem: path.read_bytes() for path in known}
+        self._busy[actor.run.remote(job, networks)] = (job, actor)
 
     def wait(self) -> list[tuple[Job, Outcome | None]]:
         """Wait for a job; its outcome is None where its actor died."""
         ready, _ = self._ray.wait(list(self._busy), num_returns=1)
         job, actor = self._busy.pop(ready[0])
         try:
-            outcome = self._ray.get(ready[0])
+            outcome, networks = self._ray.get(ready[0])
         except self._ray.exceptions.RayActorError:
             return [(job, None)]
+        for name, content in networks.items():
+            write_atomic(self._ledger.weights(name), content, secret=True)
         self._idle.append(actor)
         return [(job, outcome)]
 
@@ -312,6 +384,17 @@ class RayActors:
         self._busy.clear()
         if self._started:
             self._ray.shutdown()
+
+
+def cluster(cpus: int) -> dict[str, Any]:
+    """Arguments of ``ray.init``: a running cluster has its own counts, one that is started here is given them."""
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    return quiet if os.environ.get("RAY_ADDRESS") else {**quiet, "num_cpus": cpus, "include_dashboard": False}
+
+
+def gpu_share(actors: int) -> float:
+    """GPUs of each of several actors, so that these use all that the cluster has, and at most one each."""
+    return min(1.0, float(require_ray().cluster_resources().get("GPU", 0.0)) / actors)
 
 
 EXECUTORS: dict[str, type[LocalProcesses | RayActors]] = {"local": LocalProcesses, "ray": RayActors}

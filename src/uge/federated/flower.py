@@ -20,6 +20,7 @@ from torch import Tensor
 from uge import extras
 from uge.cases.case import Data
 from uge.cases.material import key_recipe
+from uge.cases.pool import cluster
 from uge.data.store import PixelStore, load_pixels
 from uge.errors import DataError, UGEError, WeightsError
 from uge.federated.parts import Server
@@ -55,6 +56,17 @@ def check_flower() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; it warns otherwise.
     for module in ("flwr", "flwr.simulation", "ray"):  # Ray is the engine by which the simulation runs clients.
         extras.load(module, "fl", "federated averaging", library="flwr[simulation]")
+
+
+def _gpus(servers: int) -> float:
+    """GPUs of each client: all that the cluster has, divided, and at most one."""
+    import ray
+
+    count = torch.cuda.device_count()
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**cluster(0), ignore_reinit_error=True)
+        count = int(ray.cluster_resources().get("GPU", 0))
+    return min(1.0, count / servers)
 
 
 def exchanged(network: ImageClassifier) -> dict[str, Tensor]:
@@ -282,8 +294,8 @@ def federated_averaging(
 
     app.main()(main)
     backend = {
-        "init_args": {"num_cpus": max(1, os.cpu_count() or 1), "include_dashboard": False, "log_to_driver": False},
-        "client_resources": {"num_cpus": 1, "num_gpus": 1 / servers if runtime.device.type == "cuda" else 0.0},
+        "init_args": cluster(max(1, os.cpu_count() or 1)),
+        "client_resources": {"num_cpus": 1, "num_gpus": _gpus(servers) if runtime.device.type == "cuda" else 0.0},
     }
     client = client_app(
         out.resolve(),
