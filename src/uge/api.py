@@ -316,7 +316,7 @@ def publish(
     Args:
         protected: From :func:`protect`.
         out: The folder to publish.
-        format: ``"parquet"`` (Hugging Face layout) or ``"imagefolder"``.
+        format: ``"parquet"`` (Hugging Face layout), ``"imagefolder"`` or ``"webdataset"`` (tar shards).
         codec: ``"webp"`` or ``"png"``, both lossless.
         recipients: Public keys that open the originals besides the owner's: ``age1…``, ``ssh-ed25519 …``, or files.
         seal: Seal the originals; False leaves them out of ``out``.
@@ -600,7 +600,7 @@ def apply(
         split: Split of the source.
         limit: First N images only.
         budget: ρ of foreign noise; by default its largest value.
-        format: ``"parquet"`` or ``"imagefolder"``.
+        format: ``"parquet"``, ``"imagefolder"`` or ``"webdataset"``.
         codec: ``"webp"`` or ``"png"``, both lossless.
         recipients: Public keys that open the originals besides the owner's.
         seal: Seal the originals.

@@ -97,9 +97,9 @@ class ProtectConfig(_Settings, MethodSettings):
 class PublishConfig(_Settings):
     """Form of the protected copy on disk."""
 
-    format: Annotated[Literal["parquet", "imagefolder"], Field(description="Layout of the published folder.")] = (
-        "parquet"
-    )
+    format: Annotated[
+        Literal["parquet", "imagefolder", "webdataset"], Field(description="Layout of the published folder.")
+    ] = "parquet"
     codec: Annotated[
         Literal["webp", "png"] | None, Field(description="Lossless codec; webp in Parquet, png in folders.")
     ] = None

@@ -82,7 +82,7 @@ def test_an_export_keeps_the_sample_ids(
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "dropped"])
-@pytest.mark.parametrize("format", ["parquet", "imagefolder"])
+@pytest.mark.parametrize("format", ["parquet", "imagefolder", "webdataset"])
 def test_photographs_come_back_pixel_by_pixel_or_byte_by_byte(format: str, keep: bool, tmp_path: Path) -> None:
     photos, out, back = tmp_path / "photos", tmp_path / "copy", tmp_path / "back"
     random = np.random.default_rng(0)

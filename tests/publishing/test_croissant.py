@@ -19,7 +19,7 @@ def text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-@pytest.mark.parametrize("format", ["parquet", "imagefolder"])
+@pytest.mark.parametrize("format", ["parquet", "imagefolder", "webdataset"])
 def test_the_validator_finds_no_error_and_records_are_those_of_the_folder(
     format: str, make: Make, images: ImageSet, tmp_path: Path
 ) -> None:
@@ -28,6 +28,10 @@ def test_the_validator_finds_no_error_and_records_are_those_of_the_folder(
     document = library.Dataset(jsonld=str(tmp_path / "out" / "croissant.json"))  # Raises where anything is invalid.
     assert document.metadata.ctx.issues.errors == set()
     records = list(document.records("images"))
+    if format == "webdataset":
+        assert len(records) == len(images)
+        assert {record["images/image"].size for record in records} == {images.read(0).shape[1::-1]}
+        return
     assert sorted(text(record["images/id"]) for record in records) == sorted(images.ids)
     assert sorted(record["images/label"] for record in records) == sorted(images.labels.tolist())
     if format == "parquet":

@@ -83,12 +83,12 @@ def in_strips(pixels: list[Pixels], levels: int = 10) -> Iterator[Protected]:
         yield index, *((Strips.of(clean), Strips.of(protected)) if large else (clean, protected))
 
 
-@pytest.mark.parametrize("format", ["parquet", "imagefolder"])
+@pytest.mark.parametrize("format", ["parquet", "imagefolder", "webdataset"])
 def test_strips_are_published_and_verified(make: Callable[..., Manifest], tmp_path: Path, format: str) -> None:
     pixels = [smooth(60, 90, 3), smooth(20, 30, 3), smooth(60, 91, 3), smooth(91, 60, 3)]
     images = image_set(pixels)
     manifest = make(images, pairs=in_strips(pixels), format=format)
-    assert manifest.codec == ("mixed" if format == "parquet" else "png")
+    assert manifest.codec == ("png" if format == "imagefolder" else "mixed")
     assert manifest.measured.linf_levels == 10
     result = verify(tmp_path / "out", against=images)
     assert (result.problems, result.measured) == ((), manifest.measured)

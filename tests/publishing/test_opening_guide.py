@@ -16,7 +16,7 @@ WITHOUT = "import sys; sys.modules['uge'] = None; exec(open('lines.py', encoding
 COUNT = 12
 
 
-@pytest.fixture(scope="module", params=["parquet", "imagefolder"])
+@pytest.fixture(scope="module", params=["parquet", "imagefolder", "webdataset"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a sealed copy and the private key of a recipient, as the page expects them."""
     place = tmp_path_factory.mktemp("guide")

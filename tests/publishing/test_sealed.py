@@ -34,7 +34,7 @@ from uge.sealing import (
     read_identity,
 )
 
-FORMATS = ["parquet", "imagefolder"]
+FORMATS = ["parquet", "imagefolder", "webdataset"]
 SECRET_NAME = "grandmother-at-the-lake"
 SECRET_EXIF = "Photographed at 52.5163 N 13.3777 E"
 

@@ -192,7 +192,7 @@ def manifest_for(recipe: Recipe, count: int = 50, format: str = "parquet", **cha
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
 @pytest.mark.parametrize("schedule", RATES)
-@pytest.mark.parametrize("format", ["parquet", "imagefolder"])
+@pytest.mark.parametrize("format", ["parquet", "imagefolder", "webdataset"])
 def test_every_recipe_fits_in_twenty_lines(augment: Any, schedule: Any, format: str) -> None:
     for optimizer in ("sgd", "adam"):
         recipe = Recipe(augment=augment, schedule=schedule, optimizer=optimizer, milestones=(3, 5), epochs=10)

@@ -47,7 +47,7 @@ def test_codec_keeps_every_value(height, width, channels, codec, kind, seed):
     assert metadata_problem(data) is None
 
 
-@pytest.mark.parametrize("format", ["parquet", "imagefolder"])
+@pytest.mark.parametrize("format", ["parquet", "imagefolder", "webdataset"])
 @pytest.mark.parametrize("codec", ["png", "webp", None])
 def test_mixed_modes_and_sizes_round_trip(make, tmp_path, format, codec):
     shapes = [(5, 7, 1), (1, 1, 3), (16, 9, 2), (9, 16, 4), (2, 2, 3), (30, 30, 3)] * 2
@@ -94,7 +94,7 @@ def test_hugging_face_datasets_reads_both_layouts(make, images, tmp_path, monkey
         assert rows.features["label"].names == ["cat", "dog"]
 
 
-@pytest.mark.parametrize("format", ["parquet", "imagefolder"])
+@pytest.mark.parametrize("format", ["parquet", "imagefolder", "webdataset"])
 def test_equal_inputs_give_equal_bytes(make, images, tmp_path, format):
     make(images, tmp_path / "a", format=format, workers=1)
     make(images, tmp_path / "b", format=format, workers=4)
@@ -183,7 +183,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.parametrize("format", ["parquet", "imagefolder"])
+@pytest.mark.parametrize("format", ["parquet", "imagefolder", "webdataset"])
 def test_failure_leaves_nothing_behind(make, images, tmp_path, case, format):
     pairs, error, message = REFUSED[case]
     with pytest.raises(error, match=message):
@@ -240,13 +240,13 @@ def test_output_inside_source_is_refused(make, tmp_path):
         make(images)
 
 
-@pytest.mark.parametrize("format", ["parquet", "imagefolder"])
+@pytest.mark.parametrize("format", ["parquet", "imagefolder", "webdataset"])
 @pytest.mark.parametrize(("code", "message"), [(errno.EROFS, "read-only"), (errno.ENOSPC, "disk is full")])
 def test_storage_trouble_is_told_and_leaves_nothing(make, images, tmp_path, monkeypatch, format, code, message):
     real = Path.open
 
     def refuse(path: Path, mode: str = "r", *args, **kwargs):
-        if "w" in mode and path.suffix in (".parquet", ".png", ".webp"):
+        if "w" in mode and path.suffix in (".parquet", ".png", ".webp", ".tar"):
             raise OSError(code, "no")
         return real(path, mode, *args, **kwargs)
 

@@ -103,12 +103,12 @@ def _listed(manifest: Manifest) -> list[FileRecord]:
 
     Sealed files are in the manifest alone: their bytes differ in every publication, and only a key opens them.
     """
-    records = [record for record in manifest.files if record.path.endswith((".parquet", ".csv"))]
+    records = [record for record in manifest.files if record.path.endswith((".parquet", ".csv", ".tar"))]
     return sorted(records, key=lambda record: record.path)
 
 
 def _file(record: FileRecord) -> dict[str, Any]:
-    kinds = {"parquet": "application/x-parquet", "csv": "text/csv"}
+    kinds = {"parquet": "application/x-parquet", "csv": "text/csv", "tar": "application/x-tar"}
     return {
         "@type": "cr:FileObject",
         "@id": record.path,
@@ -122,6 +122,18 @@ def _file(record: FileRecord) -> dict[str, Any]:
 
 def _sets(manifest: Manifest) -> list[dict[str, Any]]:
     image = {"png": "image/png", "webp": "image/webp", "mixed": "image/*"}[manifest.codec]
+    if manifest.format == "webdataset":
+        return [
+            {
+                "@type": "cr:FileSet",
+                "@id": "published",
+                "name": "published",
+                "description": "The protected images.",
+                "containedIn": [{"@id": record.path} for record in _listed(manifest)],
+                "encodingFormat": image,
+                "includes": "*.webp" if manifest.codec == "webp" else "*.png" if manifest.codec == "png" else "*.*g",
+            }
+        ]
     return [
         {
             "@type": "cr:FileSet",
@@ -147,6 +159,11 @@ def _classes(manifest: Manifest) -> dict[str, Any]:
 
 
 def _images(manifest: Manifest) -> dict[str, Any]:
+    if manifest.format == "webdataset":  # Its vocabulary has no way from an image to the member that holds its label.
+        content = {"fileSet": {"@id": "published"}, "extract": {"fileProperty": "content"}}
+        named = {"fileSet": {"@id": "published"}, "extract": {"fileProperty": "filename"}}
+        both = [_field("images/image", "sc:ImageObject", content), _field("images/name", "sc:Text", named)]
+        return {"@type": "cr:RecordSet", "@id": "images", "name": "images", "field": both}
     if manifest.format == "parquet":
         columns = {"image": ("sc:ImageObject", "image"), "label": ("sc:Integer", "label"), "id": ("sc:Text", "id")}
         source: dict[str, Any] = {"fileSet": {"@id": "published"}}

@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import re
+import tarfile
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,13 +25,18 @@ from uge.data.formats.parquet import check_sizes
 from uge.data.formats.parquet_pages import fill, only_value
 from uge.data.images import NO_LABEL
 from uge.errors import DataError, refuse
-from uge.files import LARGEST, Region, file_sha256, open_regular, parts_of, read_bytes
+from uge.files import LARGEST, Region, file_sha256, open_regular, parse, parts_of, read_bytes, read_text, reader_of
 from uge.publishing.manifest import INDEX, Codec, FileRecord, Format, Manifest
 from uge.publishing.stream import batches
 from uge.sealing.record import RECIPIENT_NAME, RECIPIENTS, SEALED, SHARD_NAME
 
 INDEX_COLUMNS = ("path", "label", "id")
 """Columns of the list of images; without labels there is no column ``label``."""
+CLASSES = "data/classes.json"
+"""Class names beside tar shards."""
+MEMBER_BYTES = 1 << 20
+"""Most bytes of a label or an id in a tar shard."""
+LARGEST_TAR = 1 << 40
 SHARD_ROWS = 25_000
 SHARD_BYTES = 100_000_000
 GROUP_ROWS = 1_000
@@ -41,7 +47,7 @@ PARQUET = {"compression": "none", "use_dictionary": False, "write_statistics": F
 IMAGE_NAME = re.compile(r"\d{8}\.(?:png|webp)")
 """Names of image files: neutral, since a name may tell the source of an image."""
 PUBLISHABLE = re.compile(
-    r"README\.md|TRAINING\.md|croissant\.json|tdmrep\.json|index\.csv|data/train-(?:added-\d{5}-)?\d{5}-of-\d{5}\.parquet|train/(?:(?!\.)[^/\\]+/)?"
+    r"README\.md|TRAINING\.md|croissant\.json|tdmrep\.json|index\.csv|data/classes\.json|data/train-(?:added-\d{5}-)?\d{5}-of-\d{5}\.(?:parquet|tar)|train/(?:(?!\.)[^/\\]+/)?"
     + IMAGE_NAME.pattern
     + rf"|{SEALED}/{SHARD_NAME}|{RECIPIENTS}/{RECIPIENT_NAME}\.age"
 )
@@ -335,8 +341,87 @@ def _stored(path: Path) -> Encoded:
     return read_bytes(path, LARGEST) if size <= GROUP_BYTES else Region(open_regular(path, LARGEST), 0, size)
 
 
+def _write_tar(
+    folder: Path, rows: Iterable[Row], classes: Sequence[str], count: int, rows_per_file: int, addition: int
+) -> list[FileRecord]:
+    """Write ``data/train-00000-of-0000N.tar``: NAME.webp or .png, NAME.cls and NAME.json; and ``data/classes.json``.
+
+    Equal images give equal bytes: members have no time, no owner, and stand in the order of publication.
+    """
+    shards = -(-count // rows_per_file)
+    records = []
+    (folder / "data").mkdir(exist_ok=bool(addition))
+    for number, shard in itertools.groupby(enumerate(rows), key=lambda numbered: numbered[0] // rows_per_file):
+        path = f"data/{stem_of('train', addition)}-{number:05d}-of-{shards:05d}.tar"
+        with (
+            (folder / path).open("wb") as handle,
+            tarfile.open(fileobj=handle, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+        ):
+            for _, (name, data, label, id) in shard:
+                stem = name.rpartition(".")[0]
+                members = {name: data, f"{stem}.cls": b"%d" % label, f"{stem}.json": json.dumps({"id": id}).encode()}
+                for member, content in members.items():
+                    info = tarfile.TarInfo(member)
+                    info.size = len(content)
+                    archive.addfile(info, reader_of(content))
+        records.append(file_record(folder, path, min(rows_per_file, count - number * rows_per_file)))
+    (folder / CLASSES).write_text(json.dumps(list(classes)), "utf-8")
+    return [file_record(folder, CLASSES), *records]
+
+
+def _tar_records(folder: Path, manifest: Manifest, sound: frozenset[str], problem: Problem) -> Iterator[Record]:
+    if CLASSES in sound and parse(json.loads, read_text(folder / CLASSES)) != list(manifest.classes):
+        problem(f"{CLASSES}: its names are not those of manifest.json; publish again")
+    for file in manifest.files:
+        if file.path in sound and file.path.endswith(".tar"):
+            try:
+                yield from _archive_records(folder, manifest, file)
+            except (tarfile.TarError, DataError, OSError, ValueError) as error:
+                problem(f"{file.path}: {error}; publish again")
+
+
+def _archive_records(folder: Path, manifest: Manifest, file: FileRecord) -> Iterator[Record]:
+    last = len(manifest.classes) - 1
+    found = 0
+    with tarfile.open(folder / file.path, "r:") as archive:
+        members = iter(archive.next, None)
+        for image in members:
+            archive.members.clear()  # type: ignore[attr-defined]  # Else every header would stay in memory.
+            parts = [image, next(members, None), next(members, None)]
+            stem = image.name.rpartition(".")[0]
+            names = [part.name if part is not None and part.isreg() and not part.issparse() else "" for part in parts]
+            if names[1:] != [f"{stem}.cls", f"{stem}.json"] or not names[0]:
+                raise DataError(f"expected {stem}.cls and {stem}.json behind {image.name}, got {names[1:]}")
+            texts = []
+            for part in parts[1:]:
+                handle = None if part is None or part.size > MEMBER_BYTES else archive.extractfile(part)
+                texts.append("" if handle is None else handle.read().decode())
+            label, about = texts
+            if not (label.isdecimal() and int(label) <= last):
+                raise DataError(f"the label '{label}' of {image.name} is not one of 0..{last}")
+            record = parse(json.loads, about)
+            if not isinstance(record, dict) or record.keys() != {"id"}:
+                raise DataError(f"{stem}.json holds other things than an id")
+            found += 1
+            yield Record(
+                f"{file.path} {image.name}",
+                image.name,
+                _member(folder / file.path, image),
+                int(label),
+                str(record["id"]),
+            )
+    if found != file.count:
+        raise DataError(f"holds {found} images instead of {file.count}")
+
+
+def _member(path: Path, member: tarfile.TarInfo) -> Encoded:
+    region = Region(open_regular(path, LARGEST_TAR), member.offset_data, member.size)
+    return region if member.size > GROUP_BYTES else bytes(region[: member.size])
+
+
 LAYOUTS: dict[Format, Layout] = {
     "parquet": Layout("webp", "data/train-*.parquet", _write_parquet, _parquet_records),
     "imagefolder": Layout("png", "train/**", _write_image_folder, _image_folder_records),
+    "webdataset": Layout("webp", "data/train-*.tar", _write_tar, _tar_records),
 }
 """Layouts by the manifest's ``format``."""

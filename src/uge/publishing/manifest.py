@@ -33,7 +33,7 @@ GUIDE = "TRAINING.md"
 INDEX = "index.csv"
 SCHEMA_VERSION = 1
 
-Format = Literal["parquet", "imagefolder"]
+Format = Literal["parquet", "imagefolder", "webdataset"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -175,7 +175,7 @@ class Manifest(Provenance):
         class_counts: Images per class, in the order of ``classes``.
         count: Number of images.
         size: Image sizes.
-        format: ``"parquet"`` or ``"imagefolder"``.
+        format: ``"parquet"``, ``"imagefolder"`` or ``"webdataset"``.
         codec: Format of the images; ``"mixed"`` where WebP cannot hold some of them unchanged (gray) and PNG does.
         class_folders: Class name to folder name, for ``"imagefolder"``.
         budget: The promised bound.

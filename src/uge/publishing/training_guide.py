@@ -40,7 +40,7 @@ def _copy_guide(manifest: Manifest) -> str:
         epochs=Recipe.model_validate(manifest.method_details["recipe"]).epochs,
         count=len(lines),
         script="\n".join(lines),
-        classes="" if manifest.format == "parquet" else ", with the folder names of `published/train`",
+        classes="" if manifest.format != "imagefolder" else ", with the folder names of `published/train`",
         keyed=_KEYED_NOTE.format(answers=_answers(manifest)) if is_keyed(first.network) else "",
         method=manifest.method,
     )
@@ -91,11 +91,19 @@ def _reading(manifest: Manifest, size: int, colour: bool) -> list[str]:
     names = 'json.loads(pathlib.Path("published/manifest.json").read_text("utf8"))'
     images = '[(pixels(path), {}(path.parent.name)) for path in sorted(pathlib.Path("{}").glob("*/*"))]'
     label = "names.index"
+    more: list[str] = []
     if manifest.format == "parquet":
         imports = ("io, json, pathlib", "pyarrow.parquet as pq, torch")
         names = f'{names}["classes"]'
         rows = 'pq.read_table("published/data").to_pylist()'
         train = f'[(pixels(io.BytesIO(r["image"]["bytes"])), r["label"]) for r in {rows}]'
+    elif manifest.format == "webdataset":
+        imports = ("io, json, pathlib, tarfile", "torch")
+        names = f'{names}["classes"]'
+        files = 'pathlib.Path("published").glob("*/*.tar")'
+        more = [f"raw = {{m.name: t.extractfile(m).read() for t in map(tarfile.open, {files}) for m in t}}"]
+        label_of = 'int(raw[n[:9] + "cls"])'
+        train = f'[(pixels(io.BytesIO(d)), {label_of}) for n, d in sorted(raw.items()) if n[9] in "pw"]'
     else:
         imports = ("json, pathlib", "torch")
         folders = manifest.class_folders or {}
@@ -105,13 +113,14 @@ def _reading(manifest: Manifest, size: int, colour: bool) -> list[str]:
             label = "names.get"
             names = f'{{n: i for i, both in enumerate({names}["class_folders"].items()) for n in both}}'
         train = images.format(label, "published/train")
+    own = f"network, numpy as np, PIL.ImageOps, {imports[1]}, torch.nn.functional as F"
     return [
-        f"import {imports[0]}",
-        f"import network, numpy as np, PIL.ImageOps, {imports[1]}, torch.nn.functional as F",
+        *([f"import {imports[0]}, {own}"] if more else [f"import {imports[0]}", f"import {own}"]),
         "from torch.utils.data import DataLoader",
         "def pixels(file):",
         f"    return torch.tensor(np.array({square})){shape}",
         f"names = {names}",
+        *more,
         f"train = {train}",
         f"test = {images.format(label, 'test')}",
     ]

@@ -96,7 +96,7 @@ def publish(
         images: The set that was protected: ids, labels and class names come from it.
         budget: The bound that every stored image must keep.
         provenance: Method, seeds and networks, for the manifest.
-        format: ``"parquet"`` (Hugging Face layout) or ``"imagefolder"``.
+        format: ``"parquet"`` (Hugging Face layout), ``"imagefolder"`` or ``"webdataset"`` (tar shards).
         codec: ``"webp"`` (lossless, the default in Parquet) or ``"png"`` (the default in an image folder). Images
             that WebP cannot hold unchanged (gray, or with an alpha channel that is opaque) become PNG anyhow.
         overwrite: Replace a folder that was published before.
@@ -124,6 +124,8 @@ def publish(
     if format not in LAYOUTS:
         raise UnknownNameError("format", format, LAYOUTS)
     layout = LAYOUTS[format]
+    if format == "webdataset" and not images.classes:
+        raise UsageError("tar shards need labels, which these images have not; leave out --format webdataset")
     codec = codec or layout.codec
     _check_arguments(codec, workers, rows_per_file)
     check_output(out, source=images.root, overwrite=overwrite, ours=is_published)

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from uge.data.formats import folder, parquet
+from uge.data.formats import folder, parquet, webdataset
 from uge.data.formats.base import COLUMNS, Splits, UnlabelledError, image_set
 from uge.data.images import NO_LABEL, ImageSet
 from uge.errors import DataError
@@ -20,7 +20,11 @@ def splits(path: Path) -> Splits | None:
         manifest = read_json(path / MANIFEST, LARGEST)
     except DataError:
         return None
-    if not isinstance(manifest.get("classes"), list) or manifest.get("format") not in ("parquet", "imagefolder"):
+    if not isinstance(manifest.get("classes"), list) or manifest.get("format") not in (
+        "parquet",
+        "imagefolder",
+        "webdataset",
+    ):
         return None
     classes = tuple(str(name) for name in manifest["classes"])
     if not classes and COLUMNS.get().labels:
@@ -30,6 +34,8 @@ def splits(path: Path) -> Splits | None:
         )
     if manifest["format"] == "parquet":
         return parquet.splits(path, classes) or {}
+    if manifest["format"] == "webdataset":
+        return webdataset.splits(path, classes) or {}
     if (path / folder.INDEX).is_file():
         return {"train": lambda: _indexed(path, classes)}
     if not classes:

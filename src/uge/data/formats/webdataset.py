@@ -22,13 +22,18 @@ from uge.files import LARGEST, parse, read_bytes, read_text
 logger = logging.getLogger(__name__)
 
 
-def splits(path: Path) -> Splits | None:
-    """Splits of a tar file or of a folder of them, by the names of files and folders; None where there is no tar."""
-    groups = by_split(source_files(path, ".tar"), path)
-    return {split: functools.partial(_open, path, split, groups) for split in groups} or None
+def splits(path: Path, classes: Sequence[str] = ()) -> Splits | None:
+    """Splits of a tar file or of a folder of them, by the names of files and folders; None where there is no tar.
+
+    Args:
+        path: The file or folder.
+        classes: Class names, where they are known from elsewhere.
+    """
+    groups = by_split(source_files(path, ".tar", *(("data",) if classes else ())), path)
+    return {split: functools.partial(_open, path, split, groups, classes) for split in groups} or None
 
 
-def _open(root: Path, split: str, groups: dict[str, list[Path]]) -> ImageSet:
+def _open(root: Path, split: str, groups: dict[str, list[Path]], classes: Sequence[str]) -> ImageSet:
     samples = {name: list(_samples(files)) for name, files in groups.items()}
     labels = {name: _labels(samples[name], groups[name][0]) for name in groups}
     chosen = samples[split]
@@ -36,7 +41,7 @@ def _open(root: Path, split: str, groups: dict[str, list[Path]]) -> ImageSet:
         root,
         split,
         labels[split],
-        _class_file(root.parent if root.is_file() else root) or class_names(split, labels),
+        classes or _class_file(root.parent if root.is_file() else root) or class_names(split, labels),
         TarReader(groups[split], np.array([sample[:3] for sample in chosen], dtype=np.int64).reshape(-1, 3)),
         ids=None if any(sample.id is None for sample in chosen) else [str(sample.id) for sample in chosen],
     )
