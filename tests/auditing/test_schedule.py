@@ -16,6 +16,7 @@ from uge.auditing.schedule import (
     Schedule,
     by_damage,
     execute,
+    forecast,
     parse_budget,
     time_left,
     warm_up,
@@ -284,6 +285,16 @@ class TestBudget:
         attacks = [job for job, one in zip(found, attack, strict=True) if one and not job.essential and job.seed == 0]
         worth = [job.entry.expected / takes(job) for job in attacks]
         assert worth == sorted(worth, reverse=True)
+
+    def test_a_forecast_fills_the_time_by_damage(self) -> None:
+        work = plan(["lenet"], ATTACKS, 1, ["lenet"], controls=True)
+        whole = forecast(work.jobs, lambda network: 10.0, workers=2)
+        assert whole.seconds.keys() == {job.id for job in work.jobs}
+        assert (whole.left_out, whole.total) == ([], sum(whole.seconds.values()) / 2)
+        some = forecast(work.jobs, lambda network: 10.0, workers=2, limit=whole.total / 2)
+        assert 0 < len(some.left_out) < len(work.jobs)
+        assert some.total <= whole.total / 2
+        assert not {job.id for job in work.jobs if job.essential} & {*some.left_out}
 
     def test_attacks_on_clean_images_come_last(self) -> None:
         protected = [Job("hacker", "cnn", "random", name, "protected", 0) for name in ("direct", "jpeg10", "distill")]

@@ -68,11 +68,23 @@ def test_a_partial_audit_says_so(foreign: Path, toy: Path, monkeypatch: pytest.M
     partial = run_uge(*arguments, "--budget", "6h")
     assert partial.code == 0, partial.err
     assert "partial audit: 2 of 3 cases; without mixup" in partial.out
-    assert "would run 1 of 3 cases" in run_uge(*arguments, "--dry-run").out
+    assert "would run 1 of 3 cases, in about " in run_uge(*arguments, "--dry-run").out
     assert "would run 3 of 3 cases" in run_uge(*arguments, "--dry-run", "--overwrite").out
     whole = run_uge(*arguments)
     assert "partial audit" not in whole.out
     assert whole.err.count("audit ") == 1
+
+
+def test_a_trial_says_what_runs_how_long_and_what_has_no_time(foreign: Path, toy: Path) -> None:
+    arguments = ("audit", foreign, "--test", toy, *SHORT, "--attacks", "direct,mixup,transfer", "--dry-run")
+    would = run_uge(*arguments, "--json").json
+    assert would["seconds"].keys() == set(would["cases"])
+    assert would["total_seconds"] == pytest.approx(sum(would["seconds"].values()), abs=0.5)
+    assert would["no_time_for"] == []
+    text = run_uge(*arguments, "--budget", "0.0001s").out
+    assert "no time for" in text
+    assert "cannot run: backbone-frozen" in text
+    assert not foreign.with_name("foreign.audit").exists()
 
 
 def unbuildable(classes: int, channels: int, size: int) -> nn.Module:

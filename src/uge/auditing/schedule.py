@@ -148,6 +148,50 @@ def warm_up(material: CopyMaterial, network: str, threads: int | None = None) ->
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """What a plan takes, estimated before it is run.
+
+    Attributes:
+        seconds: Of every job, by its id, in the order in which a limited audit runs them.
+        workers: Jobs that run at the same time.
+        left_out: Ids of jobs for which the time would not last; empty without a limit.
+    """
+
+    seconds: dict[str, float]
+    workers: int
+    left_out: list[str]
+
+    @property
+    def total(self) -> float:
+        """Seconds from start to end, of what is not left out."""
+        return sum(value for name, value in self.seconds.items() if name not in self.left_out) / self.workers
+
+
+def forecast(
+    jobs: Iterable[Job], plain: Callable[[str], float], *, workers: int = 1, limit: float | None = None
+) -> Forecast:
+    """Estimate a plan from the time of plain training.
+
+    Args:
+        jobs: Jobs that are not finished.
+        plain: Gives the seconds of plain training of a network; :func:`warm_up` measures them.
+        workers: Jobs that run at the same time.
+        limit: Seconds that there are; None for no limit.
+    """
+    jobs = list(jobs)
+    pace = Pace(plain={name: plain(name) for name in dict.fromkeys(job.network for job in jobs)})
+    seconds = {job.id: pace.seconds(job) for job in by_damage(jobs, pace.seconds)}
+    left_out = list[str]()
+    spent = 0.0
+    for name, value in seconds.items():
+        if limit is not None and (spent + value) / workers > limit:
+            left_out.append(name)
+        else:
+            spent += value
+    return Forecast(seconds, workers, left_out)
+
+
+@dataclass(frozen=True)
 class AuditResult:
     """Cases of an audit, and those that it lacks.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -11,6 +11,7 @@ from uge.cli.console import Outcome, open_session, set_logging
 from uge.cli.flags import FLAT, OutPath, Page, Resumable
 from uge.config import AuditConfig
 from uge.files import read_json
+from uge.progress import duration
 
 _LISTED = 12
 _WORKERS = "uge.cases.pool"
@@ -86,7 +87,7 @@ def audit(
     )
     if common.dry_run:
         would = run.describe()
-        return Outcome(would, f"would run {len(would['cases'])} of {would['planned']} cases; nothing was written")
+        return Outcome(would, _forecast_text(would))
     summary = run.run()
     gap = smallest_gap(summary.margins, fail_holding)
     failed = fail_under is not None and (gap is None or gap < fail_under or bool(summary.failed))
@@ -96,6 +97,22 @@ def audit(
         complaints=failures(run.folder, summary),
         code=1 if nothing_attacked(summary) else 3 if failed else 0,
     )
+
+
+def _forecast_text(would: dict[str, Any]) -> str:
+    """Cases that would run, each with its estimated time, and those for which the time would not last."""
+    without = set(would["no_time_for"])
+    lines = [f"{duration(value):>8}  {name}" for name, value in would["seconds"].items() if name not in without]
+    ran = len(would["cases"]) - len(without)
+    lines.append(
+        f"would run {ran} of {would['planned']} cases, in about {duration(would['total_seconds'])}; nothing was written"
+    )
+    if without:
+        lines.append(f"no time for {len(without)}: {listed(would['no_time_for'], _LISTED)}")
+    if would["left_out"]:
+        names = [item["attack"] for item in would["left_out"]]
+        lines.append(f"cannot run: {listed(names, _LISTED)} (--json has the reasons)")
+    return "\n".join(lines)
 
 
 def nothing_attacked(summary: Summary) -> bool:

@@ -20,12 +20,13 @@ from uge.attacks.variants import VARIANTS, choose_variants
 from uge.auditing.checks import overlap
 from uge.auditing.plan import choose, plan
 from uge.auditing.quality import write_quality
-from uge.auditing.schedule import execute, parse_budget, time_left
+from uge.auditing.schedule import execute, forecast, parse_budget, time_left, warm_up
 from uge.auditing.summarize import summarize
 from uge.auditing.summary import Summary
 from uge.auditing.worst_plan import plan_worst_case
 from uge.cases.case import YARDSTICK, Case, Job
 from uge.cases.material import CopyMaterial, key_recipe
+from uge.cases.pool import threads_each
 from uge.config import STANDARD_ATTACKS, AuditConfig
 from uge.data import ImageSet, load_images
 from uge.data.formats.sealed import SCHEME
@@ -184,11 +185,25 @@ class AuditRun:
             self.planned = plan(config.networks, choice, config.seeds, names, combine=combine, **given)
 
     def describe(self) -> dict[str, Any]:
-        """The audit folder, the cases that are not finished, and the attacks that are left out; nothing is run."""
+        """The audit folder, the cases that are not finished with their time, and what is left out; nothing is run.
+
+        The time is estimated from a few steps of every network; later stages, which depend on the first, are not in it.
+        """
         jobs = self.planned.jobs
+        pending = [job for job in jobs if self.session.overwrite or self.material.finished(job) is None]
+        count = workers(self.config.workers, self.session.runtime)
+        expected = forecast(
+            pending,
+            lambda network: warm_up(self.material, network, threads_each(count)),
+            workers=count,
+            limit=parse_budget(self.config.budget),
+        )
         return {
             "folder": str(self.folder),
-            "cases": [job.id for job in jobs if self.session.overwrite or self.material.finished(job) is None],
+            "cases": [job.id for job in pending],
+            "seconds": {name: round(value, 1) for name, value in expected.seconds.items()},
+            "total_seconds": round(expected.total, 1),
+            "no_time_for": expected.left_out,
             "planned": len(jobs),
             "left_out": [vars(left_out) for left_out in self.planned.left_out],
             "keys": [str(path) for path in self.material.keys],
