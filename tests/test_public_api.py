@@ -169,7 +169,7 @@ def test_publish_writes_both_folders_or_none(
     with pytest.raises(OutputExistsError, match="not empty"):
         uge.publish(protected, out)
     assert uge.publish(protected, out, overwrite=True).model_dump(exclude={"sealed"}) == before
-    with pytest.raises(UsageError, match="format: input should be 'parquet' or 'imagefolder', got 'zip'"):
+    with pytest.raises(UsageError, match="format: input should be 'parquet', 'imagefolder' or 'webdataset', got 'zip'"):
         uge.publish(protected, tmp_path / "new", format="zip")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "copy.private"]
 

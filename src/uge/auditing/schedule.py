@@ -149,7 +149,7 @@ def warm_up(material: CopyMaterial, network: str, threads: int | None = None) ->
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a plan takes, estimated before it is run.
+    """Estimate of the time that a plan takes, made before it is run.
 
     Attributes:
         seconds: Of every job, by its id, in the order in which a limited audit runs them.
