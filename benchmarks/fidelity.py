@@ -169,7 +169,8 @@ def pages(results: Path = RESULTS) -> dict[Path, str]:
     ]
     places = sorted(results.glob("*/result.json"), key=lambda path: (path.parent.name.split("-")[0], path))
     lines += [row(path.parent) for path in places]
-    return {PAGE: filled(PAGE.read_text("utf-8"), "fidelity", "\n".join(lines))}
+    content = "\n".join(lines) if places else "Not measured yet."
+    return {PAGE: filled(PAGE.read_text("utf-8"), "fidelity", content)}
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def test_pages_are_current(worst_case: object) -> None:
         assert path.read_text("utf-8") == content, f"run python benchmarks/worst_case.py pages: {path.name} is old"
 
 
-@pytest.mark.parametrize("script", ["verdict", "results_page"])
+@pytest.mark.parametrize("script", ["verdict", "results_page", "fidelity"])
 def test_other_pages_are_current(script: str, worst_case: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, script, raising=False)
     for path, content in importlib.import_module(script).pages().items():
