@@ -1,6 +1,7 @@
 """Commands that protect: demo, protect, apply, request, federated."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -68,9 +69,10 @@ def demo(
 
 def protect(
     source: str,
-    out: OutPath,
+    out: str,
     *,
     append: Annotated[bool, Parameter(negative="")] = False,
+    private: OutPath | None = None,
     config: Annotated[ProtectConfig, FLAT] = ProtectConfig(),
     publishing: Annotated[PublishConfig, FLAT] = PublishConfig(),
     common: Annotated[Resumable, FLAT] = Resumable(),
@@ -91,10 +93,29 @@ def protect(
     source
         Folder, Parquet, npz, tar or CIFAR files, hf://owner/name, or the embedded set `photos`.
     out
-        Folder to publish.
+        Folder to publish, here or at an address such as s3://bucket/x.
     append
         Add the images of SOURCE that OUT does not have yet, by its own settings and for its recipients.
+    private
+        Local folder for the copy and its keys, where OUT is an address.
     """
+    from uge.pipeline.remote import output
+
+    replaces = common.overwrite or common.resume or append
+    with output(out, private, overwrite=replaces, trial=common.dry_run) as place:
+        return _sent(out, place, _protect(source, place, append, config, publishing, common))
+
+
+def _sent(out: str, place: Path, outcome: Outcome) -> Outcome:
+    """The outcome, with the address to which the folder goes."""
+    if str(place) == str(Path(out)):
+        return outcome
+    return replace(outcome, result={**outcome.result, "sent_to": out}, text=f"{outcome.text}\nit goes to {out}")
+
+
+def _protect(
+    source: str, out: Path, append: bool, config: ProtectConfig, publishing: PublishConfig, common: Resumable
+) -> Outcome:
     session = open_session(common)
     if append:
         return _append(source, out, config, publishing, session)
@@ -226,7 +247,7 @@ def _unchanged(out: Path, count: int, images: int) -> tuple[str, ...]:
 def apply(
     noise: Path,
     source: str,
-    out: OutPath,
+    out: str,
     *,
     split: str = "train",
     limit: int | None = None,
@@ -234,6 +255,7 @@ def apply(
     scope: Literal["sample", "class"] | None = None,
     unit: Literal["1", "255"] | None = None,
     perturbed: Annotated[bool, Parameter(negative="")] = False,
+    private: OutPath | None = None,
     publishing: Annotated[PublishConfig, FLAT] = PublishConfig(),
     common: Annotated[Writing, FLAT] = Writing(),
 ) -> Outcome:
@@ -252,7 +274,7 @@ def apply(
     source
         Images, as for `uge protect`.
     out
-        Folder to publish.
+        Folder to publish, here or at an address such as s3://bucket/x.
     split
         Split of the source.
     limit
@@ -266,7 +288,45 @@ def apply(
         they allow one reading only.
     perturbed
         The file holds whole perturbed images; their difference to SOURCE is the noise.
+    private
+        Local folder for the copy and its keys, where OUT is an address.
     """
+    from uge.pipeline.remote import output
+
+    with output(out, private, overwrite=common.overwrite, trial=common.dry_run) as place:
+        return _sent(
+            out,
+            place,
+            _apply(
+                noise,
+                source,
+                place,
+                publishing,
+                common,
+                split=split,
+                limit=limit,
+                rho=rho,
+                scope=scope,
+                unit=unit,
+                perturbed=perturbed,
+            ),
+        )
+
+
+def _apply(
+    noise: Path,
+    source: str,
+    out: Path,
+    publishing: PublishConfig,
+    common: Writing,
+    *,
+    split: str,
+    limit: int | None,
+    rho: str | None,
+    scope: Literal["sample", "class"] | None,
+    unit: Literal["1", "255"] | None,
+    perturbed: bool,
+) -> Outcome:
     session = open_session(common)
     from uge.pipeline.apply import run_apply
 

@@ -105,7 +105,7 @@ def train(
 
 
 def verify(
-    out: Path,
+    out: str,
     *,
     against: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     private: Path | None = None,
@@ -123,7 +123,7 @@ def verify(
     Parameters
     ----------
     out
-        Published folder.
+        Published folder, here or at an address such as s3://bucket/x.
     against
         The originals; then the change of every stored pixel is measured too. Where images were added from other
         sources, repeat it in that order.
@@ -136,9 +136,11 @@ def verify(
     """
     set_logging(common)
     set_reading(common)
+    from uge.pipeline.remote import folder_of
     from uge.publishing.verify import run_verify
 
-    result = run_verify(out, against, make_progress(quiet=common.quiet), private, key, signed_by)
+    with folder_of(out) as folder:
+        result = run_verify(folder, against, make_progress(quiet=common.quiet), private, key, signed_by)
     problems = result["problems"]
     text = f"{out}: {len(problems)} deviations" if problems else f"{out}: {result['count']} images, no deviation"
     if signed_by is not None and not problems:
@@ -151,7 +153,7 @@ def verify(
 
 
 def export(
-    out: Path, dest: OutPath, *, key: Path, owner: str | None = None, common: Annotated[Page, FLAT] = Page()
+    out: str, dest: OutPath, *, key: Path, owner: str | None = None, common: Annotated[Page, FLAT] = Page()
 ) -> Outcome:
     """Write the sealed originals of a published folder as an image folder, byte for byte as they were sealed.
 
@@ -175,13 +177,15 @@ def export(
     """
     set_logging(common)
     from uge.pipeline.export import export_weights, run_export
+    from uge.pipeline.remote import folder_of
     from uge.publishing.fulfilment import is_fulfilment
 
-    if is_fulfilment(out):
-        result = export_weights(out, dest, key, owner=owner, overwrite=common.overwrite)
-        return Outcome(result, f"{dest}: weights of {result['network']}")
     progress = make_progress(quiet=common.quiet)
-    result = run_export(out, dest, key, owner=owner, overwrite=common.overwrite, progress=progress)
+    with folder_of(out) as folder:
+        if is_fulfilment(folder):
+            result = export_weights(folder, dest, key, owner=owner, overwrite=common.overwrite)
+            return Outcome(result, f"{dest}: weights of {result['network']}")
+        result = run_export(folder, dest, key, owner=owner, overwrite=common.overwrite, progress=progress)
     images = ", ".join(f"{count} {split}" for split, count in result["images"].items())
     metadata = "with every byte of their files" if result["metadata"] == "kept" else "without their metadata"
     return Outcome(result, f"{dest}: {images} originals {metadata}")

@@ -12,6 +12,7 @@ from uge.data.formats.base import COLUMNS, SAME_SPLIT, Columns, Splits, Unlabell
 from uge.data.images import ImageSet
 from uge.errors import DataError, UsageError
 from uge.files import recover
+from uge.files.remote import fetched, is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,9 @@ def load_images(
 
     Args:
         source: A path (image folder, Parquet, npz, CIFAR files, tar shards, a published folder),
-            ``hf://owner/name[@revision]``, ``sealed:FOLDER`` (the originals of a published folder, where a private
-            key was given), or the name of the embedded set, ``"photos"``.
+            ``hf://owner/name[@revision]``, an address that fsspec knows (``s3://``, ``gs://``), ``sealed:FOLDER``
+            (the originals of a published folder, where a private key was given), or the name of the embedded set,
+            ``"photos"``.
             An existing path goes before the embedded set.
         split: ``"train"``, ``"test"`` or the source's own name; a validation split stands in
             for a test split that is missing or has no labels.
@@ -118,7 +120,7 @@ def _splits(source: str | Path) -> Splits:
     for scheme, fetch in SCHEMES.items():
         if text.startswith(scheme):
             return fetch(text.removeprefix(scheme))
-    path = Path(text).expanduser()
+    path = fetched(text) if is_remote(text) else Path(text).expanduser()
     recover(path)
     is_embedded = text in EMBEDDED and not isinstance(source, Path)
     if not path.exists():
