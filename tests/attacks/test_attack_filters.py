@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -78,6 +79,16 @@ def test_posterising_leaves_so_many_levels(shape: tuple[int, int, int], bits: in
     assert len(found.unique()) <= 2**bits
     assert torch.equal(filters.posterise(found, bits), found)
     assert (found.int() - noise(shape).int()).abs().max() <= math.ceil(255 / (2**bits - 1) / 2)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 8, 8), (2, 1, 5, 9), (2, 3, 1, 1), (1, 3, 2, 7)])
+@pytest.mark.parametrize("side", [3, 5])
+def test_a_median_is_that_of_scipy_to_the_border(shape: tuple[int, ...], side: int) -> None:
+    from scipy.ndimage import median_filter
+
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = median_filter(pixels.numpy(), size=(1, 1, side, side), mode="nearest")
+    assert np.array_equal(filters.median_blur(pixels, side).numpy(), expected)
 
 
 def test_a_median_forgets_single_pixels_and_a_blur_spreads_them() -> None:

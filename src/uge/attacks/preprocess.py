@@ -45,7 +45,22 @@ def gaussian_blur(pixels: Tensor, sigma: float) -> Tensor:
 
 def median_blur(pixels: Tensor, side: int = 3) -> Tensor:
     """Median of a square of ``side`` (odd) around every pixel; borders are continued."""
-    return running_median(F.pad(pixels.float(), (side // 2,) * 4, mode="replicate"), side).to(torch.uint8)
+    padded = F.pad(pixels.float(), (side // 2,) * 4, mode="replicate")
+    if side != 3:
+        return running_median(padded, side).to(torch.uint8)
+    # Sorted columns: the median of nine is that of the largest low, the middle mid and the smallest high value.
+    values = padded.to(torch.uint8)
+    low, mid, high = _sorted(values[..., :-2, :], values[..., 1:-1, :], values[..., 2:, :])
+    of_lows = torch.maximum(torch.maximum(low[..., :-2], low[..., 1:-1]), low[..., 2:])
+    of_mids = _sorted(mid[..., :-2], mid[..., 1:-1], mid[..., 2:])[1]
+    of_highs = torch.minimum(torch.minimum(high[..., :-2], high[..., 1:-1]), high[..., 2:])
+    return _sorted(of_lows, of_mids, of_highs)[1]
+
+
+def _sorted(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The smallest, middle and largest of three values, each by each."""
+    small, large = torch.minimum(a, b), torch.maximum(a, b)
+    return torch.minimum(small, c), torch.maximum(small, torch.minimum(large, c)), torch.maximum(large, c)
 
 
 def sharpen(pixels: Tensor, sigma: float = 1.0) -> Tensor:
